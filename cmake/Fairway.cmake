@@ -1,0 +1,75 @@
+# The three kinds of target there are: a room's library, a program, a test.
+
+# fairway_library(ROOM SOURCES file… DEPENDS target… [PRIVATE_DEPENDS target…])
+# makes fairway::ROOM. A room sees only what it DEPENDS on; PRIVATE_DEPENDS do not reach those who use the room.
+function(fairway_library room)
+  cmake_parse_arguments(ARG "" "" "SOURCES;DEPENDS;PRIVATE_DEPENDS" ${ARGN})
+  add_library(fairway_${room} STATIC ${ARG_SOURCES})
+  add_library(fairway::${room} ALIAS fairway_${room})
+  target_include_directories(fairway_${room} PUBLIC ${PROJECT_SOURCE_DIR})
+  target_link_libraries(fairway_${room} PUBLIC ${ARG_DEPENDS} PRIVATE ${ARG_PRIVATE_DEPENDS})
+  set_target_properties(fairway_${room} PROPERTIES CXX_VISIBILITY_PRESET hidden)
+endfunction()
+
+# The rooms a target is built from, itself left out, each once.
+function(fairway_rooms target result)
+  set(seen)
+  set(queue ${target})
+  while(queue)
+    list(POP_FRONT queue next)
+    get_target_property(links ${next} LINK_LIBRARIES)
+    foreach(link IN LISTS links)
+      string(REGEX REPLACE "^\\$<LINK_ONLY:(.*)>$" "\\1" link "${link}")
+      if(link MATCHES "^fairway::(.*)$" AND NOT CMAKE_MATCH_1 IN_LIST seen)
+        list(APPEND seen ${CMAKE_MATCH_1})
+        list(APPEND queue fairway_${CMAKE_MATCH_1})
+      endif()
+    endforeach()
+  endwhile()
+  set(${result} ${seen} PARENT_SCOPE)
+endfunction()
+
+# fairway_tool(NAME DEPENDS target…) makes bin/NAME from tools/NAME.cc (dashes as underscores) and bin/NAME.digest, the
+# SHA-256 of the sources it is built from: its own file, all files of its rooms, the build files and requirements.txt.
+# NAME.digest changes only when that digest does, so that Make can tell a changed program from a rebuilt one.
+function(fairway_tool name)
+  cmake_parse_arguments(ARG "" "" "DEPENDS" ${ARGN})
+  string(REPLACE "-" "_" file ${name})
+  add_executable(${name} ${file}.cc)
+  target_link_libraries(${name} PRIVATE fairway::tool ${ARG_DEPENDS})
+  target_link_options(${name} PRIVATE LINKER:--exclude-libs,ALL)
+  fairway_rooms(${name} rooms)
+  set(sources ${CMAKE_CURRENT_SOURCE_DIR}/${file}.cc ${PROJECT_SOURCE_DIR}/CMakeLists.txt ${PROJECT_SOURCE_DIR}/requirements.txt)
+  file(GLOB build_files CONFIGURE_DEPENDS ${PROJECT_SOURCE_DIR}/cmake/*)
+  list(APPEND sources ${build_files})
+  foreach(room IN LISTS rooms)
+    file(GLOB room_files CONFIGURE_DEPENDS ${PROJECT_SOURCE_DIR}/common/${room}/*)
+    list(APPEND sources ${room_files})
+  endforeach()
+  list(SORT sources)
+  set(generated ${CMAKE_CURRENT_BINARY_DIR}/${name}.digest.cc)
+  string(REPLACE ";" "\n" source_lines "${sources}")
+  file(WRITE ${generated}.sources "${source_lines}\n")
+  add_custom_command(
+    OUTPUT ${generated}
+    BYPRODUCTS ${CMAKE_RUNTIME_OUTPUT_DIRECTORY}/${name}.digest
+    COMMAND ${CMAKE_COMMAND} -D LIST=${generated}.sources -D ROOT=${PROJECT_SOURCE_DIR} -D VERSION=${PROJECT_VERSION}
+            -D CODE=${generated} -D DIGEST=${CMAKE_RUNTIME_OUTPUT_DIRECTORY}/${name}.digest
+            -P ${PROJECT_SOURCE_DIR}/cmake/SourceDigest.cmake
+    DEPENDS ${sources} ${PROJECT_SOURCE_DIR}/cmake/SourceDigest.cmake
+    VERBATIM)
+  target_sources(${name} PRIVATE ${generated})
+endfunction()
+
+# fairway_test(NAME SOURCES file… DEPENDS target… [LABELS label…]) makes a GoogleTest program and registers its cases.
+# SHARED_DIR tells tests where the golden numbers lie, when they are there.
+function(fairway_test name)
+  cmake_parse_arguments(ARG "" "" "SOURCES;DEPENDS;LABELS" ${ARGN})
+  add_executable(${name} ${ARG_SOURCES} ${PROJECT_SOURCE_DIR}/tests/test_digest.cc)
+  set_target_properties(${name} PROPERTIES RUNTIME_OUTPUT_DIRECTORY ${PROJECT_BINARY_DIR}/tests)
+  target_link_libraries(${name} PRIVATE ${ARG_DEPENDS} GTest::gmock GTest::gtest_main)
+  target_compile_definitions(${name} PRIVATE SHARED_DIR="${PROJECT_SOURCE_DIR}/../shared" SOURCE_DIR="${PROJECT_SOURCE_DIR}"
+                             BINARY_DIR="${PROJECT_BINARY_DIR}/bin")
+  add_test(NAME ${name} COMMAND ${name})
+  set_tests_properties(${name} PROPERTIES LABELS "${ARG_LABELS}")
+endfunction()

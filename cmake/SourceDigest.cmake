@@ -1,0 +1,21 @@
+# Writes CODE and DIGEST from the files in LIST (names relative to ROOT count, so that a clone elsewhere has the same digest).
+file(STRINGS ${LIST} files)
+set(all "")
+foreach(path IN LISTS files)
+  file(SHA256 ${path} hash)
+  file(RELATIVE_PATH name ${ROOT} ${path})
+  string(APPEND all "${hash}  ${name}\n")
+endforeach()
+string(SHA256 digest "${all}")
+
+function(write_if_different path text)
+  if(EXISTS ${path})
+    file(READ ${path} old)
+  endif()
+  if(NOT "${old}" STREQUAL "${text}")
+    file(WRITE ${path} "${text}")
+  endif()
+endfunction()
+write_if_different(${DIGEST} "${digest}\n")
+# The code is always written: it is this rule's output, and a stale one would be made again at every build.
+file(WRITE ${CODE} "namespace fairway {\nextern const char kVersion[] = \"${VERSION}\";\nextern const char kSourceDigest[] = \"${digest}\";\n}\n")

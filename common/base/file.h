@@ -1,0 +1,73 @@
+// Files as the stages hand them to each other: inputs are whole, outputs appear whole or not at all.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <span>
+#include <string>
+#include <string_view>
+
+namespace fairway {
+
+// The bytes of a file, memory-mapped; of a pipe or "-" (standard input), read to its end.
+// Throws IoError where the file is missing, a directory, or cannot be read. An empty file is an empty span.
+class InputFile {
+ public:
+  explicit InputFile(std::string path);
+  ~InputFile();
+  InputFile(InputFile&& other) noexcept;
+  InputFile(const InputFile&) = delete;
+  InputFile& operator=(const InputFile&) = delete;
+
+  std::span<const std::byte> bytes() const { return bytes_; }
+  std::string_view text() const { return {reinterpret_cast<const char*>(bytes_.data()), bytes_.size()}; }
+  const std::string& path() const { return path_; }  // "standard input" for "-"
+
+ private:
+  std::string path_;
+  std::span<const std::byte> bytes_;
+  std::string owned_;     // what a pipe delivered
+  bool mapped_ = false;
+};
+
+// A file under construction. It is written as .NAME.tmp in the directory of its final name, under a lock, and takes
+// that name in Commit (file flushed, renamed, directory flushed): a reader sees the old file or the whole new one.
+// Uncommitted, it vanishes with the object; what a killed program leaves behind is overwritten by the next writer.
+// "-" is standard output, where bytes go at once. Throws IoError, also where another process is writing the same file.
+class OutputFile {
+ public:
+  explicit OutputFile(std::string path);
+  ~OutputFile();
+  OutputFile(const OutputFile&) = delete;
+  OutputFile& operator=(const OutputFile&) = delete;
+
+  void Write(std::span<const std::byte> bytes);
+  void Write(std::string_view text);
+  void Commit();
+
+  uint64_t offset() const { return offset_; }  // bytes written so far
+  const std::string& path() const { return path_; }
+
+ private:
+  void Flush();
+
+  std::string path_, temporary_;
+  std::string buffer_;
+  int descriptor_ = -1;
+  uint64_t offset_ = 0;
+};
+
+// Writes a small text file in one go (atomically, as above).
+void WriteFile(const std::string& path, std::string_view text);
+
+// Creates a directory and its parents; an existing one is fine. Throws IoError.
+void MakeDirectories(const std::string& path);
+
+// The directory part of a path ("." where there is none) and the rest.
+std::string DirectoryOf(const std::string& path);
+std::string BaseName(const std::string& path);
+
+// The folder that holds the running program. Profiles are found relative to it.
+std::string ProgramDirectory();
+
+}  // namespace fairway

@@ -1,0 +1,16 @@
+// The log: lines on standard error and, once opened, in a file. Existing parsers read these lines (docs/formats.md),
+// so a line is exactly what is passed: no time stamp, no level.
+#pragma once
+
+#include <string>
+
+namespace fairway {
+
+// Lines go to this file too from now on, appended. Throws IoError.
+void OpenLog(const std::string& path);
+
+// One line, without its newline.
+void Log(const char* format, ...) __attribute__((format(printf, 1, 2)));
+void LogLine(const std::string& line);
+
+}  // namespace fairway

@@ -1,0 +1,35 @@
+// Text helpers that every room may use. printf formats rather than fmt: files that include LibTorch see the wheel's
+// copy of fmt in place of Debian's, and the log lines of the field are defined by printf formats anyway.
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <string_view>
+#include <vector>
+
+namespace fairway {
+
+std::string StringPrintf(const char* format, ...) __attribute__((format(printf, 1, 2)));
+
+// "a, b" -> {"a", "b"}: parts between separators, blanks trimmed, empty parts dropped.
+std::vector<std::string> Split(std::string_view text, char separator);
+std::string Trim(std::string_view text);
+std::string Join(const std::vector<std::string>& parts, std::string_view separator);
+
+// The whole text as a number, or false: no blanks, no trailing characters, no overflow, no inf or nan.
+bool ParseInt(std::string_view text, int64_t* value);
+bool ParseDouble(std::string_view text, double* value);
+
+// The shortest decimal text that reads back as the same double: 0.04, 1e-08, 3.
+std::string ShortestDouble(double value);
+
+// 1234567 -> "1,234,567".
+std::string WithCommas(int64_t value);
+
+// `word` quoted so that a POSIX shell reads it back as one word; unchanged where no quoting is needed.
+std::string ShellQuote(std::string_view word);
+
+// Lower-case hexadecimal.
+std::string ToHex(std::string_view bytes);
+
+}  // namespace fairway

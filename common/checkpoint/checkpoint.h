@@ -1,0 +1,131 @@
+// Checkpoints: the files that the stages exchange. docs/formats.md gives the bytes; this header hides them.
+//
+// A checkpoint is a kind, settings, named tensors, counters (what happened) and lineage (what it was made from). Its
+// identity is the SHA-256 of its kind, settings and tensors: two runs of the same thing have the same identity although
+// their clocks, paths and logs differ. Nothing here knows LibTorch, and no protobuf type reaches a caller.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <map>
+#include <memory>
+#include <optional>
+#include <span>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "common/base/file.h"
+#include "common/settings/settings.h"
+
+namespace fairway {
+
+enum class Kind : uint32_t { kTraining = 1, kWeights = 2, kQuantised = 3 };
+std::string_view KindName(Kind kind);  // "training", "weights", "quantised"
+
+enum class DType : uint32_t { kFloat32 = 1, kFloat16 = 2, kBFloat16 = 3, kInt8 = 4, kInt32 = 5, kInt64 = 6 };
+std::string_view DTypeName(DType dtype);  // "float32", …
+size_t DTypeSize(DType dtype);            // bytes an element
+
+// On codes: how they turn back into weights, code * scale[row].
+struct Quantisation {
+  std::string grid;  // "int5", "int6", "int8"
+  int32_t code_min = 0, code_max = 0;
+  std::string scale;  // name of the tensor with one scale a row
+  bool operator==(const Quantisation&) const = default;
+};
+
+struct TensorInfo {
+  std::string name;
+  DType dtype = DType::kFloat32;
+  std::vector<int64_t> shape;  // empty: a scalar
+  std::optional<Quantisation> quantisation;
+
+  int64_t numel() const;
+  uint64_t bytes() const { return numel() * DTypeSize(dtype); }
+};
+
+// What happened while a product was made, by name ("ema.updates", "train.seconds"), in the order of adding.
+class Counters {
+ public:
+  void Set(const std::string& name, double value);
+  double Get(const std::string& name) const;  // 0 where it was never set
+  bool Has(const std::string& name) const;
+  const std::vector<std::pair<std::string, double>>& all() const { return all_; }
+
+ private:
+  std::vector<std::pair<std::string, double>> all_;
+};
+
+struct Lineage {
+  struct Input;
+  std::string tool, version, source_digest;
+  SettingValues settings;
+  std::vector<Input> inputs;
+};
+struct Lineage::Input {
+  std::string role, identity;
+  Lineage lineage;
+};
+
+// Writes tensors as they come; needs no more memory than one tensor. The file appears under its name in Finish.
+class CheckpointWriter {
+ public:
+  CheckpointWriter(const std::string& path, Kind kind, const SettingValues& settings);  // "-": standard output
+  ~CheckpointWriter();
+
+  // REQUIRES: data.size() == info.bytes(); no tensor of that name was added before.
+  void Add(const TensorInfo& info, std::span<const std::byte> data);
+  template <typename T>
+  void Add(const TensorInfo& info, const std::vector<T>& values) { Add(info, std::as_bytes(std::span<const T>(values))); }
+
+  // Returns the identity (hexadecimal). Throws IoError.
+  std::string Finish(const Counters& counters, const Lineage& lineage);
+
+ private:
+  struct State;
+  std::unique_ptr<State> state_;
+};
+
+// Opens a file of any size at once (memory-mapped) and checks what is used when it is used.
+// Every defect is an InputError naming the file and the cause; docs/formats.md lists them.
+class CheckpointReader {
+ public:
+  explicit CheckpointReader(const std::string& path);  // "-": standard input, read to its end
+  // A checkpoint that is already in memory (an unpacked artifact); `name` is what errors say.
+  CheckpointReader(std::string bytes, const std::string& name);
+  ~CheckpointReader();
+  CheckpointReader(CheckpointReader&&) noexcept;
+
+  // REQUIRES (else InputError): the kind is one of these, named in the message.
+  void Expect(std::initializer_list<Kind> kinds) const;
+
+  const std::string& path() const;
+  Kind kind() const;
+  const SettingValues& settings() const;
+  const std::vector<TensorInfo>& tensors() const;  // in file order
+  const Counters& counters() const;
+  const Lineage& lineage() const;
+  const std::string& identity() const;
+
+  bool Has(std::string_view name) const;
+  const TensorInfo& Find(std::string_view name) const;  // InputError "misses tensor NAME"
+  // The bytes of a tensor, after checking its hash. Aligned to 64 bytes unless the file came through an artifact.
+  std::span<const std::byte> Data(std::string_view name) const;
+  std::vector<float> Floats(std::string_view name) const;  // of float32, float16, bfloat16: widened to float32
+
+  // Checks every tensor's hash and recomputes the identity.
+  void Verify() const;
+
+ private:
+  struct State;
+  std::unique_ptr<State> state_;
+};
+
+// Widening and narrowing, round to nearest even, as PyTorch converts.
+float HalfToFloat(uint16_t half);
+uint16_t FloatToHalf(float value);
+float BFloat16ToFloat(uint16_t value);
+uint16_t FloatToBFloat16(float value);
+
+}  // namespace fairway

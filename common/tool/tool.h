@@ -1,0 +1,83 @@
+// What every program has in common: a command line that teaches, settings from four places, one result line on standard
+// output, one error line on standard error, and a documented exit status.
+#pragma once
+
+#include <functional>
+#include <memory>
+#include <nlohmann/json_fwd.hpp>
+#include <string>
+#include <vector>
+
+#include "common/settings/settings.h"
+
+namespace fairway {
+
+using Json = nlohmann::ordered_json;
+
+// The description of one program's command line. The variables given must outlive RunTool.
+class CommandLine {
+ public:
+  // `purpose` is one or two sentences; `example` is a command that works, and ends --help.
+  CommandLine(std::string name, std::string purpose, std::string example);
+  ~CommandLine();
+
+  // A required file argument that is read; "-" is standard input.
+  void Input(const std::string& name, std::string& path, const std::string& help);
+  // Any number (at least one) of files that are read.
+  void Inputs(const std::string& name, std::vector<std::string>& paths, const std::string& help);
+  // A required file argument that is written; with "-" it takes standard output, and the result line moves to standard error.
+  void Output(const std::string& name, std::string& path, const std::string& help);
+
+  // `--flag VALUE`. Numbers are checked against the range [low, high].
+  void Option(const std::string& flag, std::string& value, const std::string& help);
+  void Option(const std::string& flag, int64_t& value, int64_t low, int64_t high, const std::string& help);
+  void Option(const std::string& flag, double& value, double low, double high, const std::string& help);
+  void Option(const std::string& flag, std::vector<std::string>& values, const std::string& help);  // may be repeated
+  void Flag(const std::string& flag, bool& value, const std::string& help);
+  void Required(const std::string& flag);
+  // `--flag FILE` that is written: "-" as for Output.
+  void OutputOption(const std::string& flag, std::string& path, const std::string& help);
+  // Marks the last added positional or option as not required.
+  void Optional();
+
+  // Accepts every setting (as --name, from the environment, and from --profile FILE|NAME), adds --print-settings and
+  // --log. --help lists only the settings that `stages` use; the others are taken without a word, so that one
+  // environment serves the whole chain.
+  void Use(Settings& settings, unsigned stages);
+
+ private:
+  friend int RunTool(CommandLine&, int, char**, const std::function<Json()>&);
+  struct Impl;
+  std::unique_ptr<Impl> impl_;
+};
+
+// Parses the command line, fills the settings, runs `body` and prints its result as one JSON line (nothing for null).
+// Errors become one line "NAME: cause" on standard error. Returns the exit status for main.
+int RunTool(CommandLine& line, int argc, char** argv, const std::function<Json()>& body);
+
+// The digest of the sources this program was built from (hexadecimal SHA-256), and its version for people.
+std::string SourceDigest();
+std::string Version();
+
+// The command line as it was given, quoted for a shell; for logs.
+const std::string& QuotedCommand();
+
+// From now on SIGINT and SIGTERM no longer end the program but make this return their number (0 before).
+// A second signal ends it at once.
+void CatchInterrupts();
+int InterruptSignal();
+
+// A bar on standard error while it is a terminal; nothing otherwise.
+class Progress {
+ public:
+  Progress(std::string label, int64_t total);
+  ~Progress();
+  void Update(int64_t done);
+
+ private:
+  std::string label_;
+  int64_t total_, last_percent_ = -1;
+  bool terminal_;
+};
+
+}  // namespace fairway
