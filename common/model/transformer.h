@@ -1,0 +1,68 @@
+// The transformer of specification 1, sections 2 and 3: U-net skips, grouped-query attention, exclusive self attention on
+// the last layers, smear gate, hashed bigrams, tied embeddings, softcapped logits.
+//
+// Shapes: B sequences, T positions, D model_dim, H heads, d = D/H, V vocab_size. Plain ATen operations; gradients come from
+// autograd where a parameter requires them.
+#pragma once
+
+#include <ATen/core/Tensor.h>
+
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "common/checkpoint/checkpoint.h"
+#include "common/settings/settings.h"
+
+namespace fairway {
+
+// Tensors by name, in the model's order (specification 1, section 2; the order of the published script).
+using NamedTensors = std::vector<std::pair<std::string, at::Tensor>>;
+
+struct ParameterSpec {
+  std::string name;
+  std::vector<int64_t> shape;
+  at::ScalarType dtype;  // storage: float32, the embeddings bfloat16 under precision=bfloat16
+};
+
+// Every parameter of the model that `settings` describe.
+std::vector<ParameterSpec> ParameterSpecs(const Settings& settings);
+
+class Transformer {
+ public:
+  // REQUIRES: settings.CheckModel() passed; `parameters` as ParameterSpecs says (names, order, shapes, dtypes).
+  Transformer(const Settings& settings, NamedTensors parameters);
+
+  // ids: int64 [B, T] -> softcapped logits [B, T, V]; the embeddings' dtype.
+  at::Tensor Logits(const at::Tensor& ids) const;
+  // Mean cross-entropy in nats over all positions, a float32 scalar. targets: int64 [B, T].
+  at::Tensor Loss(const at::Tensor& ids, const at::Tensor& targets) const;
+  // The same before the mean: float32 [B, T]. For scoring.
+  at::Tensor TokenLosses(const at::Tensor& ids, const at::Tensor& targets) const;
+
+  const NamedTensors& parameters() const { return parameters_; }
+  at::Tensor parameter(const std::string& name) const;
+
+  // Late quantisation-aware training: while on, matrices pass through their export grid in the forward direction
+  // (specification 1, section 4). Returns how many matrices are replaced.
+  int64_t SetFakeQuantisation(bool on);
+  // How often a matrix was replaced so far: one a matrix and forward pass.
+  int64_t fake_quantisations() const { return fake_quantisations_; }
+
+ private:
+  at::Tensor Embed(const at::Tensor& ids) const;
+  at::Tensor Block(int64_t layer, at::Tensor x, const at::Tensor& x0) const;
+  at::Tensor Attention(int64_t layer, const at::Tensor& u) const;
+  at::Tensor Linear(const at::Tensor& x, const std::string& name) const;
+
+  Settings settings_;
+  NamedTensors parameters_;
+  bool fake_quantise_ = false;
+  mutable int64_t fake_quantisations_ = 0;
+};
+
+// The weights of a WEIGHTS or QUANTISED checkpoint as parameters for `settings` (codes dequantised, everything cast to its
+// storage dtype). Throws InputError listing missing and unexpected tensors, or a tensor of another shape.
+NamedTensors LoadParameters(const CheckpointReader& checkpoint, const Settings& settings);
+
+}  // namespace fairway

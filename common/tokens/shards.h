@@ -1,0 +1,56 @@
+// Token shards (specification 2, section 1), read through memory maps; ids are checked as they are used.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <string>
+#include <vector>
+
+namespace fairway {
+
+// All shards fineweb_SPLIT_*.bin of a folder, in the order of their names, as one array of tokens.
+class ShardSet {
+ public:
+  // split: "train" or "val". Opens and checks every header; reads no token. Throws IoError, InputError.
+  ShardSet(const std::string& folder, const std::string& split, int64_t vocab_size);
+  ~ShardSet();
+  ShardSet(ShardSet&&) noexcept;
+
+  int64_t tokens() const;  // over all shards
+  const std::vector<std::string>& files() const;
+  // Copies tokens [begin, begin + count) to `out`. REQUIRES: the range lies within tokens().
+  // InputError names shard and offset of an id >= vocab_size.
+  void Read(int64_t begin, int64_t count, uint16_t* out) const;
+  // Asks the system to have that range in memory soon. Returns at once.
+  void WillNeed(int64_t begin, int64_t count) const;
+  // SHA-256 over the shards' digests: the split's identity. Taken from the folder's manifest.json where that lists every
+  // shard with its size, else computed by reading all of them.
+  std::string Identity() const;
+
+ private:
+  struct State;
+  std::unique_ptr<State> state_;
+};
+
+// The training stream: takes spans one after another and starts again at the first token after the last.
+// A background thread reads ahead, so that Take finds its tokens in memory.
+class TokenStream {
+ public:
+  explicit TokenStream(ShardSet shards);
+  ~TokenStream();
+
+  std::vector<uint16_t> Take(int64_t count);
+  // Passes over `count` tokens without reading them (other ranks' spans).
+  void Skip(int64_t count);
+  // Tokens taken or skipped since the beginning of the first pass; Seek puts the stream there.
+  int64_t position() const;
+  void Seek(int64_t position);
+  double wait_seconds() const;  // spent inside Take waiting for data
+  const ShardSet& shards() const;
+
+ private:
+  struct State;
+  std::unique_ptr<State> state_;
+};
+
+}  // namespace fairway
