@@ -1,0 +1,32 @@
+// What counters are called: whoever counts and whoever reports read the name here. A technique counts itself where it acts,
+// on the path that really runs; a record's README is generated from these numbers and nothing else.
+#pragma once
+
+#include <string>
+
+#include "common/base/text.h"
+
+namespace fairway::counter {
+
+// Training. Seconds are of training time: warm-up and validation left out, resumed runs added up.
+inline constexpr char kSteps[] = "train.step";
+inline constexpr char kTrainSeconds[] = "train.seconds";
+inline constexpr char kDataWaitSeconds[] = "train.data_wait_seconds";  // of those, spent waiting for tokens
+inline constexpr char kTokens[] = "train.tokens";                      // targets trained on, over all ranks
+inline constexpr char kLastLoss[] = "loss.last";                       // nats a token, of the last step
+inline constexpr char kWarmupSteps[] = "warmup.steps";
+inline constexpr char kResumes[] = "resumes";
+inline constexpr char kStoppedByClock[] = "stop.wallclock";  // 1 where the wallclock ended the run, else 0
+
+// Averages and late QAT.
+inline constexpr char kEmaUpdates[] = "ema.updates";
+inline constexpr char kSwaSnapshots[] = "swa.snapshots";
+inline constexpr char kQatReplacements[] = "qat.replacements";  // forward passes of one matrix through its grid
+inline constexpr char kQatFirstStep[] = "qat.first_step";       // steps already taken when late QAT began
+
+// The clip search of the quantiser. Where one percentile serves a whole matrix, each of its rows counts.
+inline constexpr char kClipRowsSearched[] = "clip.rows_searched";
+inline constexpr char kClipWinsPrefix[] = "clip.wins.";
+inline std::string ClipWins(double percentile) { return kClipWinsPrefix + ShortestDouble(percentile); }  // clip.wins.0.9995
+
+}  // namespace fairway::counter
