@@ -1,0 +1,229 @@
+#include "common/settings/settings.h"
+
+#include <algorithm>
+#include <cctype>
+#include <cstdlib>
+#include <filesystem>
+#include <limits>
+#include <variant>
+
+#include "common/base/error.h"
+#include "common/base/file.h"
+#include "common/base/text.h"
+
+namespace fairway {
+namespace {
+
+constexpr unsigned M = scope::kModel, T = scope::kTrain, F = scope::kFinalize, Q = scope::kQuantise, E = scope::kEvaluate,
+                   D = scope::kData, R = scope::kRun;
+
+constexpr SettingInfo kTable[] = {
+#define INTEGER(name, value, low, high, scopes, help) {#name, SettingType::kInteger, low, high, "", scopes, help},
+#define NUMBER(name, value, low, high, scopes, help) {#name, SettingType::kNumber, low, high, "", scopes, help},
+#define SWITCH(name, value, scopes, help) {#name, SettingType::kSwitch, 0, 1, "", scopes, help},
+#define TEXT(name, value, choices, scopes, help) {#name, SettingType::kText, 0, 0, choices, scopes, help},
+#include "common/settings/settings.def"
+#undef INTEGER
+#undef NUMBER
+#undef SWITCH
+#undef TEXT
+};
+
+// Where each setting lives in the struct, in table order.
+using Member = std::variant<int64_t Settings::*, double Settings::*, bool Settings::*, std::string Settings::*>;
+const Member kMembers[] = {
+#define INTEGER(name, ...) &Settings::name,
+#define NUMBER(name, ...) &Settings::name,
+#define SWITCH(name, ...) &Settings::name,
+#define TEXT(name, ...) &Settings::name,
+#include "common/settings/settings.def"
+#undef INTEGER
+#undef NUMBER
+#undef SWITCH
+#undef TEXT
+};
+
+constexpr size_t kCount = std::size(kTable);
+
+size_t IndexOf(std::string_view name) {
+  return std::find_if(kTable, kTable + kCount, [&](const SettingInfo& info) { return info.name == name; }) - kTable;
+}
+
+std::string Text(int64_t value) { return std::to_string(value); }
+std::string Text(double value) { return ShortestDouble(value); }
+std::string Text(bool value) { return value ? "1" : "0"; }
+std::string Text(const std::string& value) { return value; }
+
+std::string TextOf(const Settings& settings, size_t index) {
+  return std::visit([&](auto member) { return Text(settings.*member); }, kMembers[index]);
+}
+
+// Each returns what is wrong with `text`, or nothing after setting `value`.
+std::string RangeError(const SettingInfo& info, double value) {
+  if (value >= info.low && value <= info.high) return "";
+  if (info.high >= 9.2e18) return StringPrintf("must be at least %s", ShortestDouble(info.low).c_str());
+  return StringPrintf("must be between %s and %s", ShortestDouble(info.low).c_str(), ShortestDouble(info.high).c_str());
+}
+std::string Parse(const SettingInfo& info, std::string_view text, int64_t& value) {
+  int64_t parsed;
+  if (!ParseInt(text, &parsed)) return "is not a whole number";
+  value = parsed;
+  return RangeError(info, static_cast<double>(parsed));
+}
+std::string Parse(const SettingInfo& info, std::string_view text, double& value) {
+  double parsed;
+  if (!ParseDouble(text, &parsed)) return "is not a number";
+  value = parsed;
+  return RangeError(info, parsed);
+}
+std::string Parse(const SettingInfo&, std::string_view text, bool& value) {
+  if (text != "0" && text != "1") return "must be 0 or 1";
+  value = text == "1";
+  return "";
+}
+std::string Parse(const SettingInfo& info, std::string_view text, std::string& value) {
+  const auto choices = Split(info.choices, '|');
+  if (!choices.empty() && std::find(choices.begin(), choices.end(), text) == choices.end())
+    return "must be one of " + Join(choices, ", ");
+  value = text;
+  return "";
+}
+
+const Settings& Defaults() {
+  static const Settings defaults;
+  return defaults;
+}
+
+constexpr std::string_view kPathSettings[] = {"data_path", "tokenizer_path", "byte_table"};
+
+}  // namespace
+
+std::string_view OriginName(Origin origin) {
+  constexpr std::string_view kNames[] = {"default", "checkpoint", "profile", "environment", "command line"};
+  return kNames[static_cast<size_t>(origin)];
+}
+
+std::string SettingInfo::Flag() const {
+  std::string flag = "--" + std::string(name);
+  std::replace(flag.begin(), flag.end(), '_', '-');
+  return flag;
+}
+
+std::string SettingInfo::Environment() const {
+  std::string upper(name);
+  for (char& c : upper) c = static_cast<char>(std::toupper(static_cast<unsigned char>(c)));
+  return upper;
+}
+
+std::span<const SettingInfo> SettingTable() { return kTable; }
+
+Settings::Settings() : origins_(kCount, Origin::kDefault) {}
+
+void Settings::Set(std::string_view name, std::string_view text, Origin origin, const std::string& where) {
+  const auto fail = [&](const std::string& cause) {
+    if (origin == Origin::kProfile || origin == Origin::kCheckpoint) throw InputError(where, cause);
+    throw UsageError(where + ": " + cause);
+  };
+  const size_t index = IndexOf(name);
+  if (index == kCount) fail("unknown setting '" + std::string(name) + "'");
+  // Checked even where a stronger value stands already: a mistake in a profile is a mistake.
+  Settings parsed;
+  const std::string cause =
+      std::visit([&](auto member) { return Parse(kTable[index], text, parsed.*member); }, kMembers[index]);
+  if (!cause.empty()) fail(std::string(name) + " = '" + std::string(text) + "' " + cause);
+  if (origin < origins_[index]) return;
+  std::visit([&](auto member) { this->*member = parsed.*member; }, kMembers[index]);
+  origins_[index] = origin;
+}
+
+std::string Settings::Get(std::string_view name) const { return TextOf(*this, IndexOf(name)); }
+Origin Settings::origin(std::string_view name) const { return origins_[IndexOf(name)]; }
+
+void Settings::LoadProfile(const std::string& profile) {
+  namespace fs = std::filesystem;
+  std::string path = profile;
+  if (profile.find('/') == std::string::npos && !fs::exists(profile)) {
+    path = fs::path(ProgramDirectory() + "/../../pipelines/" + profile + ".profile").lexically_normal();
+    if (!fs::exists(path)) throw IoError(profile, "no such profile (neither a file nor " + path + ")");
+  }
+  const InputFile file(path);
+  std::string_view rest = file.text();
+  for (int line = 1; !rest.empty(); ++line) {
+    const size_t end = rest.find('\n');
+    const std::string text = Trim(rest.substr(0, end).substr(0, rest.substr(0, end).find('#')));
+    rest.remove_prefix(end == std::string_view::npos ? rest.size() : end + 1);
+    if (text.empty()) continue;
+    const std::string where = path + ":" + std::to_string(line);
+    const size_t equals = text.find('=');
+    if (equals == std::string::npos) throw InputError(where, "'" + text + "' is not of the form name = value");
+    const std::string name = Trim(text.substr(0, equals));
+    std::string value = Trim(text.substr(equals + 1));
+    const bool is_path = std::find(std::begin(kPathSettings), std::end(kPathSettings), name) != std::end(kPathSettings);
+    if (is_path && !value.empty() && value.front() != '/')
+      value = fs::path(DirectoryOf(path) + "/" + value).lexically_normal();
+    Set(name, value, Origin::kProfile, where);
+  }
+}
+
+void Settings::LoadEnvironment() {
+  for (const SettingInfo& info : kTable) {
+    const std::string name = info.Environment();
+    if (const char* value = std::getenv(name.c_str())) Set(info.name, value, Origin::kEnvironment, "environment " + name);
+  }
+}
+
+void Settings::Adopt(const SettingValues& values, const std::string& path) {
+  for (const auto& [name, value] : values) {
+    const size_t index = IndexOf(name);
+    const bool explicitly_set = index != kCount && origins_[index] > Origin::kCheckpoint;
+    if (explicitly_set && (kTable[index].scopes & scope::kModel) && Get(name) != value)
+      throw InputError(path, StringPrintf("is of another model: %s is %s there and %s by %s", name.c_str(), value.c_str(),
+                                          Get(name).c_str(), OriginName(origins_[index]).data()));
+    Set(name, value, Origin::kCheckpoint, path);
+  }
+}
+
+SettingValues Settings::Select(unsigned stages, bool with_run) const {
+  SettingValues values;
+  for (size_t i = 0; i < kCount; ++i) {
+    const bool run = kTable[i].scopes & scope::kRun;
+    if ((kTable[i].scopes & stages & ~scope::kRun) && (with_run || !run))
+      values.emplace_back(kTable[i].name, TextOf(*this, i));
+  }
+  return values;
+}
+
+SettingValues Settings::NonDefault(unsigned stages) const {
+  SettingValues values = Select(stages);
+  std::erase_if(values, [](const auto& value) { return value.second == Defaults().Get(value.first); });
+  return values;
+}
+
+void Settings::CheckModel() const {
+  const auto require = [](bool holds, const std::string& cause) {
+    if (!holds) throw UsageError(cause);
+  };
+  require(model_dim % num_heads == 0, StringPrintf("num_heads = %ld does not divide model_dim = %ld", num_heads, model_dim));
+  require(num_heads % num_kv_heads == 0,
+          StringPrintf("num_kv_heads = %ld does not divide num_heads = %ld", num_kv_heads, num_heads));
+  require(model_dim / num_heads % 2 == 0,
+          StringPrintf("the head size model_dim / num_heads = %ld is odd; rotary embedding needs pairs", model_dim / num_heads));
+  require(static_cast<int64_t>(mlp_mult * model_dim) >= 1,
+          StringPrintf("mlp_mult = %s leaves no hidden units", ShortestDouble(mlp_mult).c_str()));
+  require(bigram_vocab_size != 1, "bigram_vocab_size = 1 leaves no row for a bigram: at least 2, or 0 for none");
+  require(xsa_last_n <= num_layers, StringPrintf("xsa_last_n = %ld is more than num_layers = %ld", xsa_last_n, num_layers));
+}
+
+void Settings::CheckTraining(int64_t world_size) const {
+  CheckModel();
+  const auto require = [](bool holds, const std::string& cause) {
+    if (!holds) throw UsageError(cause);
+  };
+  require(grad_micro_steps % world_size == 0,
+          StringPrintf("WORLD_SIZE = %ld does not divide grad_micro_steps = %ld", world_size, grad_micro_steps));
+  require(train_batch_tokens % (grad_micro_steps * train_seq_len) == 0,
+          StringPrintf("train_batch_tokens = %ld is not a multiple of grad_micro_steps * train_seq_len = %ld * %ld",
+                       train_batch_tokens, grad_micro_steps, train_seq_len));
+}
+
+}  // namespace fairway
