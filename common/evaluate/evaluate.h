@@ -1,0 +1,41 @@
+// Scores a model on the validation split (specification 1, section 7).
+//
+// Tokens are read from the shards a batch at a time and checked on the way. Nothing here records gradients. The model must
+// not be under fake quantisation: a score is of the weights as they are.
+#pragma once
+
+#include <cstdint>
+#include <functional>
+
+#include "common/model/transformer.h"
+#include "common/score/score.h"
+#include "common/settings/settings.h"
+#include "common/tokens/byte_table.h"
+#include "common/tokens/shards.h"
+
+namespace fairway {
+
+struct BatchDone {
+  int64_t batch;                  // from 0
+  int64_t windows_done, windows;  // this batch included; in all
+  double bits_per_byte;           // of all that is scored so far
+};
+using OnBatch = std::function<void(const BatchDone&)>;
+
+// Whole sequences of train_seq_len side by side, (val_batch_size / 8) / train_seq_len of them at a time, as published: the
+// float32 mean of a batch times its count is summed in float64, and targets beyond the last whole sequence are dropped.
+// Throws InputError for a split shorter than one sequence, an id out of range, or a byte table of another vocabulary;
+// UsageError where val_batch_size holds no sequence.
+Score EvaluatePlain(const Transformer& model, const ShardSet& val, const ByteTable& table, const Settings& settings,
+                    const OnBatch& on_batch = {});
+
+// Windows of train_seq_len every eval_stride targets, eval_batch_seqs at a time; every target of the split exactly once.
+// Under settings.compat the published sum: whole sequences only, their tail scored again.
+// REQUIRES: IsSliding(settings). Throws as above; a split shorter than one sequence is one shorter window (without compat).
+Score EvaluateSliding(const Transformer& model, const ShardSet& val, const ByteTable& table, const Settings& settings,
+                      const OnBatch& on_batch = {});
+
+// Whether the settings ask for sliding evaluation: 0 < eval_stride < train_seq_len.
+bool IsSliding(const Settings& settings);
+
+}  // namespace fairway
