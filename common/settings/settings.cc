@@ -4,7 +4,7 @@
 #include <cctype>
 #include <cstdlib>
 #include <filesystem>
-#include <limits>
+#include <thread>
 #include <variant>
 
 #include "common/base/error.h"
@@ -18,7 +18,7 @@ constexpr unsigned M = scope::kModel, T = scope::kTrain, F = scope::kFinalize, Q
                    D = scope::kData, R = scope::kRun;
 
 constexpr SettingInfo kTable[] = {
-#define INTEGER(name, value, low, high, scopes, help) {#name, SettingType::kInteger, low, high, "", scopes, help},
+#define INTEGER(name, value, low, high, scopes, help) {#name, SettingType::kInteger, double(low), double(high), "", scopes, help},
 #define NUMBER(name, value, low, high, scopes, help) {#name, SettingType::kNumber, low, high, "", scopes, help},
 #define SWITCH(name, value, scopes, help) {#name, SettingType::kSwitch, 0, 1, "", scopes, help},
 #define TEXT(name, value, choices, scopes, help) {#name, SettingType::kText, 0, 0, choices, scopes, help},
@@ -198,6 +198,8 @@ SettingValues Settings::NonDefault(unsigned stages) const {
   std::erase_if(values, [](const auto& value) { return value.second == Defaults().Get(value.first); });
   return values;
 }
+
+int Settings::ThreadCount() const { return threads > 0 ? static_cast<int>(threads) : std::thread::hardware_concurrency(); }
 
 void Settings::CheckModel() const {
   const auto require = [](bool holds, const std::string& cause) {

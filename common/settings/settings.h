@@ -76,6 +76,9 @@ struct Settings {
   // Of those, the ones that differ from their defaults: for lineage.
   SettingValues NonDefault(unsigned stages) const;
 
+  // `threads`, or the number of processors this process may use where it is 0.
+  int ThreadCount() const;
+
   // Checks what concerns several settings at once: heads divide the width and each other, head size even, the batch is a
   // whole number of sequences in each micro-step. Throws UsageError naming the settings.
   void CheckModel() const;

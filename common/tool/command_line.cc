@@ -1,0 +1,147 @@
+// The only file that sees CLI11: it takes five seconds to compile.
+#include <CLI/CLI.hpp>
+#include <cstring>
+#include <iostream>
+
+#include "common/base/error.h"
+#include "common/base/log.h"
+#include "common/base/text.h"
+#include "common/tool/command_line_impl.h"
+
+namespace fairway {
+namespace {
+
+constexpr char kExitStatuses[] =
+    "exit status: 0 done, 1 internal error, 2 usage, 3 input/output, 4 bad or incompatible input,\n"
+    "             5 a gate failed (over budget, score too low), 128+n ended by signal n";
+
+}  // namespace
+
+struct CommandLine::Impl::Parser {
+  CLI::App app;
+  CLI::Option* last = nullptr;
+  std::vector<std::pair<CLI::Option*, std::string*>> outputs;
+  Settings* settings = nullptr;
+  unsigned stages = 0;
+  std::string profile, log;
+  bool print_settings = false;
+};
+
+CommandLine::CommandLine(std::string name, std::string purpose, std::string example) : impl_(std::make_unique<Impl>()) {
+  impl_->name = std::move(name);
+  impl_->parser = std::make_unique<Impl::Parser>();
+  CLI::App& app = impl_->parser->app;
+  app.name(impl_->name);
+  app.description(purpose);
+  app.footer(std::string(kExitStatuses) + "\n\nexample:\n  " + example);
+  app.set_version_flag("--version", [this] { return impl_->name + " " + Version(); });
+  app.set_help_flag("--help", "print this and exit");
+  app.get_formatter()->column_width(34);
+}
+
+CommandLine::~CommandLine() = default;
+
+void CommandLine::Input(const std::string& name, std::string& path, const std::string& help) {
+  impl_->parser->last = impl_->parser->app.add_option(name, path, help)->required()->type_name("FILE");
+}
+
+void CommandLine::Inputs(const std::string& name, std::vector<std::string>& paths, const std::string& help) {
+  impl_->parser->last = impl_->parser->app.add_option(name, paths, help)->required()->type_name("FILE");
+}
+
+void CommandLine::Output(const std::string& name, std::string& path, const std::string& help) {
+  Input(name, path, help);
+  impl_->parser->outputs.emplace_back(impl_->parser->last, &path);
+}
+
+void CommandLine::OutputOption(const std::string& flag, std::string& path, const std::string& help) {
+  Option(flag, path, help);
+  impl_->parser->last->type_name("FILE");
+  impl_->parser->outputs.emplace_back(impl_->parser->last, &path);
+}
+
+void CommandLine::Option(const std::string& flag, std::string& value, const std::string& help) {
+  impl_->parser->last = impl_->parser->app.add_option(flag, value, help)->type_name("TEXT");
+}
+
+void CommandLine::Option(const std::string& flag, int64_t& value, int64_t low, int64_t high, const std::string& help) {
+  impl_->parser->last = impl_->parser->app.add_option(flag, value, help)->check(CLI::Range(low, high))->type_name("N");
+}
+
+void CommandLine::Option(const std::string& flag, double& value, double low, double high, const std::string& help) {
+  impl_->parser->last = impl_->parser->app.add_option(flag, value, help)->check(CLI::Range(low, high))->type_name("X");
+}
+
+void CommandLine::Option(const std::string& flag, std::vector<std::string>& values, const std::string& help) {
+  impl_->parser->last = impl_->parser->app.add_option(flag, values, help)->expected(1)->take_all()->type_name("TEXT");
+}
+
+void CommandLine::Flag(const std::string& flag, bool& value, const std::string& help) {
+  impl_->parser->last = impl_->parser->app.add_flag(flag, value, help);
+}
+
+void CommandLine::Required(const std::string& flag) { impl_->parser->app.get_option(flag)->required(); }
+void CommandLine::Optional() { impl_->parser->last->required(false); }
+
+void CommandLine::Use(Settings& settings, unsigned stages) {
+  Impl::Parser& parser = *impl_->parser;
+  parser.settings = &settings;
+  parser.stages = stages;
+  parser.app.add_option("--profile", parser.profile, "settings from this file, or from pipelines/NAME.profile")->type_name("FILE|NAME");
+  parser.app.add_option("--log", parser.log, "append the log to this file too")->type_name("FILE");
+  parser.app.add_flag("--print-settings", parser.print_settings, "print each setting with where it came from, and exit");
+  const Settings defaults;
+  for (const SettingInfo& info : SettingTable()) {
+    const auto set = [&settings, &info](const std::string& text) {
+      settings.Set(info.name, text, Origin::kCommandLine, info.Flag());
+    };
+    std::string help = std::string(info.help);
+    if (!info.choices.empty()) help += " (" + std::string(info.choices) + ")";
+    if (const std::string value = defaults.Get(info.name); !value.empty()) help += " [" + value + "]";
+    const bool used = info.scopes & stages & ~scope::kRun;
+    parser.app.add_option_function<std::string>(info.Flag(), set, help)
+        ->type_name("")
+        ->trigger_on_parse()
+        ->group(used ? "settings (also as NAME in the environment, name = value in a profile)" : "");
+  }
+}
+
+bool CommandLine::Impl::Parse(int argc, char** argv) {
+  CLI::App& app = parser->app;
+  for (int i = 1; i < argc; ++i) {
+    if (std::strcmp(argv[i], "--print-settings") != 0) continue;
+    // Nothing will be read or written, so nothing is required.
+    for (CLI::Option* option : app.get_options()) option->required(false);
+  }
+  try {
+    app.parse(argc, argv);
+  } catch (const CLI::Success& success) {  // --help, --version
+    app.exit(success);
+    return false;
+  } catch (const CLI::ParseError& error) {
+    throw UsageError(std::string(error.what()) + " (see --help)");
+  }
+  if (parser->settings == nullptr) return true;
+  Settings& settings = *parser->settings;
+  if (!parser->profile.empty()) settings.LoadProfile(parser->profile);
+  settings.LoadEnvironment();
+  if (parser->print_settings) {
+    for (const auto& [name, value] : settings.Select(parser->stages, /*with_run=*/true))
+      std::cout << name << " = " << value << "  # " << OriginName(settings.origin(name)) << "\n";
+    return false;
+  }
+  if (!parser->log.empty()) OpenLog(parser->log);
+  LogLine(QuotedCommand());
+  return true;
+}
+
+bool CommandLine::Impl::StandardOutputTaken() const {
+  for (const auto& [option, path] : parser->outputs)
+    if (*path == "-" && !option->empty()) return true;
+  return false;
+}
+
+CommandLine::Impl::Impl() = default;
+CommandLine::Impl::~Impl() = default;
+
+}  // namespace fairway

@@ -1,0 +1,21 @@
+// What RunTool asks of a command line. Apart from tool.h so that only command_line.cc sees CLI11.
+#pragma once
+
+#include "common/tool/tool.h"
+
+namespace fairway {
+
+struct CommandLine::Impl {
+  struct Parser;
+  std::string name;
+  std::unique_ptr<Parser> parser;
+
+  Impl();
+  ~Impl();
+  // False where everything is said and done: --help, --version, --print-settings. Throws UsageError and what profiles throw.
+  bool Parse(int argc, char** argv);
+  // Whether an output was given as "-".
+  bool StandardOutputTaken() const;
+};
+
+}  // namespace fairway
