@@ -1,7 +1,7 @@
 // Scores a model on the validation split (specification 1, section 7).
 //
-// Tokens are read from the shards a batch at a time and checked on the way. Nothing here records gradients. The model must
-// not be under fake quantisation: a score is of the weights as they are.
+// Tokens are read from the shards a batch at a time and checked on the way. Nothing here records gradients. The model
+// must not be under fake quantisation: a score is of the weights as they are.
 #pragma once
 
 #include <cstdint>
@@ -22,16 +22,16 @@ struct BatchDone {
 };
 using OnBatch = std::function<void(const BatchDone&)>;
 
-// Whole sequences of train_seq_len side by side, (val_batch_size / 8) / train_seq_len of them at a time, as published: the
-// float32 mean of a batch times its count is summed in float64, and targets beyond the last whole sequence are dropped.
-// Throws InputError for a split shorter than one sequence, an id out of range, or a byte table of another vocabulary;
-// UsageError where val_batch_size holds no sequence.
+// Whole sequences of train_seq_len side by side, (val_batch_size / 8) / train_seq_len of them at a time, as published:
+// the float32 mean of a batch times its count is summed in float64, and targets beyond the last whole sequence are
+// dropped. Throws InputError for a split shorter than one sequence, an id out of range, or a byte table of another
+// vocabulary; UsageError where val_batch_size holds no sequence.
 Score EvaluatePlain(const Transformer& model, const ShardSet& val, const ByteTable& table, const Settings& settings,
                     const OnBatch& on_batch = {});
 
-// Windows of train_seq_len every eval_stride targets, eval_batch_seqs at a time; every target of the split exactly once.
-// Under settings.compat the published sum: whole sequences only, their tail scored again.
-// REQUIRES: IsSliding(settings). Throws as above; a split shorter than one sequence is one shorter window (without compat).
+// Windows of train_seq_len every eval_stride targets, eval_batch_seqs at a time; every target of the split exactly
+// once. Under settings.compat the published sum: whole sequences only, their tail scored again. REQUIRES:
+// IsSliding(settings). Throws as above; a split shorter than one sequence is one shorter window (without compat).
 Score EvaluateSliding(const Transformer& model, const ShardSet& val, const ByteTable& table, const Settings& settings,
                       const OnBatch& on_batch = {});
 

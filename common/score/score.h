@@ -16,8 +16,8 @@ struct Score {
   int64_t dropped = 0;   // targets of the split that were never scored
 };
 
-// Adds up what the windows of `plan` score, and holds them to it: a target that was skipped, or scored twice where the plan
-// scores each once, is a std::logic_error at the place where it happens.
+// Adds up what the windows of `plan` score, and holds them to it: a target that was skipped, or scored twice where the
+// plan scores each once, is a std::logic_error at the place where it happens.
 class ScoreSum {
  public:
   explicit ScoreSum(const WindowPlan& plan) : plan_(plan) {}

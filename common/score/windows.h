@@ -19,14 +19,13 @@ struct Window {
 // The windows of one evaluation in order, computed as they are asked for: a published split has 970,000 of them.
 class WindowPlan {
  public:
-  // Windows of `seq_len` begin at the multiples of `stride`; the first scores all of its targets, each later one those that
-  // no window has scored yet. The last is shifted back to end at the last target. Every target is scored exactly once.
-  // Fewer targets than seq_len: one shorter window.
-  // REQUIRES: targets >= 1, 1 <= stride <= seq_len.
+  // Windows of `seq_len` begin at the multiples of `stride`; the first scores all of its targets, each later one those
+  // that no window has scored yet. The last is shifted back to end at the last target. Every target is scored exactly
+  // once. Fewer targets than seq_len: one shorter window. REQUIRES: targets >= 1, 1 <= stride <= seq_len.
   static WindowPlan Sliding(int64_t targets, int64_t seq_len, int64_t stride);
 
-  // As published: of the targets that fill whole sequences, a window at every multiple of `stride`, shortened by the end,
-  // which scores its last `stride` targets at most. So the windows that reach past the end score the tail again
+  // As published: of the targets that fill whole sequences, a window at every multiple of `stride`, shortened by the
+  // end, which scores its last `stride` targets at most. So the windows that reach past the end score the tail again
   // (specification 3, row 11). May have no windows.
   static WindowPlan Published(int64_t targets, int64_t seq_len, int64_t stride);
 
