@@ -11,6 +11,24 @@ function(fairway_library room)
   set_target_properties(fairway_${room} PROPERTIES CXX_VISIBILITY_PRESET hidden)
 endfunction()
 
+# fairway_protobuf(ROOM FILE.proto…) adds the code generated from schemas to a room, for its own sources alone. Protobuf is
+# linked statically, so that programs can hide it from a SentencePiece library that brings another version of its own.
+find_library(PROTOBUF_STATIC_LIBRARY libprotobuf.a REQUIRED)
+function(fairway_protobuf room)
+  foreach(schema IN LISTS ARGN)
+    get_filename_component(name ${schema} NAME_WE)
+    set(generated ${CMAKE_CURRENT_BINARY_DIR}/${name}.pb.cc ${CMAKE_CURRENT_BINARY_DIR}/${name}.pb.h)
+    add_custom_command(
+      OUTPUT ${generated}
+      COMMAND protobuf::protoc --cpp_out=${CMAKE_CURRENT_BINARY_DIR} -I ${CMAKE_CURRENT_SOURCE_DIR} ${schema}
+      DEPENDS ${CMAKE_CURRENT_SOURCE_DIR}/${schema}
+      VERBATIM)
+    target_sources(fairway_${room} PRIVATE ${generated})
+  endforeach()
+  target_include_directories(fairway_${room} PRIVATE ${CMAKE_CURRENT_BINARY_DIR})
+  target_link_libraries(fairway_${room} PRIVATE ${PROTOBUF_STATIC_LIBRARY} Threads::Threads)
+endfunction()
+
 # The rooms a target is built from, itself left out, each once.
 function(fairway_rooms target result)
   set(seen)
