@@ -1,0 +1,33 @@
+#include "common/quantise/grid.h"
+
+#include <algorithm>
+
+#include "common/base/text.h"
+
+namespace fairway {
+namespace {
+
+bool Contains(std::string_view name, std::string_view part) { return name.find(part) != std::string_view::npos; }
+
+bool MatchesAny(std::string_view name, std::string_view patterns) {
+  return std::ranges::any_of(Split(patterns, ','), [&](const std::string& part) { return Contains(name, part); });
+}
+
+}  // namespace
+
+std::optional<Grid> ExportGrid(std::string_view name, int64_t rows, int64_t columns, const Settings& settings) {
+  if (rows * columns <= settings.keep_max_numel) return std::nullopt;
+  if (MatchesAny(name, settings.control_tensor_name_patterns)) return std::nullopt;
+  if (MatchesAny(name, settings.fp16_keep_name_patterns)) return std::nullopt;
+  if (Contains(name, "tok_emb") || Contains(name, "lm_head")) return kInt8;
+  if (Contains(name, ".mlp.")) return kInt5;
+  if (Contains(name, ".attn.") || Contains(name, ".proj.")) return kInt6;
+  return kInt8;
+}
+
+DType KeptDType(std::string_view name, int64_t numel, const Settings& settings) {
+  const bool control = MatchesAny(name, settings.control_tensor_name_patterns);
+  return control && numel > settings.keep_max_numel ? DType::kFloat32 : DType::kFloat16;
+}
+
+}  // namespace fairway
