@@ -1,0 +1,133 @@
+#include "common/evaluate/evaluate.h"
+
+#include <ATen/core/grad_mode.h>
+#include <ATen/ops/zeros.h>
+
+#include <algorithm>
+#include <numeric>
+#include <vector>
+
+#include "common/base/error.h"
+#include "common/base/text.h"
+
+namespace fairway {
+namespace {
+
+// A run of windows with the tokens behind them.
+struct Batch {
+  std::vector<Window> windows;
+  std::vector<uint16_t> tokens;  // from the first window's begin up to the last target of all
+  at::Tensor ids, targets;       // int64 [windows, width]; a shorter window ends in id 0, which no scored position sees
+
+  const uint16_t* tokens_of(const Window& window) const {
+    return tokens.data() + (window.begin - windows.front().begin);
+  }
+};
+
+Batch ReadBatch(const ShardSet& val, const WindowPlan& plan, int64_t first, int64_t count) {
+  Batch batch;
+  for (int64_t i = first; i < first + count; ++i) batch.windows.push_back(plan[i]);
+  const int64_t begin = batch.windows.front().begin;
+  batch.tokens.resize(batch.windows.back().end() + 1 - begin);
+  val.Read(begin, batch.tokens.size(), batch.tokens.data());
+
+  batch.ids = at::zeros({count, plan.width()}, at::kLong);
+  batch.targets = at::zeros({count, plan.width()}, at::kLong);
+  int64_t* ids = batch.ids.mutable_data_ptr<int64_t>();
+  int64_t* targets = batch.targets.mutable_data_ptr<int64_t>();
+  for (const Window& window : batch.windows) {
+    const uint16_t* tokens = batch.tokens_of(window);
+    std::copy_n(tokens, window.length, ids);
+    std::copy_n(tokens + 1, window.length, targets);
+    ids += plan.width();
+    targets += plan.width();
+  }
+  return batch;
+}
+
+// Bytes of text that the scored targets of a window stand for.
+int64_t ScoredBytes(const ByteTable& table, const Batch& batch, const Window& window) {
+  const uint16_t* tokens = batch.tokens_of(window);
+  int64_t bytes = 0;
+  for (int64_t i = window.score_from; i < window.length; ++i) bytes += table.Bytes(tokens[i], tokens[i + 1]);
+  return bytes;
+}
+
+// Evaluates the windows of `plan`, `batch_windows` at a time; add(batch, losses, sum) puts a batch's losses, float32
+// [windows, width], into the sum.
+template <typename Add>
+Score ScoreWindows(const Transformer& model, const ShardSet& val, const WindowPlan& plan, int64_t batch_windows,
+                   const OnBatch& on_batch, Add add) {
+  const at::NoGradGuard no_grad;
+  const at::Device device = model.parameters().front().second.device();
+  ScoreSum sum(plan);
+  for (int64_t done = 0, number = 0; done < plan.size(); ++number) {
+    const Batch batch = ReadBatch(val, plan, done, std::min(batch_windows, plan.size() - done));
+    add(batch, model.TokenLosses(batch.ids.to(device), batch.targets.to(device)).cpu().contiguous(), sum);
+    done += static_cast<int64_t>(batch.windows.size());
+    if (on_batch) on_batch({number, done, plan.size(), sum.bits_per_byte()});
+  }
+  const Score score = sum.Finish();
+  if (score.bytes == 0)
+    throw InputError(val.files().front(), "its tokens stand for no text: bits per byte are undefined");
+  return score;
+}
+
+void CheckVocabulary(const ByteTable& table, const Settings& settings) {
+  if (table.size() != settings.vocab_size) {
+    throw InputError("byte table", StringPrintf("has %ld pieces where the model's VOCAB_SIZE is %ld", table.size(),
+                                                settings.vocab_size));
+  }
+}
+
+[[noreturn]] void ThrowTooShort(const ShardSet& val, int64_t needed) {
+  throw InputError(
+      val.files().front(),
+      StringPrintf("the validation split holds %ld tokens where at least %ld are needed", val.tokens(), needed));
+}
+
+}  // namespace
+
+bool IsSliding(const Settings& settings) {
+  return settings.eval_stride > 0 && settings.eval_stride < settings.train_seq_len;
+}
+
+Score EvaluatePlain(const Transformer& model, const ShardSet& val, const ByteTable& table, const Settings& settings,
+                    const OnBatch& on_batch) {
+  CheckVocabulary(table, settings);
+  const int64_t batch_windows = settings.val_batch_size / 8 / settings.train_seq_len;
+  if (batch_windows == 0) {
+    throw UsageError(StringPrintf("VAL_BATCH_SIZE=%ld is less than 8 sequences of TRAIN_SEQ_LEN=%ld",
+                                  settings.val_batch_size, settings.train_seq_len));
+  }
+  const WindowPlan plan = WindowPlan::Plain(val.tokens() - 1, settings.train_seq_len);
+  if (plan.size() == 0) ThrowTooShort(val, settings.train_seq_len + 1);
+  return ScoreWindows(
+      model, val, plan, batch_windows, on_batch, [&](const Batch& batch, const at::Tensor& losses, ScoreSum& sum) {
+        const double nats = static_cast<double>(losses.mean().item<float>()) * static_cast<double>(losses.numel());
+        int64_t bytes = 0;
+        for (const Window& window : batch.windows) bytes += ScoredBytes(table, batch, window);
+        sum.Add(batch.windows.front().begin, batch.windows.back().end(), nats, bytes);
+      });
+}
+
+Score EvaluateSliding(const Transformer& model, const ShardSet& val, const ByteTable& table, const Settings& settings,
+                      const OnBatch& on_batch) {
+  CheckVocabulary(table, settings);
+  const int64_t targets = val.tokens() - 1;
+  const int64_t needed = settings.compat ? settings.train_seq_len : 1;
+  if (targets < needed) ThrowTooShort(val, needed + 1);
+  const WindowPlan plan = settings.compat ? WindowPlan::Published(targets, settings.train_seq_len, settings.eval_stride)
+                                          : WindowPlan::Sliding(targets, settings.train_seq_len, settings.eval_stride);
+  return ScoreWindows(model, val, plan, settings.eval_batch_seqs, on_batch,
+                      [&](const Batch& batch, const at::Tensor& losses, ScoreSum& sum) {
+                        const float* row = losses.const_data_ptr<float>();
+                        for (const Window& window : batch.windows) {
+                          const double nats = std::accumulate(row + window.score_from, row + window.length, 0.0);
+                          sum.Add(window.first_scored(), window.end(), nats, ScoredBytes(table, batch, window));
+                          row += plan.width();
+                        }
+                      });
+}
+
+}  // namespace fairway
