@@ -7,11 +7,13 @@
 
 #include <ATen/core/Tensor.h>
 
+#include <optional>
 #include <string>
 #include <utility>
 #include <vector>
 
 #include "common/checkpoint/checkpoint.h"
+#include "common/quantise/grid.h"
 #include "common/settings/settings.h"
 
 namespace fairway {
@@ -43,20 +45,39 @@ class Transformer {
   const NamedTensors& parameters() const { return parameters_; }
   at::Tensor parameter(const std::string& name) const;
 
-  // Late quantisation-aware training: while on, matrices pass through their export grid in the forward direction
-  // (specification 1, section 4). Returns how many matrices are replaced.
+  // Late quantisation-aware training: while on, matrices with an export grid pass through it in the forward direction
+  // (specification 1, section 4; compat: every matrix, on the published grid). Returns how many matrices that are.
   int64_t SetFakeQuantisation(bool on);
   // How often a matrix was replaced so far: one a matrix and forward pass.
   int64_t fake_quantisations() const { return fake_quantisations_; }
 
  private:
+  // A linear layer's weight [out, in] and the grid that late quantisation-aware training rounds it to.
+  struct Matrix {
+    at::Tensor weight;
+    std::optional<Grid> grid;
+  };
+  struct Layer {
+    at::Tensor attn_scale, mlp_scale, resid_mix, q_gain;
+    Matrix c_q, c_k, c_v, attn_proj, mlp_fc, mlp_proj;
+    bool exclusive;
+  };
+  struct Rotary {
+    at::Tensor cos, sin;  // [T, d/2]
+  };
+
+  Matrix MatrixOf(const std::string& name) const;
+  at::Tensor Linear(const at::Tensor& x, const Matrix& matrix) const;
   at::Tensor Embed(const at::Tensor& ids) const;
-  at::Tensor Block(int64_t layer, at::Tensor x, const at::Tensor& x0) const;
-  at::Tensor Attention(int64_t layer, const at::Tensor& u) const;
-  at::Tensor Linear(const at::Tensor& x, const std::string& name) const;
+  at::Tensor Block(const Layer& layer, at::Tensor x, const at::Tensor& x0, const Rotary& rotary) const;
+  at::Tensor Attention(const Layer& layer, const at::Tensor& u, const Rotary& rotary) const;
+  Rotary RotaryTables(int64_t positions) const;
 
   Settings settings_;
   NamedTensors parameters_;
+  std::vector<Layer> layers_;
+  std::optional<Matrix> bigram_proj_, lm_head_;
+  at::ScalarType compute_;
   bool fake_quantise_ = false;
   mutable int64_t fake_quantisations_ = 0;
 };
