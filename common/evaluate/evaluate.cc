@@ -73,13 +73,6 @@ Score ScoreWindows(const Transformer& model, const ShardSet& val, const WindowPl
   return score;
 }
 
-void CheckVocabulary(const ByteTable& table, const Settings& settings) {
-  if (table.size() != settings.vocab_size) {
-    throw InputError("byte table", StringPrintf("has %ld pieces where the model's VOCAB_SIZE is %ld", table.size(),
-                                                settings.vocab_size));
-  }
-}
-
 [[noreturn]] void ThrowTooShort(const ShardSet& val, int64_t needed) {
   throw InputError(
       val.files().front(),
@@ -94,7 +87,6 @@ bool IsSliding(const Settings& settings) {
 
 Score EvaluatePlain(const Transformer& model, const ShardSet& val, const ByteTable& table, const Settings& settings,
                     const OnBatch& on_batch) {
-  CheckVocabulary(table, settings);
   const int64_t batch_windows = settings.val_batch_size / 8 / settings.train_seq_len;
   if (batch_windows == 0) {
     throw UsageError(StringPrintf("VAL_BATCH_SIZE=%ld is less than 8 sequences of TRAIN_SEQ_LEN=%ld",
@@ -113,7 +105,6 @@ Score EvaluatePlain(const Transformer& model, const ShardSet& val, const ByteTab
 
 Score EvaluateSliding(const Transformer& model, const ShardSet& val, const ByteTable& table, const Settings& settings,
                       const OnBatch& on_batch) {
-  CheckVocabulary(table, settings);
   const int64_t targets = val.tokens() - 1;
   const int64_t needed = settings.compat ? settings.train_seq_len : 1;
   if (targets < needed) ThrowTooShort(val, needed + 1);

@@ -24,14 +24,15 @@ using OnBatch = std::function<void(const BatchDone&)>;
 
 // Whole sequences of train_seq_len side by side, (val_batch_size / 8) / train_seq_len of them at a time, as published:
 // the float32 mean of a batch times its count is summed in float64, and targets beyond the last whole sequence are
-// dropped. Throws InputError for a split shorter than one sequence, an id out of range, or a byte table of another
-// vocabulary; UsageError where val_batch_size holds no sequence.
+// dropped. Throws InputError for a split shorter than one sequence or an id out of range, UsageError where
+// val_batch_size holds no sequence.
 Score EvaluatePlain(const Transformer& model, const ShardSet& val, const ByteTable& table, const Settings& settings,
                     const OnBatch& on_batch = {});
 
 // Windows of train_seq_len every eval_stride targets, eval_batch_seqs at a time; every target of the split exactly
-// once. Under settings.compat the published sum: whole sequences only, their tail scored again. REQUIRES:
-// IsSliding(settings). Throws as above; a split shorter than one sequence is one shorter window (without compat).
+// once, a split shorter than one sequence as one shorter window. Under settings.compat the published sum: whole
+// sequences only, their tail scored again. Throws InputError for a split without a target or an id out of range.
+// REQUIRES: IsSliding(settings).
 Score EvaluateSliding(const Transformer& model, const ShardSet& val, const ByteTable& table, const Settings& settings,
                       const OnBatch& on_batch = {});
 

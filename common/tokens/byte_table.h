@@ -31,9 +31,9 @@ struct ByteTable {
   // Reads a byte table, or the pieces of a SentencePiece model (the file says which it is). IoError, InputError.
   static ByteTable Read(const std::string& path);
   void Write(const std::string& path) const;
-  // Where the settings say it is: byte_table; where that is empty, byte_table.pb in data_path; failing that, the pieces of
-  // tokenizer_path.
-  static std::string Find(const Settings& settings);
+  // The table that the settings name: byte_table; where that is empty, byte_table.pb in data_path; failing that, the pieces
+  // of tokenizer_path. InputError also where it has not vocab_size pieces.
+  static ByteTable Load(const Settings& settings);
 
   // Text to ids by the merges of byte-pair encoding (lowest id first), and back. For prompts; no normalisation but the
   // escaping of spaces.
