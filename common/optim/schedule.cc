@@ -1,0 +1,25 @@
+#include "common/optim/schedule.h"
+
+#include <algorithm>
+
+namespace fairway {
+
+double LearningRateScale(const Settings& s, int64_t step, double elapsed_seconds) {
+  if (s.warmdown_iters <= 0) return 1;
+  if (s.max_wallclock_seconds > 0) {
+    const double warmdown = s.warmdown_iters * (elapsed_seconds / std::max<int64_t>(step, 1));
+    const double remaining = std::max(s.max_wallclock_seconds - elapsed_seconds, 0.0);
+    return remaining <= warmdown ? remaining / std::max(warmdown, 1e-12) : 1;
+  }
+  const int64_t start = std::max<int64_t>(s.iterations - s.warmdown_iters, 0);
+  if (step < start || step >= s.iterations) return 1;
+  return static_cast<double>(s.iterations - step) / s.warmdown_iters;
+}
+
+double MuonMomentum(const Settings& s, int64_t step) {
+  const double f =
+      s.muon_momentum_warmup_steps > 0 ? std::min(static_cast<double>(step) / s.muon_momentum_warmup_steps, 1.0) : 1.0;
+  return (1 - f) * s.muon_momentum_warmup_start + f * s.muon_momentum;
+}
+
+}  // namespace fairway

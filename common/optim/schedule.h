@@ -1,0 +1,17 @@
+// The schedule of specification 1, section 4: learning rate scale and Muon's momentum. No LibTorch needed.
+#pragma once
+
+#include <cstdint>
+
+#include "common/settings/settings.h"
+
+namespace fairway {
+
+// Multiplies every learning rate in step number `step` (from 0), after `elapsed_seconds` of training time. Falls linearly to 0
+// over the last warmdown_iters steps: as many as the clock leaves at the average pace so far, or, without a cap, of iterations.
+double LearningRateScale(const Settings& settings, int64_t step, double elapsed_seconds);
+
+// Muon's momentum in step number `step` (from 0).
+double MuonMomentum(const Settings& settings, int64_t step);
+
+}  // namespace fairway
