@@ -23,8 +23,10 @@ class ShardSet {
   void Read(int64_t begin, int64_t count, uint16_t* out) const;
   // Asks the system to have that range in memory soon. Returns at once.
   void WillNeed(int64_t begin, int64_t count) const;
-  // SHA-256 over the shards' digests: the split's identity. Taken from the folder's manifest.json where that lists every
-  // shard with its size, else computed by reading all of them.
+  // Brings that range into memory; returns when it is there.
+  void Load(int64_t begin, int64_t count) const;
+  // SHA-256 over the shards' digests: the split's identity. Taken from the folder's manifest.json where that lists
+  // every shard with its size, else computed by reading all of them.
   std::string Identity() const;
 
  private:
@@ -34,6 +36,7 @@ class ShardSet {
 
 // The training stream: takes spans one after another and starts again at the first token after the last.
 // A background thread reads ahead, so that Take finds its tokens in memory.
+// For one caller at a time.
 class TokenStream {
  public:
   explicit TokenStream(ShardSet shards);

@@ -1,0 +1,44 @@
+// manifest.json beside the shards: what they were made from, and the digest of each, so that identities need no reading
+// of gigabytes. docs/formats.md describes the file; tokenize-shard and scripts/fetch-data write it.
+#pragma once
+
+#include <cstdint>
+#include <map>
+#include <string>
+#include <string_view>
+#include <vector>
+
+namespace fairway {
+
+struct ShardRecord {
+  std::string name;  // within the folder
+  int64_t tokens = 0, bytes = 0;
+  std::string sha256;  // of the whole file, hexadecimal
+};
+
+// One split. What is not known of downloaded shards (their text) is absent: empty, or -1.
+struct SplitRecord {
+  std::vector<ShardRecord> files;  // in the order of their names
+  int64_t documents = -1;
+  int64_t text_bytes = -1;
+  std::string corpus_sha256;     // of the input files' bytes, one after another
+  std::string tokenizer_sha256;  // of the SentencePiece model
+};
+
+struct Manifest {
+  std::map<std::string, SplitRecord> splits;
+
+  static std::string Path(const std::string& folder) { return folder + "/manifest.json"; }
+  // An absent file is an empty manifest. InputError where it is not what this program writes.
+  static Manifest Read(const std::string& folder);
+  std::string ToJson() const;
+
+  // The record of a shard by its name, or null.
+  const ShardRecord* Find(const std::string& split, std::string_view name) const;
+};
+
+// A split's identity: the SHA-256 of its shards' digests (hexadecimal, a newline after each) in the order of their
+// names.
+std::string SplitIdentity(const std::vector<std::string>& digests);
+
+}  // namespace fairway

@@ -1,0 +1,26 @@
+// The bytes of a token shard (specification 2, section 1): a header of 256 little-endian int32, then N little-endian
+// uint16.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <span>
+#include <string>
+#include <string_view>
+
+namespace fairway {
+
+inline constexpr size_t kShardHeaderBytes = 1024;
+inline constexpr int64_t kMaxShardTokens = INT32_MAX;
+
+// fineweb_SPLIT_NNNNNN.bin.
+std::string ShardName(const std::string& split, int64_t index);
+// Whether `name` is fineweb_SPLIT_*.bin.
+bool IsShardName(std::string_view name, std::string_view split);
+
+std::string ShardHeader(int64_t tokens);
+// Returns the number of tokens. `header` is the file's beginning, `file_bytes` its whole size. InputError naming
+// `path`: shorter than a header, wrong magic, another version, no tokens, a size that disagrees.
+int64_t CheckShardHeader(std::span<const std::byte> header, uint64_t file_bytes, const std::string& path);
+
+}  // namespace fairway

@@ -1,0 +1,258 @@
+#include "common/tokens/shards.h"
+
+#include <sys/mman.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <bit>
+#include <chrono>
+#include <condition_variable>
+#include <cstring>
+#include <filesystem>
+#include <mutex>
+#include <span>
+#include <system_error>
+#include <thread>
+
+#include "common/base/digest.h"
+#include "common/base/error.h"
+#include "common/base/file.h"
+#include "common/base/text.h"
+#include "common/tokens/manifest.h"
+#include "common/tokens/shard_format.h"
+
+namespace fairway {
+namespace {
+
+static_assert(std::endian::native == std::endian::little, "tokens are read from the map as they stand in the file");
+
+struct Shard {
+  InputFile file;
+  int64_t begin = 0, tokens = 0;  // where it lies among the tokens of its split
+
+  std::span<const std::byte> Payload(int64_t first, int64_t count) const {
+    return file.bytes().subspan(kShardHeaderBytes + 2 * first, 2 * count);
+  }
+};
+
+std::vector<std::string> FindShards(const std::string& folder, const std::string& split) {
+  namespace fs = std::filesystem;
+  std::error_code error;
+  std::vector<std::string> paths;
+  for (fs::directory_iterator entry(folder, error), end; !error && entry != end; entry.increment(error))
+    if (IsShardName(entry->path().filename().string(), split)) paths.push_back(entry->path());
+  if (error) throw IoError(folder, error.message());
+  if (paths.empty()) throw IoError(folder + "/fineweb_" + split + "_*.bin", "matches no file");
+  std::sort(paths.begin(), paths.end());
+  return paths;
+}
+
+// Calls use(shard, first token in it, count) for each shard that [begin, begin + count) touches.
+template <typename Use>
+void ForEachPart(const std::vector<Shard>& shards, int64_t begin, int64_t count, Use use) {
+  auto shard = std::upper_bound(shards.begin(), shards.end(), begin,
+                                [](int64_t position, const Shard& later) { return position < later.begin; });
+  for (--shard; count > 0; ++shard) {
+    const int64_t first = begin - shard->begin;
+    const int64_t part = std::min(count, shard->tokens - first);
+    use(*shard, first, part);
+    begin += part;
+    count -= part;
+  }
+}
+
+// The whole pages that hold `bytes`: what the system's calls on mapped memory take.
+std::span<std::byte> PagesOf(std::span<const std::byte> bytes) {
+  static const auto page = static_cast<uintptr_t>(sysconf(_SC_PAGESIZE));
+  const auto begin = reinterpret_cast<uintptr_t>(bytes.data());
+  const uintptr_t first = begin / page * page;
+  return {reinterpret_cast<std::byte*>(first), begin + bytes.size() - first};
+}
+
+}  // namespace
+
+struct ShardSet::State {
+  std::string folder, split;
+  int64_t vocab_size;
+  int64_t tokens = 0;
+  std::vector<Shard> shards;
+  std::vector<std::string> paths;
+};
+
+ShardSet::ShardSet(const std::string& folder, const std::string& split, int64_t vocab_size)
+    : state_(new State{folder, split, vocab_size}) {
+  state_->paths = FindShards(folder, split);
+  for (const std::string& path : state_->paths) {
+    InputFile file(path);
+    const int64_t tokens = CheckShardHeader(file.bytes().first(std::min(file.bytes().size(), kShardHeaderBytes)),
+                                            file.bytes().size(), path);
+    state_->shards.push_back({std::move(file), state_->tokens, tokens});
+    state_->tokens += tokens;
+  }
+}
+
+ShardSet::~ShardSet() = default;
+ShardSet::ShardSet(ShardSet&&) noexcept = default;
+
+int64_t ShardSet::tokens() const {
+  return state_->tokens;
+}
+const std::vector<std::string>& ShardSet::files() const {
+  return state_->paths;
+}
+
+void ShardSet::Read(int64_t begin, int64_t count, uint16_t* out) const {
+  ForEachPart(state_->shards, begin, count, [&](const Shard& shard, int64_t first, int64_t part) {
+    std::memcpy(out, shard.Payload(first, part).data(), 2 * part);
+    // A maximum is quick to take; where the culprit stands is looked for only when there is one.
+    if (*std::max_element(out, out + part) >= state_->vocab_size) {
+      const uint16_t* bad = std::find_if(out, out + part, [&](uint16_t id) { return id >= state_->vocab_size; });
+      const int64_t token = first + (bad - out);
+      throw InputError(shard.file.path(),
+                       StringPrintf("token id %d at byte offset %ld (token %ld) is not below VOCAB_SIZE %ld", *bad,
+                                    kShardHeaderBytes + 2 * token, token, state_->vocab_size));
+    }
+    out += part;
+  });
+}
+
+void ShardSet::WillNeed(int64_t begin, int64_t count) const {
+  ForEachPart(state_->shards, begin, count, [](const Shard& shard, int64_t first, int64_t part) {
+    const std::span<std::byte> pages = PagesOf(shard.Payload(first, part));
+    madvise(pages.data(), pages.size(), MADV_WILLNEED);  // advice: nothing is lost where it is not taken
+  });
+}
+
+void ShardSet::Load(int64_t begin, int64_t count) const {
+  WillNeed(begin, count);
+  ForEachPart(state_->shards, begin, count, [](const Shard& shard, int64_t first, int64_t part) {
+    constexpr size_t kStep = 4096;  // the smallest page there is
+    const std::span<const std::byte> bytes = shard.Payload(first, part);
+    const volatile std::byte* touched = bytes.data();
+    for (size_t at = 0; at < bytes.size(); at += kStep) (void)touched[at];
+    (void)touched[bytes.size() - 1];
+  });
+}
+
+std::string ShardSet::Identity() const {
+  const Manifest manifest = Manifest::Read(state_->folder);
+  std::vector<std::string> digests;
+  for (const Shard& shard : state_->shards) {
+    const ShardRecord* record = manifest.Find(state_->split, BaseName(shard.file.path()));
+    if (record == nullptr || record->bytes != static_cast<int64_t>(shard.file.bytes().size())) break;
+    digests.push_back(record->sha256);
+  }
+  if (digests.size() != state_->shards.size()) {
+    digests.clear();
+    for (const Shard& shard : state_->shards) digests.push_back(Sha256Hex(shard.file.bytes()));
+  }
+  return SplitIdentity(digests);
+}
+
+// The background thread loads ranges of kChunk tokens, one after another from where the stream stands, until it is
+// kAhead tokens ahead; Take waits until its own span is loaded. At 786,432 tokens a step kAhead is some 40 steps, so a
+// stall of the file system of a few seconds goes unnoticed.
+struct TokenStream::State {
+  static constexpr int64_t kChunk = 1 << 19, kAhead = 1 << 25;
+
+  explicit State(ShardSet set) : shards(std::move(set)), ahead(std::min(kAhead, shards.tokens())) {}
+
+  const ShardSet shards;
+  const int64_t ahead;
+  double wait_seconds = 0;  // of the thread that takes, as is its writing of `position`
+
+  std::mutex mutex;
+  std::condition_variable changed;
+  int64_t position = 0;  // guarded by mutex, as all below; positions count on through the passes
+  int64_t wanted = 0;    // what Take waits for, which may lie further ahead than `ahead`
+  int64_t loaded = 0;    // everything from position to here is in memory
+  int64_t seeks = 0;     // tells the thread that what it is loading has been left behind
+  bool stop = false;
+  std::thread thread;
+
+  void LoadAhead() {
+    std::unique_lock lock(mutex);
+    while (true) {
+      changed.wait(lock, [&] { return stop || loaded < std::max(wanted, position + ahead); });
+      if (stop) return;
+      const int64_t begin = std::max(loaded, position);
+      const int64_t place = begin % shards.tokens();
+      const int64_t count = std::min(kChunk, shards.tokens() - place);
+      const int64_t seek = seeks;
+      lock.unlock();
+      shards.Load(place, count);
+      lock.lock();
+      if (seek != seeks) continue;
+      loaded = begin + count;
+      changed.notify_all();
+    }
+  }
+};
+
+TokenStream::TokenStream(ShardSet shards) : state_(std::make_unique<State>(std::move(shards))) {
+  state_->thread = std::thread([state = state_.get()] { state->LoadAhead(); });
+}
+
+TokenStream::~TokenStream() {
+  {
+    const std::lock_guard lock(state_->mutex);
+    state_->stop = true;
+  }
+  state_->changed.notify_all();
+  state_->thread.join();
+}
+
+std::vector<uint16_t> TokenStream::Take(int64_t count) {
+  const auto start = std::chrono::steady_clock::now();
+  State& state = *state_;
+  std::vector<uint16_t> tokens(count);
+  std::unique_lock lock(state.mutex);
+  const int64_t begin = state.position, end = begin + count;
+  if (state.loaded < end) {
+    state.wanted = end;
+    state.changed.notify_all();
+    state.changed.wait(lock, [&] { return state.loaded >= end; });
+  }
+  lock.unlock();
+  // Pages may have been taken away again by a system short of memory, so the copy counts as waiting too.
+  for (int64_t done = 0; done < count;) {
+    const int64_t place = (begin + done) % state.shards.tokens();
+    const int64_t part = std::min(count - done, state.shards.tokens() - place);
+    state.shards.Read(place, part, tokens.data() + done);
+    done += part;
+  }
+  Skip(count);
+  state.wait_seconds += std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+  return tokens;
+}
+
+void TokenStream::Skip(int64_t count) {
+  {
+    const std::lock_guard lock(state_->mutex);
+    state_->position += count;
+  }
+  state_->changed.notify_all();
+}
+
+int64_t TokenStream::position() const {
+  const std::lock_guard lock(state_->mutex);
+  return state_->position;
+}
+
+void TokenStream::Seek(int64_t position) {
+  {
+    const std::lock_guard lock(state_->mutex);
+    state_->position = state_->loaded = state_->wanted = position;
+    ++state_->seeks;
+  }
+  state_->changed.notify_all();
+}
+
+double TokenStream::wait_seconds() const {
+  return state_->wait_seconds;
+}
+const ShardSet& TokenStream::shards() const {
+  return state_->shards;
+}
+
+}  // namespace fairway
