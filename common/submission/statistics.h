@@ -1,0 +1,15 @@
+// Several seeds, one figure: mean, spread, and whether they beat a baseline by more than chance.
+#pragma once
+
+#include <span>
+
+namespace fairway {
+
+double Mean(std::span<const double> values);                    // REQUIRES: at least one
+double SampleStandardDeviation(std::span<const double> values);  // over n - 1. REQUIRES: at least two
+
+// One-sample, one-sided t-test: how likely samples whose true mean is not below `bound` come out as low as these.
+// Samples without any spread give 0 below the bound and 1 elsewhere. REQUIRES: at least two.
+double ProbabilityNotBelow(std::span<const double> samples, double bound);
+
+}  // namespace fairway
