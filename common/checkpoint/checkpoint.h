@@ -64,25 +64,43 @@ struct Lineage {
   std::vector<Input> inputs;
 };
 struct Lineage::Input {
-  std::string role, identity;
-  Lineage lineage;
+  std::string role, identity;  // "training checkpoint", "train shards"; hexadecimal SHA-256
+  Lineage lineage;             // of that input, back to the corpus; empty where it has none
 };
+
+// The lineage of what this program is about to make: itself, and those settings of `stages` that are not at their
+// default.
+//   OpenLineage("train", Version(), SourceDigest(), settings, scope::kModel | scope::kTrain)
+Lineage OpenLineage(const std::string& tool, const std::string& version, const std::string& source_digest,
+                    const Settings& settings, unsigned stages);
+
+class CheckpointReader;
+
+// Names `input` as something the product is made from, with its own lineage.
+void AddInput(Lineage& lineage, const std::string& role, const CheckpointReader& input);
 
 // Writes tensors as they come; needs no more memory than one tensor. The file appears under its name in Finish.
 class CheckpointWriter {
  public:
   CheckpointWriter(const std::string& path, Kind kind, const SettingValues& settings);  // "-": standard output
+  // Appends to `bytes`, which are empty and outlive the writer, instead: for what is compressed before it is stored.
+  CheckpointWriter(std::string* bytes, Kind kind, const SettingValues& settings);
   ~CheckpointWriter();
 
-  // REQUIRES: data.size() == info.bytes(); no tensor of that name was added before.
+  // REQUIRES: data.size() == info.bytes(); the name is of 1 to 255 printable ASCII characters and was not added before.
   void Add(const TensorInfo& info, std::span<const std::byte> data);
   template <typename T>
-  void Add(const TensorInfo& info, const std::vector<T>& values) { Add(info, std::as_bytes(std::span<const T>(values))); }
+  void Add(const TensorInfo& info, const std::vector<T>& values) {
+    Add(info, std::as_bytes(std::span<const T>(values)));
+  }
 
-  // Returns the identity (hexadecimal). Throws IoError.
+  // Returns the identity (hexadecimal). REQUIRES: the lineage is at most kMaxLineageDepth deep. Throws IoError.
   std::string Finish(const Counters& counters, const Lineage& lineage);
+  static constexpr int kMaxLineageDepth = 40;
 
  private:
+  void Begin(Kind kind, const SettingValues& settings);
+
   struct State;
   std::unique_ptr<State> state_;
 };
@@ -92,6 +110,7 @@ class CheckpointWriter {
 class CheckpointReader {
  public:
   explicit CheckpointReader(const std::string& path);  // "-": standard input, read to its end
+  explicit CheckpointReader(InputFile file);
   // A checkpoint that is already in memory (an unpacked artifact); `name` is what errors say.
   CheckpointReader(std::string bytes, const std::string& name);
   ~CheckpointReader();
@@ -99,6 +118,8 @@ class CheckpointReader {
 
   // REQUIRES (else InputError): the kind is one of these, named in the message.
   void Expect(std::initializer_list<Kind> kinds) const;
+  // REQUIRES (else InputError): there are exactly these tensors. Missing and unexpected ones are listed.
+  void ExpectTensors(const std::vector<std::string>& names) const;
 
   const std::string& path() const;
   Kind kind() const;
@@ -110,17 +131,25 @@ class CheckpointReader {
 
   bool Has(std::string_view name) const;
   const TensorInfo& Find(std::string_view name) const;  // InputError "misses tensor NAME"
-  // The bytes of a tensor, after checking its hash. Aligned to 64 bytes unless the file came through an artifact.
+  // The bytes of a tensor, after checking its hash. Aligned to 64 bytes in a file, to 16 in memory or from a pipe.
   std::span<const std::byte> Data(std::string_view name) const;
   std::vector<float> Floats(std::string_view name) const;  // of float32, float16, bfloat16: widened to float32
 
-  // Checks every tensor's hash and recomputes the identity.
+  // Checks every tensor's hash and recomputes the identity. What opens and passes this is byte for byte what was
+  // written.
   void Verify() const;
 
  private:
   struct State;
   std::unique_ptr<State> state_;
 };
+
+// Adds tensor `name` of `from`, its hash checked, to `to`, as `new_name` where one is given.
+void CopyTensor(const CheckpointReader& from, std::string_view name, CheckpointWriter& to,
+                std::string_view new_name = {});
+
+// The values of float32, float16 or bfloat16 data as float32. REQUIRES: `dtype` is one of these.
+std::vector<float> Widen(DType dtype, std::span<const std::byte> data);
 
 // Widening and narrowing, round to nearest even, as PyTorch converts.
 float HalfToFloat(uint16_t half);

@@ -24,6 +24,14 @@ inline constexpr char kSwaSnapshots[] = "swa.snapshots";
 inline constexpr char kQatReplacements[] = "qat.replacements";  // forward passes of one matrix through its grid
 inline constexpr char kQatFirstStep[] = "qat.first_step";       // steps already taken when late QAT began
 
+// The share of each set that ema-finalize took: finalize.ema 1, or of a blend finalize.ema 0.5 and finalize.swa 0.5.
+inline constexpr char kFinalizePrefix[] = "finalize.";
+
+// The quantiser, over all weights; entropy over the coded ones.
+inline constexpr char kQuantiseMse[] = "quantise.mse";
+inline constexpr char kQuantiseRelativeError[] = "quantise.relative_error";  // sqrt(sum of squared errors / of squares)
+inline constexpr char kQuantiseEntropyBits[] = "quantise.entropy_bits";      // a code, of order 0
+
 // The clip search of the quantiser. Where one percentile serves a whole matrix, each of its rows counts.
 inline constexpr char kClipRowsSearched[] = "clip.rows_searched";
 inline constexpr char kClipWinsPrefix[] = "clip.wins.";

@@ -1,0 +1,54 @@
+// What writer and reader of checkpoints must agree on. Only for .cc files of this room: it shows protobuf types.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <span>
+#include <string>
+#include <string_view>
+
+#include "checkpoint.pb.h"
+#include "common/base/digest.h"
+#include "common/checkpoint/checkpoint.h"
+
+namespace fairway::format {
+
+inline constexpr uint32_t kVersion = 1;
+inline constexpr uint64_t kAlignment = 64;
+
+// The first nine bytes of every file: the tag of `magic` and its value.
+inline constexpr std::string_view kMagic = "\tfairway\n";
+
+// Tags of the fields that are written by hand: number << 3 | wire type (1: eight bytes, 2: length and bytes).
+inline constexpr char kHeaderTag = 2 << 3 | 2, kTensorTag = 3 << 3 | 2, kPaddingTag = 14 << 3 | 2,
+                      kFooterTag = 15 << 3 | 2, kDataTag = 15 << 3 | 2, kFooterHashTag = 6 << 3 | 1,
+                      kFooterOffsetTag = 15 << 3 | 1;
+
+// The footer ends with its hash and its offset, nine bytes each.
+inline constexpr uint64_t kFixedFieldBytes = 9, kFooterTailBytes = 2 * kFixedFieldBytes;
+
+void AppendVarint(std::string& out, uint64_t value);
+void AppendFixed64(std::string& out, uint64_t value);
+
+uint64_t Hash(std::string_view bytes);
+
+// 1 to 255 printable ASCII characters without blanks: names travel into error lines, tables and other formats.
+bool IsTensorName(std::string_view name);
+
+// The SHA-256 of what a checkpoint says, whatever the bytes it is laid out in. Numbers go in as 8 bytes, little-endian;
+// texts and data as their length and their bytes: kind; number of settings, name and value of each; for each tensor its
+// name, dtype, number of dimensions and each of them, 0 or (1, grid, code_min, code_max, scale), data.
+class Identity {
+ public:
+  Identity(Kind kind, const SettingValues& settings);
+  void Add(const TensorInfo& info, std::span<const std::byte> data);
+  std::string Finish();  // hexadecimal
+
+ private:
+  void Number(uint64_t value);
+  void Text(std::string_view text);
+
+  Sha256 sha_;
+};
+
+}  // namespace fairway::format

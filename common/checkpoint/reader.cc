@@ -1,0 +1,391 @@
+#include <algorithm>
+#include <limits>
+#include <set>
+#include <unordered_map>
+#include <unordered_set>
+
+#include "common/base/error.h"
+#include "common/base/log.h"
+#include "common/base/text.h"
+#include "common/checkpoint/format.h"
+
+namespace fairway {
+namespace {
+
+using namespace format;
+using google::protobuf::Message;
+
+// Reads the framing of protobuf fields. A file may be larger than what protobuf's own reader takes. Every function
+// returns false, and leaves the cursor anywhere, where the bytes end or make no sense.
+class Cursor {
+ public:
+  Cursor(std::string_view bytes, uint64_t position) : bytes_(bytes), position_(position) {}
+
+  uint64_t position() const { return position_; }
+  uint64_t remaining() const { return bytes_.size() - position_; }
+
+  bool Varint(uint64_t* value) {
+    *value = 0;
+    for (int shift = 0; shift < 64 && remaining() > 0; shift += 7) {
+      const uint64_t byte = static_cast<unsigned char>(bytes_[position_++]);
+      *value |= (byte & 0x7f) << shift;
+      if (byte < 0x80) return true;
+    }
+    return false;
+  }
+  bool Length(uint64_t* value) { return Varint(value) && *value <= remaining(); }
+  bool Advance(uint64_t bytes) {
+    if (bytes > remaining()) return false;
+    position_ += bytes;
+    return true;
+  }
+  bool SkipField(uint64_t tag) {
+    uint64_t value;
+    switch (tag & 7) {
+      case 0:
+        return Varint(&value);
+      case 1:
+        return Advance(8);
+      case 2:
+        return Length(&value) && Advance(value);
+      case 5:
+        return Advance(4);
+      default:
+        return false;
+    }
+  }
+
+ private:
+  std::string_view bytes_;
+  uint64_t position_;
+};
+
+uint64_t Fixed64At(std::string_view bytes, uint64_t position) {
+  uint64_t value = 0;
+  for (int i = 0; i < 8; ++i) value |= static_cast<uint64_t>(static_cast<unsigned char>(bytes[position + i])) << 8 * i;
+  return value;
+}
+
+bool Parse(std::string_view bytes, Message* message) {
+  return bytes.size() <= std::numeric_limits<int>::max() &&
+         message->ParseFromArray(bytes.data(), static_cast<int>(bytes.size()));
+}
+
+bool HasUnknownFields(const Message& message) {
+  const google::protobuf::Reflection& reflection = *message.GetReflection();
+  if (!reflection.GetUnknownFields(message).empty()) return true;
+  std::vector<const google::protobuf::FieldDescriptor*> fields;
+  reflection.ListFields(message, &fields);
+  for (const auto* field : fields) {
+    if (field->message_type() == nullptr) continue;
+    if (!field->is_repeated()) {
+      if (HasUnknownFields(reflection.GetMessage(message, field))) return true;
+      continue;
+    }
+    for (int i = 0; i < reflection.FieldSize(message, field); ++i)
+      if (HasUnknownFields(reflection.GetRepeatedMessage(message, field, i))) return true;
+  }
+  return false;
+}
+
+// UTF-8 without control characters: fit for a terminal and for JSON.
+bool IsPrintable(std::string_view text) {
+  for (size_t i = 0; i < text.size();) {
+    const auto byte = [&](size_t at) { return at < text.size() ? static_cast<unsigned char>(text[at]) : 0u; };
+    const unsigned lead = byte(i);
+    if (lead < 0x80) {
+      if (lead < 0x20 || lead == 0x7f) return false;
+      ++i;
+      continue;
+    }
+    const int more = lead >= 0xf0 ? 3 : lead >= 0xe0 ? 2 : 1;
+    if (lead < 0xc2 || lead > 0xf4) return false;
+    uint32_t code = lead & (0x3f >> more);
+    for (int k = 1; k <= more; ++k) {
+      if ((byte(i + k) & 0xc0) != 0x80) return false;
+      code = code << 6 | (byte(i + k) & 0x3f);
+    }
+    constexpr uint32_t kSmallest[] = {0, 0x80, 0x800, 0x10000};
+    if (code < kSmallest[more] || code > 0x10ffff || (code >= 0xd800 && code < 0xe000) || (code >= 0x80 && code < 0xa0))
+      return false;
+    i += more + 1;
+  }
+  return true;
+}
+
+std::string ShapeText(const std::vector<int64_t>& shape) {
+  std::vector<std::string> sizes;
+  for (const int64_t size : shape) sizes.push_back(std::to_string(size));
+  return "[" + Join(sizes, ", ") + "]";
+}
+
+// Bytes of a tensor of this shape, or nothing where they cannot be counted.
+std::optional<uint64_t> PayloadBytes(const TensorInfo& info) {
+  // Sizes of zero are left out until the end: an overflow is one whether or not a zero follows it.
+  int64_t product = 1, bytes;
+  bool empty = false;
+  for (const int64_t size : info.shape) {
+    if (size < 0) return std::nullopt;
+    if (size == 0)
+      empty = true;
+    else if (__builtin_mul_overflow(product, size, &product))
+      return std::nullopt;
+  }
+  if (__builtin_mul_overflow(product, static_cast<int64_t>(DTypeSize(info.dtype)), &bytes)) return std::nullopt;
+  return empty ? 0 : bytes;
+}
+
+}  // namespace
+
+struct CheckpointReader::State {
+  // Where a tensor lies. The hash covers everything from the end of the tensor before.
+  struct Place {
+    uint64_t begin, data, end, hash;
+  };
+
+  State(InputFile input) : file(std::move(input)), name(file->path()), bytes(file->text()) { Open(); }
+  State(std::string input, const std::string& name) : memory(std::move(input)), name(name), bytes(memory) { Open(); }
+
+  void Open();
+  uint64_t OpenHeader();
+  pb::Footer OpenFooter(uint64_t header_end);
+  uint64_t OpenTensor(const pb::IndexEntry& entry, uint64_t begin);
+
+  std::string Text(const std::string& text) const;
+  template <typename Message>
+  SettingValues ReadSettings(const Message& message) const;
+  Lineage ReadLineage(const pb::Lineage& message) const;
+
+  size_t IndexOf(std::string_view name) const;
+  std::string_view Slice(uint64_t begin, uint64_t end) const { return bytes.substr(begin, end - begin); }
+  [[noreturn]] void Fail(const std::string& cause) const { throw InputError(name, cause); }
+
+  std::optional<InputFile> file;
+  std::string memory;
+  std::string name;
+  std::string_view bytes;
+
+  Kind kind;
+  SettingValues settings;
+  std::vector<TensorInfo> tensors;
+  std::vector<Place> places;
+  std::unordered_map<std::string_view, size_t> index;
+  Counters counters;
+  Lineage lineage;
+  std::string identity;
+  uint64_t footer_offset = 0;
+  bool has_unknown_fields = false;
+};
+
+void CheckpointReader::State::Open() {
+  uint64_t position = OpenHeader();
+  const pb::Footer footer = OpenFooter(position);
+
+  for (const pb::IndexEntry& entry : footer.index()) position = OpenTensor(entry, position);
+  if (position != footer_offset)
+    Fail("the index disagrees with the file: there is something between the last tensor and the footer");
+  for (size_t i = 0; i < tensors.size(); ++i)
+    if (!index.emplace(tensors[i].name, i).second) Fail("has two tensors named " + tensors[i].name);
+
+  for (const pb::Counter& counter : footer.counter()) counters.Set(Text(counter.name()), counter.number());
+  lineage = ReadLineage(footer.lineage());
+  identity = Text(footer.identity());
+  if (has_unknown_fields) Log("%s: has fields that are newer than this program; they are ignored", name.c_str());
+}
+
+// Returns the header's end.
+uint64_t CheckpointReader::State::OpenHeader() {
+  if (bytes.empty()) Fail("is empty");
+  if (!bytes.starts_with(kMagic)) Fail("is not a checkpoint: it does not begin with a checkpoint's magic number");
+  Cursor cursor(bytes, kMagic.size());
+  uint64_t tag, length;
+  if (!cursor.Varint(&tag)) Fail("is truncated: it ends before its header");
+  if (tag != kHeaderTag) Fail("is damaged: no header follows the magic number");
+  if (!cursor.Length(&length)) Fail("is truncated: it ends inside its header");
+  pb::Header header;
+  const uint64_t end = cursor.position() + length;
+  if (!Parse(Slice(cursor.position(), end), &header)) Fail("is damaged: its header cannot be parsed");
+  if (header.format_version() != kVersion)
+    Fail(StringPrintf("is of format version %u; this program reads version %u", header.format_version(), kVersion));
+  if (header.kind() < 1 || header.kind() > 3)
+    Fail(StringPrintf("is of kind %u, which this program does not know", header.kind()));
+  kind = static_cast<Kind>(header.kind());
+  settings = ReadSettings(header);
+  has_unknown_fields = HasUnknownFields(header);
+  return end;
+}
+
+pb::Footer CheckpointReader::State::OpenFooter(uint64_t header_end) {
+  const auto truncated = [&] { Fail("is truncated: it does not end with a footer"); };
+  const uint64_t size = bytes.size();
+  if (size < header_end + 2 + kFooterTailBytes || bytes[size - kFixedFieldBytes] != kFooterOffsetTag) truncated();
+  footer_offset = Fixed64At(bytes, size - 8);
+  if (footer_offset < header_end || footer_offset > size - 2 - kFooterTailBytes || bytes[footer_offset] != kFooterTag)
+    truncated();
+  Cursor cursor(bytes, footer_offset + 1);
+  uint64_t length;
+  if (!cursor.Varint(&length) || length != cursor.remaining() || length < kFooterTailBytes) truncated();
+
+  const uint64_t tail = size - kFooterTailBytes;
+  if (bytes[tail] != kFooterHashTag || Fixed64At(bytes, tail + 1) != Hash(Slice(footer_offset, tail)))
+    Fail("is damaged: the footer's hash disagrees");
+  pb::Footer footer;
+  if (!Parse(Slice(cursor.position(), size), &footer)) Fail("is damaged: its footer cannot be parsed");
+  if (footer.header_hash() != Hash(Slice(0, header_end))) Fail("is damaged: the header's hash disagrees");
+  has_unknown_fields |= HasUnknownFields(footer);
+  return footer;
+}
+
+// Reads the description of the tensor that the index has next; everything that its data will be used by is checked, the
+// data's hash is not. Returns the tensor's end.
+uint64_t CheckpointReader::State::OpenTensor(const pb::IndexEntry& entry, uint64_t begin) {
+  if (!IsTensorName(entry.name())) Fail("has a tensor whose name is not 1 to 255 printable ASCII characters");
+  const auto disagrees = [&] { Fail("the index disagrees with the file at tensor " + entry.name()); };
+
+  Cursor cursor(bytes, begin);
+  uint64_t tag, length;
+  while (true) {
+    if (!cursor.Varint(&tag) || cursor.position() > footer_offset) disagrees();
+    if (tag == kTensorTag) break;
+    if (tag != kPaddingTag) has_unknown_fields = true;
+    if (!cursor.SkipField(tag)) disagrees();
+  }
+  if (!cursor.Length(&length)) disagrees();
+  const uint64_t description = cursor.position(), end = description + length;
+  std::string data_start = {kDataTag};
+  AppendVarint(data_start, entry.length());
+  if (end > footer_offset || entry.offset() > end || entry.length() != end - entry.offset() ||
+      entry.offset() < description + data_start.size() ||
+      Slice(entry.offset() - data_start.size(), entry.offset()) != data_start)
+    disagrees();
+
+  pb::Tensor tensor;
+  if (!Parse(Slice(description, entry.offset() - data_start.size()), &tensor) || tensor.has_data() ||
+      tensor.name() != entry.name())
+    disagrees();
+  has_unknown_fields |= HasUnknownFields(tensor);
+  if (tensor.dtype() < 1 || tensor.dtype() > 6)
+    Fail(StringPrintf("tensor %s is of dtype %u, which this program does not know", entry.name().c_str(),
+                      tensor.dtype()));
+
+  TensorInfo info;
+  info.name = tensor.name();
+  info.dtype = static_cast<DType>(tensor.dtype());
+  info.shape.assign(tensor.shape().begin(), tensor.shape().end());
+  if (PayloadBytes(info) != entry.length())
+    Fail(StringPrintf("tensor %s has shape %s of %s, which disagrees with its payload of %lu bytes", info.name.c_str(),
+                      ShapeText(info.shape).c_str(), DTypeName(info.dtype).data(), entry.length()));
+  if (tensor.has_quantisation()) {
+    const pb::Quantisation& quantisation = tensor.quantisation();
+    info.quantisation = {Text(quantisation.grid()), quantisation.code_min(), quantisation.code_max(),
+                         Text(quantisation.scale())};
+  }
+  tensors.push_back(std::move(info));
+  places.push_back({begin, entry.offset(), end, entry.hash()});
+  return end;
+}
+
+std::string CheckpointReader::State::Text(const std::string& text) const {
+  if (!IsPrintable(text)) Fail("holds text that is not printable");
+  return text;
+}
+
+template <typename Message>
+SettingValues CheckpointReader::State::ReadSettings(const Message& message) const {
+  SettingValues values;
+  for (const pb::Setting& setting : message.setting()) values.emplace_back(Text(setting.name()), Text(setting.value()));
+  return values;
+}
+
+Lineage CheckpointReader::State::ReadLineage(const pb::Lineage& message) const {
+  Lineage result{
+      Text(message.tool()), Text(message.version()), Text(message.source_digest()), ReadSettings(message), {}};
+  for (const pb::Input& input : message.input())
+    result.inputs.push_back({Text(input.role()), Text(input.identity()), ReadLineage(input.lineage())});
+  return result;
+}
+
+size_t CheckpointReader::State::IndexOf(std::string_view tensor) const {
+  const auto found = index.find(tensor);
+  if (found == index.end()) Fail("misses tensor " + std::string(tensor));
+  return found->second;
+}
+
+CheckpointReader::CheckpointReader(const std::string& path) : CheckpointReader(InputFile(path)) {}
+CheckpointReader::CheckpointReader(InputFile file) : state_(std::make_unique<State>(std::move(file))) {}
+CheckpointReader::CheckpointReader(std::string bytes, const std::string& name)
+    : state_(std::make_unique<State>(std::move(bytes), name)) {}
+CheckpointReader::~CheckpointReader() = default;
+CheckpointReader::CheckpointReader(CheckpointReader&&) noexcept = default;
+
+void CheckpointReader::Expect(std::initializer_list<Kind> kinds) const {
+  if (std::find(kinds.begin(), kinds.end(), kind()) != kinds.end()) return;
+  std::vector<std::string> names;
+  for (const Kind kind : kinds) names.emplace_back(KindName(kind));
+  state_->Fail(StringPrintf("is a %s checkpoint; expected %s", KindName(kind()).data(), Join(names, " or ").c_str()));
+}
+
+void CheckpointReader::ExpectTensors(const std::vector<std::string>& names) const {
+  const std::unordered_set<std::string_view> expected(names.begin(), names.end());
+  std::vector<std::string> missing, unexpected, causes;
+  for (const std::string& name : names)
+    if (!Has(name)) missing.push_back(name);
+  for (const TensorInfo& info : tensors())
+    if (!expected.contains(info.name)) unexpected.push_back(info.name);
+  if (!missing.empty()) causes.push_back("misses tensor " + Join(missing, ", "));
+  if (!unexpected.empty()) causes.push_back("has unexpected tensor " + Join(unexpected, ", "));
+  if (!causes.empty()) state_->Fail(Join(causes, "; "));
+}
+
+const std::string& CheckpointReader::path() const {
+  return state_->name;
+}
+Kind CheckpointReader::kind() const {
+  return state_->kind;
+}
+const SettingValues& CheckpointReader::settings() const {
+  return state_->settings;
+}
+const std::vector<TensorInfo>& CheckpointReader::tensors() const {
+  return state_->tensors;
+}
+const Counters& CheckpointReader::counters() const {
+  return state_->counters;
+}
+const Lineage& CheckpointReader::lineage() const {
+  return state_->lineage;
+}
+const std::string& CheckpointReader::identity() const {
+  return state_->identity;
+}
+
+bool CheckpointReader::Has(std::string_view name) const {
+  return state_->index.contains(name);
+}
+const TensorInfo& CheckpointReader::Find(std::string_view name) const {
+  return state_->tensors[state_->IndexOf(name)];
+}
+
+std::span<const std::byte> CheckpointReader::Data(std::string_view name) const {
+  const State::Place& place = state_->places[state_->IndexOf(name)];
+  if (Hash(state_->Slice(place.begin, place.end)) != place.hash)
+    state_->Fail("tensor " + std::string(name) + " is damaged: its hash disagrees");
+  return std::as_bytes(std::span<const char>(state_->Slice(place.data, place.end)));
+}
+
+std::vector<float> CheckpointReader::Floats(std::string_view name) const {
+  const DType dtype = Find(name).dtype;
+  if (dtype != DType::kFloat32 && dtype != DType::kFloat16 && dtype != DType::kBFloat16)
+    state_->Fail(StringPrintf("tensor %s is of dtype %s; expected floating point", std::string(name).c_str(),
+                              DTypeName(dtype).data()));
+  return Widen(dtype, Data(name));
+}
+
+void CheckpointReader::Verify() const {
+  Identity identity(kind(), settings());
+  for (const TensorInfo& info : tensors()) identity.Add(info, Data(info.name));
+  if (identity.Finish() != state_->identity)
+    state_->Fail("its content does not have the identity that its footer says");
+}
+
+}  // namespace fairway
