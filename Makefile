@@ -1,0 +1,79 @@
+# fairway from a fresh clone to a finished record. `make` says what there is.
+SHELL := bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+.NOTPARALLEL:
+# Variables of the command line reach programs and further makes through the environment, and only so: scripts/in-run turns
+# paths among them into absolute ones.
+MAKEOVERRIDES :=
+
+export PROFILE ?= cpu-demo
+export SEED ?= 1337
+export RUNS ?= runs
+export RUN ?=
+export VENV ?= $(CURDIR)/.venv
+export ROOT := $(CURDIR)
+
+WERROR := $(if $(filter true 1,$(CI)),ON,OFF)
+NINJA := flock build ninja -C build -j $(shell nproc)
+PROGRAMS := tokenize-shard train ema-finalize gptq-lite pack-zstd eval-sliding make-submission ckpt-inspect
+STAGES := train finalize quantise pack eval submission
+
+define HELP
+make record [SEED=1337]      set up, build, train, and pack one record
+make $(STAGES)
+                             the same up to that stage; only what changed is made again
+make publish                 copy a finished submission into records/
+make verify-record RECORD=records/…
+                             build a record's own source, score its artifact, compare
+make test, make test-all     the quick tests; all of them
+make setup, programs, build  packages and LibTorch; the programs; tests and all
+make data                    fetch the published data set and tokenizer into data/
+make clean                   remove build/ (runs, data and the virtual environment stay)
+
+PROFILE=cpu-demo|published-531|record-h100x8|FILE chooses the settings, NAME=value on the command line changes one
+(ITERATIONS=100), RUNS=DIR puts runs elsewhere, RUN=name keeps a run beside the first. A run lies in
+RUNS/PROFILE/seed-SEED, a named one in RUNS/PROFILE/NAME-seed-SEED.
+endef
+
+.PHONY: help setup configure programs build test test-all data record $(STAGES) publish verify-record clean
+help:
+	@$(info $(HELP)):
+
+setup:
+	@scripts/setup
+
+configure: setup
+	@flags=(-DFAIRWAY_VENV="$$VENV" -DFAIRWAY_WERROR=$(WERROR)); mkdir -p build; \
+	if [ ! -f build/build.ninja ] || [ "$${flags[*]}" != "$$(cat build/flags 2>&1)" ]; then \
+	  cmake -G Ninja -S . -B build "$${flags[@]}"; printf '%s\n' "$${flags[*]}" > build/flags; \
+	fi
+
+programs: configure
+	@$(NINJA) $(PROGRAMS)
+
+build: configure
+	@$(NINJA)
+
+test: build
+	@ctest --test-dir build --output-on-failure -j $$(nproc) -LE slow
+
+test-all: build
+	@ctest --test-dir build --output-on-failure -j $$(nproc)
+
+data: setup
+	@scripts/fetch-data data
+
+# The default corpus: made once, shared by all runs.
+data/bible-kjv/manifest.json: scripts/make-corpus build/bin/tokenize-shard.digest
+	@scripts/make-corpus data/bible-kjv
+
+# A run is Makefile.runs at work inside the run's own directory.
+record $(STAGES) publish: programs
+	@scripts/in-run $(MAKE) --no-print-directory -f "$$ROOT/Makefile.runs" $@
+
+verify-record: setup
+	@scripts/verify-record "$${RECORD:?say which: make verify-record RECORD=records/NAME}"
+
+clean:
+	@rm -rf build
