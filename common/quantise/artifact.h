@@ -1,7 +1,8 @@
 // The artifact: the one file of weights that counts (specification 2, section 4).
 //
-// A QUANTISED checkpoint without lineage, compressed by zstd, then one zstd skippable frame with the SHA-256 of the
-// compressed bytes. `zstd -d` reads it; so does OpenArtifact, which trusts nothing that it has not checked.
+// A QUANTISED checkpoint without counters and lineage, compressed by zstd as one frame that declares its content size, then
+// one zstd skippable frame with the SHA-256 of the compressed bytes. `zstd -d` reads it; so does OpenWeights, which trusts
+// nothing that it has not checked.
 #pragma once
 
 #include <cstdint>
@@ -9,15 +10,36 @@
 #include <string>
 #include <vector>
 
+#include "common/base/file.h"
 #include "common/checkpoint/checkpoint.h"
 
 namespace fairway {
 
-// Reads `path`: an artifact is checked and unpacked, a plain checkpoint is opened as it is ("-": standard input, either).
-// Throws IoError, or InputError for anything that is neither or is damaged.
-CheckpointReader OpenWeights(const std::string& path);
+struct Artifact {
+  std::string bytes;           // the whole file
+  std::string digest;          // SHA-256 of these bytes, hexadecimal
+  std::string identity;        // of the checkpoint inside: the same as of what was packed
+  int level = 0;               // zstd level that gave the fewest bytes
+  uint64_t content_bytes = 0;  // before compression
+};
+
+// Packs a QUANTISED checkpoint at each of `levels` and keeps the smallest result, the first one on ties. Equal settings and
+// tensors give equal bytes, whatever the counters and lineage. The result has been unpacked again and compared.
+// REQUIRES: `levels` is not empty. Throws InputError where the content is beyond what OpenWeights takes.
+Artifact PackArtifact(const CheckpointReader& quantised, std::span<const int> levels);
+
+// What an artifact of `artifact_bytes` may unpack to. zstd's literals take at least a bit each, an eightfold gain; only repeats
+// gain more, and trained weights hold few. Eight times that and a megabyte for tiny files is room enough for half a model of
+// zeros, while memory stays in proportion to a file that somebody really stored.
+constexpr uint64_t MaxContentBytes(uint64_t artifact_bytes) { return 64 * artifact_bytes + (1 << 20); }
+
+// An artifact is checked and unpacked, a plain checkpoint is opened as it is. Throws InputError for anything that is neither
+// or is damaged.
+CheckpointReader OpenWeights(InputFile file);
+inline CheckpointReader OpenWeights(const std::string& path) { return OpenWeights(InputFile(path)); }
 
 // The weights behind codes: code * scale[row], float32 [rows * columns]. `codes` must carry a Quantisation.
+// Throws InputError where scales are missing or of another shape, or a code is outside its grid.
 std::vector<float> Dequantise(const CheckpointReader& checkpoint, const TensorInfo& codes);
 
 }  // namespace fairway

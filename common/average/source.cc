@@ -1,0 +1,129 @@
+#include "common/average/source.h"
+
+#include <algorithm>
+#include <cmath>
+#include <cstdint>
+
+#include "common/base/error.h"
+#include "common/base/log.h"
+#include "common/base/text.h"
+#include "common/checkpoint/counter_names.h"
+
+namespace fairway {
+namespace {
+
+// The names of weights hold no slash; what else a training checkpoint keeps stands behind a prefix.
+bool IsWeight(const TensorInfo& info) { return info.name.find('/') == std::string::npos; }
+
+std::vector<uint16_t> ToBFloat16(const std::vector<float>& values) {
+  std::vector<uint16_t> narrow(values.size());
+  std::ranges::transform(values, narrow.begin(), FloatToBFloat16);
+  return narrow;
+}
+
+std::vector<float> RoundToBFloat16(std::vector<float> values) {
+  for (float& value : values) value = BFloat16ToFloat(FloatToBFloat16(value));
+  return values;
+}
+
+// One tensor of one set, as float32.
+std::vector<float> Values(const CheckpointReader& training, const TensorInfo& weight, const std::string& set, bool compat) {
+  if (set == "last") return training.Floats(weight.name);
+  const TensorInfo& stored = training.Find((set == "ema" ? "ema/" : "swa_sum/") + weight.name);
+  if (stored.shape != weight.shape) {
+    throw InputError(training.path(), "tensor " + stored.name + " has another shape than " + weight.name);
+  }
+  std::vector<float> values = training.Floats(stored.name);
+  if (set == "ema") return values;
+  const float snapshots = static_cast<float>(training.counters().Get(counter::kSwaSnapshots));
+  for (float& value : values) value /= snapshots;
+  // Published: a sum of bfloat16 is divided in bfloat16.
+  return compat && stored.dtype == DType::kBFloat16 ? RoundToBFloat16(std::move(values)) : values;
+}
+
+void Announce(const CheckpointReader& training, const Settings& settings, const std::string& set) {
+  const Counters& counters = training.counters();
+  if (set == "ema") {
+    Log("ema:applying moving average from %.0f steps (decay=%s)", counters.Get(counter::kSteps),
+        ShortestDouble(settings.ema_decay).c_str());
+  } else if (set == "swa") {
+    Log("swa:applying averaged %.0f checkpoints%s", counters.Get(counter::kSwaSnapshots),
+        settings.compat ? " (post-ema)" : "");
+  }
+}
+
+}  // namespace
+
+Source ParseSource(std::string_view text) {
+  Source source;
+  double sum = 0;
+  for (const std::string& part : Split(text, ',')) {
+    const size_t colon = part.find(':');
+    SourcePart parsed{Trim(part.substr(0, colon))};
+    if (parsed.set != "last" && parsed.set != "ema" && parsed.set != "swa") {
+      throw UsageError("source: \"" + parsed.set + "\" is none of last, ema, swa");
+    }
+    if (colon != std::string::npos && !ParseDouble(Trim(part.substr(colon + 1)), &parsed.share)) {
+      throw UsageError("source: \"" + part + "\" has no number after the colon");
+    }
+    if (std::ranges::any_of(source, [&](const SourcePart& other) { return other.set == parsed.set; })) {
+      throw UsageError("source: " + parsed.set + " is named twice");
+    }
+    sum += parsed.share;
+    source.push_back(parsed);
+  }
+  if (source.empty()) throw UsageError("source: expected last, ema, swa, or a blend such as ema:0.5,swa:0.5");
+  if (std::fabs(sum - 1) > 1e-6) throw UsageError("source: the shares of a blend sum to " + ShortestDouble(sum) + ", not 1");
+  return source;
+}
+
+Source ChooseSource(const CheckpointReader& training, const Settings& settings) {
+  Source source = ParseSource(settings.source);
+  const Counters& counters = training.counters();
+  if (settings.compat && source.size() == 1 && source[0].set == "swa") {
+    source[0].set = "last";
+    if (counters.Get(counter::kEmaUpdates) > 0) {
+      source[0].set = "ema";
+      Announce(training, settings, "ema");
+    }
+    if (counters.Get(counter::kSwaSnapshots) > 1) {
+      source[0].set = "swa";
+      Announce(training, settings, "swa");
+    }
+    return source;
+  }
+  for (const SourcePart& part : source) {
+    const char* counter = part.set == "ema" ? counter::kEmaUpdates : part.set == "swa" ? counter::kSwaSnapshots : nullptr;
+    if (counter != nullptr && counters.Get(counter) == 0) {
+      throw InputError(training.path(), "holds no " + part.set + " weights: its counter " + counter + " is 0");
+    }
+    Announce(training, settings, part.set);
+  }
+  return source;
+}
+
+void WriteWeights(const CheckpointReader& training, const Source& source, bool compat, CheckpointWriter& out) {
+  const bool averaged = source.size() > 1 || source[0].set != "last";
+  for (const TensorInfo& weight : training.tensors()) {
+    if (!IsWeight(weight)) continue;
+    if (!averaged) {
+      out.Add(weight, training.Data(weight.name));
+      continue;
+    }
+    std::vector<double> sums(weight.numel());
+    for (const SourcePart& part : source) {
+      const std::vector<float> values = Values(training, weight, part.set, compat);
+      for (size_t i = 0; i < values.size(); ++i) sums[i] += part.share * values[i];
+    }
+    const std::vector<float> average(sums.begin(), sums.end());
+    TensorInfo info{.name = weight.name, .dtype = DType::kFloat32, .shape = weight.shape};
+    if (compat && weight.dtype == DType::kBFloat16) {
+      info.dtype = DType::kBFloat16;
+      out.Add(info, ToBFloat16(average));
+    } else {
+      out.Add(info, average);
+    }
+  }
+}
+
+}  // namespace fairway

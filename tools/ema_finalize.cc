@@ -1,0 +1,50 @@
+// ema-finalize: takes one set of weights out of a training checkpoint.
+#include <nlohmann/json.hpp>
+
+#include "common/average/source.h"
+#include "common/base/log.h"
+#include "common/checkpoint/checkpoint.h"
+#include "common/checkpoint/counter_names.h"
+#include "common/tool/tool.h"
+
+using namespace fairway;
+
+int main(int argc, char** argv) {
+  std::string in, out;
+  Settings settings;
+  CommandLine line("ema-finalize",
+                   "Takes one set of weights out of a training checkpoint: the last ones, their moving average (ema), the average "
+                   "of snapshots (swa), or a blend.",
+                   "ema-finalize --source swa train.ckpt weights.ckpt");
+  line.Input("IN", in, "training checkpoint; - is standard input");
+  line.Output("OUT", out, "checkpoint of weights; - is standard output");
+  line.Use(settings, scope::kFinalize);
+
+  return RunTool(line, argc, argv, [&]() -> Json {
+    const CheckpointReader training(in);
+    training.Expect({Kind::kTraining});
+    settings.Adopt(training.settings(), training.path());
+    const Source source = ChooseSource(training, settings);
+
+    CheckpointWriter writer(out, Kind::kWeights,
+                            settings.Select(scope::kModel | scope::kFinalize | scope::kQuantise | scope::kEvaluate));
+    WriteWeights(training, source, settings.compat, writer);
+
+    Counters counters = training.counters();
+    Json shares;
+    for (const SourcePart& part : source) {
+      counters.Set(counter::kFinalizePrefix + part.set, part.share);
+      shares[part.set] = part.share;
+    }
+    Lineage lineage = OpenLineage("ema-finalize", Version(), SourceDigest(), settings, scope::kFinalize);
+    AddInput(lineage, "training checkpoint", training);
+    const std::string identity = writer.Finish(counters, lineage);
+    Log("ema-finalize: took %s", shares.dump().c_str());
+    return {{"tool", "ema-finalize"},
+            {"out", out},
+            {"source", shares},
+            {"ema_updates", counters.Get(counter::kEmaUpdates)},
+            {"swa_snapshots", counters.Get(counter::kSwaSnapshots)},
+            {"identity", identity}};
+  });
+}
