@@ -26,6 +26,7 @@ std::string_view KindName(Kind kind);  // "training", "weights", "quantised"
 enum class DType : uint32_t { kFloat32 = 1, kFloat16 = 2, kBFloat16 = 3, kInt8 = 4, kInt32 = 5, kInt64 = 6 };
 std::string_view DTypeName(DType dtype);  // "float32", …
 size_t DTypeSize(DType dtype);            // bytes an element
+bool IsFloatingPoint(DType dtype);
 
 // On codes: how they turn back into weights, code * scale[row].
 struct Quantisation {

@@ -41,6 +41,10 @@ size_t DTypeSize(DType dtype) {
   throw std::logic_error("no such dtype");
 }
 
+bool IsFloatingPoint(DType dtype) {
+  return dtype == DType::kFloat32 || dtype == DType::kFloat16 || dtype == DType::kBFloat16;
+}
+
 float HalfToFloat(uint16_t half) {
   const uint32_t sign = (half & 0x8000u) << 16, exponent = (half >> 10) & 0x1f, mantissa = half & 0x3ff;
   if (exponent == 0) return std::copysign(static_cast<float>(mantissa) * 0x1p-24f, std::bit_cast<float>(sign));
@@ -79,7 +83,7 @@ std::vector<float> Widen(DType dtype, std::span<const std::byte> data) {
     if (!values.empty()) std::memcpy(values.data(), data.data(), data.size());
     return values;
   }
-  if (dtype != DType::kFloat16 && dtype != DType::kBFloat16) throw std::logic_error("Widen takes floating-point data");
+  if (!IsFloatingPoint(dtype)) throw std::logic_error("Widen takes floating-point data");
   const auto widen = dtype == DType::kFloat16 ? HalfToFloat : BFloat16ToFloat;
   for (size_t i = 0; i < values.size(); ++i) {
     uint16_t narrow;

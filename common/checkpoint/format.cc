@@ -5,6 +5,23 @@
 #include "common/base/text.h"
 
 namespace fairway::format {
+namespace {
+
+struct Canonical {
+  void Number(uint64_t value) {
+    std::string bytes;
+    AppendFixed64(bytes, value);
+    sha.Update(bytes);
+  }
+  void Text(std::string_view text) {
+    Number(text.size());
+    sha.Update(text);
+  }
+
+  Sha256 sha;
+};
+
+}  // namespace
 
 void AppendVarint(std::string& out, uint64_t value) {
   for (; value >= 0x80; value >>= 7) out.push_back(static_cast<char>(value | 0x80));
@@ -13,6 +30,12 @@ void AppendVarint(std::string& out, uint64_t value) {
 
 void AppendFixed64(std::string& out, uint64_t value) {
   for (int i = 0; i < 8; ++i) out.push_back(static_cast<char>(value >> 8 * i));
+}
+
+uint64_t Fixed64At(std::string_view bytes, uint64_t position) {
+  uint64_t value = 0;
+  for (int i = 0; i < 8; ++i) value |= static_cast<uint64_t>(static_cast<unsigned char>(bytes[position + i])) << 8 * i;
+  return value;
 }
 
 uint64_t Hash(std::string_view bytes) {
@@ -26,44 +49,59 @@ bool IsTensorName(std::string_view name) {
          std::all_of(name.begin(), name.end(), [](char c) { return c > 32 && c < 127; });
 }
 
-Identity::Identity(Kind kind, const SettingValues& settings) {
-  Number(static_cast<uint64_t>(kind));
-  Number(settings.size());
-  for (const auto& [name, value] : settings) {
-    Text(name);
-    Text(value);
-  }
-}
-
 void Identity::Add(const TensorInfo& info, std::span<const std::byte> data) {
-  Text(info.name);
-  Number(static_cast<uint64_t>(info.dtype));
-  Number(info.shape.size());
-  for (const int64_t size : info.shape) Number(size);
-  Number(info.quantisation.has_value());
+  Canonical canonical;
+  canonical.Text(info.name);
+  canonical.Number(static_cast<uint64_t>(info.dtype));
+  canonical.Number(info.shape.size());
+  for (const int64_t size : info.shape) canonical.Number(size);
+  canonical.Number(info.quantisation.has_value());
   if (info.quantisation) {
-    Text(info.quantisation->grid);
-    Number(static_cast<int64_t>(info.quantisation->code_min));
-    Number(static_cast<int64_t>(info.quantisation->code_max));
-    Text(info.quantisation->scale);
+    canonical.Text(info.quantisation->grid);
+    canonical.Number(static_cast<int64_t>(info.quantisation->code_min));
+    canonical.Number(static_cast<int64_t>(info.quantisation->code_max));
+    canonical.Text(info.quantisation->scale);
   }
-  Number(data.size());
-  sha_.Update(data);
+  canonical.Number(data.size());
+  canonical.sha.Update(data);
+  tensors_[info.name] = canonical.sha.Finish();
 }
 
-std::string Identity::Finish() {
-  return ToHex(sha_.Finish());
+std::string Identity::Finish() const {
+  Canonical canonical;
+  canonical.Number(static_cast<uint64_t>(kind_));
+  SettingValues settings = settings_;
+  std::sort(settings.begin(), settings.end());
+  canonical.Number(settings.size());
+  for (const auto& [name, value] : settings) {
+    canonical.Text(name);
+    canonical.Text(value);
+  }
+  canonical.Number(tensors_.size());
+  for (const auto& [name, digest] : tensors_) canonical.sha.Update(digest);
+  return ToHex(canonical.sha.Finish());
 }
 
-void Identity::Number(uint64_t value) {
-  std::string bytes;
-  AppendFixed64(bytes, value);
-  sha_.Update(bytes);
+std::string ShapeText(const std::vector<int64_t>& shape) {
+  std::vector<std::string> sizes;
+  for (const int64_t size : shape) sizes.push_back(std::to_string(size));
+  return "[" + Join(sizes, ", ") + "]";
 }
 
-void Identity::Text(std::string_view text) {
-  Number(text.size());
-  sha_.Update(text);
+// Bytes of a tensor of this shape, or nothing where they cannot be counted.
+std::optional<uint64_t> PayloadBytes(const TensorInfo& info) {
+  // Sizes of zero are left out until the end: an overflow is one whether or not a zero follows it.
+  int64_t product = 1, bytes;
+  bool empty = false;
+  for (const int64_t size : info.shape) {
+    if (size < 0) return std::nullopt;
+    if (size == 0)
+      empty = true;
+    else if (__builtin_mul_overflow(product, size, &product))
+      return std::nullopt;
+  }
+  if (__builtin_mul_overflow(product, static_cast<int64_t>(DTypeSize(info.dtype)), &bytes)) return std::nullopt;
+  return empty ? 0 : bytes;
 }
 
 }  // namespace fairway::format

@@ -3,6 +3,8 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <map>
+#include <optional>
 #include <span>
 #include <string>
 #include <string_view>
@@ -29,26 +31,32 @@ inline constexpr uint64_t kFixedFieldBytes = 9, kFooterTailBytes = 2 * kFixedFie
 
 void AppendVarint(std::string& out, uint64_t value);
 void AppendFixed64(std::string& out, uint64_t value);
+uint64_t Fixed64At(std::string_view bytes, uint64_t position);
 
 uint64_t Hash(std::string_view bytes);
 
 // 1 to 255 printable ASCII characters without blanks: names travel into error lines, tables and other formats.
 bool IsTensorName(std::string_view name);
 
-// The SHA-256 of what a checkpoint says, whatever the bytes it is laid out in. Numbers go in as 8 bytes, little-endian;
-// texts and data as their length and their bytes: kind; number of settings, name and value of each; for each tensor its
-// name, dtype, number of dimensions and each of them, 0 or (1, grid, code_min, code_max, scale), data.
+// Bytes of a tensor of this shape; nothing where a size is negative or the product overflows.
+std::optional<uint64_t> PayloadBytes(const TensorInfo& info);
+
+std::string ShapeText(const std::vector<int64_t>& shape);  // "[2, 512]"
+
+// The SHA-256 of what a checkpoint says, whatever the order and the bytes it is laid out in. Numbers go in as 8 bytes,
+// little-endian; texts and data as their length and their bytes. A tensor has a digest of its own, over name, dtype,
+// number of dimensions and each of them, 0 or (1, grid, code_min, code_max, scale), and data. The identity is over
+// kind, number of settings, name and value of each by name, number of tensors, and their digests by name.
 class Identity {
  public:
-  Identity(Kind kind, const SettingValues& settings);
+  Identity(Kind kind, const SettingValues& settings) : kind_(kind), settings_(settings) {}
   void Add(const TensorInfo& info, std::span<const std::byte> data);
-  std::string Finish();  // hexadecimal
+  std::string Finish() const;  // hexadecimal
 
  private:
-  void Number(uint64_t value);
-  void Text(std::string_view text);
-
-  Sha256 sha_;
+  Kind kind_;
+  SettingValues settings_;
+  std::map<std::string, std::string> tensors_;  // digests by name
 };
 
 }  // namespace fairway::format

@@ -1,6 +1,5 @@
 #include <algorithm>
 #include <limits>
-#include <set>
 #include <unordered_map>
 #include <unordered_set>
 
@@ -60,12 +59,6 @@ class Cursor {
   uint64_t position_;
 };
 
-uint64_t Fixed64At(std::string_view bytes, uint64_t position) {
-  uint64_t value = 0;
-  for (int i = 0; i < 8; ++i) value |= static_cast<uint64_t>(static_cast<unsigned char>(bytes[position + i])) << 8 * i;
-  return value;
-}
-
 bool Parse(std::string_view bytes, Message* message) {
   return bytes.size() <= std::numeric_limits<int>::max() &&
          message->ParseFromArray(bytes.data(), static_cast<int>(bytes.size()));
@@ -111,28 +104,6 @@ bool IsPrintable(std::string_view text) {
     i += more + 1;
   }
   return true;
-}
-
-std::string ShapeText(const std::vector<int64_t>& shape) {
-  std::vector<std::string> sizes;
-  for (const int64_t size : shape) sizes.push_back(std::to_string(size));
-  return "[" + Join(sizes, ", ") + "]";
-}
-
-// Bytes of a tensor of this shape, or nothing where they cannot be counted.
-std::optional<uint64_t> PayloadBytes(const TensorInfo& info) {
-  // Sizes of zero are left out until the end: an overflow is one whether or not a zero follows it.
-  int64_t product = 1, bytes;
-  bool empty = false;
-  for (const int64_t size : info.shape) {
-    if (size < 0) return std::nullopt;
-    if (size == 0)
-      empty = true;
-    else if (__builtin_mul_overflow(product, size, &product))
-      return std::nullopt;
-  }
-  if (__builtin_mul_overflow(product, static_cast<int64_t>(DTypeSize(info.dtype)), &bytes)) return std::nullopt;
-  return empty ? 0 : bytes;
 }
 
 }  // namespace
@@ -375,7 +346,7 @@ std::span<const std::byte> CheckpointReader::Data(std::string_view name) const {
 
 std::vector<float> CheckpointReader::Floats(std::string_view name) const {
   const DType dtype = Find(name).dtype;
-  if (dtype != DType::kFloat32 && dtype != DType::kFloat16 && dtype != DType::kBFloat16)
+  if (!IsFloatingPoint(dtype))
     state_->Fail(StringPrintf("tensor %s is of dtype %s; expected floating point", std::string(name).c_str(),
                               DTypeName(dtype).data()));
   return Widen(dtype, Data(name));

@@ -1,0 +1,206 @@
+#include "common/checkpoint/safetensors.h"
+
+#include <algorithm>
+#include <nlohmann/json.hpp>
+#include <set>
+#include <stdexcept>
+#include <unordered_map>
+
+#include "common/base/digest.h"
+#include "common/base/error.h"
+#include "common/base/text.h"
+#include "common/checkpoint/format.h"
+
+namespace fairway {
+namespace {
+
+using nlohmann::json;
+
+constexpr uint64_t kLengthBytes = 8;
+constexpr char kMetadata[] = "__metadata__";
+
+struct Spelling {
+  DType dtype;
+  const char* name;
+};
+constexpr Spelling kSpellings[] = {{DType::kFloat32, "F32"}, {DType::kFloat16, "F16"}, {DType::kBFloat16, "BF16"},
+                                   {DType::kInt8, "I8"},     {DType::kInt32, "I32"},   {DType::kInt64, "I64"}};
+
+struct Place {
+  uint64_t begin, end;  // in the data
+};
+
+}  // namespace
+
+struct SafetensorsReader::State {
+  explicit State(const std::string& path);
+  json ParseHeader(std::string_view text) const;
+  std::pair<TensorInfo, Place> ReadEntry(const std::string& name, const json& entry) const;
+  size_t IndexOf(std::string_view name) const;
+  [[noreturn]] void Fail(const std::string& cause) const { throw InputError(file.path(), cause); }
+
+  InputFile file;
+  std::span<const std::byte> data;
+  SettingValues metadata;
+  std::vector<TensorInfo> tensors;
+  std::vector<Place> places;
+  std::unordered_map<std::string_view, size_t> index;
+};
+
+SafetensorsReader::State::State(const std::string& path) : file(path) {
+  const std::string_view bytes = file.text();
+  if (bytes.empty()) Fail("is empty");
+  if (bytes.size() < kLengthBytes) Fail("is truncated: it ends before its header");
+  const uint64_t length = format::Fixed64At(bytes, 0);
+  if (length > bytes.size() - kLengthBytes)
+    Fail(StringPrintf("is truncated or no safetensors file: its header would have %lu bytes", length));
+  const json header = ParseHeader(bytes.substr(kLengthBytes, length));
+  data = file.bytes().subspan(kLengthBytes + length);
+
+  std::vector<std::pair<TensorInfo, Place>> entries;
+  for (const auto& [name, entry] : header.items()) {
+    if (name != kMetadata) {
+      entries.push_back(ReadEntry(name, entry));
+      continue;
+    }
+    if (!entry.is_object()) Fail("its __metadata__ is not an object of texts");
+    for (const auto& [key, value] : entry.items()) {
+      if (!value.is_string()) Fail("its __metadata__ is not an object of texts");
+      metadata.emplace_back(key, value.get<std::string>());
+    }
+  }
+  std::stable_sort(entries.begin(), entries.end(), [](const auto& a, const auto& b) {
+    return std::pair(a.second.begin, a.second.end) < std::pair(b.second.begin, b.second.end);
+  });
+  uint64_t end = 0;
+  for (auto& [info, place] : entries) {
+    if (place.begin != end) Fail("tensor " + info.name + " does not begin where the data before it end");
+    end = place.end;
+    tensors.push_back(std::move(info));
+    places.push_back(place);
+  }
+  if (end != data.size()) Fail(StringPrintf("has %lu bytes of data, its header describes %lu", data.size(), end));
+  for (size_t i = 0; i < tensors.size(); ++i) index.emplace(tensors[i].name, i);
+}
+
+// JSON itself lets a name stand twice; which of the two counts would be a guess.
+json SafetensorsReader::State::ParseHeader(std::string_view text) const {
+  std::vector<std::set<std::string>> names;
+  const auto check = [&](int, json::parse_event_t event, json& parsed) {
+    if (event == json::parse_event_t::object_start) names.emplace_back();
+    if (event == json::parse_event_t::object_end) names.pop_back();
+    if (event == json::parse_event_t::key && !names.back().insert(parsed.get<std::string>()).second)
+      Fail("its header has the name " + parsed.dump() + " twice");
+    return true;
+  };
+  json header;
+  try {
+    header = json::parse(text, check);
+  } catch (const json::exception&) {
+    Fail("its header is not JSON");
+  }
+  if (!header.is_object()) Fail("its header is not a JSON object");
+  return header;
+}
+
+std::pair<TensorInfo, Place> SafetensorsReader::State::ReadEntry(const std::string& name, const json& entry) const {
+  if (!format::IsTensorName(name)) Fail("has a tensor whose name is not 1 to 255 printable ASCII characters");
+  const auto whole = [](const json& value) { return value.is_number_unsigned() && value.get<uint64_t>() <= INT64_MAX; };
+  const auto all_whole = [&](const json& array) {
+    return array.is_array() && std::all_of(array.begin(), array.end(), whole);
+  };
+  if (!entry.is_object() || !entry.contains("dtype") || !entry["dtype"].is_string() || !entry.contains("shape") ||
+      !all_whole(entry["shape"]) || !entry.contains("data_offsets") || !all_whole(entry["data_offsets"]) ||
+      entry["data_offsets"].size() != 2)
+    Fail("tensor " + name + " is not described by dtype, shape and data_offsets");
+
+  const std::string dtype = entry["dtype"];
+  const auto spelling = std::find_if(std::begin(kSpellings), std::end(kSpellings),
+                                     [&](const Spelling& one) { return dtype == one.name; });
+  if (spelling == std::end(kSpellings))
+    Fail("tensor " + name + " is of dtype " + entry["dtype"].dump() + ", which this program does not know");
+  TensorInfo info{name, spelling->dtype, entry["shape"].get<std::vector<int64_t>>(), {}};
+  const Place place{entry["data_offsets"][0], entry["data_offsets"][1]};
+  if (place.begin > place.end || place.end > data.size())
+    Fail(StringPrintf("tensor %s lies at bytes %lu to %lu of %lu bytes of data: truncated or damaged", name.c_str(),
+                      place.begin, place.end, data.size()));
+  if (format::PayloadBytes(info) != place.end - place.begin)
+    Fail(StringPrintf("tensor %s has shape %s of %s, which disagrees with its payload of %lu bytes", name.c_str(),
+                      format::ShapeText(info.shape).c_str(), DTypeName(info.dtype).data(), place.end - place.begin));
+  return {info, place};
+}
+
+size_t SafetensorsReader::State::IndexOf(std::string_view name) const {
+  const auto found = index.find(name);
+  if (found == index.end()) Fail("misses tensor " + std::string(name));
+  return found->second;
+}
+
+SafetensorsReader::SafetensorsReader(const std::string& path) : state_(std::make_unique<State>(path)) {}
+SafetensorsReader::~SafetensorsReader() = default;
+SafetensorsReader::SafetensorsReader(SafetensorsReader&&) noexcept = default;
+
+const std::string& SafetensorsReader::path() const {
+  return state_->file.path();
+}
+const std::vector<TensorInfo>& SafetensorsReader::tensors() const {
+  return state_->tensors;
+}
+const SettingValues& SafetensorsReader::metadata() const {
+  return state_->metadata;
+}
+std::string SafetensorsReader::digest() const {
+  return Sha256Hex(state_->file.bytes());
+}
+
+bool SafetensorsReader::Has(std::string_view name) const {
+  return state_->index.contains(name);
+}
+const TensorInfo& SafetensorsReader::Find(std::string_view name) const {
+  return state_->tensors[state_->IndexOf(name)];
+}
+
+std::span<const std::byte> SafetensorsReader::Data(std::string_view name) const {
+  const Place& place = state_->places[state_->IndexOf(name)];
+  return state_->data.subspan(place.begin, place.end - place.begin);
+}
+
+std::vector<float> SafetensorsReader::Floats(std::string_view name) const {
+  const DType dtype = Find(name).dtype;
+  if (!IsFloatingPoint(dtype))
+    state_->Fail(StringPrintf("tensor %s is of dtype %s; expected floating point", std::string(name).c_str(),
+                              DTypeName(dtype).data()));
+  return Widen(dtype, Data(name));
+}
+
+void WriteSafetensors(const std::string& path, std::vector<TensorInfo> tensors, const SettingValues& metadata,
+                      const std::function<std::span<const std::byte>(const TensorInfo&)>& data) {
+  std::stable_sort(tensors.begin(), tensors.end(),
+                   [](const TensorInfo& a, const TensorInfo& b) { return DTypeSize(a.dtype) > DTypeSize(b.dtype); });
+  json header;
+  for (const auto& [name, text] : metadata) header[kMetadata][name] = text;
+  uint64_t end = 0;
+  for (const TensorInfo& info : tensors) {
+    const auto spelling = std::find_if(std::begin(kSpellings), std::end(kSpellings),
+                                       [&](const Spelling& one) { return one.dtype == info.dtype; });
+    header[info.name] = {{"dtype", spelling->name}, {"shape", info.shape}, {"data_offsets", {end, end + info.bytes()}}};
+    end += info.bytes();
+  }
+  std::string text = header.is_null() ? "{}" : header.dump();
+  text.append((8 - text.size() % 8) % 8, ' ');
+
+  OutputFile file(path);
+  std::string length;
+  format::AppendFixed64(length, text.size());
+  file.Write(length);
+  file.Write(text);
+  for (const TensorInfo& info : tensors) {
+    const std::span<const std::byte> bytes = data(info);
+    if (bytes.size() != info.bytes())
+      throw std::logic_error("WriteSafetensors: the data of " + info.name + " are not of its size");
+    file.Write(bytes);
+  }
+  file.Commit();
+}
+
+}  // namespace fairway
