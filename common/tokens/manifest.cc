@@ -28,25 +28,33 @@ SplitRecord ReadSplit(const Json& json) {
 
 Json WriteSplit(const SplitRecord& split) {
   Json json;
-  int64_t tokens = 0;
-  std::vector<std::string> digests;
   Json files = Json::array();
   for (const ShardRecord& file : split.files) {
     files.push_back({{"name", file.name}, {"tokens", file.tokens}, {"bytes", file.bytes}, {"sha256", file.sha256}});
-    tokens += file.tokens;
-    digests.push_back(file.sha256);
   }
-  json["tokens"] = tokens;
+  json["tokens"] = split.tokens();
   if (split.documents >= 0) json["documents"] = split.documents;
   if (split.text_bytes >= 0) json["text_bytes"] = split.text_bytes;
   if (!split.corpus_sha256.empty()) json["corpus_sha256"] = split.corpus_sha256;
   json["tokenizer_sha256"] = split.tokenizer_sha256;
-  json["identity"] = SplitIdentity(digests);
+  json["identity"] = split.Identity();
   json["files"] = std::move(files);
   return json;
 }
 
 }  // namespace
+
+int64_t SplitRecord::tokens() const {
+  int64_t tokens = 0;
+  for (const ShardRecord& file : files) tokens += file.tokens;
+  return tokens;
+}
+
+std::string SplitRecord::Identity() const {
+  std::vector<std::string> digests;
+  for (const ShardRecord& file : files) digests.push_back(file.sha256);
+  return SplitIdentity(digests);
+}
 
 Manifest Manifest::Read(const std::string& folder) {
   const std::string path = Path(folder);

@@ -23,6 +23,9 @@ struct SplitRecord {
   int64_t text_bytes = -1;
   std::string corpus_sha256;     // of the input files' bytes, one after another
   std::string tokenizer_sha256;  // of the SentencePiece model
+
+  int64_t tokens() const;
+  std::string Identity() const;
 };
 
 struct Manifest {

@@ -1,0 +1,88 @@
+// tokenize-shard: text to token shards, and the tokenizer and byte table that belong to them.
+#include <nlohmann/json.hpp>
+
+#include "common/base/error.h"
+#include "common/tokenizer/documents.h"
+#include "common/tokenizer/tokenizer.h"
+#include "common/tokenizer/write_shards.h"
+#include "common/tokens/byte_table.h"
+#include "common/tokens/shard_format.h"
+#include "common/tool/tool.h"
+
+using namespace fairway;
+
+int main(int argc, char** argv) {
+  CommandLine line(
+      "tokenize-shard",
+      "Turns text into token shards: each document becomes BOS and its pieces. Writes the shards, byte_table.pb and\n"
+      "manifest.json (counts and digests) into a folder, in place of what the split had there.\n"
+      "With --train-tokenizer the tokenizer is first trained on the same text, VOCAB_SIZE pieces large. With\n"
+      "--byte-table FILE the tokenizer's byte table is written to FILE, which needs no text.",
+      "tokenize-shard --out data/mine --split train --separator '\\f' --train-tokenizer data/mine/tokenizer.model "
+      "book.txt");
+  Settings settings;
+  std::vector<std::string> inputs;
+  std::string separator, model, trained_model;
+  DocumentFormat format;
+  ShardOptions options;
+  line.Inputs("INPUT", inputs, "text files, one document each; '-' is standard input");
+  line.Optional();
+  line.Option("--out", options.folder, "folder for the shards");
+  line.Option("--split", options.split, "train or val");
+  line.Option("--key", format.key, "the inputs are JSON, one object a line, whose text stands under this key");
+  line.Option("--separator", separator,
+              "the inputs hold documents separated by this byte: \\0, \\f, \\n, \\r, \\t, \\v or a number");
+  line.Option("--tokenizer", model, "SentencePiece model [TOKENIZER_PATH]");
+  line.Option("--train-tokenizer", trained_model, "train a tokenizer on the inputs, write it here and use it");
+  line.Option("--shard-tokens", options.shard_tokens, 1, kMaxShardTokens, "tokens a shard [100,000,000]");
+  line.Use(settings, scope::kData);
+
+  return RunTool(line, argc, argv, [&] {
+    const bool writes_shards = !options.folder.empty() || !options.split.empty();
+    const bool trains = !trained_model.empty();
+    const bool exports = settings.origin("byte_table") == Origin::kCommandLine;
+    if (!writes_shards && !trains && !exports)
+      throw UsageError("nothing to do: give --out and --split, --train-tokenizer or --byte-table (see --help)");
+    if (writes_shards && (options.folder.empty() || (options.split != "train" && options.split != "val")))
+      throw UsageError("shards need --out DIR and --split train or --split val");
+    if ((writes_shards || trains) == inputs.empty())
+      throw UsageError(inputs.empty() ? "INPUT is required: the text"
+                                      : "INPUT is given, but --out and --split are not");
+    if (trains && !model.empty()) throw UsageError("--tokenizer and --train-tokenizer exclude each other");
+    if (trained_model == "-") throw UsageError("--train-tokenizer needs a file's name: the file is read again");
+    if (!separator.empty()) {
+      if (!format.key.empty()) throw UsageError("--key and --separator exclude each other");
+      format.separator = DocumentFormat::ParseSeparator(separator);
+    }
+    options.threads = settings.ThreadCount();
+
+    Json result{{"tool", "tokenize-shard"}};
+    DocumentSource documents(inputs, format);
+    if (trains) {
+      TrainTokenizer(documents, settings.vocab_size, trained_model);
+      model = trained_model;
+    }
+    if (model.empty()) model = settings.tokenizer_path;
+    const Tokenizer tokenizer(model);
+    const ByteTable byte_table = ByteTable::Read(model);
+    result["tokenizer"] = {{"path", model}, {"pieces", tokenizer.size()}, {"sha256", tokenizer.digest()}};
+    if (exports) {
+      byte_table.Write(settings.byte_table);
+      result["byte_table"] = settings.byte_table;
+    }
+    if (writes_shards) {
+      documents.Rewind();
+      Progress progress("tokenising", documents.total_bytes());
+      const SplitRecord split =
+          WriteShards(documents, tokenizer, byte_table, options, [&](int64_t done) { progress.Update(done); });
+      result["out"] = options.folder;
+      result["split"] = options.split;
+      result["shards"] = split.files.size();
+      result["documents"] = split.documents;
+      result["text_bytes"] = split.text_bytes;
+      result["tokens"] = split.tokens();
+      result["identity"] = split.Identity();
+    }
+    return result;
+  });
+}
