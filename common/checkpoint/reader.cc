@@ -60,6 +60,7 @@ class Cursor {
 };
 
 bool Parse(std::string_view bytes, Message* message) {
+  const google::protobuf::LogSilencer silencer;  // of broken UTF-8 it would talk to standard error, and go on
   return bytes.size() <= std::numeric_limits<int>::max() &&
          message->ParseFromArray(bytes.data(), static_cast<int>(bytes.size()));
 }

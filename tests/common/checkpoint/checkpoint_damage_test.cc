@@ -1,0 +1,308 @@
+// What a reader says to files that are not what they should be: every kind of defect has its message, and no damage at
+// all goes unnoticed.
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <random>
+
+#include "common/base/digest.h"
+#include "common/base/error.h"
+#include "common/checkpoint/checkpoint.h"
+#include "temporary_folder.h"
+
+namespace fairway {
+namespace {
+
+// --- a writer of anything: protobuf fields by hand, with hashes that agree, so that what is refused is the defect
+// itself
+
+std::string Varint(uint64_t value) {
+  std::string out;
+  for (; value >= 0x80; value >>= 7) out += static_cast<char>(value | 0x80);
+  return out + static_cast<char>(value);
+}
+std::string Fixed(uint64_t value) {
+  std::string out;
+  for (int i = 0; i < 8; ++i) out += static_cast<char>(value >> 8 * i);
+  return out;
+}
+std::string Field(int number, uint64_t value) {
+  return Varint(number << 3) + Varint(value);
+}
+std::string Field(int number, std::string_view bytes) {
+  return Varint(number << 3 | 2) + Varint(bytes.size()) + std::string(bytes);
+}
+std::string FixedField(int number, uint64_t value) {
+  return Varint(number << 3 | 1) + Fixed(value);
+}
+
+uint64_t HashOf(std::string_view bytes) {
+  Xxh3 hash;
+  hash.Update(bytes);
+  return hash.Digest();
+}
+
+// One message per tensor, as it stands in the file; `data` is the payload within its last bytes.
+struct RawTensor {
+  std::string name, fields, data;
+};
+
+RawTensor Floats(const std::string& name, int64_t count) {
+  return {name, Field(1, name) + Field(2, 1) + Field(3, Varint(count)), std::string(4 * count, 'x')};
+}
+
+struct RawFile {
+  std::string header = Field(1, 1) + Field(2, 2) + Field(3, Field(1, "num_layers") + Field(2, "2"));
+  std::vector<RawTensor> tensors = {Floats("a", 2), Floats("b", 3)};
+  std::string between;       // fields before each tensor
+  std::string after;         // fields between the last tensor and the footer
+  std::string more_footer;   // further fields of the footer
+  int skip_in_index = -1;    // a tensor that the index leaves out
+  int64_t offset_error = 0;  // of the first entry of the index
+
+  std::string Bytes() const {
+    std::string file = "\tfairway\n" + Field(2, header);
+    const uint64_t header_hash = HashOf(file);
+    std::string index;
+    uint64_t begin = file.size();
+    for (size_t i = 0; i < tensors.size(); ++i) {
+      file += between + Field(3, tensors[i].fields + Field(15, tensors[i].data));
+      const uint64_t error = i == 0 ? offset_error : 0, size = tensors[i].data.size();
+      if (static_cast<int>(i) == skip_in_index) continue;
+      index += Field(1, Field(1, tensors[i].name) + FixedField(2, file.size() - size + error) + FixedField(3, size) +
+                            FixedField(4, HashOf(std::string_view(file).substr(begin))));
+      begin = file.size();
+    }
+    file += after;
+    const uint64_t offset = file.size();
+    const std::string body = index + more_footer + FixedField(5, header_hash);
+    const std::string footer = std::string("\x7a") + Varint(body.size() + 18) + body;
+    return file + footer + FixedField(6, HashOf(footer)) + FixedField(15, offset);
+  }
+};
+
+std::string OpenAndVerify(const std::string& bytes) {
+  try {
+    CheckpointReader(bytes, "F").Verify();
+  } catch (const InputError& error) {
+    return error.what();
+  }
+  return "fine";
+}
+
+std::string Open(const std::string& bytes) {
+  try {
+    CheckpointReader(bytes, "F");
+  } catch (const InputError& error) {
+    return error.what();
+  }
+  return "fine";
+}
+
+// A small checkpoint with everything that a file can hold.
+std::string Small() {
+  const TemporaryFolder folder;
+  {
+    CheckpointWriter writer(folder / "a.ckpt", Kind::kQuantised, {{"num_layers", "2"}, {"seed", "1337"}});
+    writer.Add({"w", DType::kInt8, {2, 5}, Quantisation{"int6", -32, 31, "w.scale"}},
+               std::vector<int8_t>{1, 2, 3, 4, 5, -6, -7, -8, -9, -10});
+    writer.Add({"w.scale", DType::kFloat16, {2}, {}}, std::vector<uint16_t>{0x3c00, 0x4000});
+    writer.Add({"empty", DType::kInt64, {0, 4}, {}}, std::vector<int64_t>{});
+    writer.Add({"gain", DType::kFloat32, {}, {}}, std::vector<float>{1.5});
+    Counters counters;
+    counters.Set("train.step", 7);
+    writer.Finish(counters, {"train", "0.1.0", "ab", {{"seed", "1"}}, {{"corpus", "cd", {}}}});
+  }
+  return std::string(InputFile(folder / "a.ckpt").text());
+}
+
+TEST(CheckpointDamage, EveryFlippedBitIsNoticed) {
+  const std::string bytes = Small();
+  ASSERT_EQ(OpenAndVerify(bytes), "fine");
+  int noticed = 0;
+  for (size_t bit = 0; bit < 8 * bytes.size(); ++bit) {
+    std::string damaged = bytes;
+    damaged[bit / 8] ^= static_cast<char>(1 << bit % 8);
+    const bool found = OpenAndVerify(damaged) != "fine";
+    noticed += found;
+    EXPECT_TRUE(found) << "bit " << bit % 8 << " of byte " << bit / 8;
+  }
+  EXPECT_EQ(noticed, static_cast<int>(8 * bytes.size()));
+}
+
+TEST(CheckpointDamage, EveryTruncationIsNoticedOnOpening) {
+  const std::string bytes = Small();
+  for (size_t size = 0; size < bytes.size(); ++size) EXPECT_NE(Open(bytes.substr(0, size)), "fine") << size;
+  EXPECT_NE(Open(bytes + '\0'), "fine");
+  EXPECT_NE(Open(bytes + bytes), "fine");
+}
+
+// Noise over the framing of a file whose hashes are then made to agree again cannot be refused by a hash. Whatever such
+// a file says, reading it ends with an InputError or with tensors inside the file (sanitizers watch).
+TEST(CheckpointDamage, NoiseBehindAgreeingHashesIsHarmless) {
+  std::mt19937 random(3);
+  int fine = 0;
+  for (int round = 0; round < 20000; ++round) {
+    RawFile file;
+    const auto spoil = [&](std::string& bytes) {
+      for (int i = 1 + random() % 3; i > 0 && !bytes.empty(); --i)
+        bytes[random() % bytes.size()] = static_cast<char>(random());
+    };
+    switch (random() % 4) {
+      case 0:
+        spoil(file.header);
+        break;
+      case 1:
+        spoil(file.tensors[random() % 2].fields);
+        break;
+      case 2:
+        file.more_footer = Field(2, Field(1, "x")) + Field(3, Field(1, "train") + Field(5, Field(1, "corpus")));
+        spoil(file.more_footer);
+        break;
+      case 3:
+        file.between = Field(14, std::string(5, '\0'));
+        spoil(file.between);
+        break;
+    }
+    try {
+      const CheckpointReader reader(file.Bytes(), "F");
+      for (const TensorInfo& info : reader.tensors()) ASSERT_EQ(reader.Data(info.name).size(), info.bytes());
+      ++fine;
+    } catch (const InputError&) {
+    }
+  }
+  EXPECT_GT(fine, 0);
+}
+
+TEST(CheckpointMessages, OfTheFile) {
+  EXPECT_EQ(Open(RawFile().Bytes()), "fine");
+  EXPECT_EQ(Open(""), "F: is empty");
+  EXPECT_EQ(Open("abc"), "F: is not a checkpoint: it does not begin with a checkpoint's magic number");
+  EXPECT_EQ(Open(std::string(100000, '\0')),
+            "F: is not a checkpoint: it does not begin with a checkpoint's magic number");
+  const std::string bytes = RawFile().Bytes();
+  EXPECT_EQ(Open(bytes.substr(0, 9)), "F: is truncated: it ends before its header");
+  EXPECT_EQ(Open(bytes.substr(0, 20)), "F: is truncated: it ends inside its header");
+  EXPECT_EQ(Open(bytes.substr(0, bytes.size() - 1)), "F: is truncated: it does not end with a footer");
+  EXPECT_EQ(Open(bytes + "x"), "F: is truncated: it does not end with a footer");
+  EXPECT_EQ(Open("\tfairway\n" + Field(3, "x")), "F: is damaged: no header follows the magic number");
+  EXPECT_EQ(Open("\tfairway\n\x12\xff\xff\xff\xff\xff\xff\xff\xff\x7f"), "F: is truncated: it ends inside its header");
+  EXPECT_EQ(Open("\tfairway\n" + Field(2, "\xff")), "F: is damaged: its header cannot be parsed");
+}
+
+TEST(CheckpointMessages, OfTheHeader) {
+  RawFile file;
+  file.header = Field(1, 7) + Field(2, 2);
+  EXPECT_EQ(Open(file.Bytes()), "F: is of format version 7; this program reads version 1");
+  file.header = Field(1, 1) + Field(2, 9);
+  EXPECT_EQ(Open(file.Bytes()), "F: is of kind 9, which this program does not know");
+  file.header = Field(1, 1) + Field(2, 2) + Field(3, Field(1, "source") + Field(2, "a\nb"));
+  EXPECT_EQ(Open(file.Bytes()), "F: holds text that is not printable");
+  file.header = Field(1, 1) + Field(2, 2) + Field(3, Field(1, "source") + Field(2, "\xc0\x80"));
+  EXPECT_EQ(Open(file.Bytes()), "F: holds text that is not printable");
+  file.header = Field(1, 1) + Field(2, 2) + Field(3, Field(1, "source") + Field(2, "né 木 😀"));
+  EXPECT_EQ(Open(file.Bytes()), "fine");
+}
+
+TEST(CheckpointMessages, OfHashes) {
+  std::string bytes = RawFile().Bytes();
+  const size_t data = bytes.find("xxxxxxxx"), setting = bytes.find("num_layers"), footer = bytes.size() - 30;
+  bytes[data + 3] = 'y';
+  EXPECT_EQ(Open(bytes), "fine");  // what is not used is not checked
+  EXPECT_EQ(OpenAndVerify(bytes), "F: tensor a is damaged: its hash disagrees");
+  bytes = RawFile().Bytes();
+  bytes[setting] = 'N';
+  EXPECT_EQ(Open(bytes), "F: is damaged: the header's hash disagrees");
+  bytes = RawFile().Bytes();
+  bytes[footer] ^= 1;
+  EXPECT_EQ(Open(bytes), "F: is damaged: the footer's hash disagrees");
+  EXPECT_EQ(OpenAndVerify(RawFile().Bytes()), "F: its content does not have the identity that its footer says");
+}
+
+TEST(CheckpointMessages, OfTensors) {
+  const auto with = [](const RawTensor& tensor) {
+    RawFile file;
+    file.tensors = {tensor};
+    return file.Bytes();
+  };
+  EXPECT_EQ(Open(with({"a", Field(1, "a") + Field(2, 7) + Field(3, Varint(1)), "1234"})),
+            "F: tensor a is of dtype 7, which this program does not know");
+  EXPECT_EQ(Open(with({"a", Field(1, "a") + Field(2, 1) + Field(3, Varint(3) + Varint(2)), "1234"})),
+            "F: tensor a has shape [3, 2] of float32, which disagrees with its payload of 4 bytes");
+  // Products that overflow to the payload's size, or pass by zero on the way.
+  EXPECT_EQ(Open(with({"a", Field(1, "a") + Field(2, 4) + Field(3, Varint(1ull << 32) + Varint(1ull << 32)), ""})),
+            "F: tensor a has shape [4294967296, 4294967296] of int8, which disagrees with its payload of 0 bytes");
+  EXPECT_EQ(Open(with({"a", Field(1, "a") + Field(2, 4) + Field(3, Varint(0) + Varint(1ull << 62) + Varint(4)), ""})),
+            "F: tensor a has shape [0, 4611686018427387904, 4] of int8, which disagrees with its payload of 0 bytes");
+  EXPECT_EQ(Open(with({"a", Field(1, "a") + Field(2, 1) + Field(3, Varint(1ull << 62)), ""})),
+            "F: tensor a has shape [4611686018427387904] of float32, which disagrees with its payload of 0 bytes");
+  EXPECT_EQ(Open(with({"a", Field(1, "a") + Field(2, 4) + Field(3, Varint(~0ull)), ""})),
+            "F: tensor a has shape [-1] of int8, which disagrees with its payload of 0 bytes");
+  EXPECT_EQ(Open(with({"a b", Field(1, "a b") + Field(2, 1), "1234"})),
+            "F: has a tensor whose name is not 1 to 255 printable ASCII characters");
+  RawFile file;
+  file.tensors = {Floats("a", 2), Floats("a", 3)};
+  EXPECT_EQ(Open(file.Bytes()), "F: has two tensors named a");
+}
+
+TEST(CheckpointMessages, OfTheIndex) {
+  RawFile file;
+  file.skip_in_index = 1;
+  EXPECT_EQ(Open(file.Bytes()),
+            "F: the index disagrees with the file: there is something between the last tensor and the footer");
+  file.skip_in_index = 0;
+  EXPECT_EQ(Open(file.Bytes()), "F: the index disagrees with the file at tensor b");
+  file = RawFile();
+  file.tensors[0].name = "c";  // the index says c, the tensor a
+  EXPECT_EQ(Open(file.Bytes()), "F: the index disagrees with the file at tensor c");
+  for (const int64_t error : {-1, 1, 1000000, -1000000}) {
+    file = RawFile();
+    file.offset_error = error;
+    EXPECT_EQ(Open(file.Bytes()), "F: the index disagrees with the file at tensor a");
+  }
+  file = RawFile();
+  file.after = Field(14, std::string(3, '\0'));
+  EXPECT_EQ(Open(file.Bytes()),
+            "F: the index disagrees with the file: there is something between the last tensor and the footer");
+}
+
+TEST(CheckpointMessages, OfNewerFieldsOnce) {
+  RawFile file;
+  file.header += Field(99, 1);
+  file.tensors[1].fields += Field(99, "new");
+  file.between = Field(77, "new");
+  file.more_footer = Field(3, Field(5, Field(99, 1)));
+  testing::internal::CaptureStderr();
+  EXPECT_EQ(Open(file.Bytes()), "fine");
+  EXPECT_EQ(testing::internal::GetCapturedStderr(),
+            "F: has fields that are newer than this program; they are ignored\n");
+  testing::internal::CaptureStderr();
+  EXPECT_EQ(Open(RawFile().Bytes()), "fine");
+  EXPECT_EQ(testing::internal::GetCapturedStderr(), "");
+}
+
+TEST(CheckpointMessages, OfExpectations) {
+  const CheckpointReader reader(RawFile().Bytes(), "F");
+  const auto error = [&](const auto& action) -> std::string {
+    try {
+      action();
+    } catch (const InputError& error) {
+      return error.what();
+    }
+    return "fine";
+  };
+  EXPECT_EQ(error([&] { reader.Expect({Kind::kWeights}); }), "fine");
+  EXPECT_EQ(error([&] { reader.Expect({Kind::kTraining}); }), "F: is a weights checkpoint; expected training");
+  EXPECT_EQ(error([&] {
+              reader.Expect({Kind::kTraining, Kind::kQuantised});
+            }),
+            "F: is a weights checkpoint; expected training or quantised");
+  EXPECT_EQ(error([&] { reader.ExpectTensors({"b", "a"}); }), "fine");
+  EXPECT_EQ(error([&] { reader.ExpectTensors({"a", "c", "d"}); }), "F: misses tensor c, d; has unexpected tensor b");
+  EXPECT_EQ(error([&] { reader.ExpectTensors({}); }), "F: has unexpected tensor a, b");
+  EXPECT_EQ(error([&] { reader.Find("z"); }), "F: misses tensor z");
+  EXPECT_EQ(error([&] { reader.Data("z"); }), "F: misses tensor z");
+}
+
+}  // namespace
+}  // namespace fairway
