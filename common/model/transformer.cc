@@ -1,6 +1,7 @@
 #include "common/model/transformer.h"
 
 #include <ATen/TensorOperators.h>
+#include <ATen/core/grad_mode.h>
 #include <ATen/ops/arange.h>
 #include <ATen/ops/bitwise_xor.h>
 #include <ATen/ops/cat.h>
@@ -134,7 +135,7 @@ int64_t Transformer::SetFakeQuantisation(bool on) {
 
 at::Tensor Transformer::Linear(const at::Tensor& x, const Matrix& matrix) const {
   at::Tensor w = matrix.weight.to(compute_);
-  if (fake_quantise_ && matrix.grid) {
+  if (fake_quantise_ && matrix.grid && at::GradMode::is_enabled()) {
     // The gradient passes straight through: w + (grid(w) - w), the bracket a constant.
     const at::Tensor rounded = FakeQuantise(matrix.weight.detach(), *matrix.grid, settings_.compat).to(compute_);
     w = w + (rounded - w.detach());

@@ -45,8 +45,8 @@ class Transformer {
   const NamedTensors& parameters() const { return parameters_; }
   at::Tensor parameter(const std::string& name) const;
 
-  // Late quantisation-aware training: while on, matrices with an export grid pass through it in the forward direction
-  // (specification 1, section 4; compat: every matrix, on the published grid). Returns how many matrices that are.
+  // Late quantisation-aware training: while on, in passes that record gradients, matrices with an export grid go
+  // through it (specification 1, section 4; compat: every matrix, on the published grid). Returns how many matrices that are.
   int64_t SetFakeQuantisation(bool on);
   // How often a matrix was replaced so far: one a matrix and forward pass.
   int64_t fake_quantisations() const { return fake_quantisations_; }

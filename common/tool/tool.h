@@ -62,11 +62,6 @@ std::string Version();
 // The command line as it was given, quoted for a shell; for logs.
 const std::string& QuotedCommand();
 
-// From now on SIGINT and SIGTERM no longer end the program but make this return their number (0 before).
-// A second signal ends it at once.
-void CatchInterrupts();
-int InterruptSignal();
-
 // A bar on standard error while it is a terminal; nothing otherwise.
 class Progress {
  public:

@@ -1,0 +1,11 @@
+// Ctrl-C and its like, for programs that have something to finish first.
+#pragma once
+
+namespace fairway {
+
+// From now on SIGINT and SIGTERM no longer end the program but make InterruptSignal return their number (0 before).
+// A second signal ends it at once.
+void CatchInterrupts();
+int InterruptSignal();
+
+}  // namespace fairway

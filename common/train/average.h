@@ -1,0 +1,41 @@
+// Averages of the weights that training keeps beside them (specification 1, section 5).
+#pragma once
+
+#include "common/model/transformer.h"
+
+namespace fairway {
+
+// Exponential moving average in float32: a copy of the weights after the first update, then
+// avg <- decay * avg + (1 - decay) * weights.
+class Ema {
+ public:
+  Ema(const NamedTensors& parameters, double decay);
+  void Update();
+
+  const NamedTensors& values() const { return values_; }  // float32, zeros before the first update
+  int64_t updates() const { return updates_; }
+  void set_updates(int64_t updates) { updates_ = updates; }
+
+ private:
+  NamedTensors parameters_, values_;
+  double decay_;
+  int64_t updates_ = 0;
+};
+
+// Sum of snapshots of the weights; ema-finalize divides. Float32; under compat in each weight's storage dtype, as published
+// (specification 3, row 10).
+class Swa {
+ public:
+  Swa(const NamedTensors& parameters, bool compat);
+  void AddSnapshot();
+
+  const NamedTensors& sums() const { return sums_; }
+  int64_t snapshots() const { return snapshots_; }
+  void set_snapshots(int64_t snapshots) { snapshots_ = snapshots; }
+
+ private:
+  NamedTensors parameters_, sums_;
+  int64_t snapshots_ = 0;
+};
+
+}  // namespace fairway

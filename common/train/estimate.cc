@@ -1,0 +1,62 @@
+#include "common/train/estimate.h"
+
+#include <ATen/ops/matmul.h>
+#include <ATen/ops/ones.h>
+
+#include <chrono>
+#include <cmath>
+
+#include "common/model/transformer.h"
+#include "common/quantise/grid.h"
+
+namespace fairway {
+
+Estimate EstimateTraining(const Settings& s) {
+  Estimate estimate{};
+  double products = 0;  // multiply-adds a token in linear layers
+  double state = 0;
+  for (const ParameterSpec& spec : ParameterSpecs(s)) {
+    double numel = 1;
+    for (int64_t size : spec.shape) numel *= static_cast<double>(size);
+    estimate.parameters += static_cast<int64_t>(numel);
+    const bool matrix = spec.shape.size() == 2 && spec.name.ends_with(".weight");
+    const bool table = spec.name.ends_with("emb.weight") || spec.name.ends_with("embed.weight");
+    // Weight, gradient, one or two moments, EMA, SWA sum; float32 but for bfloat16 weights and gradients.
+    state += numel * (2 * (spec.dtype == at::kBFloat16 ? 2 : 4) + 4 * (matrix && !table ? 1 : 2) +
+                      4 * (s.ema_enabled + s.swa_enabled));
+    if (matrix && (!table || (s.tie_embeddings && spec.name == "tok_emb.weight"))) products += numel;
+    const auto grid = matrix ? ExportGrid(spec.name, spec.shape[0], spec.shape[1], s) : std::nullopt;
+    // A row's largest of some hundred normals is about 3.2 standard deviations; a rounded normal of k steps a standard
+    // deviation has log2(k) + 2.05 bits of entropy.
+    estimate.artifact_bytes += numel * (grid ? std::log2(grid->q_max / 3.2) + 2.05 : 16) / 8;
+  }
+  const double D = s.model_dim, F = std::floor(s.mlp_mult * D), T = s.train_seq_len, L = s.num_layers;
+  // Forward and backward are three products of 2 operations a multiply-add; causal attention has 2 products over T/2 positions.
+  const double tokens = s.train_batch_tokens;
+  estimate.flops_per_step = tokens * 6 * (products + L * D * T);
+  // Newton-Schulz: per iteration three products, 2 m m n + m m m multiply-adds for an m x n matrix; counted for m = D.
+  estimate.flops_per_step += s.muon_backend_steps * 2 * L * (2 * 3 * D * D * D + 2 * 2 * D * D * F + D * D * D * 3);
+  // What autograd keeps a token: about 26 rows of width D and 3 of width F a block, five rows of logits.
+  const double micro = s.micro_batch_seqs > 0 ? std::min<double>(s.micro_batch_seqs * T, tokens / s.grad_micro_steps)
+                                              : tokens / s.grad_micro_steps;
+  const double element = s.precision == "bfloat16" ? 2 : 4;
+  const double activations = micro * element * (L * (26 * D + 3 * F) + 5 * s.vocab_size);
+  estimate.memory_bytes = state + activations;
+  return estimate;
+}
+
+double MeasureProducts(const Settings& s) {
+  constexpr int64_t kSize = 1024;
+  const at::Tensor a = at::ones({kSize, kSize}, s.precision == "bfloat16" ? at::kBFloat16 : at::kFloat);
+  at::matmul(a, a);
+  const auto begin = std::chrono::steady_clock::now();
+  double seconds = 0, operations = 0;
+  while (seconds < 0.2) {
+    at::matmul(a, a);
+    operations += 2.0 * kSize * kSize * kSize;
+    seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count();
+  }
+  return operations / seconds;
+}
+
+}  // namespace fairway

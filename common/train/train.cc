@@ -1,0 +1,318 @@
+#include "common/train/train.h"
+
+#include <ATen/Parallel.h>
+#include <torch/headeronly/version.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <chrono>
+#include <cmath>
+#include <filesystem>
+#include <map>
+
+#include "common/base/error.h"
+#include "common/base/interrupt.h"
+#include "common/base/log.h"
+#include "common/base/text.h"
+#include "common/checkpoint/counter_names.h"
+#include "common/evaluate/evaluate.h"
+#include "common/optim/schedule.h"
+#include "common/tokens/byte_table.h"
+#include "common/tokens/manifest.h"
+#include "common/train/estimate.h"
+#include "common/train/trainer.h"
+
+namespace fairway {
+namespace {
+
+namespace fs = std::filesystem;
+
+constexpr unsigned kStages = scope::kModel | scope::kTrain;
+
+// Counts seconds while it runs.
+class Stopwatch {
+ public:
+  explicit Stopwatch(double seconds) : before_(seconds) {}
+  void Start() { begin_ = Clock::now(); }
+  void Stop() {
+    before_ = seconds();
+    begin_.reset();
+  }
+  double seconds() const {
+    return before_ + (begin_ ? std::chrono::duration<double>(Clock::now() - *begin_).count() : 0.0);
+  }
+
+ private:
+  using Clock = std::chrono::steady_clock;
+  double before_;
+  std::optional<Clock::time_point> begin_;
+};
+
+// The periodic checkpoints of `out`, by step.
+class Partials {
+ public:
+  explicit Partials(const std::string& out)
+      : prefix_((out.ends_with(".ckpt") ? out.substr(0, out.size() - 5) : out) + ".partial-") {}
+
+  std::string Path(int64_t step) const { return prefix_ + StringPrintf("%06ld.ckpt", step); }
+
+  std::map<int64_t, std::string> List() const {
+    std::map<int64_t, std::string> found;
+    std::error_code ignored;  // a missing folder has none, and is reported where the checkpoint is written
+    for (const auto& entry : fs::directory_iterator(DirectoryOf(prefix_), ignored)) {
+      const std::string name = entry.path().filename(), begin = BaseName(prefix_);
+      int64_t step;
+      if (!name.starts_with(begin) || !name.ends_with(".ckpt")) continue;
+      if (ParseInt(std::string_view(name).substr(begin.size(), name.size() - begin.size() - 5), &step)) found[step] = entry.path();
+    }
+    return found;
+  }
+
+  void KeepNewest(size_t count) const {
+    const auto found = List();
+    auto oldest = found.begin();
+    for (size_t left = found.size(); left > count; --left) fs::remove((oldest++)->second);
+  }
+
+ private:
+  std::string prefix_;
+};
+
+Lineage::Input LineageOf(const ShardSet& shards, const Settings& settings) {
+  Lineage::Input input{.role = "train shards", .identity = shards.Identity(), .lineage = {}};
+  const Manifest manifest = Manifest::Read(settings.data_path);
+  if (const auto split = manifest.splits.find("train"); split != manifest.splits.end()) {
+    const auto add = [&](const char* role, const std::string& identity) {
+      if (!identity.empty()) input.lineage.inputs.push_back({role, identity, {}});
+    };
+    input.lineage.tool = "tokenize-shard";
+    add("text", split->second.corpus_sha256);
+    add("tokenizer", split->second.tokenizer_sha256);
+  }
+  return input;
+}
+
+// Settings that decide what is computed must be those that the run was begun with; so must the data.
+void CheckResumable(const CheckpointReader& checkpoint, const Settings& settings, const Lineage& lineage) {
+  checkpoint.Expect({Kind::kTraining});
+  std::vector<std::string> differences;
+  const SettingValues now = settings.Select(kStages);
+  std::map<std::string, std::string> then(checkpoint.settings().begin(), checkpoint.settings().end());
+  for (const auto& [name, value] : now)
+    if (then[name] != value)
+      differences.push_back(StringPrintf("%s was %s and is %s now", name.c_str(), then[name].c_str(), value.c_str()));
+  if (!differences.empty())
+    throw InputError(checkpoint.path(), "was begun with other settings: " + Join(differences, "; "));
+  if (checkpoint.lineage().inputs.at(0).identity != lineage.inputs.at(0).identity)
+    throw InputError(checkpoint.path(), "was begun on other training shards than those in " + settings.data_path);
+}
+
+void LogHeader(const Settings& s, const Estimate& estimate) {
+  const int64_t xsa_first = s.num_layers - s.xsa_last_n;
+  std::vector<std::string> xsa;
+  for (int64_t i = xsa_first; i < s.num_layers; ++i) xsa.push_back(std::to_string(i));
+  Log("run_id:%s", s.run_id.c_str());
+  Log("model_params:%ld", estimate.parameters);
+  Log("world_size:1 grad_accum_steps:%ld", s.grad_micro_steps);
+  Log("attention_mode:gqa num_heads:%ld num_kv_heads:%ld", s.num_heads, s.num_kv_heads);
+  Log("tie_embeddings:%s embed_lr:%s matrix_lr:%s scalar_lr:%s", s.tie_embeddings ? "True" : "False",
+      ShortestDouble(s.tie_embeddings ? s.tied_embed_lr : s.embed_lr).c_str(), ShortestDouble(s.matrix_lr).c_str(),
+      ShortestDouble(s.scalar_lr).c_str());
+  Log("train_batch_tokens:%ld train_seq_len:%ld iterations:%ld warmup_steps:%ld max_wallclock_seconds:%.3f",
+      s.train_batch_tokens, s.train_seq_len, s.iterations, s.warmup_steps, s.max_wallclock_seconds);
+  Log("seed:%ld", s.seed);
+  Log("xsa_active_layers:[%s] use_xsa_count:%ld", Join(xsa, ", ").c_str(), s.xsa_last_n);
+}
+
+void LogEstimate(const Settings& s, const Estimate& estimate) {
+  const double rate = MeasureProducts(s);
+  const double products = estimate.flops_per_step * static_cast<double>(s.iterations) / rate;
+  const bool clock = s.max_wallclock_seconds > 0;
+  Log("estimate: memory %.2f GB; time %s %.0f s (%.1f GFLOP of products a step, %.0f GFLOP/s on %d threads)%s; artifact %.2f MB",
+      estimate.memory_bytes / 1e9, clock ? "at most" : "at least",
+      clock ? std::min(products, s.max_wallclock_seconds) : products, estimate.flops_per_step / 1e9, rate / 1e9,
+      at::get_num_threads(), clock ? ", capped by max_wallclock_seconds" : "", estimate.artifact_bytes / 1e6);
+}
+
+// The run's state around the Trainer, and what is done with it between steps.
+class Run {
+ public:
+  Run(Settings settings, const std::string& out, const std::string& resume, Lineage lineage)
+      : settings_(std::move(settings)),
+        out_(out),
+        partials_(out),
+        trainer_(settings_, ShardSet(settings_.data_path, "train", settings_.vocab_size)),
+        val_(settings_.data_path, "val", settings_.vocab_size),
+        table_(ByteTable::Load(settings_)),
+        lineage_(std::move(lineage)) {
+    lineage_.settings.emplace_back("torch.version", TORCH_VERSION);
+    lineage_.inputs = {LineageOf(trainer_.shards(), settings_)};
+    Resume(resume);
+  }
+
+  TrainResult Execute() {
+    const Estimate estimate = EstimateTraining(settings_);
+    LogHeader(settings_, estimate);
+    LogEstimate(settings_, estimate);
+    if (resumes_ == 0) WarmUp();
+    checkpointed_seconds_ = clock_.seconds();
+    clock_.Start();
+    while (true) {
+      const bool last = trainer_.step() >= settings_.iterations || stopped_by_clock_;
+      const bool periodic = settings_.val_loss_every > 0 && trainer_.step() % settings_.val_loss_every == 0;
+      if (last || periodic) Validate();
+      if (last) return Finish();
+      Step();
+      if (!last && ShouldCheckpoint()) WritePartial();
+      if (InterruptSignal() != 0) return Interrupted();
+    }
+  }
+
+ private:
+  void Resume(const std::string& resume) {
+    const auto partials = partials_.List();
+    if (resume.empty() && !partials.empty())
+      throw UsageError(partials.rbegin()->second + ": an unfinished run; go on with --resume newest, or remove it to start afresh");
+    if (resume.empty() || (resume == "newest" && partials.empty())) return;
+    const CheckpointReader checkpoint(resume == "newest" ? partials.rbegin()->second : resume);
+    CheckResumable(checkpoint, settings_, lineage_);
+    trainer_.Restore(checkpoint);
+    const Counters& counters = checkpoint.counters();
+    clock_ = Stopwatch(counters.Get(counter::kTrainSeconds));
+    warmup_steps_ = counters.Get(counter::kWarmupSteps);
+    loss_ = counters.Get(counter::kLastLoss);
+    stopped_by_clock_ = counters.Get(counter::kStoppedByClock) != 0;
+    resumes_ = counters.Get(counter::kResumes) + 1;
+    Log("resume: from step %ld of %s", trainer_.step(), checkpoint.path().c_str());
+  }
+
+  void WarmUp() {
+    trainer_.WarmUp([&](int64_t step) {
+      const int64_t all = settings_.warmup_steps;
+      if (all <= 20 || step % 10 == 0 || step == all) Log("warmup_step:%ld/%ld", step, all);
+      warmup_steps_ = static_cast<double>(step);
+    });
+  }
+
+  void Step() {
+    const double scale = LearningRateScale(settings_, trainer_.step(), clock_.seconds());
+    if (scale < settings_.late_qat_threshold && !trainer_.fake_quantises()) {
+      const int64_t matrices = trainer_.StartFakeQuantisation();
+      Log("late_qat: enabled at step %ld (scale=%.6f) matrices:%ld", trainer_.step(), scale, matrices);
+    }
+    const double begun = clock_.seconds();
+    const std::vector<float> losses = trainer_.AccumulateGradients();
+    loss_ = 0;
+    for (float loss : losses) loss_ += loss / static_cast<double>(losses.size());
+    if (!std::isfinite(loss_))
+      throw GateError(StringPrintf("training diverged: the loss of step %ld is %f; the last checkpoint before it: %s",
+                                   trainer_.step() + 1, loss_, LastCheckpoint().c_str()));
+    const int64_t snapshots = trainer_.swa_snapshots();
+    trainer_.Update(scale);
+    const int64_t step = trainer_.step();
+    if (snapshots == 0 && trainer_.swa_snapshots() == 1) Log("swa:start step:%ld", step);
+
+    const double elapsed = clock_.seconds(), cap = settings_.max_wallclock_seconds;
+    // Compat stops after the cap; we stop where the next step, if it is as long as this one, would end behind it
+    // (specification 3, row 20).
+    stopped_by_clock_ = cap > 0 && (settings_.compat ? elapsed >= cap : elapsed + (elapsed - begun) > cap);
+    const int64_t every = settings_.train_log_every;
+    if (every > 0 && (step <= 10 || step % every == 0 || stopped_by_clock_))
+      Log("step:%ld/%ld train_loss:%.4f %s data_wait:%.0fms tokens/s:%.0f", step, settings_.iterations, loss_, Timing().c_str(),
+          1e3 * trainer_.data_wait_seconds(), static_cast<double>(step * settings_.train_batch_tokens) / elapsed);
+  }
+
+  void Validate() {
+    clock_.Stop();
+    score_ = EvaluatePlain(trainer_.model(), val_, table_, settings_);
+    Log("step:%ld/%ld val_loss:%.4f val_bpb:%.4f %s", trainer_.step(), settings_.iterations, score_.val_loss, score_.val_bpb,
+        Timing().c_str());
+    clock_.Start();
+  }
+
+  std::string Timing() const {
+    const double ms = 1e3 * clock_.seconds();
+    return StringPrintf("train_time:%.0fms step_avg:%.2fms", ms, ms / static_cast<double>(std::max<int64_t>(trainer_.step(), 1)));
+  }
+
+  bool ShouldCheckpoint() const {
+    const int64_t every = settings_.checkpoint_every;
+    const double seconds = settings_.checkpoint_every_seconds;
+    return (every > 0 && trainer_.step() % every == 0) || (seconds > 0 && clock_.seconds() - checkpointed_seconds_ >= seconds);
+  }
+
+  // Time spent writing counts as training time: a cap on the clock is a promise about the clock on the wall.
+  std::string Write(const std::string& path) const {
+    CheckpointWriter writer(path, Kind::kTraining, settings_.Select(kStages));
+    Counters counters;
+    trainer_.Save(writer, counters);
+    counters.Set(counter::kTrainSeconds, clock_.seconds());
+    counters.Set(counter::kWarmupSteps, warmup_steps_);
+    counters.Set(counter::kLastLoss, loss_);
+    counters.Set(counter::kStoppedByClock, stopped_by_clock_);
+    counters.Set(counter::kResumes, resumes_);
+    return writer.Finish(counters, lineage_);
+  }
+
+  std::string WritePartial() {
+    const std::string identity = Write(partials_.Path(trainer_.step()));
+    partials_.KeepNewest(settings_.keep_checkpoints);
+    checkpointed_seconds_ = clock_.seconds();
+    return identity;
+  }
+
+  std::string LastCheckpoint() const {
+    const auto partials = partials_.List();
+    return partials.empty() ? "none" : partials.rbegin()->second;
+  }
+
+  TrainResult Result(const std::string& path, const std::string& identity, bool finished) const {
+    return {.path = path, .identity = identity, .steps = trainer_.step(), .seconds = clock_.seconds(), .loss = loss_,
+            .val_loss = score_.val_loss, .val_bpb = score_.val_bpb, .finished = finished};
+  }
+
+  TrainResult Finish() {
+    clock_.Stop();
+    if (stopped_by_clock_ && trainer_.step() < settings_.iterations)
+      Log("stopping_early: wallclock_cap train_time:%.0fms step:%ld/%ld", 1e3 * clock_.seconds(), trainer_.step(),
+          settings_.iterations);
+    const std::string identity = Write(out_);
+    partials_.KeepNewest(0);
+    return Result(out_, identity, /*finished=*/true);
+  }
+
+  TrainResult Interrupted() {
+    clock_.Stop();
+    const std::string path = partials_.Path(trainer_.step()), identity = WritePartial();
+    Log("interrupted by signal %d after step %ld: %s is written; go on with the same command and --resume newest",
+        InterruptSignal(), trainer_.step(), path.c_str());
+    return Result(path, identity, /*finished=*/false);
+  }
+
+  const Settings settings_;
+  const std::string out_;
+  const Partials partials_;
+  Trainer trainer_;
+  const ShardSet val_;
+  const ByteTable table_;
+  Lineage lineage_;
+  Stopwatch clock_{0};
+  double checkpointed_seconds_ = 0;
+  double warmup_steps_ = 0, resumes_ = 0, loss_ = 0;
+  bool stopped_by_clock_ = false;
+  Score score_;
+};
+
+}  // namespace
+
+TrainResult Train(Settings settings, const std::string& out, const std::string& resume, Lineage lineage) {
+  settings.CheckTraining(/*world_size=*/1);
+  at::set_num_threads(settings.ThreadCount());
+  if (settings.run_id.empty()) settings.run_id = StringPrintf("%08lx-%d", std::chrono::system_clock::now().time_since_epoch().count() / 1000000000, getpid());
+  // Written at the very end: better to hear of a wrong path now.
+  if (!fs::is_directory(DirectoryOf(out))) throw IoError(out, "its folder does not exist");
+  CatchInterrupts();
+  return Run(std::move(settings), out, resume, std::move(lineage)).Execute();
+}
+
+}  // namespace fairway

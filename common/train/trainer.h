@@ -1,0 +1,63 @@
+// Everything a training run carries from step to step, and the step itself (specification 1, section 4). No clock, no log, no
+// files but the checkpoint: train.h holds the loop around it.
+#pragma once
+
+#include <functional>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "common/checkpoint/checkpoint.h"
+#include "common/model/transformer.h"
+#include "common/optim/optimizer.h"
+#include "common/settings/settings.h"
+#include "common/tokens/shards.h"
+#include "common/train/average.h"
+
+namespace fairway {
+
+class Trainer {
+ public:
+  // Initial weights from settings.seed, the stream at its beginning. REQUIRES: settings.CheckTraining(1) passed.
+  Trainer(const Settings& settings, ShardSet train);
+
+  // Forward and backward over the step's micro-batches; gradients of their mean loss stand in the parameters afterwards.
+  // Returns each micro-batch's loss in nats.
+  std::vector<float> AccumulateGradients();
+  // Clips, steps the optimisers with every learning rate times `scale`, updates the EMA, counts the step, and takes an SWA
+  // snapshot where the rule asks for one. Returns the gradient norm before clipping.
+  double Update(double scale);
+  // Late QAT from now on. Returns how many matrices it replaces.
+  int64_t StartFakeQuantisation();
+  // warmup_steps steps that leave no trace: everything is put back to where it was. `on_step` hears 1, 2, …
+  void WarmUp(const std::function<void(int64_t)>& on_step);
+
+  const Transformer& model() const { return model_; }
+  int64_t step() const { return step_; }  // steps taken
+  bool fake_quantises() const { return qat_first_step_.has_value(); }
+  int64_t swa_snapshots() const { return swa_ ? swa_->snapshots() : 0; }
+  double data_wait_seconds() const { return data_wait_before_ + stream_.wait_seconds(); }
+  const ShardSet& shards() const { return stream_.shards(); }
+
+  // Adds every tensor and counter that Restore needs.
+  void Save(CheckpointWriter& writer, Counters& counters) const;
+  // REQUIRES: the checkpoint is of the same settings. Goes on bit for bit where Save left off.
+  void Restore(const CheckpointReader& checkpoint);
+
+ private:
+  // Name in the checkpoint and storage of all that changes by steps.
+  NamedTensors State() const;
+
+  Settings settings_;
+  TokenStream stream_;
+  Transformer model_;
+  Optimizer optimizer_;
+  std::optional<Ema> ema_;
+  std::optional<Swa> swa_;
+  int64_t step_ = 0;
+  std::optional<int64_t> qat_first_step_;
+  int64_t qat_replacements_before_ = 0;  // by the processes that this run was resumed from
+  double data_wait_before_ = 0;
+};
+
+}  // namespace fairway

@@ -1,0 +1,41 @@
+// train: trains a model and writes everything that is needed to go on from where it stopped.
+#include <cstdlib>
+#include <nlohmann/json.hpp>
+
+#include "common/base/error.h"
+#include "common/checkpoint/checkpoint.h"
+#include "common/tool/tool.h"
+#include "common/train/train.h"
+
+using namespace fairway;
+
+int main(int argc, char** argv) {
+  std::string out, resume;
+  Settings settings;
+  CommandLine line("train",
+                   "Trains the model on the shards of DATA_PATH. Keeps checkpoints OUT.partial-STEP.ckpt while it runs, writes OUT "
+                   "at the end; interrupted, it says how to go on.",
+                   "train --profile tiny --out train.ckpt");
+  line.Option("--out", out, "training checkpoint to write");
+  line.Required("--out");
+  line.Option("--resume", resume,
+              "checkpoint to go on from, or: newest, the newest partial one, a fresh start where there is none");
+  line.Use(settings, scope::kModel | scope::kTrain);
+
+  return RunTool(line, argc, argv, [&]() -> Json {
+    if (const char* world = std::getenv("WORLD_SIZE"); world && std::string(world) != "1")
+      throw UsageError("environment WORLD_SIZE: this version trains in one process");
+    if (out == "-") throw UsageError("--out: a file is needed; a run keeps checkpoints beside it");
+    const Lineage lineage = OpenLineage("train", Version(), SourceDigest(), settings, scope::kModel | scope::kTrain);
+    const TrainResult result = Train(settings, out, resume, lineage);
+    return {{"tool", "train"},
+            {"out", result.path},
+            {"finished", result.finished},
+            {"steps", result.steps},
+            {"train_seconds", result.seconds},
+            {"train_loss", result.loss},
+            {"val_loss", result.val_loss},
+            {"val_bpb", result.val_bpb},
+            {"identity", result.identity}};
+  });
+}
