@@ -12,7 +12,8 @@
 namespace fairway {
 namespace {
 
-constexpr int kBos = 1;  // of the shard format: specification 2, section 1
+constexpr int kBos = 1;                           // of the shard format: specification 2, section 1
+constexpr size_t kMaxTrainingDocument = 1 << 30;  // the trainer's own limit; it would leave a longer one out
 
 // Hands the trainer one document after another. An exception may not pass through the library, so a document that is
 // not text ends the iteration and waits to be thrown.
@@ -25,7 +26,11 @@ class DocumentIterator : public sentencepiece::SentenceIterator {
     RawDocument document;
     try {
       done_ = !documents_.Next(&document);
-      if (!done_) text_ = TextOf(document, documents_.format());
+      if (done_) return;
+      text_ = TextOf(document, documents_.format());
+      if (text_.size() > kMaxTrainingDocument)
+        throw InputError(*document.path, StringPrintf("a document of %zu bytes is too long to train on (at most %zu)",
+                                                      text_.size(), kMaxTrainingDocument));
     } catch (...) {
       error_ = std::current_exception();
       done_ = true;
@@ -101,7 +106,7 @@ void TrainTokenizer(DocumentSource& documents, int64_t vocab_size, const std::st
           {"hard_vocab_limit", "false"},
           // Beyond the specification: documents longer than the default of 4,192 bytes would be left out, the number of
           // threads is fixed so that nothing can depend on the machine, and only warnings are heard.
-          {"max_sentence_length", std::to_string(std::numeric_limits<int32_t>::max())},
+          {"max_sentence_length", std::to_string(kMaxTrainingDocument)},
           {"num_threads", "1"},
           {"minloglevel", "1"},
       },
