@@ -40,7 +40,9 @@ std::vector<int64_t> Generate(const Transformer& model, const Settings& settings
   for (int64_t i = 0; i < sampling.tokens; ++i) {
     const int64_t length = std::min<int64_t>(ids.size(), settings.train_seq_len);
     const at::Tensor context = at::tensor(at::ArrayRef<int64_t>(ids).slice(ids.size() - length)).unsqueeze(0);
-    ids.push_back(Draw(model.Logits(context.to(device))[0][-1], sampling.temperature, random));
+    const int64_t id = Draw(model.Logits(context.to(device))[0][-1], sampling.temperature, random);
+    if (id == sampling.stop) break;
+    ids.push_back(id);
   }
   return {ids.begin() + prompt_size, ids.end()};
 }

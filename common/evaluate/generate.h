@@ -10,9 +10,10 @@
 namespace fairway {
 
 struct Sampling {
-  int64_t tokens = 64;     // to add
+  int64_t tokens = 64;     // to add, at most
   double temperature = 0;  // 0: always the likeliest
-  int64_t seed = 1;        // of the draws at other temperatures
+  uint64_t seed = 1;       // of the draws at other temperatures
+  int64_t stop = -1;       // an id that ends the text early and is left out; -1: none
 };
 
 // The ids that follow `prompt`, each drawn from softmax(logits / temperature) after at most the last train_seq_len ids.

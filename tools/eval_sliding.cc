@@ -1,0 +1,210 @@
+// eval-sliding: what an artifact scores, from the artifact alone.
+#include <ATen/Parallel.h>
+
+#include <chrono>
+#include <cmath>
+#include <nlohmann/json.hpp>
+#include <optional>
+
+#include "common/base/digest.h"
+#include "common/base/error.h"
+#include "common/base/file.h"
+#include "common/base/log.h"
+#include "common/base/machine.h"
+#include "common/base/text.h"
+#include "common/evaluate/evaluate.h"
+#include "common/evaluate/generate.h"
+#include "common/quantise/artifact.h"
+#include "common/tool/tool.h"
+
+namespace fairway {
+namespace {
+
+constexpr int64_t kBos = 1;  // begins every document (specification 2, section 1)
+
+struct Options {
+  std::string artifact, out, expect, prompt;
+  double tolerance = -1;  // none given
+  int64_t tokens = 64;
+  double temperature = 0;
+};
+
+// The weights to look at, with what a record says of the file they came from.
+struct Subject {
+  std::string path, digest, identity;
+  Json made_from;  // identities of what the file was made from, where it says so (an artifact does not)
+  uint64_t bytes;
+  Transformer model;
+};
+
+// Reads the file, and takes its settings into `settings`.
+Subject Open(const std::string& path, Settings& settings) {
+  InputFile file(path);
+  const std::string name = file.path(), digest = Sha256Hex(file.bytes());
+  const uint64_t bytes = file.bytes().size();
+  const CheckpointReader weights = OpenWeights(std::move(file));
+  weights.Expect({Kind::kWeights, Kind::kQuantised});
+  settings.Adopt(weights.settings(), name);
+  settings.CheckModel();
+  Json made_from = Json::array();
+  for (const Lineage::Input& input : weights.lineage().inputs) made_from.push_back(input.identity);
+  return {name, digest, weights.identity(), made_from, bytes, Transformer(settings, LoadParameters(weights, settings))};
+}
+
+double SecondsSince(std::chrono::steady_clock::time_point start) {
+  return std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+}
+
+Score Plain(const Subject& subject, const ShardSet& val, const ByteTable& table, const Settings& settings) {
+  Progress bar("plain evaluation", val.tokens() / settings.train_seq_len);
+  return EvaluatePlain(subject.model, val, table, settings,
+                       [&](const BatchDone& batch) { bar.Update(batch.windows_done); });
+}
+
+Score Sliding(const Subject& subject, const ShardSet& val, const ByteTable& table, const Settings& settings) {
+  return EvaluateSliding(subject.model, val, table, settings, [](const BatchDone& batch) {
+    if (batch.batch % 50 != 0) return;
+    Log("  sliding_eval [%5.1f%%] %ld/%ld windows running_bpb=%.6f", 100.0 * batch.windows_done / batch.windows,
+        batch.windows_done, batch.windows, batch.bits_per_byte);
+  });
+}
+
+Json Evaluate(const Options& options, Settings& settings) {
+  const auto start = std::chrono::steady_clock::now();
+  const Subject subject = Open(options.artifact, settings);
+  const ShardSet val(settings.data_path, "val", settings.vocab_size);
+  const ByteTable table = ByteTable::Load(settings);
+
+  const bool sliding = IsSliding(settings);
+  std::optional<Score> plain;  // none of a split without a whole sequence
+  if (sliding && val.tokens() > settings.train_seq_len) {
+    plain = Plain(subject, val, table, settings);
+    Log("plain_eval val_loss:%.8f val_bpb:%.8f targets:%ld dropped:%ld", plain->val_loss, plain->val_bpb,
+        plain->targets, plain->dropped);
+  }
+  if (sliding) {
+    Log("final_eval_mode:sliding_window stride:%ld batch_seqs:%ld", settings.eval_stride, settings.eval_batch_seqs);
+  } else {
+    Log("final_eval_mode:standard");
+  }
+  const auto final_start = std::chrono::steady_clock::now();
+  const Score score = sliding ? Sliding(subject, val, table, settings) : Plain(subject, val, table, settings);
+  if (!sliding) plain = score;
+  Log("final_int8_zlib_roundtrip val_loss:%.4f val_bpb:%.4f eval_time:%.0fms", score.val_loss, score.val_bpb,
+      1000 * SecondsSince(final_start));
+  Log("final_int8_zlib_roundtrip_exact val_loss:%.8f val_bpb:%.8f", score.val_loss, score.val_bpb);
+  if (!std::isfinite(score.val_loss)) throw InputError(subject.path, "its losses are not finite numbers");
+
+  return {
+      {"val_loss", score.val_loss},
+      {"val_bpb", score.val_bpb},
+      {"val_loss_plain", plain ? Json(plain->val_loss) : Json()},
+      {"val_bpb_plain", plain ? Json(plain->val_bpb) : Json()},
+      {"targets", score.targets},
+      {"bytes", score.bytes},
+      {"targets_rescored", score.rescored},
+      {"targets_dropped", score.dropped},
+      {"targets_plain", plain ? plain->targets : 0},
+      {"method", sliding ? "windows" : "plain"},
+      {"stride", sliding ? settings.eval_stride : settings.train_seq_len},
+      {"seq_len", settings.train_seq_len},
+      {"compat", settings.compat},
+      {"artifact_bytes", subject.bytes},
+      {"artifact_digest", subject.digest},
+      {"identity", subject.identity},
+      {"made_from", subject.made_from},
+      {"val_digest", val.Identity()},
+      {"byte_table_digest", table.digest},
+      {"precision", settings.precision},
+      {"threads", settings.ThreadCount()},
+      {"cpu", CpuName()},
+      {"seconds", SecondsSince(start)},
+  };
+}
+
+// Holds a score to an earlier one of the same evaluation.
+void Compare(const Json& score, const Options& options) {
+  const InputFile file(options.expect);
+  const Json expected = Json::parse(file.text(), nullptr, /*allow_exceptions=*/false);
+  const auto require = [&](bool holds, const std::string& cause) {
+    if (!holds) throw InputError(file.path(), cause);
+  };
+  require(expected.is_object(), "is not an eval.json");
+  for (const char* name :
+       {"val_digest", "byte_table_digest", "method", "stride", "seq_len", "compat", "precision", "targets", "bytes"}) {
+    require(expected.contains(name), std::string("misses ") + name);
+    require(expected[name] == score[name], std::string("is of another evaluation: ") + name + " is " +
+                                               expected[name].dump() + " there and " + score[name].dump() + " here");
+  }
+  // One machine with one thread count repeats itself; others may take sums in another order.
+  const bool same_machine =
+      expected.value("threads", Json()) == score["threads"] && expected.value("cpu", Json()) == score["cpu"];
+  const double tolerance = options.tolerance >= 0 ? options.tolerance : same_machine ? 5e-9 : 1e-4;
+  std::string beyond;
+  for (const char* name : {"val_loss", "val_bpb"}) {
+    require(expected.contains(name) && expected[name].is_number(), std::string("misses ") + name);
+    const double difference = score[name].get<double>() - expected[name].get<double>();
+    Log("expect %s:%.8f got:%.8f difference:%.2e allowed:%.0e", name, expected[name].get<double>(),
+        score[name].get<double>(), difference, tolerance);
+    if (!(std::abs(difference) <= tolerance)) {
+      beyond += StringPrintf("%s%s differs by %.2e", beyond.empty() ? "" : " and ", name, difference);
+    }
+  }
+  if (!beyond.empty()) {
+    throw GateError(options.artifact + ": " + beyond + " from " + file.path() + ", more than " +
+                    ShortestDouble(tolerance));
+  }
+}
+
+Json Continue(const Options& options, Settings& settings) {
+  const Subject subject = Open(options.artifact, settings);
+  const ByteTable table = ByteTable::Load(settings);
+  std::vector<int64_t> prompt = table.Encode(options.prompt);
+  prompt.insert(prompt.begin(), kBos);
+  const std::vector<int64_t> ids =
+      Generate(subject.model, settings, prompt,
+               {options.tokens, options.temperature, static_cast<uint64_t>(settings.seed), kBos});
+  const std::string text = table.Decode(ids);
+  LogLine(options.prompt + text);
+  return {{"prompt", options.prompt}, {"text", text}, {"tokens", ids.size()}, {"identity", subject.identity}};
+}
+
+int Main(int argc, char** argv) {
+  Options options;
+  Settings settings;
+  CommandLine line(
+      "eval-sliding",
+      "Scores an artifact, or a checkpoint of weights, on the validation split in bits per byte. Reads the file, "
+      "the split's shards and the byte table, and nothing else.",
+      "eval-sliding --profile cpu-demo runs/cpu-demo/seed-1337/model.bin.zst --out eval.json");
+  line.Input("ARTIFACT", options.artifact, "artifact, weights or quantised checkpoint; -: standard input");
+  line.OutputOption("--out", options.out, "write the scores here too (eval.json)");
+  line.Option("--expect", options.expect, "an earlier eval.json: fail with status 5 where the scores differ from it");
+  line.Option(
+      "--tolerance", options.tolerance, 0, 1e9,
+      "by how much they may; otherwise 8 digits are equal on the same processor with as many threads, 1e-4 elsewhere");
+  line.Option("--generate", options.prompt, "continue this text instead of scoring (drawn with SEED)");
+  line.Option("--tokens", options.tokens, 1, 1 << 20, "tokens to continue it by, or to the document's end [64]");
+  line.Option("--temperature", options.temperature, 0, 1e3, "of the draws; 0: always the likeliest token [0]");
+  line.Use(settings, scope::kEvaluate);
+  return RunTool(line, argc, argv, [&]() -> Json {
+    at::set_num_threads(settings.ThreadCount());
+    if (!options.prompt.empty()) {
+      if (!options.out.empty() || !options.expect.empty()) {
+        throw UsageError("--generate scores nothing: leave out --out and --expect");
+      }
+      return Continue(options, settings);
+    }
+    const Json score = Evaluate(options, settings);
+    if (!options.expect.empty()) Compare(score, options);
+    if (!options.out.empty()) WriteFile(options.out, score.dump(2) + "\n");
+    return score;
+  });
+}
+
+}  // namespace
+}  // namespace fairway
+
+int main(int argc, char** argv) {
+  return fairway::Main(argc, argv);
+}
