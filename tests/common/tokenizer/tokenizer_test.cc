@@ -1,0 +1,124 @@
+#include "common/tokenizer/tokenizer.h"
+
+#include <gmock/gmock.h>
+
+#include <nlohmann/json.hpp>
+#include <sstream>
+
+#include "common/base/error.h"
+#include "common/tokens/byte_table.h"
+#include "tests/common/tokenizer/small_tokenizer.h"
+
+namespace fairway {
+namespace {
+
+using testing::HasSubstr;
+using testing::StrEq;
+
+// Lines of ASCII with single blanks inside: the normaliser leaves those as they are.
+std::vector<std::string> PlainLines(const std::string& text) {
+  std::vector<std::string> lines;
+  std::istringstream stream(text);
+  for (std::string line; std::getline(stream, line);) {
+    const bool ascii = std::all_of(line.begin(), line.end(), [](char c) { return c >= ' ' && c <= '~'; });
+    if (ascii && !line.empty() && line.front() != ' ' && line.back() != ' ' && line.find("  ") == line.npos)
+      lines.push_back(line);
+  }
+  return lines;
+}
+
+void ExpectAgreement(const Tokenizer& tokenizer, const ByteTable& table, const std::string& text) {
+  const std::vector<uint16_t> expected = tokenizer.EncodeDocument(text);
+  const std::vector<int64_t> ids = table.Encode(text);
+  EXPECT_EQ(std::vector<uint16_t>(ids.begin(), ids.end()), std::vector<uint16_t>(expected.begin() + 1, expected.end()))
+      << text;
+}
+
+TEST(TrainTokenizer, GivesTheFieldsKindOfModel) {
+  const ScratchFolder folder;
+  TrainOnOwnHeaders(folder / "m");
+  const Tokenizer tokenizer(folder / "m");
+  const ByteTable table = ByteTable::Read(folder / "m");
+  EXPECT_EQ(tokenizer.size(), 400);
+  ASSERT_EQ(table.size(), 400);
+  EXPECT_EQ(tokenizer.digest(), table.digest);
+  // Pad, BOS, EOS and unknown first, then the bytes, then merges.
+  for (int id = 0; id < 4; ++id) EXPECT_TRUE(table.pieces[id].boundary);
+  EXPECT_EQ(table.pieces[1].text, "<s>");
+  for (int id = 4; id < 260; ++id) EXPECT_TRUE(table.pieces[id].byte);
+  for (int id = 260; id < 400; ++id) EXPECT_FALSE(table.pieces[id].byte || table.pieces[id].boundary);
+  EXPECT_EQ(table.pieces[4 + 'A'].text, "<0x41>");
+  // Digits are split, and no blank is put in front.
+  EXPECT_EQ(tokenizer.EncodeDocument("1024").size(), 5u);
+  EXPECT_EQ(table.Decode({tokenizer.EncodeDocument("the")[1]})[0], 't');
+}
+
+TEST(TrainTokenizer, GivesTheSameBytesForTheSameText) {
+  const ScratchFolder folder;
+  TrainOnOwnHeaders(folder / "a");
+  TrainOnOwnHeaders(folder / "b");
+  EXPECT_EQ(ReadBytes(folder / "a"), ReadBytes(folder / "b"));
+}
+
+TEST(TrainTokenizer, ReportsWhatIsWrongWithTheText) {
+  const ScratchFolder folder;
+  WriteBytes(folder / "latin1", "caf\xe9");
+  WriteBytes(folder / "short", "a");
+  const auto message = [&](const std::string& name, int64_t vocab_size) {
+    return MessageOf<InputError>([&] {
+      DocumentSource documents({folder / name}, {});
+      TrainTokenizer(documents, vocab_size, folder / "m");
+    });
+  };
+  EXPECT_THAT(message("latin1", 400), StrEq(folder / "latin1: the byte 0xe9 at offset 3 of the file is not UTF-8"));
+  EXPECT_THAT(message("short", 8), HasSubstr("the training text: SentencePiece cannot train on it: "));
+  EXPECT_FALSE(std::filesystem::exists(folder / "m"));
+}
+
+TEST(Tokenizer, RefusesOtherFiles) {
+  const ScratchFolder folder;
+  const auto message = [&](const std::string& name) {
+    return MessageOf<InputError>([&] { Tokenizer(folder / name); });
+  };
+  WriteBytes(folder / "empty", "");
+  WriteBytes(folder / "text", "not a model");
+  EXPECT_THAT(message("empty"), StrEq(folder / "empty: is not a SentencePiece model"));
+  EXPECT_THAT(message("text"), StrEq(folder / "text: is not a SentencePiece model"));
+  EXPECT_THROW(Tokenizer(folder / "absent"), IoError);
+}
+
+TEST(ByteTableEncode, AgreesWithSentencePieceOnOwnHeaders) {
+  const ScratchFolder folder;
+  TrainOnOwnHeaders(folder / "m");
+  const Tokenizer tokenizer(folder / "m");
+  const ByteTable table = ByteTable::Read(folder / "m");
+  int lines = 0;
+  for (const std::string& path : OwnHeaders()) {
+    for (const std::string& line : PlainLines(ReadBytes(path))) {
+      ExpectAgreement(tokenizer, table, line);
+      ++lines;
+    }
+  }
+  EXPECT_GT(lines, 300);
+  for (const char* text : {"na\xc3\xafve caf\xc3\xa9", "\xe6\x97\xa5\xe6\x9c\xac \xf0\x9f\x98\x80!"})
+    ExpectAgreement(tokenizer, table, text);
+}
+
+TEST(ByteTableEncode, AgreesWithSentencePieceOnRealText) {
+  const std::string folder = std::string(SHARED_DIR) + "/fineweb/";
+  if (!std::filesystem::exists(folder + "verify_docs.jsonl")) GTEST_SKIP() << "skipped: " << folder << " is absent";
+  const Tokenizer tokenizer(folder + "fineweb_1024_bpe.model");
+  const ByteTable table = ByteTable::Read(folder + "fineweb_1024_bpe.model");
+  DocumentSource documents({folder + "verify_docs.jsonl"}, {.key = "text"});
+  int lines = 0;
+  for (RawDocument document; documents.Next(&document);) {
+    for (const std::string& line : PlainLines(TextOf(document, documents.format()))) {
+      ExpectAgreement(tokenizer, table, line);
+      ++lines;
+    }
+  }
+  EXPECT_GT(lines, 1000);
+}
+
+}  // namespace
+}  // namespace fairway
