@@ -1,0 +1,231 @@
+// What a person reads of a record: the table on the terminal and README.md.
+#include <functional>
+
+#include "common/base/digest.h"
+#include "common/base/file.h"
+#include "common/base/text.h"
+#include "common/checkpoint/counter_names.h"
+#include "common/submission/record.h"
+
+namespace fairway {
+namespace {
+
+using Cell = std::function<std::string(const FinishedRun&)>;
+
+// A table with one column a seed.
+class SeedTable {
+ public:
+  SeedTable(const std::string& heading, const std::vector<FinishedRun>& runs) : runs_(runs) {
+    Row(heading, [](const FinishedRun& run) { return "seed " + std::to_string(run.seed()); });
+  }
+
+  void Row(const std::string& label, const Cell& cell) {
+    std::vector<std::string> row = {label};
+    for (const FinishedRun& run : runs_) row.push_back(cell(run));
+    table_.push_back(std::move(row));
+  }
+
+  const Table& table() const { return table_; }
+
+ private:
+  const std::vector<FinishedRun>& runs_;
+  Table table_;
+};
+
+std::string Score(const Json& bits) { return bits.is_number() ? StringPrintf("%.6f", bits.get<double>()) : "-"; }
+
+std::string Count(const FinishedRun& run, const std::string& name) {
+  return WithCommas(static_cast<int64_t>(run.counters.Get(name)));
+}
+
+void AddScores(const Record& record, SeedTable& table) {
+  for (const std::string set : kWeightSets) {
+    table.Row("bits a byte before quantisation, " + set + " weights, plain", [&](const FinishedRun& run) {
+      const auto found = run.before.find(set);
+      return found == run.before.end() ? "-" : Score(found->second["val_bpb_plain"]);
+    });
+  }
+  table.Row("bits a byte from the artifact, plain", [](const FinishedRun& run) { return Score(run.eval["val_bpb_plain"]); });
+  const Json& eval = record.runs[0].eval;
+  const std::string method = eval["method"] == "plain" ? "plain" : "sliding by " + eval["stride"].dump();
+  table.Row("bits a byte from the artifact, " + method + " (the score)",
+            [](const FinishedRun& run) { return Score(run.eval["val_bpb"]); });
+}
+
+void AddSizes(const Record& record, SeedTable& table) {
+  const auto row = [&](const std::string& label, uint64_t ArtifactSizes::*part) {
+    table.Row(label, [part](const FinishedRun& run) { return WithCommas(run.artifact.*part); });
+  };
+  row("bytes of codes", &ArtifactSizes::codes);
+  row("bytes of scales", &ArtifactSizes::scales);
+  row("bytes of tensors kept in floating point", &ArtifactSizes::kept);
+  row("bytes of names, settings and index", &ArtifactSizes::other);
+  row("bytes of the artifact (all of these, compressed)", &ArtifactSizes::compressed);
+  table.Row("bytes of code (the source archive)", [](const FinishedRun& run) { return WithCommas(run.source_bytes); });
+  table.Row("bytes in all, of " + WithCommas(record.options.budget),
+            [](const FinishedRun& run) { return WithCommas(run.artifact.compressed + run.source_bytes); });
+}
+
+// Each technique with how often it acted, from its own counter.
+Table Activity(const Record& record) {
+  const Settings& settings = record.runs[0].settings;
+  SeedTable table("technique", record.runs);
+  const auto row = [&](bool on, const std::string& label, const Cell& cell) {
+    table.Row(label, on ? cell : [](const FinishedRun&) { return std::string("off"); });
+  };
+  const auto count = [](const std::string& name, const std::string& unit) {
+    return [=](const FinishedRun& run) { return Count(run, name) + " " + unit; };
+  };
+  row(settings.ema_enabled, "moving average of the weights (EMA), decay " + ShortestDouble(settings.ema_decay),
+      count(counter::kEmaUpdates, "updates"));
+  row(settings.swa_enabled,
+      "average of snapshots (SWA), every " + WithCommas(settings.swa_every) + " steps below a learning rate scale of " +
+          ShortestDouble(settings.swa_start_frac),
+      count(counter::kSwaSnapshots, "snapshots"));
+  row(settings.late_qat_threshold > 0,
+      "late QAT, below a scale of " + ShortestDouble(settings.late_qat_threshold), [](const FinishedRun& run) {
+        return Count(run, counter::kQatReplacements) + " matrices replaced, from step " + Count(run, counter::kQatFirstStep);
+      });
+  table.Row("weights taken", [](const FinishedRun& run) {
+    std::vector<std::string> parts;
+    for (const std::string set : kWeightSets) {
+      const double share = run.counters.Get(counter::kFinalizePrefix + set);
+      if (share > 0) parts.push_back(share == 1 ? set : ShortestDouble(share) + " " + set);
+    }
+    return Join(parts, " + ");
+  });
+  table.Row("rows whose clip was searched for", [](const FinishedRun& run) { return Count(run, counter::kClipRowsSearched); });
+  for (const auto& [name, wins] : record.runs[0].counters.all()) {
+    if (!name.starts_with(counter::kClipWinsPrefix)) continue;
+    table.Row("of these, won by the quantile " + name.substr(std::string(counter::kClipWinsPrefix).size()),
+              [&](const FinishedRun& run) { return Count(run, name); });
+  }
+  table.Row("relative error of the quantised weights", [](const FinishedRun& run) {
+    return StringPrintf("%.5f", run.counters.Get(counter::kQuantiseRelativeError));
+  });
+  table.Row("entropy of the codes", [](const FinishedRun& run) {
+    return StringPrintf("%.3f bits", run.counters.Get(counter::kQuantiseEntropyBits));
+  });
+  table.Row("warm-up steps, undone", [](const FinishedRun& run) { return Count(run, counter::kWarmupSteps); });
+  return table.table();
+}
+
+Table Training(const Record& record) {
+  SeedTable table("training", record.runs);
+  table.Row("steps", [](const FinishedRun& run) { return WithCommas(run.steps()); });
+  table.Row("ended by", [](const FinishedRun& run) {
+    return std::string(run.counters.Get(counter::kStoppedByClock) > 0 ? "the clock" : "the number of steps");
+  });
+  table.Row("training time", [](const FinishedRun& run) {
+    return StringPrintf("%.1f s", run.counters.Get(counter::kTrainSeconds));
+  });
+  table.Row("a step", [](const FinishedRun& run) { return StringPrintf("%.2f ms", run.step_ms()); });
+  table.Row("of the time, waiting for data", [](const FinishedRun& run) {
+    const double wait = run.counters.Get(counter::kDataWaitSeconds), seconds = run.counters.Get(counter::kTrainSeconds);
+    return StringPrintf("%.2f s (%.2f%%)", wait, seconds > 0 ? 100 * wait / seconds : 0.0);
+  });
+  table.Row("tokens trained on", [](const FinishedRun& run) { return Count(run, counter::kTokens); });
+  table.Row("training loss of the last step", [](const FinishedRun& run) {
+    return StringPrintf("%.4f", run.counters.Get(counter::kLastLoss));
+  });
+  table.Row("times resumed", [](const FinishedRun& run) { return Count(run, counter::kResumes); });
+  return table.table();
+}
+
+std::string SeedList(const Record& record) {
+  std::vector<std::string> seeds;
+  for (const FinishedRun& run : record.runs) seeds.push_back(std::to_string(run.seed()));
+  return Join(seeds, ", ");
+}
+
+std::string Verdict(const Record& record) {
+  const Comparison& comparison = *record.comparison;
+  std::string text = StringPrintf("Against the baseline of %.8f bits a byte (%.8f nats a token) the mean is %s by %.5f nats a token.",
+                                  comparison.baseline_bpb, comparison.baseline_loss,
+                                  comparison.improvement >= 0 ? "better" : "worse", std::abs(comparison.improvement));
+  if (comparison.p_value) {
+    text += StringPrintf(" The hypothesis that it is not better by %g nats has p = %.2g (one-sided t-test, %zu seeds).",
+                         kRequiredNats, *comparison.p_value, record.runs.size());
+  }
+  return text + StringPrintf(" A record needs %g nats with p < %g over at least %zu seeds: this one %s.\n", kRequiredNats,
+                             kRequiredProbability, kRequiredSeeds, comparison.qualifies ? "qualifies" : "does not qualify");
+}
+
+void AddLineage(const std::string& what, const std::string& identity, const Lineage& lineage, int depth, std::string& text) {
+  text += std::string(2 * depth, ' ') + "- " + what + " `" + identity + "`";
+  if (!lineage.tool.empty()) {
+    text += ", made by " + lineage.tool + ", " + lineage.version;
+    std::vector<std::string> settings;
+    for (const auto& [name, value] : lineage.settings) settings.push_back(name + " = " + value);
+    if (!settings.empty()) text += ", with `" + Join(settings, "; ") + "`";
+  }
+  text += "\n";
+  for (const Lineage::Input& input : lineage.inputs) {
+    if (input.identity != identity) AddLineage(input.role, input.identity, input.lineage, depth + 1, text);
+  }
+}
+
+std::string OneLine(std::string text) {
+  for (char& c : text) {
+    if (c == '\n' || c == '\r') c = ' ';
+  }
+  return text;
+}
+
+}  // namespace
+
+Table SummaryTable(const Record& record) {
+  SeedTable table("", record.runs);
+  table.Row("steps", [](const FinishedRun& run) { return WithCommas(run.steps()); });
+  AddScores(record, table);
+  AddSizes(record, table);
+  return table.table();
+}
+
+std::string ReadMe(const Record& record) {
+  std::string text = "# " + OneLine(record.options.name) + "\n\n" + record.options.blurb + "\n\n";
+  text += StringPrintf("Score: **%.8f bits a byte** (%.8f nats a token)", record.val_bpb, record.val_loss);
+  if (record.val_bpb_std) {
+    text += StringPrintf(", mean of the seeds %s with a sample standard deviation of %.8f", SeedList(record).c_str(),
+                         *record.val_bpb_std);
+  } else {
+    text += ", seed " + SeedList(record);
+  }
+  text += ". Size: **" + WithCommas(record.bytes_total) + " bytes** of " + WithCommas(record.options.budget) +
+          ", artifact and code together.\n\n";
+  if (record.comparison) text += Verdict(record) + "\n";
+  text += "![training and validation loss against steps](loss-curve.svg)\n\n";
+
+  SeedTable scores("score", record.runs), sizes("size", record.runs);
+  AddScores(record, scores);
+  AddSizes(record, sizes);
+  text += "## Scores\n\n" + Markdown(scores.table()) + "\n";
+  const Json& eval = record.runs[0].eval;
+  text += "Over " + WithCommas(eval["targets"].get<int64_t>()) + " targets that stand for " +
+          WithCommas(eval["bytes"].get<int64_t>()) + " bytes of text, windows of " + eval["seq_len"].dump() +
+          " tokens. The last two rows are of a fresh process that read the artifact alone.\n\n";
+  text += "## Sizes\n\n" + Markdown(sizes.table()) + "\n";
+  text += "## What acted, and how often\n\n" + Markdown(Activity(record)) + "\n";
+  text += "## Training\n\n" + Markdown(Training(record)) + "\nHardware: " + record.hardware + ".";
+  if (!record.pytorch_version.empty()) text += " LibTorch " + record.pytorch_version + ".";
+  text += "\n\n## Settings\n\nSeeds: " + SeedList(record) + ". As a profile:\n\n```\n";
+  for (const auto& [name, value] : record.runs[0].stated) {
+    if (name != "seed") text += name + " = " + value + "\n";
+  }
+  text += "```\n\n## Where it comes from\n\nIdentities are SHA-256 of content; each product names what it was made from.\n\n";
+  for (const FinishedRun& run : record.runs) {
+    const std::string prefix = RunPrefix(record, run);
+    AddLineage("`" + prefix + run_file::kArtifact + "`", run.eval["artifact_digest"].get<std::string>(), run.lineage, 0, text);
+    text += "- `" + prefix + run_file::kEval + "` scores it on the validation split `" +
+            run.eval["val_digest"].get<std::string>() + "` with the byte table `" +
+            run.eval["byte_table_digest"].get<std::string>() + "`\n";
+  }
+  text += "- `" + std::string(run_file::kSource) + "` `" + record.runs[0].source_digest + "`, everything that training and "
+          "evaluation are built from\n\n"
+          "`make verify-record RECORD=`*this folder* builds the evaluation from that archive in an empty directory, scores the "
+          "artifact and compares.\n\n"
+          "Every figure on this page was taken from the run's own checkpoints, scores and logs.\n";
+  return text;
+}
+
+}  // namespace fairway

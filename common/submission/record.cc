@@ -1,0 +1,265 @@
+#include "common/submission/record.h"
+
+#include <algorithm>
+#include <chrono>
+#include <cmath>
+#include <ctime>
+#include <filesystem>
+#include <numbers>
+#include <set>
+
+#include "common/base/error.h"
+#include "common/base/file.h"
+#include "common/base/machine.h"
+#include "common/base/text.h"
+#include "common/checkpoint/counter_names.h"
+#include "common/submission/loss_curve.h"
+#include "common/submission/output_folder.h"
+#include "common/submission/statistics.h"
+
+namespace fairway {
+namespace {
+
+constexpr char kSubmission[] = "submission.json";
+
+std::string Today() {
+  const std::time_t now = std::time(nullptr);
+  std::tm utc;
+  gmtime_r(&now, &utc);
+  return StringPrintf("%04d-%02d-%02d", utc.tm_year + 1900, utc.tm_mon + 1, utc.tm_mday);
+}
+
+void CheckDate(const std::string& date) {
+  std::tm parsed = {};
+  const char* end = date.size() == 10 ? strptime(date.c_str(), "%Y-%m-%d", &parsed) : nullptr;
+  if (!end || *end) throw UsageError("--date: '" + date + "' is no date such as 2026-03-31");
+}
+
+// What `tool` noted in its lineage, among its settings, or nothing.
+std::string NotedBy(const Lineage& lineage, const std::string& tool, const std::string& name) {
+  if (lineage.tool == tool) {
+    for (const auto& [key, value] : lineage.settings) {
+      if (key == name) return value;
+    }
+  }
+  for (const Lineage::Input& input : lineage.inputs) {
+    if (std::string value = NotedBy(input.lineage, tool, name); !value.empty()) return value;
+  }
+  return "";
+}
+
+// The programs of a lineage, and what training was given: shards, and what those were made from.
+void Origins(const Lineage& lineage, bool given, std::vector<std::pair<std::string, std::string>>& origins) {
+  origins.emplace_back("program " + lineage.tool, lineage.source_digest);
+  given |= lineage.tool == "train";
+  for (const Lineage::Input& input : lineage.inputs) {
+    if (given) origins.emplace_back(input.role, input.identity);
+    if (!input.lineage.tool.empty()) Origins(input.lineage, given, origins);
+  }
+}
+
+// Everything that must be the same in all runs of a record, by name.
+std::vector<std::pair<std::string, std::string>> Experiment(const FinishedRun& run) {
+  std::vector<std::pair<std::string, std::string>> values;
+  for (const auto& [name, value] : run.stated) {
+    if (name != "seed") values.emplace_back(name, value);
+  }
+  for (const char* name : {"val_digest", "byte_table_digest", "method", "stride", "seq_len", "compat", "precision", "targets",
+                           "bytes"}) {
+    values.emplace_back(std::string(name) + " of eval.json", run.eval[name].dump());
+  }
+  Origins(run.lineage, false, values);
+  values.emplace_back("the source archive", run.source_digest);
+  return values;
+}
+
+void CheckOneExperiment(const std::vector<FinishedRun>& runs) {
+  std::set<int64_t> seeds;
+  for (const FinishedRun& run : runs) {
+    if (!seeds.insert(run.seed()).second) {
+      throw GateError(StringPrintf("%s: seed %ld was given twice", run.directory.c_str(), static_cast<long>(run.seed())));
+    }
+  }
+  const auto first = Experiment(runs[0]);
+  for (const FinishedRun& run : runs) {
+    const auto values = Experiment(run);
+    for (size_t i = 0; i < std::max(first.size(), values.size()); ++i) {
+      if (i < first.size() && i < values.size() && first[i] == values[i]) continue;
+      const auto say = [&](const auto& list) {
+        return i < list.size() ? list[i].first + " is " + list[i].second : std::string("there is nothing more");
+      };
+      throw GateError(run.directory + " is another experiment than " + runs[0].directory + ": " + say(values) + " and " +
+                      say(first));
+    }
+  }
+}
+
+void CheckBudget(const Record& record) {
+  if (record.bytes_total <= record.options.budget) return;
+  const FinishedRun& largest = *std::ranges::max_element(
+      record.runs, {}, [](const FinishedRun& run) { return run.artifact.compressed; });
+  throw GateError(StringPrintf("%s: over budget by %s bytes: artifact %s + code %s > %s", largest.directory.c_str(),
+                               WithCommas(record.bytes_total - record.options.budget).c_str(),
+                               WithCommas(largest.artifact.compressed).c_str(), WithCommas(record.bytes_code).c_str(),
+                               WithCommas(record.options.budget).c_str()));
+}
+
+std::vector<double> Scores(const std::vector<FinishedRun>& runs, const char* name) {
+  std::vector<double> scores;
+  for (const FinishedRun& run : runs) scores.push_back(run.eval[name].get<double>());
+  return scores;
+}
+
+std::optional<Comparison> Compare(const Record& record) {
+  const auto& [loss, bpb] = std::tie(record.options.baseline_loss, record.options.baseline_bpb);
+  if (loss && bpb) throw UsageError("--baseline-loss and --baseline-bpb: give one of them");
+  if (!loss && !bpb) return std::nullopt;
+  // Nats a token to bits a byte, on this text (specification 1, section 7).
+  const Json& eval = record.runs[0].eval;
+  const double bpb_per_nat = eval["targets"].get<double>() / eval["bytes"].get<double>() / std::numbers::ln2;
+  Comparison comparison;
+  comparison.baseline_loss = loss ? *loss : *bpb / bpb_per_nat;
+  comparison.baseline_bpb = bpb ? *bpb : *loss * bpb_per_nat;
+  comparison.improvement = comparison.baseline_loss - record.val_loss;
+  if (record.runs.size() > 1) {
+    comparison.p_value = ProbabilityNotBelow(Scores(record.runs, "val_loss"), comparison.baseline_loss - kRequiredNats);
+  }
+  comparison.qualifies =
+      record.runs.size() >= kRequiredSeeds && comparison.p_value && *comparison.p_value < kRequiredProbability;
+  return comparison;
+}
+
+// "11L 512d, EMA, SWA, late QAT, sliding evaluation": what was on, and by its counters acted.
+std::string NameOf(const FinishedRun& run) {
+  const Settings& settings = run.settings;
+  std::vector<std::string> parts = {StringPrintf("%ldL %ldd", static_cast<long>(settings.num_layers),
+                                                 static_cast<long>(settings.model_dim))};
+  if (settings.xsa_last_n > 0) parts.push_back("XSA" + std::to_string(std::min(settings.xsa_last_n, settings.num_layers)));
+  for (const char* set : kWeightSets) {
+    const double share = run.counters.Get(counter::kFinalizePrefix + std::string(set));
+    std::string upper = set;
+    for (char& c : upper) c = static_cast<char>(std::toupper(c));
+    if (share > 0 && upper != "LAST") parts.push_back(upper);
+  }
+  if (run.counters.Get(counter::kQatReplacements) > 0) parts.push_back("late QAT");
+  if (run.counters.Get(counter::kClipRowsSearched) > 0) parts.push_back("clip search");
+  return Join(parts, " + ");
+}
+
+std::string BlurbOf(const Record& record) {
+  const FinishedRun& run = record.runs[0];
+  return StringPrintf("%s steps of %s tokens, %.6f bits a byte over %zu seed%s.", WithCommas(run.steps()).c_str(),
+                      WithCommas(run.settings.train_batch_tokens).c_str(), record.val_bpb, record.runs.size(),
+                      record.runs.size() == 1 ? "" : "s");
+}
+
+double Rounded(double value) { return std::round(value * 100) / 100; }
+
+void Copy(const std::string& from, const std::string& to) {
+  OutputFile file(to);
+  file.Write(InputFile(from).bytes());
+  file.Commit();
+}
+
+}  // namespace
+
+Record MakeRecord(std::vector<FinishedRun> runs, RecordOptions options) {
+  CheckOneExperiment(runs);
+  Record record;
+  record.options = std::move(options);
+  record.runs = std::move(runs);
+  const std::vector<double> losses = Scores(record.runs, "val_loss"), bpbs = Scores(record.runs, "val_bpb");
+  record.val_loss = Mean(losses);
+  record.val_bpb = Mean(bpbs);
+  if (record.runs.size() > 1) {
+    record.val_loss_std = SampleStandardDeviation(losses);
+    record.val_bpb_std = SampleStandardDeviation(bpbs);
+  }
+  record.bytes_code = record.runs[0].source_bytes;
+  for (const FinishedRun& run : record.runs) {
+    record.bytes_total = std::max(record.bytes_total, run.artifact.compressed + record.bytes_code);
+  }
+  CheckBudget(record);
+  record.comparison = Compare(record);
+  record.hardware = NotedBy(record.runs[0].lineage, "train", "hardware");
+  if (record.hardware.empty()) record.hardware = CpuName();
+  record.pytorch_version = NotedBy(record.runs[0].lineage, "train", "torch.version");
+  if (record.options.date.empty()) record.options.date = Today();
+  CheckDate(record.options.date);
+  if (record.options.name.empty()) record.options.name = NameOf(record.runs[0]);
+  if (record.options.blurb.empty()) record.options.blurb = BlurbOf(record);
+  return record;
+}
+
+std::string RunPrefix(const Record& record, const FinishedRun& run) {
+  return record.runs.size() == 1 ? "" : "seed-" + std::to_string(run.seed()) + "/";
+}
+
+Json SubmissionJson(const Record& record) {
+  const RecordOptions& options = record.options;
+  bool in_ten_minutes = true;
+  Json seeds = Json::array(), results;
+  for (const FinishedRun& run : record.runs) {
+    in_ten_minutes &= run.counters.Get(counter::kTrainSeconds) <= 600;
+    seeds.push_back(run.seed());
+    results[std::to_string(run.seed())] = {{"val_loss", run.eval["val_loss"]},
+                                           {"val_bpb", run.eval["val_bpb"]},
+                                           {"artifact_bytes", run.artifact.compressed},
+                                           {"steps", run.steps()},
+                                           {"step_avg_ms", Rounded(run.step_ms())}};
+  }
+  const bool qualifies = record.comparison && record.comparison->qualifies;
+  Json json = {{"author", options.author},
+               {"github_id", options.github_id},
+               {"name", options.name},
+               {"blurb", options.blurb},
+               {"date", options.date},
+               {"track", qualifies && in_ten_minutes ? "10min_16mb" : "non-record-16mb"},
+               {"val_loss", record.val_loss},
+               {"val_bpb", record.val_bpb},
+               {"bytes_total", record.bytes_total},
+               {"bytes_code", record.bytes_code},
+               {"seeds", seeds},
+               {"seed_results", results}};
+  if (record.val_bpb_std) {
+    json["val_loss_std"] = *record.val_loss_std;
+    json["val_bpb_std"] = *record.val_bpb_std;
+  }
+  if (record.comparison) {
+    json["baseline"] = {{"val_loss", record.comparison->baseline_loss},
+                        {"val_bpb", record.comparison->baseline_bpb},
+                        {"improvement_nats", record.comparison->improvement},
+                        {"required_nats", kRequiredNats}};
+    if (record.comparison->p_value) json["baseline"]["p_value"] = *record.comparison->p_value;
+    json["baseline"]["qualifies"] = record.comparison->qualifies;
+  }
+  json["hardware"] = record.hardware;
+  if (!record.pytorch_version.empty()) json["pytorch_version"] = record.pytorch_version;
+  return json;
+}
+
+void WriteRecord(const Record& record, const std::string& path) {
+  try {
+    OutputFolder folder(path, kSubmission);
+    const std::string root = folder.temporary() + "/";
+    std::vector<Curve> curves;
+    for (const FinishedRun& run : record.runs) {
+      const std::string from = run.directory + "/", to = root + RunPrefix(record, run);
+      MakeDirectories(to);
+      for (const char* name : {run_file::kArtifact, run_file::kLineage, run_file::kEval, run_file::kLog}) {
+        Copy(from + name, to + name);
+      }
+      for (const auto& [set, scores] : run.before) Copy(from + run_file::Before(set), to + run_file::Before(set));
+      curves.push_back({"seed " + std::to_string(run.seed()), run.log});
+    }
+    Copy(record.runs[0].directory + "/" + run_file::kSource, root + run_file::kSource);
+    DrawLossCurve(folder.temporary(), curves);
+    WriteFile(root + "README.md", ReadMe(record));
+    WriteFile(root + kSubmission, SubmissionJson(record).dump(2, ' ', false, Json::error_handler_t::replace) + "\n");
+    folder.Commit();
+  } catch (const std::filesystem::filesystem_error& error) {
+    throw IoError(path, error.code().message());
+  }
+}
+
+}  // namespace fairway

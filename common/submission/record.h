@@ -1,0 +1,67 @@
+// A record: one experiment under one or several seeds, held against its budget and against the standing record.
+#pragma once
+
+#include <cstdint>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "common/submission/run.h"
+#include "common/submission/table.h"
+
+namespace fairway {
+
+// What a person says about a record; everything else is measured.
+struct RecordOptions {
+  std::string author, github_id;
+  std::string name, blurb;  // where empty, made from the settings and counters
+  std::string date;         // 2026-03-31; where empty, today (UTC)
+  std::optional<double> baseline_loss, baseline_bpb;  // the standing record's score: at most one of them
+  uint64_t budget = 16'000'000;                       // bytes of artifact and code together
+};
+
+// A record must beat the standing one by this, with such a probability of chance, over so many seeds (specification 2,
+// section 6).
+inline constexpr double kRequiredNats = 0.005, kRequiredProbability = 0.01;
+inline constexpr size_t kRequiredSeeds = 3;
+
+struct Comparison {
+  double baseline_loss, baseline_bpb;
+  double improvement;             // nats a token
+  std::optional<double> p_value;  // that these losses come from a true mean not kRequiredNats better; needs two seeds
+  bool qualifies;
+};
+
+struct Record {
+  RecordOptions options;  // name, blurb and date filled in
+  std::vector<FinishedRun> runs;
+  double val_loss = 0, val_bpb = 0;  // means over the seeds
+  std::optional<double> val_loss_std, val_bpb_std;
+  uint64_t bytes_code = 0;   // the source archive as shipped
+  uint64_t bytes_total = 0;  // with the largest artifact
+  std::optional<Comparison> comparison;
+  std::string hardware, pytorch_version;  // of the training
+};
+
+// Throws GateError where the runs are not one experiment under distinct seeds (settings, data and code the same), or where
+// the largest artifact and the code are over budget; UsageError for two baselines, or a date that is none.
+// REQUIRES: at least one run.
+Record MakeRecord(std::vector<FinishedRun> runs, RecordOptions options);
+
+// Where the files of one run stand in the record's folder: at its top, or with several seeds in "seed-1337/".
+std::string RunPrefix(const Record& record, const FinishedRun& run);
+
+// submission.json (specification 2, section 6).
+Json SubmissionJson(const Record& record);
+
+// Steps, scores and sizes, one column a seed.
+Table SummaryTable(const Record& record);
+
+// README.md: nothing in it is typed but name and blurb.
+std::string ReadMe(const Record& record);
+
+// Writes the record's folder (docs/formats.md lists its files), replacing an older record of that name. Throws IoError,
+// InputError (see OutputFolder).
+void WriteRecord(const Record& record, const std::string& path);
+
+}  // namespace fairway

@@ -1,0 +1,197 @@
+#include "common/submission/run.h"
+
+#include <sys/stat.h>
+#include <zstd.h>
+
+#include <cerrno>
+#include <set>
+
+#include "common/base/digest.h"
+#include "common/base/error.h"
+#include "common/base/file.h"
+#include "common/base/text.h"
+#include "common/checkpoint/counter_names.h"
+#include "common/quantise/artifact.h"
+
+namespace fairway {
+namespace {
+
+[[noreturn]] void NotTogether(const std::string& path, const std::string& cause) {
+  throw GateError(path + ": does not belong to the other parts: " + cause);
+}
+
+// The one input of that role. `path` is the file that states the lineage.
+const Lineage::Input& InputOf(const Lineage& lineage, const std::string& role, const std::string& path) {
+  for (const Lineage::Input& input : lineage.inputs) {
+    if (input.role == role) return input;
+  }
+  throw InputError(path, "its lineage names no " + role);
+}
+
+// REQUIRES: `input`, which `path` was made from, is `checkpoint`.
+void CheckLink(const std::string& path, const Lineage::Input& input, const CheckpointReader& checkpoint) {
+  if (input.identity == checkpoint.identity()) return;
+  NotTogether(path, "it was made from the " + input.role + " " + input.identity + ", but " + checkpoint.path() + " is " +
+                        checkpoint.identity());
+}
+
+// Fields that the record reads from a file of scores.
+Json ReadScores(const std::string& path) {
+  const InputFile file(path);
+  Json scores = Json::parse(file.text(), nullptr, /*allow_exceptions=*/false);
+  if (!scores.is_object()) throw InputError(path, "is no JSON object");
+  for (const char* name : {"val_loss", "val_bpb", "targets", "bytes", "stride", "seq_len"}) {
+    if (!scores.contains(name)) throw InputError(path, std::string("misses ") + name);
+    if (!scores[name].is_number()) throw InputError(path, std::string(name) + " is no number");
+  }
+  for (const char* name :
+       {"val_loss_plain", "val_bpb_plain", "artifact_digest", "identity", "made_from", "val_digest", "byte_table_digest",
+        "method", "compat", "precision", "threads", "cpu"}) {
+    if (!scores.contains(name)) throw InputError(path, std::string("misses ") + name);
+  }
+  return scores;
+}
+
+ArtifactSizes Measure(const InputFile& file, const CheckpointReader& unpacked) {
+  ArtifactSizes sizes;
+  sizes.compressed = file.bytes().size();
+  std::set<std::string> scales;
+  for (const TensorInfo& tensor : unpacked.tensors()) {
+    if (tensor.quantisation) scales.insert(tensor.quantisation->scale);
+  }
+  for (const TensorInfo& tensor : unpacked.tensors()) {
+    (tensor.quantisation ? sizes.codes : scales.contains(tensor.name) ? sizes.scales : sizes.kept) += tensor.bytes();
+  }
+  // OpenWeights refuses artifacts that do not declare it.
+  const uint64_t content = ZSTD_getFrameContentSize(file.bytes().data(), file.bytes().size());
+  sizes.other = content - sizes.codes - sizes.scales - sizes.kept;
+  return sizes;
+}
+
+// The scores before quantisation, of weights that come from this training checkpoint, on the same text.
+std::map<std::string, Json> ReadScoresBefore(const std::string& directory, const CheckpointReader& train,
+                                             const Json& eval) {
+  std::map<std::string, Json> before;
+  for (const std::string set : kWeightSets) {
+    const std::string path = directory + "/" + run_file::Before(set);
+    struct stat status;
+    if (stat(path.c_str(), &status) != 0 && errno == ENOENT) continue;
+    const Json scores = ReadScores(path);
+    if (scores["made_from"] != Json::array({train.identity()})) {
+      NotTogether(path, "it is of weights made from " + scores["made_from"].dump() + ", but " + train.path() + " is " +
+                            train.identity());
+    }
+    for (const char* name : {"val_digest", "byte_table_digest", "seq_len", "compat", "precision"}) {
+      if (scores[name] == eval[name]) continue;
+      NotTogether(path, std::string(name) + " is " + scores[name].dump() + ", but " + eval[name].dump() + " in " +
+                            run_file::kEval);
+    }
+    before[set] = scores;
+  }
+  return before;
+}
+
+void CheckEval(const std::string& path, const Json& eval, const std::string& artifact_digest,
+               const CheckpointReader& quantised) {
+  if (eval["artifact_digest"] != artifact_digest) {
+    NotTogether(path, "it scores the artifact " + eval["artifact_digest"].dump() + ", but " + run_file::kArtifact +
+                          " has the SHA-256 " + artifact_digest);
+  }
+  if (eval["identity"] != quantised.identity()) {
+    NotTogether(path, "it scores the weights " + eval["identity"].dump() + ", but " + run_file::kQuantised + " is " +
+                          quantised.identity());
+  }
+}
+
+void CheckLog(const std::string& path, const FinishedRun& run) {
+  if (run.log.train.empty() && run.log.validation.empty()) throw InputError(path, "holds no line of a step");
+  if (run.log.seed && *run.log.seed != run.seed()) {
+    NotTogether(path, StringPrintf("it is of seed %ld, but %s of seed %ld", static_cast<long>(*run.log.seed),
+                                   run_file::kTrain, static_cast<long>(run.seed())));
+  }
+  if (run.log.LastStep() != run.steps()) {
+    NotTogether(path, StringPrintf("it ends at step %ld, but %s at step %ld", static_cast<long>(run.log.LastStep()),
+                                   run_file::kTrain, static_cast<long>(run.steps())));
+  }
+}
+
+// What is claimed must have happened (specification 3, row 2).
+void CheckClaims(const FinishedRun& run, const CheckpointReader& artifact) {
+  const auto require_action = [&](bool claimed, const std::string& claim, const char* name, const std::string& action) {
+    if (!claimed || run.counters.Get(name) > 0) return;
+    throw GateError(run.directory + ": " + claim + ", but " + action + " (" + name + " is 0)");
+  };
+  const Settings& settings = run.settings;
+  require_action(settings.ema_enabled, "ema_enabled is 1", counter::kEmaUpdates, "the average was never updated");
+  require_action(settings.swa_enabled, "swa_enabled is 1", counter::kSwaSnapshots, "no snapshot was taken");
+  require_action(settings.late_qat_threshold > 0, "late_qat_threshold is " + ShortestDouble(settings.late_qat_threshold),
+                 counter::kQatReplacements, "no matrix was ever trained on its grid");
+  bool searched = false;  // int6 is the grid whose clip is searched for
+  for (const TensorInfo& tensor : artifact.tensors()) {
+    searched |= tensor.quantisation && tensor.quantisation->grid == "int6";
+  }
+  require_action(searched, "the artifact has int6 matrices", counter::kClipRowsSearched, "no row's clip was searched for");
+}
+
+}  // namespace
+
+int64_t FinishedRun::steps() const { return static_cast<int64_t>(counters.Get(counter::kSteps)); }
+
+double FinishedRun::step_ms() const { return steps() == 0 ? 0 : 1000 * counters.Get(counter::kTrainSeconds) / steps(); }
+
+FinishedRun ReadRun(const std::string& directory) {
+  const auto path = [&](const std::string& name) { return directory + "/" + name; };
+  FinishedRun run;
+  run.directory = directory;
+
+  const CheckpointReader train(path(run_file::kTrain)), weights(path(run_file::kWeights)),
+      quantised(path(run_file::kQuantised)), lineage(path(run_file::kLineage));
+  train.Expect({Kind::kTraining});
+  weights.Expect({Kind::kWeights});
+  quantised.Expect({Kind::kQuantised});
+  const InputFile artifact_file(path(run_file::kArtifact));
+  const std::string artifact_digest = Sha256Hex(artifact_file.bytes());
+  const CheckpointReader artifact = OpenWeights(path(run_file::kArtifact));
+
+  // The chain, from its end to its beginning.
+  const Lineage::Input& packed = InputOf(lineage.lineage(), "artifact", lineage.path());
+  if (packed.identity != artifact_digest) {
+    NotTogether(lineage.path(), "it is of the artifact " + packed.identity + ", but " + run_file::kArtifact +
+                                    " has the SHA-256 " + artifact_digest);
+  }
+  CheckLink(lineage.path(), InputOf(lineage.lineage(), "quantised checkpoint", lineage.path()), quantised);
+  if (artifact.identity() != quantised.identity()) {
+    NotTogether(artifact.path(), "it holds the weights " + artifact.identity() + ", but " + quantised.path() + " is " +
+                                     quantised.identity());
+  }
+  CheckLink(quantised.path(), InputOf(quantised.lineage(), "weights", quantised.path()), weights);
+  CheckLink(weights.path(), InputOf(weights.lineage(), "training checkpoint", weights.path()), train);
+
+  std::set<std::string> stated;
+  for (const CheckpointReader* stage : {&train, &weights, &quantised}) {
+    run.settings.Adopt(stage->settings(), stage->path());
+    for (const auto& [name, value] : stage->settings()) stated.insert(name);
+  }
+  for (const SettingInfo& info : SettingTable()) {
+    const std::string name(info.name);
+    if (stated.contains(name)) run.stated.emplace_back(name, run.settings.Get(name));
+  }
+  run.counters = lineage.counters();
+  run.lineage = lineage.lineage();
+  run.artifact = Measure(artifact_file, artifact);
+  if (run.steps() == 0) throw InputError(lineage.path(), "counts no training step");
+
+  run.eval = ReadScores(path(run_file::kEval));
+  CheckEval(path(run_file::kEval), run.eval, artifact_digest, quantised);
+  run.before = ReadScoresBefore(directory, train, run.eval);
+  run.log = ParseTrainLog(InputFile(path(run_file::kLog)).text(), path(run_file::kLog));
+  CheckLog(path(run_file::kLog), run);
+  CheckClaims(run, artifact);
+
+  const InputFile source(path(run_file::kSource));
+  run.source_digest = Sha256Hex(source.bytes());
+  run.source_bytes = source.bytes().size();
+  return run;
+}
+
+}  // namespace fairway

@@ -1,0 +1,64 @@
+// One finished run as a record takes it up: every part read, and proved to belong to the others.
+#pragma once
+
+#include <cstdint>
+#include <map>
+#include <nlohmann/json.hpp>
+#include <string>
+
+#include "common/checkpoint/checkpoint.h"
+#include "common/settings/settings.h"
+#include "common/submission/train_log.h"
+
+namespace fairway {
+
+using Json = nlohmann::ordered_json;
+
+// The files of a run directory that a record is made from.
+namespace run_file {
+inline constexpr char kTrain[] = "train.ckpt";
+inline constexpr char kWeights[] = "weights.ckpt";
+inline constexpr char kQuantised[] = "quantised.ckpt";
+inline constexpr char kArtifact[] = "model.bin.zst";
+inline constexpr char kLineage[] = "model.bin.zst.lineage";
+inline constexpr char kEval[] = "eval.json";
+inline constexpr char kLog[] = "train.log";
+inline constexpr char kSource[] = "source.tar.zst";
+inline std::string Before(const std::string& set) { return "before-" + set + ".json"; }
+}  // namespace run_file
+
+// The sets of weights that may be scored before quantisation, in the order in which they are shown.
+inline constexpr const char* kWeightSets[] = {"last", "ema", "swa"};
+
+// Bytes of the artifact by what they are for: the first four before compression.
+struct ArtifactSizes {
+  uint64_t codes = 0, scales = 0, kept = 0;  // payloads: of coded matrices, their scales, and tensors kept in floating point
+  uint64_t other = 0;                        // names, shapes, settings, index, padding
+  uint64_t compressed = 0;                   // the file
+};
+
+struct FinishedRun {
+  std::string directory;
+  Settings settings;                   // as trained, finalised and quantised
+  SettingValues stated;                // of those, what the three checkpoints state
+  Counters counters;                   // of the whole chain
+  Lineage lineage;                     // of the artifact, back to the corpus
+  ArtifactSizes artifact;
+  Json eval;                           // eval.json
+  std::map<std::string, Json> before;  // scores before quantisation by set of weights; absent ones left out
+  TrainLog log;
+  std::string source_digest;           // SHA-256 of the source archive
+  uint64_t source_bytes = 0;
+
+  int64_t seed() const { return settings.seed; }
+  int64_t steps() const;
+  double step_ms() const;  // training time a step
+};
+
+// Reads a run directory. Throws IoError or InputError for a part that is missing or damaged, and GateError
+// - where parts do not belong together: each of artifact, quantised checkpoint, weights and training checkpoint must name the
+//   one before it by its identity, and scores and log must be of these;
+// - where a technique that the settings claim never acted: EMA, SWA, late QAT, the clip search.
+FinishedRun ReadRun(const std::string& directory);
+
+}  // namespace fairway

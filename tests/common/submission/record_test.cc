@@ -1,0 +1,463 @@
+#include "common/submission/record.h"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+#include <sys/file.h>
+#include <sys/stat.h>
+#include <fcntl.h>
+#include <unistd.h>
+
+#include <filesystem>
+
+#include "common/base/error.h"
+#include "tests/common/submission/finished_run.h"
+
+namespace fairway {
+namespace {
+
+namespace fs = std::filesystem;
+using testing::AllOf;
+using testing::ElementsAre;
+using testing::HasSubstr;
+using testing::Not;
+
+std::string Fresh(const std::string& name) {
+  const std::string path = testing::TempDir() + "submission-" + name;
+  fs::remove_all(path);
+  return path;
+}
+
+// What a call throws, as "status: message"; "done" where it throws nothing.
+std::string Outcome(const std::function<void()>& call) {
+  try {
+    call();
+  } catch (const Error& error) {
+    return std::to_string(static_cast<int>(error.status())) + ": " + error.what();
+  }
+  return "done";
+}
+
+std::string Reading(const std::string& directory) {
+  return Outcome([&] { ReadRun(directory); });
+}
+
+// A run that was spoilt in one way.
+std::string Finished(const std::string& name, const FakeRun& run = {}) {
+  const std::string directory = Fresh(name);
+  run.Write(directory);
+  return directory;
+}
+
+void Edit(const std::string& path, const std::string& from, const std::string& to) {
+  std::string text(InputFile(path).text());
+  const size_t at = text.find(from);
+  ASSERT_NE(at, std::string::npos) << path << " has no " << from;
+  WriteFile(path, text.replace(at, from.size(), to));
+}
+
+std::map<std::string, std::string> Files(const std::string& directory) {
+  std::map<std::string, std::string> files;
+  for (const auto& entry : fs::recursive_directory_iterator(directory)) {
+    if (entry.is_regular_file()) {
+      files[fs::relative(entry.path(), directory)] = std::string(InputFile(entry.path()).text());
+    }
+  }
+  return files;
+}
+
+std::vector<std::string> Names(const std::string& directory) {
+  std::vector<std::string> names;
+  for (const auto& [name, text] : Files(directory)) names.push_back(name);
+  return names;
+}
+
+RecordOptions Dated() {
+  RecordOptions options;
+  options.date = "2026-03-31";
+  return options;
+}
+
+std::vector<FinishedRun> ThreeSeeds() {
+  std::vector<FinishedRun> runs;
+  double loss = 2.0;
+  for (int64_t seed : {1337, 42, 7}) {
+    FakeRun run;
+    run.seed = seed;
+    run.val_loss = loss;
+    loss += 0.001;
+    runs.push_back(ReadRun(Finished("three-" + std::to_string(seed), run)));
+  }
+  return runs;
+}
+
+TEST(ReadRun, TakesAWholeRun) {
+  const FinishedRun run = ReadRun(Finished("whole"));
+  EXPECT_EQ(run.seed(), 1337);
+  EXPECT_EQ(run.steps(), 60);
+  EXPECT_EQ(run.step_ms(), 200);
+  EXPECT_EQ(run.settings.num_layers, 5);
+  EXPECT_EQ(run.artifact.codes, 128u);
+  EXPECT_EQ(run.artifact.scales, 16u);
+  EXPECT_EQ(run.artifact.kept, 12u);
+  EXPECT_GT(run.artifact.other, 100u);
+  EXPECT_EQ(run.artifact.compressed, fs::file_size(run.directory + "/model.bin.zst"));
+  EXPECT_EQ(run.before.size(), 3u);
+  EXPECT_EQ(run.source_bytes, 18u);
+}
+
+TEST(ReadRun, NamesAMissingFile) {
+  for (const char* name : {run_file::kTrain, run_file::kWeights, run_file::kQuantised, run_file::kArtifact, run_file::kLineage,
+                           run_file::kEval, run_file::kLog, run_file::kSource}) {
+    const std::string directory = Finished("missing");
+    fs::remove(directory + "/" + name);
+    EXPECT_EQ(Reading(directory), "3: " + directory + "/" + name + ": No such file or directory");
+  }
+  EXPECT_EQ(Reading("/nonexistent"), "3: /nonexistent/train.ckpt: No such file or directory");
+}
+
+TEST(ReadRun, TakesAbsentScoresBeforeQuantisation) {
+  const std::string directory = Finished("absent");
+  fs::remove(directory + "/before-swa.json");
+  const FinishedRun run = ReadRun(directory);
+  EXPECT_FALSE(run.before.contains("swa"));
+  const Record record = MakeRecord({run}, Dated());
+  EXPECT_THAT(ReadMe(record), HasSubstr("| bits a byte before quantisation, swa weights, plain | - |"));
+}
+
+TEST(ReadRun, RefusesAnArtifactOfAnotherRun) {
+  FakeRun other;
+  other.seed = 42;
+  const std::string directory = Finished("artifact"), foreign = Finished("artifact-other", other);
+  const std::string own = Sha256Hex(InputFile(directory + "/model.bin.zst").bytes());
+  const std::string theirs = Sha256Hex(InputFile(foreign + "/model.bin.zst").bytes());
+  fs::copy_file(foreign + "/model.bin.zst", directory + "/model.bin.zst", fs::copy_options::overwrite_existing);
+  EXPECT_EQ(Reading(directory), "5: " + directory + "/model.bin.zst.lineage: does not belong to the other parts: it is of the artifact " +
+                                    own + ", but model.bin.zst has the SHA-256 " + theirs);
+}
+
+// Each link of the chain, broken by a part of another run.
+TEST(ReadRun, RefusesACheckpointOfAnotherRun) {
+  FakeRun other;
+  other.seed = 42;
+  other.settings["model_dim"] = "64";
+  const std::string foreign = Finished("link-other", other);
+  const auto identity = [](const std::string& path) { return CheckpointReader(path).identity(); };
+  struct Link {
+    const char *changed, *after, *role;
+  };
+  for (const Link& link : {Link{run_file::kQuantised, run_file::kLineage, "quantised checkpoint"},
+                           Link{run_file::kWeights, run_file::kQuantised, "weights"},
+                           Link{run_file::kTrain, run_file::kWeights, "training checkpoint"}}) {
+    const std::string directory = Finished("link"), path = directory + "/" + link.changed;
+    const std::string own = identity(path);
+    fs::copy_file(foreign + "/" + link.changed, path, fs::copy_options::overwrite_existing);
+    EXPECT_EQ(Reading(directory), "5: " + directory + "/" + link.after +
+                                      ": does not belong to the other parts: it was made from the " + link.role + " " + own +
+                                      ", but " + path + " is " + identity(path));
+  }
+}
+
+TEST(ReadRun, RefusesScoresOfSomethingElse) {
+  const std::string path = Finished("scores") + "/eval.json", directory = fs::path(path).parent_path();
+  const std::string digest = Sha256Hex(InputFile(directory + "/model.bin.zst").bytes());
+  Edit(path, digest, "0123");
+  EXPECT_EQ(Reading(directory), "5: " + path + ": does not belong to the other parts: it scores the artifact \"0123\", but "
+                                "model.bin.zst has the SHA-256 " + digest);
+  Edit(path, "0123", digest);
+  const std::string identity = CheckpointReader(directory + "/quantised.ckpt").identity();
+  Edit(path, identity, "4567");
+  EXPECT_EQ(Reading(directory), "5: " + path + ": does not belong to the other parts: it scores the weights \"4567\", but "
+                                "quantised.ckpt is " + identity);
+  Edit(path, "4567", identity);
+  EXPECT_EQ(Reading(directory), "done");
+
+  const std::string before = directory + "/before-ema.json", trained = CheckpointReader(directory + "/train.ckpt").identity();
+  Edit(before, trained, "89ab");
+  EXPECT_EQ(Reading(directory), "5: " + before + ": does not belong to the other parts: it is of weights made from [\"89ab\"], but " +
+                                    directory + "/train.ckpt is " + trained);
+  Edit(before, "89ab", trained);
+  Edit(before, "\"76a1\"", "\"cdef\"");
+  EXPECT_EQ(Reading(directory), "5: " + before + ": does not belong to the other parts: val_digest is \"cdef\", but \"76a1\" in eval.json");
+}
+
+TEST(ReadRun, RefusesScoresThatItCannotRead) {
+  const std::string directory = Finished("unreadable"), path = directory + "/eval.json";
+  Edit(path, "\"val_loss\": 2.0", "\"val_loss\": \"two\"");
+  EXPECT_EQ(Reading(directory), "4: " + path + ": val_loss is no number");
+  Edit(path, "\"val_loss\"", "\"lost\"");
+  EXPECT_EQ(Reading(directory), "4: " + path + ": misses val_loss");
+  WriteFile(path, "{");
+  EXPECT_EQ(Reading(directory), "4: " + path + ": is no JSON object");
+}
+
+TEST(ReadRun, RefusesALogOfAnotherRun) {
+  const std::string directory = Finished("log"), path = directory + "/train.log";
+  Edit(path, "seed:1337", "seed:42");
+  EXPECT_EQ(Reading(directory), "5: " + path + ": does not belong to the other parts: it is of seed 42, but train.ckpt of seed 1337");
+  Edit(path, "seed:42", "seed:1337");
+  WriteFile(path, std::string(InputFile(path).text()) + "step:61/90 train_loss:2 train_time:1ms step_avg:1ms\n");
+  EXPECT_EQ(Reading(directory), "5: " + path + ": does not belong to the other parts: it ends at step 61, but train.ckpt at step 60");
+  WriteFile(path, "seed:1337\n");
+  EXPECT_EQ(Reading(directory), "4: " + path + ": holds no line of a step");
+}
+
+TEST(ReadRun, RefusesTechniquesThatNeverActed) {
+  struct Claim {
+    const char* counter;
+    const char* message;
+  };
+  for (const Claim& claim :
+       {Claim{counter::kEmaUpdates, "ema_enabled is 1, but the average was never updated (ema.updates is 0)"},
+        Claim{counter::kSwaSnapshots, "swa_enabled is 1, but no snapshot was taken (swa.snapshots is 0)"},
+        Claim{counter::kQatReplacements,
+              "late_qat_threshold is 0.15, but no matrix was ever trained on its grid (qat.replacements is 0)"},
+        Claim{counter::kClipRowsSearched,
+              "the artifact has int6 matrices, but no row's clip was searched for (clip.rows_searched is 0)"}}) {
+    FakeRun run;
+    run.counters[claim.counter] = 0;
+    std::string directory = Finished("claim", run);
+    EXPECT_EQ(Reading(directory), "5: " + directory + ": " + claim.message);
+    run.counters.erase(claim.counter);
+    directory = Finished("claim", run);
+    EXPECT_EQ(Reading(directory), "5: " + directory + ": " + claim.message);
+  }
+}
+
+TEST(ReadRun, AsksNothingOfTechniquesThatAreOff) {
+  FakeRun run;
+  for (const char* name : {counter::kEmaUpdates, counter::kSwaSnapshots, counter::kQatReplacements, counter::kClipRowsSearched}) {
+    run.counters.erase(name);
+  }
+  run.settings.insert({{"ema_enabled", "0"}, {"swa_enabled", "0"}, {"late_qat_threshold", "0"}});
+  run.grid = "int5";
+  const std::string directory = Finished("off", run);
+  EXPECT_EQ(Reading(directory), "done");
+  EXPECT_THAT(ReadMe(MakeRecord({ReadRun(directory)}, Dated())), HasSubstr("decay 0.997 | off |"));
+}
+
+TEST(MakeRecord, RefusesRunsThatAreNotOneExperiment) {
+  const FinishedRun first = ReadRun(Finished("first"));
+  const auto with = [&](const std::function<void(FakeRun&)>& change) {
+    FakeRun other;
+    other.seed = 42;
+    change(other);
+    const FinishedRun second = ReadRun(Finished("second", other));
+    return Outcome([&] { MakeRecord({first, second}, Dated()); });
+  };
+  const std::string another = "5: " + testing::TempDir() + "submission-second is another experiment than " + testing::TempDir() +
+                              "submission-first: ";
+  EXPECT_EQ(with([](FakeRun&) {}), "done");
+  EXPECT_EQ(with([](FakeRun& run) { run.seed = 1337; }),
+            "5: " + testing::TempDir() + "submission-second: seed 1337 was given twice");
+  EXPECT_EQ(with([](FakeRun& run) { run.settings["matrix_lr"] = "0.03"; }), another + "matrix_lr is 0.03 and matrix_lr is 0.02");
+  EXPECT_EQ(with([](FakeRun& run) { run.train_program = "cc"; }), another + "program train is cc and program train is aa");
+  EXPECT_EQ(with([](FakeRun& run) { run.shards = "ffff"; }), another + "train shards is ffff and train shards is 5ad5");
+  EXPECT_THAT(with([](FakeRun& run) { run.source = "other"; }), HasSubstr(another + "the source archive is "));
+}
+
+TEST(MakeRecord, HoldsTheBudget) {
+  const FinishedRun run = ReadRun(Finished("budget"));
+  const uint64_t total = run.artifact.compressed + run.source_bytes;
+  RecordOptions options = Dated();
+  options.budget = total;
+  EXPECT_EQ(MakeRecord({run}, options).bytes_total, total);
+  options.budget = total - 1;
+  EXPECT_EQ(Outcome([&] { MakeRecord({run}, options); }),
+            "5: " + run.directory + ": over budget by 1 bytes: artifact " + WithCommas(run.artifact.compressed) + " + code 18 > " +
+                WithCommas(total - 1));
+}
+
+TEST(MakeRecord, ComparesSeedsWithTheBaseline) {
+  RecordOptions options = Dated();
+  options.baseline_loss = 2.02;
+  const Record record = MakeRecord(ThreeSeeds(), options);
+  EXPECT_DOUBLE_EQ(record.val_loss, 2.001);
+  EXPECT_NEAR(*record.val_loss_std, 0.001, 1e-12);  // rounding of three sums near 2
+  ASSERT_TRUE(record.comparison);
+  EXPECT_NEAR(record.comparison->improvement, 0.019, 1e-12);
+  // t = (2.001 - 2.015) / (0.001 / sqrt(3)), two degrees of freedom; the closed form of that distribution.
+  const double t = -0.014 / (0.001 / std::sqrt(3.0));
+  EXPECT_NEAR(*record.comparison->p_value, 0.5 + t / (2 * std::sqrt(2 + t * t)), 1e-9);
+  EXPECT_TRUE(record.comparison->qualifies);
+  EXPECT_EQ(SubmissionJson(record)["track"], "10min_16mb");
+  EXPECT_THAT(ReadMe(record), HasSubstr("over at least 3 seeds: this one qualifies."));
+
+  // The same baseline in bits a byte is the same comparison.
+  options.baseline_loss.reset();
+  options.baseline_bpb = FakeRun::BitsPerByte(2.02);
+  EXPECT_NEAR(*MakeRecord(ThreeSeeds(), options).comparison->p_value, *record.comparison->p_value, 1e-12);
+
+  options.baseline_bpb = FakeRun::BitsPerByte(2.0065);  // better than the baseline, but not by enough
+  const Record close = MakeRecord(ThreeSeeds(), options);
+  EXPECT_GT(close.comparison->improvement, kRequiredNats);
+  EXPECT_FALSE(close.comparison->qualifies);
+  EXPECT_EQ(SubmissionJson(close)["track"], "non-record-16mb");
+}
+
+TEST(MakeRecord, NeedsThreeSeedsForARecord) {
+  std::vector<FinishedRun> runs = ThreeSeeds();
+  runs.pop_back();
+  RecordOptions options = Dated();
+  options.baseline_loss = 3.0;
+  const Record two = MakeRecord(runs, options);
+  EXPECT_LT(*two.comparison->p_value, kRequiredProbability);
+  EXPECT_FALSE(two.comparison->qualifies);
+  runs.pop_back();
+  const Record one = MakeRecord(runs, options);
+  EXPECT_FALSE(one.comparison->p_value);
+  EXPECT_FALSE(one.comparison->qualifies);
+  EXPECT_FALSE(one.val_loss_std);
+}
+
+TEST(MakeRecord, RefusesOptionsThatMakeNoSense) {
+  const FinishedRun run = ReadRun(Finished("options"));
+  RecordOptions options;
+  options.date = "2026-02-30x";
+  EXPECT_EQ(Outcome([&] { MakeRecord({run}, options); }), "2: --date: '2026-02-30x' is no date such as 2026-03-31");
+  options = Dated();
+  options.baseline_bpb = options.baseline_loss = 1;
+  EXPECT_EQ(Outcome([&] { MakeRecord({run}, options); }), "2: --baseline-loss and --baseline-bpb: give one of them");
+}
+
+TEST(SubmissionJson, HasTheFieldsOfTheSpecification) {
+  RecordOptions options = Dated();
+  options.author = "A. Nonymous";
+  options.github_id = "anon";
+  options.name = "a \"quoted\"\nname \xff";
+  options.blurb = "what it is";
+  const Record record = MakeRecord(ThreeSeeds(), options);
+  const Json json = SubmissionJson(record);
+  EXPECT_EQ(json["author"], "A. Nonymous");
+  EXPECT_EQ(json["github_id"], "anon");
+  EXPECT_EQ(json["name"], options.name);
+  EXPECT_EQ(json["blurb"], "what it is");
+  EXPECT_EQ(json["date"], "2026-03-31");
+  EXPECT_EQ(json["val_loss"], record.val_loss);
+  EXPECT_EQ(json["val_bpb"], record.val_bpb);
+  EXPECT_EQ(json["bytes_code"], 18);
+  uint64_t largest = 0;
+  for (const FinishedRun& run : record.runs) largest = std::max(largest, run.artifact.compressed);
+  EXPECT_EQ(json["bytes_total"], largest + 18);
+  EXPECT_EQ(json["seeds"], Json({1337, 42, 7}));
+  EXPECT_EQ(json["seed_results"]["42"], (Json{{"val_loss", 2.001},
+                                               {"val_bpb", FakeRun::BitsPerByte(2.001)},
+                                               {"artifact_bytes", record.runs[1].artifact.compressed},
+                                               {"steps", 60},
+                                               {"step_avg_ms", 200.0}}));
+  EXPECT_TRUE(json.contains("val_bpb_std"));
+  EXPECT_EQ(json["hardware"], "Abacus 9000, 2 threads");
+  EXPECT_EQ(json["pytorch_version"], "2.11.0");
+  EXPECT_FALSE(json.contains("baseline"));
+}
+
+TEST(SummaryTable, ShowsStepsScoresAndSizes) {
+  const Record record = MakeRecord({ReadRun(Finished("summary"))}, Dated());
+  const std::vector<std::string> lines = TextLines(SummaryTable(record));
+  ASSERT_EQ(lines.size(), 14u);
+  EXPECT_THAT(lines[0], HasSubstr("seed 1337"));
+  EXPECT_THAT(lines[1], AllOf(HasSubstr("steps"), HasSubstr(" 60")));
+  EXPECT_THAT(lines[2], AllOf(HasSubstr("last weights"), HasSubstr(StringPrintf("%.6f", FakeRun::BitsPerByte(2.04)))));
+  EXPECT_THAT(lines[6], AllOf(HasSubstr("sliding by 64 (the score)"), HasSubstr(StringPrintf("%.6f", FakeRun::BitsPerByte(2)))));
+  EXPECT_THAT(lines[7], AllOf(HasSubstr("codes"), HasSubstr(" 128")));
+  EXPECT_THAT(lines[13], HasSubstr("of 16,000,000"));
+  for (const std::string& line : lines) EXPECT_EQ(line.size(), lines[0].size());
+}
+
+TEST(ReadMe, IsMadeFromCountersAndLineage) {
+  const Record record = MakeRecord({ReadRun(Finished("readme"))}, Dated());
+  const std::string text = ReadMe(record);
+  EXPECT_THAT(text, HasSubstr("# 5L 512d + XSA4 + EMA + late QAT + clip search\n"));
+  EXPECT_THAT(text, HasSubstr("| 60 updates |"));
+  EXPECT_THAT(text, HasSubstr("| 3 snapshots |"));
+  EXPECT_THAT(text, HasSubstr("| 1,230 matrices replaced, from step 55 |"));
+  EXPECT_THAT(text, HasSubstr("| of these, won by the quantile 0.999 | 5 |"));
+  EXPECT_THAT(text, HasSubstr("| of these, won by the quantile 1 | 3 |"));
+  EXPECT_THAT(text, HasSubstr("| weights taken | ema |"));
+  EXPECT_THAT(text, HasSubstr("| training time | 12.0 s |"));
+  EXPECT_THAT(text, HasSubstr("| 0.30 s (2.50%) |"));
+  EXPECT_THAT(text, HasSubstr("num_layers = 5\n"));
+  EXPECT_THAT(text, HasSubstr("        - train shards `5ad5`, made by tokenize-shard"));
+  EXPECT_THAT(text, HasSubstr("          - text `7e87`\n"));
+  EXPECT_THAT(text, Not(HasSubstr(record.runs[0].directory)));
+}
+
+TEST(WriteRecord, OneSeedLiesFlat) {
+  const std::string out = Fresh("out-one");
+  WriteRecord(MakeRecord({ReadRun(Finished("one"))}, Dated()), out);
+  EXPECT_THAT(Names(out), ElementsAre("README.md", "before-ema.json", "before-last.json", "before-swa.json", "eval.json",
+                                      "loss-curve.png", "loss-curve.svg", "model.bin.zst", "model.bin.zst.lineage",
+                                      "source.tar.zst", "submission.json", "train.log"));
+  EXPECT_FALSE(fs::exists(testing::TempDir() + ".submission-out-one.tmp"));
+  const Json json = Json::parse(InputFile(out + "/submission.json").text());
+  EXPECT_EQ(json["bytes_code"], fs::file_size(out + "/source.tar.zst"));
+  EXPECT_EQ(json["bytes_total"], fs::file_size(out + "/source.tar.zst") + fs::file_size(out + "/model.bin.zst"));
+}
+
+TEST(WriteRecord, SeveralSeedsHaveFolders) {
+  const std::string out = Fresh("out-three");
+  const Record record = MakeRecord(ThreeSeeds(), Dated());
+  WriteRecord(record, out);
+  for (const FinishedRun& run : record.runs) {
+    const std::string folder = "/seed-" + std::to_string(run.seed());
+    EXPECT_EQ(InputFile(out + folder + "/model.bin.zst").text(), InputFile(run.directory + "/model.bin.zst").text());
+    EXPECT_THAT(std::string(InputFile(out + "/README.md").text()), HasSubstr("`" + folder.substr(1) + "/model.bin.zst`"));
+  }
+  EXPECT_TRUE(fs::exists(out + "/source.tar.zst"));
+}
+
+TEST(WriteRecord, IsTheSameEveryTimeAndReplacesARecord) {
+  // A name that a shell, gnuplot or an option parser would stumble over.
+  const std::string run = Finished("-it's a \"run\"\n$(touch x)"), out = Fresh("-it's \"out\"\n");
+  WriteRecord(MakeRecord({ReadRun(run)}, Dated()), out);
+  const auto first = Files(out);
+  WriteFile(out + "/stale", "of an older record");
+  WriteRecord(MakeRecord({ReadRun(run)}, Dated()), out + "/");
+  EXPECT_EQ(Files(out), first);
+}
+
+TEST(WriteRecord, ReplacesNothingButRecords) {
+  const Record record = MakeRecord({ReadRun(Finished("replacing"))}, Dated());
+  const std::string out = Fresh("precious");
+  MakeDirectories(out);
+  WriteFile(out + "/thesis.txt", "years of work");
+  EXPECT_EQ(Outcome([&] { WriteRecord(record, out); }),
+            "4: " + out + ": is in the way: a folder with other things than a record in it is not replaced");
+  EXPECT_THAT(Names(out), ElementsAre("thesis.txt"));
+  EXPECT_EQ(Outcome([&] { WriteRecord(record, out + "/thesis.txt"); }), "3: " + out + "/thesis.txt: Not a directory");
+  fs::remove(out + "/thesis.txt");
+  EXPECT_EQ(Outcome([&] { WriteRecord(record, out); }), "done");  // an empty folder is free
+  EXPECT_EQ(Outcome([&] { WriteRecord(record, "/"); }), "2: /: cannot be replaced");
+}
+
+TEST(WriteRecord, GoesRoundWhatAKilledOneLeft) {
+  const std::string out = Fresh("killed"), temporary = testing::TempDir() + ".submission-killed.tmp";
+  MakeDirectories(temporary + "/seed-1");
+  WriteFile(temporary + "/seed-1/model.bin.zst", "half");
+  WriteRecord(MakeRecord({ReadRun(Finished("after-kill"))}, Dated()), out);
+  EXPECT_FALSE(fs::exists(out + "/seed-1"));
+  EXPECT_FALSE(fs::exists(temporary));
+}
+
+TEST(WriteRecord, RefusesToWriteBesideAnotherProcess) {
+  const std::string out = Fresh("busy"), temporary = testing::TempDir() + ".submission-busy.tmp";
+  MakeDirectories(temporary);
+  const int lock = open(temporary.c_str(), O_RDONLY | O_DIRECTORY);
+  ASSERT_EQ(flock(lock, LOCK_EX), 0);
+  const Record record = MakeRecord({ReadRun(Finished("busy-run"))}, Dated());
+  EXPECT_EQ(Outcome([&] { WriteRecord(record, out); }), "3: " + out + ": another process is writing it");
+  EXPECT_FALSE(fs::exists(out));
+  close(lock);
+  EXPECT_EQ(Outcome([&] { WriteRecord(record, out); }), "done");
+}
+
+TEST(WriteRecord, LeavesNothingBehindWhereItFails) {
+  const std::string run = Finished("vanishing"), out = Fresh("failed");
+  const Record record = MakeRecord({ReadRun(run)}, Dated());
+  fs::remove(run + "/train.log");
+  EXPECT_EQ(Outcome([&] { WriteRecord(record, out); }), "3: " + run + "/train.log: No such file or directory");
+  EXPECT_FALSE(fs::exists(out));
+  EXPECT_FALSE(fs::exists(testing::TempDir() + ".submission-failed.tmp"));
+}
+
+}  // namespace
+}  // namespace fairway
