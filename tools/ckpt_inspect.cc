@@ -112,7 +112,7 @@ Json DescribeLineage(const Lineage& lineage) {
 // An artifact leaves counters and lineage to FILE.lineage, which names it by its digest.
 std::optional<CheckpointReader> OpenCompanion(const std::string& path) {
   const std::string companion = path + ".lineage";
-  if (access(companion.c_str(), F_OK) != 0) return std::nullopt;
+  if (path == "-" || access(companion.c_str(), F_OK) != 0) return std::nullopt;
   CheckpointReader reader(companion);
   const auto& inputs = reader.lineage().inputs;
   const std::string digest = Sha256Hex(InputFile(path).bytes());
@@ -125,7 +125,8 @@ Json Describe(const CheckpointReader& checkpoint, const Options& options, uint64
   Json result = {{"file", checkpoint.path()}, {"bytes", bytes}, {"kind", KindName(checkpoint.kind())}};
   result["identity"] = checkpoint.identity();
   result["settings"] = DescribeSettings(checkpoint.settings());
-  const auto companion = OpenCompanion(options.file);
+  const bool silent = checkpoint.lineage().tool.empty();
+  const std::optional<CheckpointReader> companion = silent ? OpenCompanion(options.file) : std::nullopt;
   const CheckpointReader& history = companion ? *companion : checkpoint;
   result["counters"] = Json::object();
   for (const auto& [name, number] : history.counters().all()) result["counters"][name] = number;
