@@ -13,6 +13,7 @@
 #include "common/base/error.h"
 #include "common/base/interrupt.h"
 #include "common/base/log.h"
+#include "common/base/machine.h"
 #include "common/base/text.h"
 #include "common/checkpoint/counter_names.h"
 #include "common/evaluate/evaluate.h"
@@ -146,6 +147,7 @@ class Run {
         table_(ByteTable::Load(settings_)),
         lineage_(std::move(lineage)) {
     lineage_.settings.emplace_back("torch.version", TORCH_VERSION);
+    lineage_.settings.emplace_back("hardware", StringPrintf("%s, %d threads", CpuName().c_str(), settings_.ThreadCount()));
     lineage_.inputs = {LineageOf(trainer_.shards(), settings_)};
     Resume(resume);
   }
