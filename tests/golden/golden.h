@@ -3,7 +3,7 @@
 #pragma once
 
 #include <ATen/core/Tensor.h>
-#include <ATen/ops/from_blob.h>
+#include <ATen/ops/empty.h>
 #include <gtest/gtest.h>
 
 #include <algorithm>
@@ -16,6 +16,7 @@
 #include <vector>
 
 #include "common/base/file.h"
+#include "common/checkpoint/safetensors.h"
 #include "common/model/transformer.h"
 #include "common/settings/settings.h"
 
@@ -61,35 +62,29 @@ inline Settings CaseSettings(const nlohmann::json& result, const std::string& pr
   return settings;
 }
 
-// The tensors of CASE/NAME.safetensors: eight bytes of header length, a JSON header, the data.
-inline std::map<std::string, at::Tensor> Tensors(const std::string& name, const std::string& file) {
-  const InputFile input((kFolder / name / (file + ".safetensors")).string());
-  const std::string_view text = input.text();
-  uint64_t header_size;
-  std::memcpy(&header_size, text.data(), sizeof header_size);
-  const std::map<std::string, at::ScalarType> dtypes = {{"F32", at::kFloat},     {"F16", at::kHalf},
-                                                        {"BF16", at::kBFloat16}, {"I8", at::kChar},
-                                                        {"I32", at::kInt},       {"I64", at::kLong}};
-  std::map<std::string, at::Tensor> tensors;
-  const nlohmann::json header = nlohmann::json::parse(text.substr(8, header_size));
-  for (const auto& [key, info] : header.items()) {
-    if (key == "__metadata__") continue;
-    const std::string data(text.substr(8 + header_size + info["data_offsets"][0].get<size_t>(),
-                                       info["data_offsets"][1].get<size_t>() - info["data_offsets"][0].get<size_t>()));
-    const std::vector<int64_t> shape = info["shape"];
-    tensors[key] = at::from_blob(const_cast<char*>(data.data()), shape, dtypes.at(info["dtype"])).clone();
-  }
-  return tensors;
+inline SafetensorsReader File(const std::string& name, const std::string& file) {
+  return SafetensorsReader((kFolder / name / (file + ".safetensors")).string());
 }
 
-// The same as the parameters of a model of these settings, in its storage dtypes.
+// A tensor of a file, in its own dtype.
+inline at::Tensor TensorOf(const SafetensorsReader& file, const std::string& name) {
+  const std::map<DType, at::ScalarType> dtypes = {{DType::kFloat32, at::kFloat}, {DType::kFloat16, at::kHalf},
+                                                  {DType::kBFloat16, at::kBFloat16}, {DType::kInt32, at::kInt}};
+  const TensorInfo& info = file.Find(name);
+  const auto data = file.Data(name);
+  const at::Tensor tensor = at::empty(info.shape, dtypes.at(info.dtype));
+  std::memcpy(tensor.mutable_data_ptr(), data.data(), data.size());
+  return tensor;
+}
+
+// CASE/FILE.safetensors as the parameters of a model of these settings, in its storage dtypes.
 inline NamedTensors Parameters(const std::string& name, const std::string& file, const Settings& settings) {
-  const std::map<std::string, at::Tensor> tensors = Tensors(name, file);
+  const SafetensorsReader tensors = File(name, file);
   NamedTensors parameters;
   for (const ParameterSpec& spec : ParameterSpecs(settings)) {
-    parameters.emplace_back(spec.name, tensors.at(spec.name).to(spec.dtype));
+    parameters.emplace_back(spec.name, TensorOf(tensors, spec.name).to(spec.dtype));
   }
-  if (parameters.size() != tensors.size()) throw std::runtime_error(file + " holds other tensors than the model");
+  if (parameters.size() != tensors.tensors().size()) throw std::runtime_error(file + " holds other tensors than the model");
   return parameters;
 }
 

@@ -64,15 +64,16 @@ inline ShardSet WriteVal(const ScratchFolder& folder, const std::vector<uint16_t
   return ShardSet(folder.path(), "val", vocab_size);
 }
 
-// Pieces of 0 to 4 bytes, some with a leading space; the first four are boundaries.
+// Single letters that claim 1 to 4 bytes, some with a leading space; the first four are boundaries of no bytes.
 inline ByteTable TinyTable(int64_t vocab_size) {
   ByteTable table;
   for (int64_t id = 0; id < vocab_size; ++id) {
     const bool boundary = id < 4;
-    table.pieces.push_back({.text = "piece" + std::to_string(id),
-                            .bytes = static_cast<uint8_t>(boundary ? 0 : 1 + id % 4),
-                            .leading_space = !boundary && id % 3 == 0,
-                            .boundary = boundary});
+    table.pieces.push_back(
+        {.text = boundary ? "<" + std::to_string(id) + ">" : std::string(1, static_cast<char>('A' + id - 4)),
+         .bytes = static_cast<uint8_t>(boundary ? 0 : 1 + id % 4),
+         .leading_space = !boundary && id % 3 == 0,
+         .boundary = boundary});
   }
   return table;
 }

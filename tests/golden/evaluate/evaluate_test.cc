@@ -1,9 +1,12 @@
 // The published script's own scores, from the weights it scored.
 #include "common/evaluate/evaluate.h"
 
+#include <ATen/Parallel.h>
+#include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
 #include "common/base/text.h"
+#include "tests/common/evaluate/program.h"
 #include "tests/golden/golden.h"
 
 namespace fairway {
@@ -20,7 +23,9 @@ struct Case {
   Case(const nlohmann::json& result, const std::string& precision)
       : settings(golden::CaseSettings(result, precision)),
         val(settings.data_path, "val", settings.vocab_size),
-        table(ByteTable::Load(settings)) {}
+        table(ByteTable::Load(settings)) {
+    at::set_num_threads(1);
+  }
   Transformer Model(const std::string& file) const { return {settings, golden::Parameters("tiny", file, settings)}; }
 };
 
@@ -67,6 +72,26 @@ TEST(GoldenSliding, BFloat16ScoresWithinTheNoiseOfTheOriginal) {
   const Score score = EvaluateSliding(tiny.Model("roundtrip"), tiny.val, tiny.table, tiny.settings);
   EXPECT_NEAR(score.val_bpb, golden::Number(golden::LogLine(result, "final_int8_zlib_roundtrip_exact"), "val_bpb:"),
               3 * 1.8e-3);
+}
+
+// The program's log against the script's: all but the clock.
+TEST(GoldenSliding, TheProgramPrintsThePublishedLines) {
+  SKIP_WITHOUT_GOLDEN();
+  const nlohmann::json result = golden::Result("tiny");
+  const Settings settings = golden::CaseSettings(result, "float32");
+  const ScratchFolder folder;
+  WriteWeights(folder / "weights.ckpt", settings, golden::Parameters("tiny", "roundtrip", settings));
+  const Ran ran =
+      RunCommand(BINARY_DIR "/eval-sliding " + folder / "weights.ckpt" + " --data-path " + settings.data_path +
+                 " --tokenizer-path " + settings.tokenizer_path + " --eval-batch-seqs 16");
+  ASSERT_EQ(ran.status, 0) << ran.err;
+  EXPECT_THAT(ran.err, testing::HasSubstr("\n" + golden::LogLine(result, "final_eval_mode") + "\n"));
+  const auto upto = [](const std::string& line, const std::string& end) { return line.substr(0, line.find(end)); };
+  EXPECT_THAT(ran.err, testing::HasSubstr(upto(golden::LogLine(result, "final_int8_zlib_roundtrip "), "eval_time")));
+  // Of its six decimals the last may end otherwise after another order of sums.
+  std::string progress = golden::LogLine(result, "sliding_eval");
+  progress.pop_back();
+  EXPECT_THAT(ran.err, testing::HasSubstr("\n  " + progress));
 }
 
 }  // namespace

@@ -1,0 +1,181 @@
+// The program, on a model small enough for a test.
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <cmath>
+#include <nlohmann/json.hpp>
+#include <optional>
+
+#include "common/base/digest.h"
+#include "common/evaluate/evaluate.h"
+#include "tests/common/evaluate/program.h"
+#include "tests/common/evaluate/tiny_model.h"
+
+namespace fairway {
+namespace {
+
+using nlohmann::json;
+using testing::EndsWith;
+using testing::HasSubstr;
+
+class EvalSlidingTest : public testing::Test {
+ protected:
+  EvalSlidingTest() : settings(TinySettings()), model(TinyModel(settings)), table(TinyTable(settings.vocab_size)) {
+    Split(62);
+    table.Write(folder / "byte_table.pb");
+    WriteWeights(folder / "weights.ckpt", settings, model.parameters());
+  }
+
+  void Split(int64_t tokens) {
+    std::filesystem::remove(folder / "fineweb_val_000001.bin");
+    val.emplace(WriteVal(folder, RandomTokens(tokens, settings.vocab_size), settings.vocab_size));
+  }
+
+  Ran Evaluate(const std::string& options = "", const std::string& input = "weights.ckpt") const {
+    return RunCommand("cd " + folder.path() +
+                      " && VAL_BATCH_SIZE=256 EVAL_BATCH_SEQS=3 " BINARY_DIR "/eval-sliding --data-path . " + input +
+                      " " + options);
+  }
+  json Scored(const std::string& options = "") const {
+    const Ran ran = Evaluate(options);
+    EXPECT_EQ(ran.status, 0) << ran.err;
+    return json::parse(ran.out, nullptr, false);
+  }
+
+  ScratchFolder folder;
+  Settings settings;
+  Transformer model;
+  ByteTable table;
+  std::optional<ShardSet> val;
+};
+
+TEST_F(EvalSlidingTest, SaysWhatTheLibraryScores) {
+  const json result = Scored("--out eval.json");
+  const Score sliding = EvaluateSliding(model, *val, table, settings),
+              plain = EvaluatePlain(model, *val, table, settings);
+  EXPECT_EQ(result["val_loss"], sliding.val_loss);
+  EXPECT_EQ(result["val_bpb"], sliding.val_bpb);
+  EXPECT_EQ(result["val_loss_plain"], plain.val_loss);
+  EXPECT_EQ(result["val_bpb_plain"], plain.val_bpb);
+  EXPECT_EQ(result["targets"], 61);
+  EXPECT_EQ(result["targets_plain"], 48);
+  EXPECT_EQ(result["bytes"], sliding.bytes);
+  EXPECT_EQ(result["stride"], 5);
+  EXPECT_EQ(result["seq_len"], 16);
+  EXPECT_EQ(result["method"], "windows");
+  EXPECT_EQ(result["precision"], "float32");
+  EXPECT_EQ(result["threads"], 1);
+  const std::string file = ReadBytes(folder / "weights.ckpt");
+  EXPECT_EQ(result["artifact_bytes"], file.size());
+  EXPECT_EQ(result["artifact_digest"], Sha256Hex(file));
+  EXPECT_EQ(result["byte_table_digest"], Sha256Hex(ReadBytes(folder / "byte_table.pb")));
+  EXPECT_EQ(result["val_digest"], val->Identity());
+  EXPECT_EQ(result["identity"], CheckpointReader(folder / "weights.ckpt").identity());
+  EXPECT_EQ(json::parse(ReadBytes(folder / "eval.json")), result);
+}
+
+TEST_F(EvalSlidingTest, PrintsTheLinesOfTheField) {
+  const Ran ran = Evaluate("--eval-batch-seqs 4");
+  EXPECT_THAT(ran.err, testing::ContainsRegex(
+                           "final_eval_mode:sliding_window stride:5 batch_seqs:4\n"
+                           "  sliding_eval \\[ 40\\.0%\\] 4/10 windows running_bpb=[0-9]\\.[0-9]{6}\n"
+                           "final_int8_zlib_roundtrip val_loss:[0-9.]{6} val_bpb:[0-9.]{6} eval_time:[0-9]+ms\n"
+                           "final_int8_zlib_roundtrip_exact val_loss:[0-9.]{10} val_bpb:[0-9.]{10}\n"));
+  EXPECT_THAT(Evaluate("--eval-stride 0").err,
+              HasSubstr("final_eval_mode:standard\nfinal_int8_zlib_roundtrip val_loss:"));
+}
+
+TEST_F(EvalSlidingTest, ReadsStandardInput) {
+  json piped = json::parse(Evaluate("", "- < weights.ckpt").out), named = Scored();
+  piped.erase("seconds");
+  named.erase("seconds");
+  EXPECT_EQ(piped, named);
+}
+
+TEST_F(EvalSlidingTest, PlainEvaluationFillsBothPairs) {
+  for (const char* stride : {"0", "16", "-5"}) {
+    const json result = Scored(std::string("--eval-stride ") + stride);
+    EXPECT_EQ(result["val_bpb"], EvaluatePlain(model, *val, table, settings).val_bpb);
+    EXPECT_EQ(result["val_bpb"], result["val_bpb_plain"]);
+    EXPECT_EQ(result["val_loss"], result["val_loss_plain"]);
+    EXPECT_EQ(result["method"], "plain");
+    EXPECT_EQ(result["stride"], 16);
+    EXPECT_EQ(result["targets"], 48);
+    EXPECT_EQ(result["targets_dropped"], 13);
+  }
+}
+
+TEST_F(EvalSlidingTest, ASplitOfLessThanASequenceHasNoPlainScore) {
+  Split(12);
+  const json result = Scored();
+  EXPECT_EQ(result["targets"], 11);
+  EXPECT_TRUE(result["val_bpb_plain"].is_null());
+  EXPECT_EQ(result["targets_plain"], 0);
+  EXPECT_EQ(Evaluate("--eval-stride 0").status, 4);
+}
+
+TEST_F(EvalSlidingTest, HoldsAScoreToAnEarlierOne) {
+  json earlier = Scored("--out eval.json");
+  EXPECT_EQ(Evaluate("--expect eval.json").status, 0);
+
+  const auto expect_with = [&](const char* name, const json& value, const std::string& options = "") {
+    json changed = earlier;
+    changed[name] = value;
+    WriteBytes(folder / "changed.json", changed.dump());
+    return Evaluate("--expect changed.json " + options);
+  };
+  const double bpb = earlier["val_bpb"];
+  EXPECT_EQ(expect_with("val_bpb", bpb + 4e-9).status, 0);
+  const Ran differs = expect_with("val_bpb", bpb - 1e-6, "--out again.json");
+  EXPECT_EQ(differs.status, 5);
+  EXPECT_THAT(differs.err, EndsWith("weights.ckpt: val_bpb differs by 1.00e-06 from changed.json, more than 5e-09\n"));
+  EXPECT_FALSE(std::filesystem::exists(folder / "again.json"));
+  EXPECT_EQ(expect_with("val_loss", earlier["val_loss"].get<double>() + 1e-6).status, 5);
+  EXPECT_EQ(expect_with("val_bpb", bpb - 1e-6, "--tolerance 1e-5").status, 0);
+  // Another processor or thread count may round otherwise.
+  earlier["cpu"] = "another";
+  EXPECT_EQ(expect_with("val_bpb", bpb - 9e-5).status, 0);
+  EXPECT_EQ(expect_with("val_bpb", bpb - 2e-4).status, 5);
+  const Ran other = expect_with("stride", 4);
+  EXPECT_EQ(other.status, 4);
+  EXPECT_THAT(other.err, EndsWith("changed.json: is of another evaluation: stride is 4 there and 5 here\n"));
+  WriteBytes(folder / "no.json", "not json");
+  EXPECT_THAT(Evaluate("--expect no.json").err, EndsWith("no.json: is not an eval.json\n"));
+}
+
+TEST_F(EvalSlidingTest, ContinuesAPrompt) {
+  const Ran ran = Evaluate("--generate ABBA --tokens 12");
+  EXPECT_EQ(ran.status, 0) << ran.err;
+  const json result = json::parse(ran.out);
+  EXPECT_EQ(result["prompt"], "ABBA");
+  EXPECT_LE(result["tokens"], 12);
+  EXPECT_THAT(ran.err, EndsWith("ABBA" + result["text"].get<std::string>() + "\n"));
+  EXPECT_EQ(Evaluate("--generate ABBA --tokens 12").out, ran.out);
+  EXPECT_EQ(Evaluate("--generate ABBA --out eval.json").status, 2);
+}
+
+TEST_F(EvalSlidingTest, RefusesWhatDoesNotBelongTogether) {
+  const auto refused = [&](const Ran& ran, int status, const std::string& line) {
+    EXPECT_EQ(ran.status, status);
+    EXPECT_THAT(ran.err, EndsWith("\neval-sliding: " + line + "\n"));
+    EXPECT_EQ(ran.out, "");
+  };
+  TinyTable(39).Write(folder / "small.pb");
+  refused(Evaluate("--byte-table small.pb"), 4, "small.pb: has 39 pieces where vocab_size is 40");
+  WriteWeights(folder / "training.ckpt", settings, model.parameters(), Kind::kTraining);
+  EXPECT_EQ(Evaluate("", "training.ckpt").status, 4);
+  EXPECT_EQ(Evaluate("--num-layers 4").status, 4);
+  EXPECT_EQ(Evaluate("", "no-such-file").status, 3);
+  WriteBytes(folder / "fineweb_val_000000.bin", ShardBytes({1}));
+  std::filesystem::remove(folder / "fineweb_val_000001.bin");
+  refused(Evaluate(), 4, "./fineweb_val_000000.bin: the validation split holds 1 tokens where at least 2 are needed");
+
+  NamedTensors broken = model.parameters();
+  for (auto& [name, tensor] : broken) tensor = tensor.mul(NAN);
+  WriteWeights(folder / "broken.ckpt", settings, broken);
+  Split(62);
+  refused(Evaluate("", "broken.ckpt"), 4, "broken.ckpt: its losses are not finite numbers");
+}
+
+}  // namespace
+}  // namespace fairway
