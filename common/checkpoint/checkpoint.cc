@@ -1,6 +1,5 @@
 #include "common/checkpoint/checkpoint.h"
 
-#include <algorithm>
 #include <stdexcept>
 
 namespace fairway {
@@ -24,20 +23,18 @@ int64_t TensorInfo::numel() const {
 }
 
 void Counters::Set(const std::string& name, double value) {
-  const auto found = std::find_if(all_.begin(), all_.end(), [&](const auto& entry) { return entry.first == name; });
-  if (found == all_.end())
-    all_.emplace_back(name, value);
-  else
-    found->second = value;
+  const auto [place, added] = places_.emplace(name, all_.size());
+  if (added) all_.emplace_back(name, 0);
+  all_[place->second].second = value;
 }
 
 double Counters::Get(const std::string& name) const {
-  const auto found = std::find_if(all_.begin(), all_.end(), [&](const auto& entry) { return entry.first == name; });
-  return found == all_.end() ? 0 : found->second;
+  const auto found = places_.find(name);
+  return found == places_.end() ? 0 : all_[found->second].second;
 }
 
 bool Counters::Has(const std::string& name) const {
-  return std::any_of(all_.begin(), all_.end(), [&](const auto& entry) { return entry.first == name; });
+  return places_.contains(name);
 }
 
 Lineage OpenLineage(const std::string& tool, const std::string& version, const std::string& source_digest,

@@ -56,6 +56,7 @@ class Counters {
 
  private:
   std::vector<std::pair<std::string, double>> all_;
+  std::map<std::string, size_t> places_;  // in all_; a file may hold very many
 };
 
 struct Lineage {
