@@ -1,0 +1,17 @@
+# A disk that fills up: the cause is told, and neither a product nor a part of one is left.
+mkdir small
+mount -t tmpfs -o size=16k tmpfs small 2> /dev/null || skip "this user cannot mount a tmpfs"
+trap 'umount small' EXIT
+make_shards data
+need train --profile small.profile --out train.ckpt
+need ema-finalize train.ckpt weights.ckpt
+need gptq-lite weights.ckpt quantised.ckpt
+try_last train --profile small.profile --out small/train.ckpt
+try_last ema-finalize train.ckpt small/weights.ckpt
+dd if=/dev/zero of=small/filler bs=1k 2> /dev/null
+try_last gptq-lite weights.ckpt small/quantised.ckpt
+try_last pack-zstd quantised.ckpt small/model.bin.zst
+try_last tokenize-shard --tokenizer data/tokenizer.model --byte-table small/byte_table.pb
+try ls -A small
+try_last sh -c 'ema-finalize train.ckpt - > /dev/full'
+try_last sh -c 'train --print-settings > /dev/full'
