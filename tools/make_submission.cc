@@ -1,5 +1,6 @@
 // make-submission: turns finished runs into a record, or says why they are none.
 #include <cmath>
+#include <filesystem>
 #include <nlohmann/json.hpp>
 
 #include "common/base/log.h"
@@ -41,8 +42,11 @@ int main(int argc, char** argv) {
     const Record record = MakeRecord(std::move(runs), options);
     WriteRecord(record, out);
 
+    if (options.author.empty() || options.github_id.empty()) {
+      LogLine("submission.json has no author yet: --author and --github-id");
+    }
     for (const std::string& text : TextLines(SummaryTable(record))) LogLine(text);
-    LogLine("submission: " + ShellQuote(out));
+    LogLine("submission: " + ShellQuote(std::filesystem::absolute(out).lexically_normal().string()));
     Json result = {{"tool", "make-submission"}, {"out", out}};
     result.update(SubmissionJson(record));
     return result;

@@ -154,7 +154,7 @@ std::string Verdict(const Record& record) {
 void AddLineage(const std::string& what, const std::string& identity, const Lineage& lineage, int depth, std::string& text) {
   text += std::string(2 * depth, ' ') + "- " + what + " `" + identity + "`";
   if (!lineage.tool.empty()) {
-    text += ", made by " + lineage.tool + ", " + lineage.version;
+    text += ", made by " + lineage.tool + (lineage.version.empty() ? "" : ", " + lineage.version);
     std::vector<std::string> settings;
     for (const auto& [name, value] : lineage.settings) settings.push_back(name + " = " + value);
     if (!settings.empty()) text += ", with `" + Join(settings, "; ") + "`";
@@ -222,8 +222,8 @@ std::string ReadMe(const Record& record) {
   }
   text += "- `" + std::string(run_file::kSource) + "` `" + record.runs[0].source_digest + "`, everything that training and "
           "evaluation are built from\n\n"
-          "`make verify-record RECORD=`*this folder* builds the evaluation from that archive in an empty directory, scores the "
-          "artifact and compares.\n\n"
+          "`make verify-record RECORD=FOLDER` builds the evaluation from that archive in an empty directory, scores the artifact "
+          "of this folder and compares.\n\n"
           "Every figure on this page was taken from the run's own checkpoints, scores and logs.\n";
   return text;
 }
