@@ -12,10 +12,11 @@ using namespace fairway;
 int main(int argc, char** argv) {
   std::string in, out;
   Settings settings;
-  CommandLine line("ema-finalize",
-                   "Takes one set of weights out of a training checkpoint: the last ones, their moving average (ema), the average "
-                   "of snapshots (swa), or a blend.",
-                   "ema-finalize --source swa train.ckpt weights.ckpt");
+  CommandLine line(
+      "ema-finalize",
+      "Takes one set of weights out of a training checkpoint: the last ones, their moving average (ema), the average "
+      "of snapshots (swa), or a blend.",
+      "ema-finalize --source swa train.ckpt weights.ckpt");
   line.Input("IN", in, "training checkpoint; - is standard input");
   line.Output("OUT", out, "checkpoint of weights; - is standard output");
   line.Use(settings, scope::kFinalize);
@@ -43,8 +44,8 @@ int main(int argc, char** argv) {
     return {{"tool", "ema-finalize"},
             {"out", out},
             {"source", shares},
-            {"ema_updates", counters.Get(counter::kEmaUpdates)},
-            {"swa_snapshots", counters.Get(counter::kSwaSnapshots)},
+            {"ema_updates", static_cast<int64_t>(counters.Get(counter::kEmaUpdates))},
+            {"swa_snapshots", static_cast<int64_t>(counters.Get(counter::kSwaSnapshots))},
             {"identity", identity}};
   });
 }

@@ -1,4 +1,5 @@
 // gptq-lite: rounds weights to integer codes with one scale a row.
+#include <map>
 #include <nlohmann/json.hpp>
 
 #include "common/base/log.h"
@@ -20,8 +21,8 @@ void LogTable(const std::vector<ExportedTensor>& tensors) {
     if (tensor.rows_searched() > 0) {
       for (const int64_t rows : tensor.wins) wins.push_back(std::to_string(rows));
     }
-    Log("%-32s %-8s %12s %12.4g %10.3g %10s  %s", tensor.name.c_str(), tensor.form.c_str(), WithCommas(tensor.numel).c_str(),
-        tensor.mean_squared_error(), tensor.relative_error(),
+    Log("%-32s %-8s %12s %12.4g %10.3g %10s  %s", tensor.name.c_str(), tensor.form.c_str(),
+        WithCommas(tensor.numel).c_str(), tensor.mean_squared_error(), tensor.relative_error(),
         tensor.coded ? StringPrintf("%.3f", tensor.entropy_bits).c_str() : "", Join(wins, " ").c_str());
   }
 }
@@ -31,10 +32,11 @@ void LogTable(const std::vector<ExportedTensor>& tensors) {
 int main(int argc, char** argv) {
   std::string in, out;
   Settings settings;
-  CommandLine line("gptq-lite",
-                   "Rounds weights to int5, int6 or int8 codes with one scale a row, searching for each row the clip that errs "
-                   "least; with COMPAT=1 as published.",
-                   "gptq-lite weights.ckpt quantised.ckpt");
+  CommandLine line(
+      "gptq-lite",
+      "Rounds weights to int5, int6 or int8 codes with one scale a row, searching for each row the clip that errs "
+      "least; with COMPAT=1 as published.",
+      "gptq-lite weights.ckpt quantised.ckpt");
   line.Input("IN", in, "checkpoint of weights; - is standard input");
   line.Output("OUT", out, "checkpoint of codes and scales; - is standard output");
   line.Use(settings, scope::kQuantise);
@@ -44,10 +46,13 @@ int main(int argc, char** argv) {
     weights.Expect({Kind::kWeights});
     settings.Adopt(weights.settings(), weights.path());
 
-    CheckpointWriter writer(out, Kind::kQuantised, settings.Select(scope::kModel | scope::kQuantise | scope::kEvaluate));
+    CheckpointWriter writer(out, Kind::kQuantised,
+                            settings.Select(scope::kModel | scope::kQuantise | scope::kEvaluate));
     const std::vector<ExportedTensor> tensors = ExportWeights(weights, settings, writer);
     const ExportedTensor total = Total(tensors);
     LogTable(tensors);
+    std::map<std::string, int64_t> elements;  // of each form
+    for (const ExportedTensor& tensor : tensors) elements[tensor.form] += tensor.numel;
 
     Counters counters = weights.counters();
     Json wins;
@@ -62,11 +67,6 @@ int main(int argc, char** argv) {
     Lineage lineage = OpenLineage("gptq-lite", Version(), SourceDigest(), settings, scope::kQuantise);
     AddInput(lineage, "weights", weights);
     const std::string identity = writer.Finish(counters, lineage);
-
-    Json elements;
-    for (const ExportedTensor& tensor : tensors) {
-      elements[tensor.form] = elements.value(tensor.form, int64_t{0}) + tensor.numel;
-    }
     return {{"tool", "gptq-lite"},
             {"out", out},
             {"elements", elements},

@@ -1,5 +1,6 @@
 // pack-zstd: compresses a quantised checkpoint into the artifact, and guards the byte budget.
 #include <nlohmann/json.hpp>
+#include <optional>
 
 #include "common/base/error.h"
 #include "common/base/file.h"
@@ -28,10 +29,11 @@ int main(int argc, char** argv) {
   int64_t budget = 16'000'000, code_bytes = 0, level = 0;
   bool dry_run = false;
   Settings settings;
-  CommandLine line("pack-zstd",
-                   "Compresses a quantised checkpoint into the artifact. Over budget it ends with status 5 and writes nothing; an "
-                   "older OUT stays as it was. Counters and lineage go to OUT.lineage, which does not count.",
-                   "pack-zstd --budget 16000000 --code-bytes 150000 quantised.ckpt model.bin.zst");
+  CommandLine line(
+      "pack-zstd",
+      "Compresses a quantised checkpoint into the artifact. Over budget it ends with status 5 and writes nothing; an "
+      "older OUT stays as it was. Counters and lineage go to OUT.lineage, which does not count.",
+      "pack-zstd --budget 16000000 --code-bytes 150000 quantised.ckpt model.bin.zst");
   line.Input("IN", in, "quantised checkpoint; - is standard input");
   line.Output("OUT", out, "artifact; - is standard output, without OUT.lineage; not needed with --dry-run");
   line.Optional();
@@ -44,20 +46,25 @@ int main(int argc, char** argv) {
   return RunTool(line, argc, argv, [&]() -> Json {
     if (out.empty() && !dry_run) throw UsageError("OUT is required without --dry-run (see --help)");
     const CheckpointReader quantised(in);
+    // Opened before the work: a path that cannot be written is known at once. Uncommitted it vanishes.
+    std::optional<OutputFile> file;
+    if (!dry_run) file.emplace(out);
     const std::vector<int> levels = level > 0 ? std::vector{static_cast<int>(level)} : std::vector{1, 19, 22};
     const Artifact artifact = PackArtifact(quantised, levels);
     const int64_t bytes = artifact.bytes.size();
     const int64_t left = budget - code_bytes - bytes;
     Log("pack-zstd: %s bytes at level %d, from %s; with code %s of %s", WithCommas(bytes).c_str(), artifact.level,
         WithCommas(artifact.content_bytes).c_str(), WithCommas(bytes + code_bytes).c_str(), WithCommas(budget).c_str());
-    if (!dry_run) {
+    if (file) {
       if (left < 0) {
         throw GateError(StringPrintf("over budget by %s bytes: artifact %s + code %s > %s", WithCommas(-left).c_str(),
-                                     WithCommas(bytes).c_str(), WithCommas(code_bytes).c_str(), WithCommas(budget).c_str()));
+                                     WithCommas(bytes).c_str(), WithCommas(code_bytes).c_str(),
+                                     WithCommas(budget).c_str()));
       }
       // The lineage first: an artifact never stands without it.
       if (out != "-") WriteLineage(out + ".lineage", artifact, quantised);
-      WriteFile(out, artifact.bytes);
+      file->Write(artifact.bytes);
+      file->Commit();
     }
     return {{"tool", "pack-zstd"},
             {"out", dry_run ? Json() : Json(out)},

@@ -13,7 +13,9 @@ namespace fairway {
 namespace {
 
 // The names of weights hold no slash; what else a training checkpoint keeps stands behind a prefix.
-bool IsWeight(const TensorInfo& info) { return info.name.find('/') == std::string::npos; }
+bool IsWeight(const TensorInfo& info) {
+  return info.name.find('/') == std::string::npos;
+}
 
 std::vector<uint16_t> ToBFloat16(const std::vector<float>& values) {
   std::vector<uint16_t> narrow(values.size());
@@ -27,7 +29,8 @@ std::vector<float> RoundToBFloat16(std::vector<float> values) {
 }
 
 // One tensor of one set, as float32.
-std::vector<float> Values(const CheckpointReader& training, const TensorInfo& weight, const std::string& set, bool compat) {
+std::vector<float> Values(const CheckpointReader& training, const TensorInfo& weight, const std::string& set,
+                          bool compat) {
   if (set == "last") return training.Floats(weight.name);
   const TensorInfo& stored = training.Find((set == "ema" ? "ema/" : "swa_sum/") + weight.name);
   if (stored.shape != weight.shape) {
@@ -73,7 +76,8 @@ Source ParseSource(std::string_view text) {
     source.push_back(parsed);
   }
   if (source.empty()) throw UsageError("source: expected last, ema, swa, or a blend such as ema:0.5,swa:0.5");
-  if (std::fabs(sum - 1) > 1e-6) throw UsageError("source: the shares of a blend sum to " + ShortestDouble(sum) + ", not 1");
+  if (std::fabs(sum - 1) > 1e-6)
+    throw UsageError(StringPrintf("source: the shares of a blend sum to %.7g, not 1", sum));
   return source;
 }
 
@@ -93,7 +97,9 @@ Source ChooseSource(const CheckpointReader& training, const Settings& settings) 
     return source;
   }
   for (const SourcePart& part : source) {
-    const char* counter = part.set == "ema" ? counter::kEmaUpdates : part.set == "swa" ? counter::kSwaSnapshots : nullptr;
+    const char* counter = part.set == "ema"   ? counter::kEmaUpdates
+                          : part.set == "swa" ? counter::kSwaSnapshots
+                                              : nullptr;
     if (counter != nullptr && counters.Get(counter) == 0) {
       throw InputError(training.path(), "holds no " + part.set + " weights: its counter " + counter + " is 0");
     }

@@ -1,8 +1,8 @@
-// One set of weights out of the several that a training run ends with: the last ones, their exponential moving average (EMA),
-// the average of snapshots (SWA), or a blend (specification 1, section 5; specification 3, row 3).
+// One set of weights out of the several that a training run ends with: the last ones, their exponential moving average
+// (EMA), the average of snapshots (SWA), or a blend (specification 1, section 5; specification 3, row 3).
 //
-// In a TRAINING checkpoint the last weights stand under their plain names, the EMA as ema/NAME (float32), and SWA's sum over
-// swa.snapshots snapshots as swa_sum/NAME (float32; with compat in the weight's own dtype).
+// In a TRAINING checkpoint the last weights stand under their plain names, the EMA as ema/NAME (float32), and SWA's sum
+// over swa.snapshots snapshots as swa_sum/NAME (float32; with compat in the weight's own dtype).
 #pragma once
 
 #include <string>
@@ -24,13 +24,13 @@ using Source = std::vector<SourcePart>;
 // "swa", or a blend such as "ema:0.5,swa:0.5" whose shares sum to 1 within 1e-6. Throws UsageError.
 Source ParseSource(std::string_view text);
 
-// What settings.source means for this checkpoint, which must hold the sets asked for: InputError names the counter that says
-// it does not. With compat, "swa" is the published order: the EMA where there is one, replaced by SWA if that has more than
-// one snapshot. Logs each set as it applies, in the published lines.
+// What settings.source means for this checkpoint, which must hold the sets asked for: InputError names the counter that
+// says it does not. With compat, "swa" is the published order: the EMA where there is one, replaced by SWA if that has
+// more than one snapshot. Logs each set as it applies, in the published lines.
 Source ChooseSource(const CheckpointReader& training, const Settings& settings);
 
-// Writes the weights of `source`. The last weights keep their dtype; averages are float32 so that the quantiser sees them
-// unrounded, or with compat in the weight's dtype, as loading them into the model would leave them.
+// Writes the weights of `source`. The last weights keep their dtype; averages are float32 so that the quantiser sees
+// them unrounded, or with compat in the weight's dtype, as loading them into the model would leave them.
 void WriteWeights(const CheckpointReader& training, const Source& source, bool compat, CheckpointWriter& out);
 
 }  // namespace fairway

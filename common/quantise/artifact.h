@@ -1,8 +1,8 @@
 // The artifact: the one file of weights that counts (specification 2, section 4).
 //
-// A QUANTISED checkpoint without counters and lineage, compressed by zstd as one frame that declares its content size, then
-// one zstd skippable frame with the SHA-256 of the compressed bytes. `zstd -d` reads it; so does OpenWeights, which trusts
-// nothing that it has not checked.
+// A QUANTISED checkpoint without counters and lineage, compressed by zstd as one frame that declares its content size,
+// then one zstd skippable frame with the SHA-256 of the compressed bytes. `zstd -d` reads it; so does OpenWeights,
+// which trusts nothing that it has not checked.
 #pragma once
 
 #include <cstdint>
@@ -23,20 +23,24 @@ struct Artifact {
   uint64_t content_bytes = 0;  // before compression
 };
 
-// Packs a QUANTISED checkpoint at each of `levels` and keeps the smallest result, the first one on ties. Equal settings and
-// tensors give equal bytes, whatever the counters and lineage. The result has been unpacked again and compared.
-// REQUIRES: `levels` is not empty. Throws InputError where the content is beyond what OpenWeights takes.
+// Packs a QUANTISED checkpoint at each of `levels`, side by side, and keeps the smallest result, the first one on ties.
+// Equal settings and tensors give equal bytes, whatever the counters and lineage. The result has been unpacked again
+// and compared. REQUIRES: `levels` is not empty. Throws InputError where the content is beyond what OpenWeights takes.
 Artifact PackArtifact(const CheckpointReader& quantised, std::span<const int> levels);
 
-// What an artifact of `artifact_bytes` may unpack to. zstd's literals take at least a bit each, an eightfold gain; only repeats
-// gain more, and trained weights hold few. Eight times that and a megabyte for tiny files is room enough for half a model of
-// zeros, while memory stays in proportion to a file that somebody really stored.
-constexpr uint64_t MaxContentBytes(uint64_t artifact_bytes) { return 64 * artifact_bytes + (1 << 20); }
+// What an artifact of `artifact_bytes` may unpack to. zstd's literals take at least a bit each, an eightfold gain; only
+// repeats gain more, and trained weights hold few. Eight times that and a megabyte for tiny files is room enough for
+// half a model of zeros, while memory stays in proportion to a file that somebody really stored.
+constexpr uint64_t MaxContentBytes(uint64_t artifact_bytes) {
+  return 64 * artifact_bytes + (1 << 20);
+}
 
-// An artifact is checked and unpacked, a plain checkpoint is opened as it is. Throws InputError for anything that is neither
-// or is damaged.
+// An artifact is checked and unpacked, a plain checkpoint is opened as it is. Throws InputError for anything that is
+// neither or is damaged.
 CheckpointReader OpenWeights(InputFile file);
-inline CheckpointReader OpenWeights(const std::string& path) { return OpenWeights(InputFile(path)); }
+inline CheckpointReader OpenWeights(const std::string& path) {
+  return OpenWeights(InputFile(path));
+}
 
 // The weights behind codes: code * scale[row], float32 [rows * columns]. `codes` must carry a Quantisation.
 // Throws InputError where scales are missing or of another shape, or a code is outside its grid.

@@ -1,9 +1,7 @@
 #include "common/quantise/export.h"
 
-#include <algorithm>
 #include <cmath>
 #include <span>
-#include <thread>
 
 #include "common/base/error.h"
 #include "common/base/text.h"
@@ -13,11 +11,6 @@ namespace {
 
 bool IsFloat(DType dtype) {
   return dtype == DType::kFloat32 || dtype == DType::kFloat16 || dtype == DType::kBFloat16;
-}
-
-int ThreadCount(const Settings& settings) {
-  if (settings.threads > 0) return static_cast<int>(settings.threads);
-  return static_cast<int>(std::max(1u, std::thread::hardware_concurrency()));
 }
 
 class Exporter {
@@ -51,12 +44,13 @@ class Exporter {
 
   ExportedTensor Copy(const TensorInfo& info) {
     out_.Add(info, weights_.Data(info.name));
-    return {.name = info.name, .form = std::string(DTypeName(info.dtype)), .numel = info.numel(), .bytes = info.bytes()};
+    return {
+        .name = info.name, .form = std::string(DTypeName(info.dtype)), .numel = info.numel(), .bytes = info.bytes()};
   }
 
   void Encode(const TensorInfo& info, const std::vector<float>& values, const Grid& grid, ExportedTensor& report) {
     const int64_t rows = info.shape[0];
-    const QuantisedMatrix matrix = QuantiseMatrix(values, rows, grid, settings_.compat, ThreadCount(settings_));
+    const QuantisedMatrix matrix = QuantiseMatrix(values, rows, grid, settings_.compat, settings_.ThreadCount());
     for (int64_t row = 0; row < rows; ++row) {
       if (!std::isfinite(HalfToFloat(matrix.scales[row]))) {
         Refuse(info, StringPrintf("row %lld is too large for a float16 scale", static_cast<long long>(row)));
@@ -102,9 +96,12 @@ class Exporter {
 
 }  // namespace
 
-double ExportedTensor::relative_error() const { return squared_norm == 0 ? 0 : std::sqrt(squared_error / squared_norm); }
+double ExportedTensor::relative_error() const {
+  return squared_norm == 0 ? 0 : std::sqrt(squared_error / squared_norm);
+}
 
-std::vector<ExportedTensor> ExportWeights(const CheckpointReader& weights, const Settings& settings, CheckpointWriter& out) {
+std::vector<ExportedTensor> ExportWeights(const CheckpointReader& weights, const Settings& settings,
+                                          CheckpointWriter& out) {
   Exporter exporter(weights, settings, out);
   std::vector<ExportedTensor> tensors;
   for (const TensorInfo& info : weights.tensors()) tensors.push_back(exporter.Export(info));

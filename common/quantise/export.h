@@ -16,13 +16,13 @@ namespace fairway {
 // What became of one tensor.
 struct ExportedTensor {
   std::string name;
-  std::string form;        // "int5", "int6", "int8"; "float16", "float32" where it was kept
+  std::string form;  // "int5", "int6", "int8"; "float16", "float32" where it was kept
   int64_t numel = 0;
-  uint64_t bytes = 0;      // of its payload, scales included
+  uint64_t bytes = 0;  // of its payload, scales included
   bool coded = false;
-  double entropy_bits = 0;   // bits a code (order 0), of codes
-  double squared_error = 0;  // sum of (weight - what comes back)^2
-  double squared_norm = 0;   // sum of weight^2
+  double entropy_bits = 0;                                 // bits a code (order 0), of codes
+  double squared_error = 0;                                // sum of (weight - what comes back)^2
+  double squared_norm = 0;                                 // sum of weight^2
   std::array<int64_t, kClipPercentiles.size()> wins = {};  // rows won by each percentile
 
   int64_t rows_searched() const { return std::accumulate(wins.begin(), wins.end(), int64_t{0}); }
@@ -30,10 +30,11 @@ struct ExportedTensor {
   double relative_error() const;  // sqrt(squared_error / squared_norm); 0 for zeros
 };
 
-// Writes every tensor of `weights` to `out`: codes as NAME.q (int8, one a byte) with scales NAME.scale (float16, one a row),
-// kept ones under their own name. Throws InputError naming the tensor where a weight is not finite or float16 cannot hold
-// it or its row's scale.
-std::vector<ExportedTensor> ExportWeights(const CheckpointReader& weights, const Settings& settings, CheckpointWriter& out);
+// Writes every tensor of `weights` to `out`: codes as NAME.q (int8, one a byte) with scales NAME.scale (float16, one a
+// row), kept ones under their own name. Throws InputError naming the tensor where a weight is not finite or float16
+// cannot hold it or its row's scale.
+std::vector<ExportedTensor> ExportWeights(const CheckpointReader& weights, const Settings& settings,
+                                          CheckpointWriter& out);
 
 // The sum of what happened (its name is empty; entropy_bits is the mean over all codes).
 ExportedTensor Total(const std::vector<ExportedTensor>& tensors);

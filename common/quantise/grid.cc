@@ -7,7 +7,9 @@
 namespace fairway {
 namespace {
 
-bool Contains(std::string_view name, std::string_view part) { return name.find(part) != std::string_view::npos; }
+bool Contains(std::string_view name, std::string_view part) {
+  return name.find(part) != std::string_view::npos;
+}
 
 bool MatchesAny(std::string_view name, std::string_view patterns) {
   return std::ranges::any_of(Split(patterns, ','), [&](const std::string& part) { return Contains(name, part); });

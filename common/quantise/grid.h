@@ -1,5 +1,5 @@
-// Which grid each tensor is exported on (specification 1, section 6). The quantiser and late quantisation-aware training
-// both ask here, so that training rounds to the very grid that the export will use (specification 3, row 7).
+// Which grid each tensor is exported on (specification 1, section 6). The quantiser and late quantisation-aware
+// training both ask here, so that training rounds to the very grid that the export will use (specification 3, row 7).
 #pragma once
 
 #include <cstdint>
@@ -22,11 +22,12 @@ inline constexpr Grid kInt5{"int5", -16, 15};
 inline constexpr Grid kInt6{"int6", -32, 31};
 inline constexpr Grid kInt8{"int8", -127, 127};
 
-// The grid of the matrix `name`, or nothing where it stays in floating point: at most keep_max_numel elements, a control
-// tensor, or on the keep list. MLP matrices take int5, attention and other projections int6, all else int8.
+// The grid of the matrix `name`, or nothing where it stays in floating point: at most keep_max_numel elements, a
+// control tensor, or on the keep list. MLP matrices take int5, attention and other projections int6, all else int8.
 std::optional<Grid> ExportGrid(std::string_view name, int64_t rows, int64_t columns, const Settings& settings);
 
-// The dtype of a tensor that has no grid: float32 for control tensors of more than keep_max_numel elements, else float16.
+// The dtype of a tensor that has no grid: float32 for control tensors of more than keep_max_numel elements, else
+// float16.
 DType KeptDType(std::string_view name, int64_t numel, const Settings& settings);
 
 }  // namespace fairway

@@ -42,7 +42,8 @@ inline float RoundHalfEven(float x) {
   return (x + kShift) - kShift;
 }
 
-// Clamping before rounding gives the same as after, the bounds being integers, and keeps infinities away from the rounding.
+// Clamping before rounding gives the same as after, the bounds being integers, and keeps infinities away from the
+// rounding.
 inline float Code(float weight, const Candidate& candidate, const Grid& grid) {
   const float clipped = std::clamp(weight, -candidate.clip, candidate.clip);
   // A stored scale of zero (compat only): zeros are coded 0, all else saturates.
@@ -105,7 +106,8 @@ float Quantile(std::span<const float> ascending, double p) {
   return weight < 0.5f ? std::fma(weight, b - a, a) : std::fma(-(b - a), 1.0f - weight, b);
 }
 
-QuantisedMatrix QuantiseMatrix(std::span<const float> weights, int64_t rows, const Grid& grid, bool compat, int threads) {
+QuantisedMatrix QuantiseMatrix(std::span<const float> weights, int64_t rows, const Grid& grid, bool compat,
+                               int threads) {
   const int64_t columns = rows == 0 ? 0 : weights.size() / rows;
   const ScaleRule rule = RuleOf(grid, compat);
   const size_t candidates = rule.percentiles.size();
@@ -140,9 +142,8 @@ QuantisedMatrix QuantiseMatrix(std::span<const float> weights, int64_t rows, con
   }
   ParallelRows(rows, threads, [&](int64_t first, int64_t last) {
     for (int64_t row = first; row < last; ++row) {
-      std::ranges::transform(row_of(row), result.codes.begin() + row * columns, [&](float weight) {
-        return static_cast<int8_t>(Code(weight, *chosen[row], grid));
-      });
+      std::ranges::transform(row_of(row), result.codes.begin() + row * columns,
+                             [&](float weight) { return static_cast<int8_t>(Code(weight, *chosen[row], grid)); });
     }
   });
   return result;

@@ -22,13 +22,14 @@ struct QuantisedMatrix {
   double squared_error = 0;  // sum of (weight - code * scale)^2
 };
 
-// `weights` is [rows, columns], finite. With `compat` as published: steps of at least 1/31 (int6) and 1/127 (int8), and one
-// percentile a matrix (specification 3, rows 4 and 5). The result does not depend on `threads`, which is at least 1.
-// A row so large that its scale overflows float16 gets an infinite scale; the caller decides what to say about it.
-QuantisedMatrix QuantiseMatrix(std::span<const float> weights, int64_t rows, const Grid& grid, bool compat, int threads);
+// `weights` is [rows, columns], finite. With `compat` as published: steps of at least 1/31 (int6) and 1/127 (int8), and
+// one percentile a matrix (specification 3, rows 4 and 5). The result does not depend on `threads`. A row so large that
+// its scale overflows float16 gets an infinite scale; the caller decides what to say about it.
+QuantisedMatrix QuantiseMatrix(std::span<const float> weights, int64_t rows, const Grid& grid, bool compat,
+                               int threads);
 
-// The p-quantile of ascending values, as PyTorch computes it in float32: rank float32(p) * (n - 1) in float32, and one fused
-// multiply-add between the neighbours. REQUIRES: `ascending` is not empty.
+// The p-quantile of ascending values, as PyTorch computes it in float32: rank float32(p) * (n - 1) in float32, and one
+// fused multiply-add between the neighbours. REQUIRES: `ascending` is not empty.
 float Quantile(std::span<const float> ascending, double p);
 
 // Bits a code, were each coded at its own frequency in `codes` (entropy of order 0).

@@ -1,0 +1,206 @@
+#include "common/quantise/artifact.h"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+#include <zstd.h>
+
+#include <cstdlib>
+#include <filesystem>
+#include <fstream>
+#include <random>
+
+#include "common/base/digest.h"
+#include "common/base/error.h"
+#include "common/base/text.h"
+#include "tests/common/checkpoint/temporary_folder.h"
+
+namespace fairway {
+namespace {
+
+using testing::HasSubstr;
+
+constexpr int kLevels[] = {1, 19};
+constexpr size_t kDigestFrameBytes = 8 + 32;
+
+std::string Compressed(std::string_view content) {
+  std::string bytes(ZSTD_compressBound(content.size()), '\0');
+  bytes.resize(ZSTD_compress(bytes.data(), bytes.size(), content.data(), content.size(), 3));
+  return bytes;
+}
+
+// `compressed` with a digest that is right.
+std::string Sealed(std::string compressed) {
+  Sha256 sha;
+  sha.Update(compressed);
+  return compressed + std::string("\x50\x2a\x4d\x18\x20\x00\x00\x00", 8) + sha.Finish();
+}
+
+class ArtifactTest : public testing::Test {
+ protected:
+  // The bytes of a small quantised checkpoint.
+  static std::string Content(Kind kind = Kind::kQuantised, const Counters& counters = {}, const Lineage& lineage = {}) {
+    std::mt19937 random(1);
+    std::vector<int8_t> codes(8 * 16);
+    for (int8_t& code : codes) code = static_cast<int8_t>(random() % 32) - 16;
+    std::string bytes;
+    CheckpointWriter writer(&bytes, kind, {{"num_layers", "2"}});
+    writer.Add({"w.q", DType::kInt8, {8, 16}, Quantisation{"int5", -16, 15, "w.scale"}}, codes);
+    writer.Add({.name = "w.scale", .dtype = DType::kFloat16, .shape = {8}},
+               std::vector<uint16_t>(8, FloatToHalf(0.5f)));
+    writer.Finish(counters, lineage);
+    return bytes;
+  }
+
+  std::string File(std::string_view bytes) {
+    std::ofstream(folder_ / "a.zst", std::ios::binary) << bytes;
+    return folder_ / "a.zst";
+  }
+
+  std::string ErrorOf(std::string_view bytes) {
+    try {
+      OpenWeights(File(bytes)).Verify();
+    } catch (const InputError& error) {
+      return error.what();
+    }
+    return "no error";
+  }
+
+  const CheckpointReader quantised_{Content(), "quantised.ckpt"};
+  const Artifact artifact_ = PackArtifact(quantised_, kLevels);
+  TemporaryFolder folder_;
+};
+
+TEST_F(ArtifactTest, GivesBackWhatWasPacked) {
+  const CheckpointReader opened = OpenWeights(File(artifact_.bytes));
+  opened.Verify();
+  EXPECT_EQ(opened.identity(), quantised_.identity());
+  EXPECT_EQ(opened.identity(), artifact_.identity);
+  EXPECT_EQ(opened.settings(), quantised_.settings());
+  EXPECT_EQ(opened.Find("w.q").quantisation, quantised_.Find("w.q").quantisation);
+  EXPECT_EQ(Dequantise(opened, opened.Find("w.q")), Dequantise(quantised_, quantised_.Find("w.q")));
+  EXPECT_EQ(artifact_.digest, Sha256Hex(artifact_.bytes));
+}
+
+TEST_F(ArtifactTest, LeavesOutCountersAndLineage) {
+  Counters counters;
+  counters.Set("train.seconds", 12.5);
+  Lineage lineage;
+  lineage.tool = "gptq-lite";
+  const CheckpointReader other(Content(Kind::kQuantised, counters, lineage), "other.ckpt");
+  EXPECT_EQ(PackArtifact(other, kLevels).bytes, artifact_.bytes);
+  const CheckpointReader opened = OpenWeights(File(artifact_.bytes));
+  EXPECT_TRUE(opened.counters().all().empty());
+  EXPECT_TRUE(opened.lineage().tool.empty());
+}
+
+TEST_F(ArtifactTest, KeepsTheSmallestLevel) {
+  size_t smallest = SIZE_MAX;
+  for (const int level : {1, 19, 22})
+    smallest = std::min(smallest, PackArtifact(quantised_, std::vector{level}).bytes.size());
+  const Artifact best = PackArtifact(quantised_, std::vector{1, 19, 22});
+  EXPECT_EQ(best.bytes.size(), smallest);
+  EXPECT_EQ(best.bytes, PackArtifact(quantised_, std::vector{best.level}).bytes);
+}
+
+TEST_F(ArtifactTest, TheZstdProgramReadsIt) {
+  if (std::system("command -v zstd > /dev/null") != 0) GTEST_SKIP() << "skipped: no program zstd";
+  const std::string out = folder_ / "out.ckpt";
+  ASSERT_EQ(std::system(("zstd -dcq " + ShellQuote(File(artifact_.bytes)) + " > " + ShellQuote(out)).c_str()), 0);
+  EXPECT_EQ(InputFile(out).text(), Content());
+  const CheckpointReader plain = OpenWeights(out);  // a plain checkpoint opens as it is
+  plain.Verify();
+  EXPECT_EQ(plain.identity(), quantised_.identity());
+}
+
+// Damages one file in place: creating thousands takes long on some file systems.
+TEST_F(ArtifactTest, NoticesEveryFlippedBit) {
+  const std::string path = File(artifact_.bytes);
+  std::fstream file(path, std::ios::binary | std::ios::in | std::ios::out);
+  const auto put = [&](size_t place, char byte) { file.seekp(place).put(byte).flush(); };
+  for (size_t bit = 0; bit < artifact_.bytes.size() * 8; ++bit) {
+    const char byte = artifact_.bytes[bit / 8];
+    put(bit / 8, static_cast<char>(byte ^ 1 << bit % 8));
+    ASSERT_THROW(OpenWeights(path), InputError) << "bit " << bit;
+    put(bit / 8, byte);
+  }
+  EXPECT_NO_THROW(OpenWeights(path));
+}
+
+TEST_F(ArtifactTest, NoticesEveryTruncation) {
+  const std::string path = File(artifact_.bytes);
+  for (size_t size = artifact_.bytes.size(); size-- > 0;) {
+    std::filesystem::resize_file(path, size);
+    ASSERT_THROW(OpenWeights(path), InputError) << size << " bytes";
+  }
+}
+
+TEST_F(ArtifactTest, SaysWhatIsWrong) {
+  const size_t frame = artifact_.bytes.size() - kDigestFrameBytes;
+  EXPECT_THAT(ErrorOf(""), HasSubstr("a.zst: is empty"));
+  EXPECT_THAT(ErrorOf("neither"), HasSubstr("a.zst: is not a checkpoint"));
+  EXPECT_THAT(ErrorOf(artifact_.bytes.substr(0, frame / 2)), HasSubstr("a.zst: artifact is truncated or damaged"));
+  EXPECT_THAT(ErrorOf(artifact_.bytes.substr(0, frame)), HasSubstr("a.zst: artifact ends before its digest"));
+  EXPECT_THAT(ErrorOf(artifact_.bytes + "x"), HasSubstr("a.zst: artifact has 1 bytes too many at its end"));
+  EXPECT_THAT(ErrorOf(artifact_.bytes + artifact_.bytes), HasSubstr("bytes too many at its end"));
+  std::string damaged = artifact_.bytes;
+  damaged[frame] ^= 1;
+  EXPECT_THAT(ErrorOf(damaged), HasSubstr("artifact has no digest at its end"));
+  damaged = artifact_.bytes;
+  damaged.back() ^= 1;
+  EXPECT_THAT(ErrorOf(damaged), HasSubstr("its bytes do not have the SHA-256 that it states"));
+}
+
+TEST_F(ArtifactTest, ADigestThatIsRightDoesNotMakeItAnArtifact) {
+  EXPECT_THAT(ErrorOf(Sealed(Compressed("neither"))), HasSubstr("is not a checkpoint"));
+  EXPECT_THAT(ErrorOf(Sealed(Compressed(Content(Kind::kWeights)))),
+              HasSubstr("is a weights checkpoint; expected quantised"));
+  EXPECT_EQ(ErrorOf(Sealed(Compressed(Content()))), "no error");
+}
+
+TEST_F(ArtifactTest, RefusesABombByWhatItDeclares) {
+  const std::string zeros(100 << 20, '\0');
+  const std::string bomb = Sealed(Compressed(zeros));
+  ASSERT_GT(zeros.size(), MaxContentBytes(bomb.size()));
+  EXPECT_THAT(ErrorOf(bomb), HasSubstr("artifact declares 104857600 bytes of content"));
+}
+
+TEST_F(ArtifactTest, RefusesABombThatDeclaresLess) {
+  const std::string content(1 << 20, '\0');
+  std::string compressed = Compressed(content);
+  const auto declare = [&](const char(&size)[5]) {
+    compressed.replace(5, 4, size, 4);  // behind the magic number and the descriptor of a frame in one segment
+    return ZSTD_getFrameContentSize(compressed.data(), compressed.size());
+  };
+  ASSERT_EQ(declare("\x00\x10\x00\x00"), 4096u);
+  EXPECT_THAT(ErrorOf(Sealed(compressed)), HasSubstr("artifact is damaged (zstd: "));
+  // One byte more than there is.
+  ASSERT_EQ(declare("\x01\x00\x10\x00"), content.size() + 1);
+  EXPECT_THAT(ErrorOf(Sealed(compressed)), HasSubstr("artifact is damaged (zstd: "));
+}
+
+TEST_F(ArtifactTest, RefusesContentOfUndeclaredSize) {
+  ZSTD_CCtx* context = ZSTD_createCCtx();
+  ZSTD_CCtx_setParameter(context, ZSTD_c_contentSizeFlag, 0);
+  const std::string content = Content();
+  std::string compressed(ZSTD_compressBound(content.size()), '\0');
+  compressed.resize(ZSTD_compress2(context, compressed.data(), compressed.size(), content.data(), content.size()));
+  ZSTD_freeCCtx(context);
+  EXPECT_THAT(ErrorOf(Sealed(compressed)), HasSubstr("does not declare its content size"));
+}
+
+TEST_F(ArtifactTest, PacksOnlyQuantisedCheckpoints) {
+  const CheckpointReader weights(Content(Kind::kWeights), "weights.ckpt");
+  EXPECT_THROW(PackArtifact(weights, kLevels), InputError);
+}
+
+// A model of zeros would unpack to more than OpenWeights takes: better to hear of it when packing.
+TEST_F(ArtifactTest, DoesNotPackWhatCouldNotBeOpened) {
+  std::string bytes;
+  CheckpointWriter writer(&bytes, Kind::kQuantised, {});
+  writer.Add({.name = "zeros", .dtype = DType::kInt8, .shape = {4 << 20}}, std::vector<int8_t>(4 << 20));
+  writer.Finish({}, {});
+  EXPECT_THROW(PackArtifact(CheckpointReader(bytes, "zeros.ckpt"), kLevels), InputError);
+}
+
+}  // namespace
+}  // namespace fairway
