@@ -32,7 +32,7 @@ make data                    fetch the published data set and tokenizer into dat
 make clean                   remove build/ (runs, data and the virtual environment stay)
 
 PROFILE=cpu-demo|published-531|record-h100x8|FILE chooses the settings, NAME=value on the command line changes one
-(ITERATIONS=100), RUNS=DIR puts runs elsewhere, RUN=name keeps a run beside the first. A run lies in
+(ITERATIONS=100), AUTHOR=… GITHUB_ID=… sign a submission, RUNS=DIR puts runs elsewhere, RUN=name keeps a run beside the first. A run lies in
 RUNS/PROFILE/seed-SEED, a named one in RUNS/PROFILE/NAME-seed-SEED.
 endef
 
