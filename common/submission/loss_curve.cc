@@ -132,6 +132,14 @@ void RunGnuplot(const std::string& directory) {
 void DrawLossCurve(const std::string& directory, std::span<const Curve> curves) {
   WriteFile(directory + "/" + kScript, Script(curves));
   RunGnuplot(directory);
+  // gnuplot does not notice that a disk is full.
+  for (const auto& [name, end] : {std::pair{"/loss-curve.svg", "</svg>"}, {"/loss-curve.png", "IEND"}}) {
+    const InputFile picture(directory + name);
+    const std::string_view text = picture.text();
+    if (text.substr(text.size() - std::min<size_t>(text.size(), 12)).find(end) == std::string_view::npos) {
+      throw IoError(directory + name, "gnuplot left it unfinished");
+    }
+  }
   unlink((directory + "/" + kScript).c_str());
   unlink((directory + "/" + kMessages).c_str());
 }
