@@ -198,8 +198,12 @@ TEST(CheckpointMessages, OfTheHeader) {
   EXPECT_EQ(Open(file.Bytes()), "F: is of kind 9, which this program does not know");
   file.header = Field(1, 1) + Field(2, 2) + Field(3, Field(1, "source") + Field(2, "a\nb"));
   EXPECT_EQ(Open(file.Bytes()), "F: holds text that is not printable");
-  file.header = Field(1, 1) + Field(2, 2) + Field(3, Field(1, "source") + Field(2, "\xc0\x80"));
-  EXPECT_EQ(Open(file.Bytes()), "F: holds text that is not printable");
+  // Overlong, a continuation in front, cut short, a surrogate, beyond Unicode, a control character of two bytes.
+  for (const char* text :
+       {"\xc0\x80", "\xe0\x80\x80", "\x85\x80", "\xe6\x9c", "\xed\xa0\x80", "\xf4\x90\x80\x80", "\xff", "\xc2\x85"}) {
+    file.header = Field(1, 1) + Field(2, 2) + Field(3, Field(1, "source") + Field(2, text));
+    EXPECT_EQ(Open(file.Bytes()), "F: holds text that is not printable") << text;
+  }
   file.header = Field(1, 1) + Field(2, 2) + Field(3, Field(1, "source") + Field(2, "né 木 😀"));
   EXPECT_EQ(Open(file.Bytes()), "fine");
 }
