@@ -172,6 +172,48 @@ class Python(unittest.TestCase):
         self.assertEqual(numpy.float32(table["all"]["min"]), numpy.float32(finite.min().item()))
         self.assertEqual(table["all"]["not_finite"], len(values) - len(finite))
 
+    def test_inspection_agrees_with_numpy(self):
+        _, checkpoint = self.parse("quantised.ckpt")
+        with open(self.root / "quantised.ckpt") as file:
+            piped = subprocess.run([ARGS.bin / "ckpt-inspect", "--json", "-"], stdin=file, capture_output=True, check=True, env={})
+        described = json.loads(piped.stdout)
+        table = {t["name"]: t for t in described["tensors"]}
+        self.assertEqual(set(table), {t.name for t in checkpoint.tensor})
+        for tensor in checkpoint.tensor:
+            line = table[tensor.name]
+            values = numpy.frombuffer(tensor.data, NUMPY_TYPES[tensor.dtype])
+            self.assertEqual((line["bytes"], line["elements"], line["shape"]), (len(tensor.data), values.size, list(tensor.shape)))
+            self.assertEqual((line["min"], line["max"]), (values.min(), values.max()) if values.size else (None, None))
+            self.assertEqual("entropy_bits" in line, tensor.HasField("quantisation"))
+            if tensor.HasField("quantisation"):
+                share = numpy.unique(values, return_counts=True)[1] / values.size
+                self.assertAlmostEqual(line["entropy_bits"], -(share * numpy.log2(share)).sum(), 9)
+        self.assertEqual(described["identity"], checkpoint.footer.identity)
+        self.assertEqual(described["counters"], {c.name: c.number for c in checkpoint.footer.counter})
+
+    def test_artifact_shows_the_lineage_beside_it(self):
+        path = self.root / "model.bin.zst"
+        described = json.loads(self.run_tool("ckpt-inspect", "--json", "--verify", path).stdout)
+        self.assertTrue(described["verified"])
+        self.assertEqual(described["kind"], "quantised")
+        self.assertEqual(described["identity"], self.parse("quantised.ckpt")[1].footer.identity)
+        tools, lineage = [], described["lineage"]
+        while lineage:
+            tools.append(lineage["tool"])
+            lineage = lineage["inputs"][-1]["lineage"]
+        self.assertEqual(tools, ["pack-zstd", "gptq-lite", "ckpt-inspect"])
+        text = self.run_tool("ckpt-inspect", path).stdout
+        source = hashlib.sha256((self.root / "source.safetensors").read_bytes()).hexdigest()
+        self.assertIn(f"from safetensors file {source}\n", text)
+        # Beside another artifact it would tell a wrong story.
+        (self.root / "other.zst").write_bytes((self.root / "model.bin.zst").read_bytes())
+        self.assertIsNone(json.loads(self.run_tool("ckpt-inspect", "--json", self.root / "other.zst").stdout)["lineage"])
+        self.run_tool("gptq-lite", "--keep-max-numel", "1000", self.root / "weights.ckpt", self.root / "second.ckpt")
+        self.run_tool("pack-zstd", self.root / "second.ckpt", self.root / "second.zst")
+        (self.root / "second.zst.lineage").rename(self.root / "other.zst.lineage")
+        done = self.run_tool("ckpt-inspect", self.root / "other.zst", status=4)
+        self.assertIn(f"other.zst.lineage: is of another artifact than {self.root}/other.zst\n", done.stderr)
+
     def test_import_refuses_what_are_no_weights(self):
         safetensors.numpy.save_file({"ids": numpy.arange(3)}, self.root / "ids.safetensors")
         path = self.root / "ids.safetensors"
