@@ -17,10 +17,10 @@
 namespace fairway {
 namespace {
 
-constexpr uint64_t kMagic = 0x31454c4254594246;  // "FBYTBLE1", read as a little-endian number
+constexpr uint64_t kMagic = 0x0a73657479627766;  // "fwbytes\n", read as a little-endian number
 constexpr std::string_view kMagicField(
     "\x09"
-    "FBYTBLE1",
+    "fwbytes\n",
     9);
 constexpr size_t kHashFieldBytes = 9;                // a tag of one byte and a fixed64
 constexpr std::string_view kSpace = "\xe2\x96\x81";  // U+2581
@@ -71,18 +71,18 @@ ByteTable::Piece PieceOf(const sentencepiece::SentencePiece& source, int64_t id,
 }
 
 std::vector<ByteTable::Piece> PiecesOfTable(std::string_view bytes, const std::string& path) {
-  wire::ByteTable message;
+  pb::ByteTable message;
   // A torn file seldom parses, so the hash, which says more, is looked at first.
   if (bytes.size() < kMagicField.size() + kHashFieldBytes) throw InputError(path, "the byte table is truncated");
   const std::string_view hashed = bytes.substr(0, bytes.size() - kHashFieldBytes);
-  wire::ByteTable tail;
+  pb::ByteTable tail;
   if (!tail.ParseFromArray(bytes.data() + hashed.size(), kHashFieldBytes) || !tail.has_hash())
     throw InputError(path, "the byte table is truncated");
   if (tail.hash() != HashOf(hashed)) throw InputError(path, "the byte table is damaged: its hash disagrees");
   if (!message.ParseFromArray(hashed.data(), static_cast<int>(hashed.size())))
     throw InputError(path, "the byte table does not parse");
   std::vector<ByteTable::Piece> pieces;
-  for (const wire::Piece& piece : message.piece()) {
+  for (const pb::Piece& piece : message.piece()) {
     if (piece.bytes() > std::numeric_limits<uint8_t>::max() || (piece.byte() && ByteOf(piece.text()) < 0))
       throw InputError(path, StringPrintf("piece %zu of the byte table is not one that can be", pieces.size()));
     pieces.push_back(
@@ -125,17 +125,17 @@ ByteTable ByteTable::Read(const std::string& path) {
 }
 
 void ByteTable::Write(const std::string& path) const {
-  wire::ByteTable message;
+  pb::ByteTable message;
   message.set_magic(kMagic);
   for (const Piece& piece : pieces) {
-    wire::Piece* out = message.add_piece();
+    pb::Piece* out = message.add_piece();
     out->set_text(piece.text);
     out->set_bytes(piece.bytes);
     if (piece.leading_space) out->set_leading_space(true);
     if (piece.boundary) out->set_boundary(true);
     if (piece.byte) out->set_byte(true);
   }
-  wire::ByteTable tail;
+  pb::ByteTable tail;
   std::string bytes = message.SerializeAsString();
   tail.set_hash(HashOf(bytes));
   WriteFile(path, bytes + tail.SerializeAsString());
