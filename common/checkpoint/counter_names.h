@@ -1,5 +1,5 @@
-// What counters are called: whoever counts and whoever reports read the name here. A technique counts itself where it acts,
-// on the path that really runs; a record's README is generated from these numbers and nothing else.
+// What counters are called: whoever counts and whoever reports read the name here. A technique counts itself where it
+// acts, on the path that really runs; a record's README is generated from these numbers and nothing else.
 #pragma once
 
 #include <string>
@@ -35,6 +35,8 @@ inline constexpr char kQuantiseEntropyBits[] = "quantise.entropy_bits";      // 
 // The clip search of the quantiser. Where one percentile serves a whole matrix, each of its rows counts.
 inline constexpr char kClipRowsSearched[] = "clip.rows_searched";
 inline constexpr char kClipWinsPrefix[] = "clip.wins.";
-inline std::string ClipWins(double percentile) { return kClipWinsPrefix + ShortestDouble(percentile); }  // clip.wins.0.9995
+inline std::string ClipWins(double percentile) {
+  return kClipWinsPrefix + ShortestDouble(percentile);
+}  // clip.wins.0.9995
 
 }  // namespace fairway::counter
