@@ -23,14 +23,8 @@ std::vector<uint16_t> ToBFloat16(const std::vector<float>& values) {
   return narrow;
 }
 
-std::vector<float> RoundToBFloat16(std::vector<float> values) {
-  for (float& value : values) value = BFloat16ToFloat(FloatToBFloat16(value));
-  return values;
-}
-
 // One tensor of one set, as float32.
-std::vector<float> Values(const CheckpointReader& training, const TensorInfo& weight, const std::string& set,
-                          bool compat) {
+std::vector<float> Values(const CheckpointReader& training, const TensorInfo& weight, const std::string& set) {
   if (set == "last") return training.Floats(weight.name);
   const TensorInfo& stored = training.Find((set == "ema" ? "ema/" : "swa_sum/") + weight.name);
   if (stored.shape != weight.shape) {
@@ -40,8 +34,7 @@ std::vector<float> Values(const CheckpointReader& training, const TensorInfo& we
   if (set == "ema") return values;
   const float snapshots = static_cast<float>(training.counters().Get(counter::kSwaSnapshots));
   for (float& value : values) value /= snapshots;
-  // Published: a sum of bfloat16 is divided in bfloat16.
-  return compat && stored.dtype == DType::kBFloat16 ? RoundToBFloat16(std::move(values)) : values;
+  return values;
 }
 
 void Announce(const CheckpointReader& training, const Settings& settings, const std::string& set) {
@@ -118,7 +111,7 @@ void WriteWeights(const CheckpointReader& training, const Source& source, bool c
     }
     std::vector<double> sums(weight.numel());
     for (const SourcePart& part : source) {
-      const std::vector<float> values = Values(training, weight, part.set, compat);
+      const std::vector<float> values = Values(training, weight, part.set);
       for (size_t i = 0; i < values.size(); ++i) sums[i] += part.share * values[i];
     }
     const std::vector<float> average(sums.begin(), sums.end());

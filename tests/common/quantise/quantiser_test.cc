@@ -89,6 +89,19 @@ TEST(Quantile, EqualsPyTorch) {
   }
 }
 
+// Cubes lie so far apart that a product and a sum, each rounded, would end elsewhere than one fused multiply-add.
+TEST(Quantile, FusesMultiplicationAndAddition) {
+  const auto cubes = [](int n) {
+    std::vector<float> values;
+    for (float i = 0; i < n; ++i) values.push_back(0.37f * i * i * i);
+    return values;
+  };
+  EXPECT_EQ(Quantile(cubes(7), 0.4), 0x1.7168760000000p+2f);
+  EXPECT_EQ(Quantile(cubes(12), 0.3), 0x1.c31aa60000000p+3f);
+  EXPECT_EQ(Quantile(cubes(10), 0.3), 0x1.f8624e0000000p+2f);
+  EXPECT_EQ(Quantile(cubes(24), 0.2), 0x1.29c6a60000000p+5f);
+}
+
 // Against the textbook formula in float64. The rank in float32 is off by up to half a unit of its last place, n *
 // 2^-24, and so is the result by as much of the gap between neighbours; the result itself is rounded twice.
 TEST(Quantile, IsNearTheFormula) {
@@ -222,6 +235,21 @@ TEST(QuantiseMatrix, TiesGoToTheFirstPercentile) {
   const QuantisedMatrix matrix = QuantiseMatrix(small, 6, kInt6, true, 1);
   EXPECT_EQ(matrix.wins[0], 6);
   for (const uint16_t scale : matrix.scales) EXPECT_EQ(scale, FloatToHalf(1.0f / 31));
+}
+
+TEST(QuantiseMatrix, Int8DividesByTheScaleBeforeItIsStored) {
+  // 1 / 127 rounds down in float16: what lies just below a half is coded 100, and would be 101 by the stored scale.
+  const std::vector<float> weights = {1, 1, 1, 100.497f / 127, 0};
+  const QuantisedMatrix matrix = QuantiseMatrix(weights, 1, kInt8, false, 1);
+  EXPECT_EQ(matrix.scales[0], FloatToHalf(1.0f / 127));
+  ASSERT_GT(100.497f / 127 / HalfToFloat(matrix.scales[0]), 100.5f);
+  EXPECT_EQ(matrix.codes, (std::vector<int8_t>{127, 127, 127, 100, 0}));
+}
+
+TEST(QuantiseMatrix, CompatFloorsTheScaleOfInt8) {
+  const QuantisedMatrix matrix = QuantiseMatrix(std::vector<float>{0.5f, -0.25f}, 1, kInt8, true, 1);
+  EXPECT_EQ(matrix.scales[0], FloatToHalf(1.0f / 127));
+  EXPECT_EQ(matrix.codes, (std::vector<int8_t>{63, -32}));  // 63.5, clipped by a trace, and 31.75
 }
 
 TEST(QuantiseMatrix, OnlyInt6Searches) {
