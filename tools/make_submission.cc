@@ -16,11 +16,12 @@ int main(int argc, char** argv) {
   RecordOptions options;
   double baseline_loss = NAN, baseline_bpb = NAN;
   int64_t budget = options.budget;
-  CommandLine line("make-submission",
-                   "Puts finished runs, one a seed, together as a record's folder: artifacts, source, logs, scores, loss curve, "
-                   "README.md and submission.json. Parts that do not belong together, a record over budget, and techniques that "
-                   "were claimed but never acted end it with status 5.",
-                   "make-submission --out submission runs/cpu-demo/seed-1337");
+  CommandLine line(
+      "make-submission",
+      "Puts finished runs, one a seed, together as a record's folder: artifacts, source, logs, scores, loss curve, "
+      "README.md and submission.json. Parts that do not belong together, a record over budget, and techniques that "
+      "were claimed but never acted end it with status 5.",
+      "make-submission --out submission runs/cpu-demo/seed-1337");
   line.Inputs("RUN_DIR", directories, "directory of a finished run; several: the same settings under other seeds");
   line.Option("--out", out, "the record's folder; an older record there is replaced");
   line.Required("--out");

@@ -80,7 +80,8 @@ std::string Script(std::span<const Curve> curves) {
                        "set grid lt 1 lw 1 lc rgb '#dddddd'\n"
                        "set key top right\n"
                        "set tics nomirror\n"
-                       "set yrange " + RangeText(range, 1) + "\n";
+                       "set yrange " +
+                       RangeText(range, 1) + "\n";
   // All tokens of a validation split together have so many bytes, so one curve serves both units.
   if (bpb_per_nat > 0) {
     script += "set y2range " + RangeText(range, bpb_per_nat) + "\nset y2tics\nset y2label 'validation, bits a byte'\n";
@@ -88,7 +89,9 @@ std::string Script(std::span<const Curve> curves) {
   return script +
          "set terminal svg size 900,540 noenhanced font 'sans-serif,13' name 'loss_curve' background rgb 'white'\n"
          "set output 'loss-curve.svg'\n"
-         "plot " + Join(plots, ", ") + "\n"
+         "plot " +
+         Join(plots, ", ") +
+         "\n"
          "set terminal pngcairo size 1200,720 noenhanced font 'sans,13' background rgb 'white'\n"
          "set output 'loss-curve.png'\n"
          "replot\n"

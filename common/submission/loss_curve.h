@@ -13,8 +13,8 @@ struct Curve {
   TrainLog log;
 };
 
-// Writes loss-curve.svg and loss-curve.png into `directory`, drawn by gnuplot. The same curves give the same SVG byte for
-// byte. Throws IoError where gnuplot is not installed or fails. REQUIRES: each log has a line with a loss.
+// Writes loss-curve.svg and loss-curve.png into `directory`, drawn by gnuplot. The same curves give the same SVG byte
+// for byte. Throws IoError where gnuplot is not installed or fails. REQUIRES: each log has a line with a loss.
 void DrawLossCurve(const std::string& directory, std::span<const Curve> curves);
 
 }  // namespace fairway

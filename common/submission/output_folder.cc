@@ -19,7 +19,9 @@ namespace {
 
 namespace fs = std::filesystem;
 
-[[noreturn]] void Fail(const std::string& path, int error) { throw IoError(path, std::strerror(error)); }
+[[noreturn]] void Fail(const std::string& path, int error) {
+  throw IoError(path, std::strerror(error));
+}
 
 void Sync(const std::string& path) {
   const int descriptor = open(path.c_str(), O_RDONLY | O_CLOEXEC);

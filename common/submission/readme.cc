@@ -32,7 +32,9 @@ class SeedTable {
   Table table_;
 };
 
-std::string Score(const Json& bits) { return bits.is_number() ? StringPrintf("%.6f", bits.get<double>()) : "-"; }
+std::string Score(const Json& bits) {
+  return bits.is_number() ? StringPrintf("%.6f", bits.get<double>()) : "-";
+}
 
 std::string Count(const FinishedRun& run, const std::string& name) {
   return WithCommas(static_cast<int64_t>(run.counters.Get(name)));
@@ -45,7 +47,8 @@ void AddScores(const Record& record, SeedTable& table) {
       return found == run.before.end() ? "-" : Score(found->second["val_bpb_plain"]);
     });
   }
-  table.Row("bits a byte from the artifact, plain", [](const FinishedRun& run) { return Score(run.eval["val_bpb_plain"]); });
+  table.Row("bits a byte from the artifact, plain",
+            [](const FinishedRun& run) { return Score(run.eval["val_bpb_plain"]); });
   const Json& eval = record.runs[0].eval;
   const std::string method = eval["method"] == "plain" ? "plain" : "sliding by " + eval["stride"].dump();
   table.Row("bits a byte from the artifact, " + method + " (the score)",
@@ -71,7 +74,8 @@ Table Activity(const Record& record) {
   const Settings& settings = record.runs[0].settings;
   SeedTable table("technique", record.runs);
   const auto row = [&](bool on, const std::string& label, const Cell& cell) {
-    table.Row(label, on ? cell : [](const FinishedRun&) { return std::string("off"); });
+    table.Row(
+        label, on ? cell : [](const FinishedRun&) { return std::string("off"); });
   };
   const auto count = [](const std::string& name, const std::string& unit) {
     return [=](const FinishedRun& run) { return Count(run, name) + " " + unit; };
@@ -82,9 +86,10 @@ Table Activity(const Record& record) {
       "average of snapshots (SWA), every " + WithCommas(settings.swa_every) + " steps below a learning rate scale of " +
           ShortestDouble(settings.swa_start_frac),
       count(counter::kSwaSnapshots, "snapshots"));
-  row(settings.late_qat_threshold > 0,
-      "late QAT, below a scale of " + ShortestDouble(settings.late_qat_threshold), [](const FinishedRun& run) {
-        return Count(run, counter::kQatReplacements) + " matrices replaced, from step " + Count(run, counter::kQatFirstStep);
+  row(settings.late_qat_threshold > 0, "late QAT, below a scale of " + ShortestDouble(settings.late_qat_threshold),
+      [](const FinishedRun& run) {
+        return Count(run, counter::kQatReplacements) + " matrices replaced, from step " +
+               Count(run, counter::kQatFirstStep);
       });
   table.Row("weights taken", [](const FinishedRun& run) {
     std::vector<std::string> parts;
@@ -94,7 +99,8 @@ Table Activity(const Record& record) {
     }
     return Join(parts, " + ");
   });
-  table.Row("rows whose clip was searched for", [](const FinishedRun& run) { return Count(run, counter::kClipRowsSearched); });
+  table.Row("rows whose clip was searched for",
+            [](const FinishedRun& run) { return Count(run, counter::kClipRowsSearched); });
   for (const auto& [name, wins] : record.runs[0].counters.all()) {
     if (!name.starts_with(counter::kClipWinsPrefix)) continue;
     table.Row("of these, won by the quantile " + name.substr(std::string(counter::kClipWinsPrefix).size()),
@@ -116,18 +122,16 @@ Table Training(const Record& record) {
   table.Row("ended by", [](const FinishedRun& run) {
     return std::string(run.counters.Get(counter::kStoppedByClock) > 0 ? "the clock" : "the number of steps");
   });
-  table.Row("training time", [](const FinishedRun& run) {
-    return StringPrintf("%.1f s", run.counters.Get(counter::kTrainSeconds));
-  });
+  table.Row("training time",
+            [](const FinishedRun& run) { return StringPrintf("%.1f s", run.counters.Get(counter::kTrainSeconds)); });
   table.Row("a step", [](const FinishedRun& run) { return StringPrintf("%.2f ms", run.step_ms()); });
   table.Row("of the time, waiting for data", [](const FinishedRun& run) {
     const double wait = run.counters.Get(counter::kDataWaitSeconds), seconds = run.counters.Get(counter::kTrainSeconds);
     return StringPrintf("%.2f s (%.2f%%)", wait, seconds > 0 ? 100 * wait / seconds : 0.0);
   });
   table.Row("tokens trained on", [](const FinishedRun& run) { return Count(run, counter::kTokens); });
-  table.Row("training loss of the last step", [](const FinishedRun& run) {
-    return StringPrintf("%.4f", run.counters.Get(counter::kLastLoss));
-  });
+  table.Row("training loss of the last step",
+            [](const FinishedRun& run) { return StringPrintf("%.4f", run.counters.Get(counter::kLastLoss)); });
   table.Row("times resumed", [](const FinishedRun& run) { return Count(run, counter::kResumes); });
   return table.table();
 }
@@ -140,18 +144,21 @@ std::string SeedList(const Record& record) {
 
 std::string Verdict(const Record& record) {
   const Comparison& comparison = *record.comparison;
-  std::string text = StringPrintf("Against the baseline of %.8f bits a byte (%.8f nats a token) the mean is %s by %.5f nats a token.",
-                                  comparison.baseline_bpb, comparison.baseline_loss,
-                                  comparison.improvement >= 0 ? "better" : "worse", std::abs(comparison.improvement));
+  std::string text =
+      StringPrintf("Against the baseline of %.8f bits a byte (%.8f nats a token) the mean is %s by %.5f nats a token.",
+                   comparison.baseline_bpb, comparison.baseline_loss, comparison.improvement >= 0 ? "better" : "worse",
+                   std::abs(comparison.improvement));
   if (comparison.p_value) {
     text += StringPrintf(" The hypothesis that it is not better by %g nats has p = %.2g (one-sided t-test, %zu seeds).",
                          kRequiredNats, *comparison.p_value, record.runs.size());
   }
-  return text + StringPrintf(" A record needs %g nats with p < %g over at least %zu seeds: this one %s.\n", kRequiredNats,
-                             kRequiredProbability, kRequiredSeeds, comparison.qualifies ? "qualifies" : "does not qualify");
+  return text + StringPrintf(" A record needs %g nats with p < %g over at least %zu seeds: this one %s.\n",
+                             kRequiredNats, kRequiredProbability, kRequiredSeeds,
+                             comparison.qualifies ? "qualifies" : "does not qualify");
 }
 
-void AddLineage(const std::string& what, const std::string& identity, const Lineage& lineage, int depth, std::string& text) {
+void AddLineage(const std::string& what, const std::string& identity, const Lineage& lineage, int depth,
+                std::string& text) {
   text += std::string(2 * depth, ' ') + "- " + what + " `" + identity + "`";
   if (!lineage.tool.empty()) {
     text += ", made by " + lineage.tool + (lineage.version.empty() ? "" : ", " + lineage.version);
@@ -212,17 +219,22 @@ std::string ReadMe(const Record& record) {
   for (const auto& [name, value] : record.runs[0].stated) {
     if (name != "seed") text += name + " = " + value + "\n";
   }
-  text += "```\n\n## Where it comes from\n\nIdentities are SHA-256 of content; each product names what it was made from.\n\n";
+  text +=
+      "```\n\n## Where it comes from\n\nIdentities are SHA-256 of content; each product names what it was made "
+      "from.\n\n";
   for (const FinishedRun& run : record.runs) {
     const std::string prefix = RunPrefix(record, run);
-    AddLineage("`" + prefix + run_file::kArtifact + "`", run.eval["artifact_digest"].get<std::string>(), run.lineage, 0, text);
+    AddLineage("`" + prefix + run_file::kArtifact + "`", run.eval["artifact_digest"].get<std::string>(), run.lineage, 0,
+               text);
     text += "- `" + prefix + run_file::kEval + "` scores it on the validation split `" +
             run.eval["val_digest"].get<std::string>() + "` with the byte table `" +
             run.eval["byte_table_digest"].get<std::string>() + "`\n";
   }
-  text += "- `" + std::string(run_file::kSource) + "` `" + record.runs[0].source_digest + "`, everything that training and "
+  text += "- `" + std::string(run_file::kSource) + "` `" + record.runs[0].source_digest +
+          "`, everything that training and "
           "evaluation are built from\n\n"
-          "`make verify-record RECORD=FOLDER` builds the evaluation from that archive in an empty directory, scores the artifact "
+          "`make verify-record RECORD=FOLDER` builds the evaluation from that archive in an empty directory, scores "
+          "the artifact "
           "of this folder and compares.\n\n"
           "Every figure on this page was taken from the run's own checkpoints, scores and logs.\n";
   return text;

@@ -64,8 +64,8 @@ std::vector<std::pair<std::string, std::string>> Experiment(const FinishedRun& r
   for (const auto& [name, value] : run.stated) {
     if (name != "seed") values.emplace_back(name, value);
   }
-  for (const char* name : {"val_digest", "byte_table_digest", "method", "stride", "seq_len", "compat", "precision", "targets",
-                           "bytes"}) {
+  for (const char* name :
+       {"val_digest", "byte_table_digest", "method", "stride", "seq_len", "compat", "precision", "targets", "bytes"}) {
     values.emplace_back(std::string(name) + " of eval.json", run.eval[name].dump());
   }
   Origins(run.lineage, false, values);
@@ -77,7 +77,8 @@ void CheckOneExperiment(const std::vector<FinishedRun>& runs) {
   std::set<int64_t> seeds;
   for (const FinishedRun& run : runs) {
     if (!seeds.insert(run.seed()).second) {
-      throw GateError(StringPrintf("%s: seed %ld was given twice", run.directory.c_str(), static_cast<long>(run.seed())));
+      throw GateError(
+          StringPrintf("%s: seed %ld was given twice", run.directory.c_str(), static_cast<long>(run.seed())));
     }
   }
   const auto first = Experiment(runs[0]);
@@ -88,16 +89,16 @@ void CheckOneExperiment(const std::vector<FinishedRun>& runs) {
       const auto say = [&](const auto& list) {
         return i < list.size() ? list[i].first + " is " + list[i].second : std::string("there is nothing more");
       };
-      throw GateError(run.directory + " is another experiment than " + runs[0].directory + ": " + say(values) + " and " +
-                      say(first));
+      throw GateError(run.directory + " is another experiment than " + runs[0].directory + ": " + say(values) +
+                      " and " + say(first));
     }
   }
 }
 
 void CheckBudget(const Record& record) {
   if (record.bytes_total <= record.options.budget) return;
-  const FinishedRun& largest = *std::ranges::max_element(
-      record.runs, {}, [](const FinishedRun& run) { return run.artifact.compressed; });
+  const FinishedRun& largest =
+      *std::ranges::max_element(record.runs, {}, [](const FinishedRun& run) { return run.artifact.compressed; });
   throw GateError(StringPrintf("%s: over budget by %s bytes: artifact %s + code %s > %s", largest.directory.c_str(),
                                WithCommas(record.bytes_total - record.options.budget).c_str(),
                                WithCommas(largest.artifact.compressed).c_str(), WithCommas(record.bytes_code).c_str(),
@@ -132,9 +133,10 @@ std::optional<Comparison> Compare(const Record& record) {
 // "11L 512d, EMA, SWA, late QAT, sliding evaluation": what was on, and by its counters acted.
 std::string NameOf(const FinishedRun& run) {
   const Settings& settings = run.settings;
-  std::vector<std::string> parts = {StringPrintf("%ldL %ldd", static_cast<long>(settings.num_layers),
-                                                 static_cast<long>(settings.model_dim))};
-  if (settings.xsa_last_n > 0) parts.push_back("XSA" + std::to_string(std::min(settings.xsa_last_n, settings.num_layers)));
+  std::vector<std::string> parts = {
+      StringPrintf("%ldL %ldd", static_cast<long>(settings.num_layers), static_cast<long>(settings.model_dim))};
+  if (settings.xsa_last_n > 0)
+    parts.push_back("XSA" + std::to_string(std::min(settings.xsa_last_n, settings.num_layers)));
   for (const char* set : kWeightSets) {
     const double share = run.counters.Get(counter::kFinalizePrefix + std::string(set));
     std::string upper = set;
@@ -153,7 +155,9 @@ std::string BlurbOf(const Record& record) {
                       record.runs.size() == 1 ? "" : "s");
 }
 
-double Rounded(double value) { return std::round(value * 100) / 100; }
+double Rounded(double value) {
+  return std::round(value * 100) / 100;
+}
 
 void Copy(const std::string& from, const std::string& to) {
   OutputFile file(to);

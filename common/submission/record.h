@@ -14,8 +14,8 @@ namespace fairway {
 // What a person says about a record; everything else is measured.
 struct RecordOptions {
   std::string author, github_id;
-  std::string name, blurb;  // where empty, made from the settings and counters
-  std::string date;         // 2026-03-31; where empty, today (UTC)
+  std::string name, blurb;                            // where empty, made from the settings and counters
+  std::string date;                                   // 2026-03-31; where empty, today (UTC)
   std::optional<double> baseline_loss, baseline_bpb;  // the standing record's score: at most one of them
   uint64_t budget = 16'000'000;                       // bytes of artifact and code together
 };
@@ -43,8 +43,8 @@ struct Record {
   std::string hardware, pytorch_version;  // of the training
 };
 
-// Throws GateError where the runs are not one experiment under distinct seeds (settings, data and code the same), or where
-// the largest artifact and the code are over budget; UsageError for two baselines, or a date that is none.
+// Throws GateError where the runs are not one experiment under distinct seeds (settings, data and code the same), or
+// where the largest artifact and the code are over budget; UsageError for two baselines, or a date that is none.
 // REQUIRES: at least one run.
 Record MakeRecord(std::vector<FinishedRun> runs, RecordOptions options);
 

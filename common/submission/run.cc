@@ -31,8 +31,8 @@ const Lineage::Input& InputOf(const Lineage& lineage, const std::string& role, c
 // REQUIRES: `input`, which `path` was made from, is `checkpoint`.
 void CheckLink(const std::string& path, const Lineage::Input& input, const CheckpointReader& checkpoint) {
   if (input.identity == checkpoint.identity()) return;
-  NotTogether(path, "it was made from the " + input.role + " " + input.identity + ", but " + checkpoint.path() + " is " +
-                        checkpoint.identity());
+  NotTogether(path, "it was made from the " + input.role + " " + input.identity + ", but " + checkpoint.path() +
+                        " is " + checkpoint.identity());
 }
 
 // Fields that the record reads from a file of scores.
@@ -44,9 +44,8 @@ Json ReadScores(const std::string& path) {
     if (!scores.contains(name)) throw InputError(path, std::string("misses ") + name);
     if (!scores[name].is_number()) throw InputError(path, std::string(name) + " is no number");
   }
-  for (const char* name :
-       {"val_loss_plain", "val_bpb_plain", "artifact_digest", "identity", "made_from", "val_digest", "byte_table_digest",
-        "method", "compat", "precision", "threads", "cpu"}) {
+  for (const char* name : {"val_loss_plain", "val_bpb_plain", "artifact_digest", "identity", "made_from", "val_digest",
+                           "byte_table_digest", "method", "compat", "precision", "threads", "cpu"}) {
     if (!scores.contains(name)) throw InputError(path, std::string("misses ") + name);
   }
   return scores;
@@ -124,20 +123,26 @@ void CheckClaims(const FinishedRun& run, const CheckpointReader& artifact) {
   const Settings& settings = run.settings;
   require_action(settings.ema_enabled, "ema_enabled is 1", counter::kEmaUpdates, "the average was never updated");
   require_action(settings.swa_enabled, "swa_enabled is 1", counter::kSwaSnapshots, "no snapshot was taken");
-  require_action(settings.late_qat_threshold > 0, "late_qat_threshold is " + ShortestDouble(settings.late_qat_threshold),
-                 counter::kQatReplacements, "no matrix was ever trained on its grid");
+  require_action(settings.late_qat_threshold > 0,
+                 "late_qat_threshold is " + ShortestDouble(settings.late_qat_threshold), counter::kQatReplacements,
+                 "no matrix was ever trained on its grid");
   bool searched = false;  // int6 is the grid whose clip is searched for
   for (const TensorInfo& tensor : artifact.tensors()) {
     searched |= tensor.quantisation && tensor.quantisation->grid == "int6";
   }
-  require_action(searched, "the artifact has int6 matrices", counter::kClipRowsSearched, "no row's clip was searched for");
+  require_action(searched, "the artifact has int6 matrices", counter::kClipRowsSearched,
+                 "no row's clip was searched for");
 }
 
 }  // namespace
 
-int64_t FinishedRun::steps() const { return static_cast<int64_t>(counters.Get(counter::kSteps)); }
+int64_t FinishedRun::steps() const {
+  return static_cast<int64_t>(counters.Get(counter::kSteps));
+}
 
-double FinishedRun::step_ms() const { return steps() == 0 ? 0 : 1000 * counters.Get(counter::kTrainSeconds) / steps(); }
+double FinishedRun::step_ms() const {
+  return steps() == 0 ? 0 : 1000 * counters.Get(counter::kTrainSeconds) / steps();
+}
 
 FinishedRun ReadRun(const std::string& directory) {
   const auto path = [&](const std::string& name) { return directory + "/" + name; };

@@ -24,7 +24,9 @@ inline constexpr char kLineage[] = "model.bin.zst.lineage";
 inline constexpr char kEval[] = "eval.json";
 inline constexpr char kLog[] = "train.log";
 inline constexpr char kSource[] = "source.tar.zst";
-inline std::string Before(const std::string& set) { return "before-" + set + ".json"; }
+inline std::string Before(const std::string& set) {
+  return "before-" + set + ".json";
+}
 }  // namespace run_file
 
 // The sets of weights that may be scored before quantisation, in the order in which they are shown.
@@ -32,22 +34,23 @@ inline constexpr const char* kWeightSets[] = {"last", "ema", "swa"};
 
 // Bytes of the artifact by what they are for: the first four before compression.
 struct ArtifactSizes {
-  uint64_t codes = 0, scales = 0, kept = 0;  // payloads: of coded matrices, their scales, and tensors kept in floating point
-  uint64_t other = 0;                        // names, shapes, settings, index, padding
-  uint64_t compressed = 0;                   // the file
+  uint64_t codes = 0, scales = 0,
+           kept = 0;        // payloads: of coded matrices, their scales, and tensors kept in floating point
+  uint64_t other = 0;       // names, shapes, settings, index, padding
+  uint64_t compressed = 0;  // the file
 };
 
 struct FinishedRun {
   std::string directory;
-  Settings settings;                   // as trained, finalised and quantised
-  SettingValues stated;                // of those, what the three checkpoints state
-  Counters counters;                   // of the whole chain
-  Lineage lineage;                     // of the artifact, back to the corpus
+  Settings settings;     // as trained, finalised and quantised
+  SettingValues stated;  // of those, what the three checkpoints state
+  Counters counters;     // of the whole chain
+  Lineage lineage;       // of the artifact, back to the corpus
   ArtifactSizes artifact;
   Json eval;                           // eval.json
   std::map<std::string, Json> before;  // scores before quantisation by set of weights; absent ones left out
   TrainLog log;
-  std::string source_digest;           // SHA-256 of the source archive
+  std::string source_digest;  // SHA-256 of the source archive
   uint64_t source_bytes = 0;
 
   int64_t seed() const { return settings.seed; }
@@ -56,7 +59,8 @@ struct FinishedRun {
 };
 
 // Reads a run directory. Throws IoError or InputError for a part that is missing or damaged, and GateError
-// - where parts do not belong together: each of artifact, quantised checkpoint, weights and training checkpoint must name the
+// - where parts do not belong together: each of artifact, quantised checkpoint, weights and training checkpoint must
+// name the
 //   one before it by its identity, and scores and log must be of these;
 // - where a technique that the settings claim never acted: EMA, SWA, late QAT, the clip search.
 FinishedRun ReadRun(const std::string& directory);

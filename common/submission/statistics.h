@@ -5,7 +5,7 @@
 
 namespace fairway {
 
-double Mean(std::span<const double> values);                    // REQUIRES: at least one
+double Mean(std::span<const double> values);                     // REQUIRES: at least one
 double SampleStandardDeviation(std::span<const double> values);  // over n - 1. REQUIRES: at least two
 
 // One-sample, one-sided t-test: how likely samples whose true mean is not below `bound` come out as low as these.

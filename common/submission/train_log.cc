@@ -42,8 +42,8 @@ class Fields {
     const std::string& text = Text("step");
     int64_t step, of;
     const size_t slash = text.find('/');
-    if (slash == std::string::npos || !ParseInt(text.substr(0, slash), &step) || !ParseInt(text.substr(slash + 1), &of) ||
-        step < 0) {
+    if (slash == std::string::npos || !ParseInt(text.substr(0, slash), &step) ||
+        !ParseInt(text.substr(slash + 1), &of) || step < 0) {
       Fail("'step:" + text + "' is not a step of a run");
     }
     return step;
@@ -88,8 +88,8 @@ TrainLog ParseTrainLog(std::string_view text, const std::string& path) {
       const int64_t step = fields.Step();
       DropFrom(log.train, step);
       DropFrom(log.validation, step + 1);
-      log.train.push_back({step, fields.Number("train_loss"), fields.Number("train_time", "ms"),
-                           fields.Number("step_avg", "ms")});
+      log.train.push_back(
+          {step, fields.Number("train_loss"), fields.Number("train_time", "ms"), fields.Number("step_avg", "ms")});
     } else {
       const int64_t step = fields.Step();
       DropFrom(log.train, step + 1);

@@ -21,11 +21,20 @@ struct FakeRun {
   int64_t seed = 1337;
   double val_loss = 2.0;
   std::map<std::string, double> counters = {
-      {counter::kSteps, 60},        {counter::kTrainSeconds, 12},      {counter::kDataWaitSeconds, 0.3},
-      {counter::kTokens, 61440},    {counter::kEmaUpdates, 60},        {counter::kSwaSnapshots, 3},
-      {counter::kQatReplacements, 1230}, {counter::kQatFirstStep, 55}, {counter::kClipRowsSearched, 8},
-      {counter::ClipWins(0.999), 5}, {counter::ClipWins(1), 3},        {counter::kWarmupSteps, 2},
-      {std::string(counter::kFinalizePrefix) + "ema", 1},              {counter::kQuantiseEntropyBits, 4.5},
+      {counter::kSteps, 60},
+      {counter::kTrainSeconds, 12},
+      {counter::kDataWaitSeconds, 0.3},
+      {counter::kTokens, 61440},
+      {counter::kEmaUpdates, 60},
+      {counter::kSwaSnapshots, 3},
+      {counter::kQatReplacements, 1230},
+      {counter::kQatFirstStep, 55},
+      {counter::kClipRowsSearched, 8},
+      {counter::ClipWins(0.999), 5},
+      {counter::ClipWins(1), 3},
+      {counter::kWarmupSteps, 2},
+      {std::string(counter::kFinalizePrefix) + "ema", 1},
+      {counter::kQuantiseEntropyBits, 4.5},
   };
   std::map<std::string, std::string> settings = {{"iterations", "60"}, {"num_layers", "5"}};
   std::string source = "the source archive";
@@ -51,7 +60,8 @@ struct FakeRun {
     lineage.settings.emplace_back("hardware", "Abacus 9000, 2 threads");
     lineage.inputs.push_back({"train shards", shards, {"tokenize-shard", "", "", {}, {{"text", "7e87", {}}}}});
     const TensorInfo w{.name = "w", .shape = {2}};
-    WriteCheckpoint(path(run_file::kTrain), Kind::kTraining, all.Select(scope::kModel | scope::kTrain), w, counted, lineage);
+    WriteCheckpoint(path(run_file::kTrain), Kind::kTraining, all.Select(scope::kModel | scope::kTrain), w, counted,
+                    lineage);
 
     const auto next = [&](const char* tool, const char* role, const char* input) {
       const CheckpointReader made(path(input));
@@ -60,7 +70,8 @@ struct FakeRun {
     };
     next("ema-finalize", "training checkpoint", run_file::kTrain);
     WriteCheckpoint(path(run_file::kWeights), Kind::kWeights,
-                    all.Select(scope::kModel | scope::kFinalize | scope::kQuantise | scope::kEvaluate), w, counted, lineage);
+                    all.Select(scope::kModel | scope::kFinalize | scope::kQuantise | scope::kEvaluate), w, counted,
+                    lineage);
 
     next("gptq-lite", "weights", run_file::kWeights);
     {
@@ -71,7 +82,8 @@ struct FakeRun {
                              .shape = {8, 16},
                              .quantisation = Quantisation{grid, -32, 31, "blocks.0.attn.proj.weight.scale"}};
       writer.Add(codes, std::vector<int8_t>(128, static_cast<int8_t>(seed % 31)));
-      writer.Add({.name = codes.quantisation->scale, .dtype = DType::kFloat16, .shape = {8}}, std::vector<uint16_t>(8, 0x3c00));
+      writer.Add({.name = codes.quantisation->scale, .dtype = DType::kFloat16, .shape = {8}},
+                 std::vector<uint16_t>(8, 0x3c00));
       writer.Add({.name = "skip_weights", .shape = {3}}, std::vector<float>(3, 1.0f));
       writer.Finish(counted, lineage);
     }
@@ -81,7 +93,8 @@ struct FakeRun {
     WriteFile(path(run_file::kArtifact), artifact.bytes);
     lineage = {"pack-zstd", "fairway 0.1.0", "bb", {}, {{"artifact", artifact.digest, {}}}};
     AddInput(lineage, "quantised checkpoint", quantised);
-    CheckpointWriter(path(run_file::kLineage), Kind::kQuantised, quantised.settings()).Finish(quantised.counters(), lineage);
+    CheckpointWriter(path(run_file::kLineage), Kind::kQuantised, quantised.settings())
+        .Finish(quantised.counters(), lineage);
 
     WriteFile(path(run_file::kEval),
               Scores(val_loss, artifact.digest, artifact.identity, Json::array()).dump(2) + "\n");

@@ -8,6 +8,7 @@
 
 #include "common/base/error.h"
 #include "common/base/file.h"
+#include "tests/common/submission/temporary.h"
 
 namespace fairway {
 namespace {
@@ -15,7 +16,7 @@ namespace {
 using testing::HasSubstr;
 
 std::string FreshDirectory(const std::string& name) {
-  const std::string directory = testing::TempDir() + name;
+  const std::string directory = TemporaryRoot() + name;
   std::filesystem::remove_all(directory);
   std::filesystem::create_directories(directory);
   return directory;

@@ -1,16 +1,17 @@
 #include "common/submission/record.h"
 
+#include <fcntl.h>
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 #include <sys/file.h>
 #include <sys/stat.h>
-#include <fcntl.h>
 #include <unistd.h>
 
 #include <filesystem>
 
 #include "common/base/error.h"
 #include "tests/common/submission/finished_run.h"
+#include "tests/common/submission/temporary.h"
 
 namespace fairway {
 namespace {
@@ -22,7 +23,7 @@ using testing::HasSubstr;
 using testing::Not;
 
 std::string Fresh(const std::string& name) {
-  const std::string path = testing::TempDir() + "submission-" + name;
+  const std::string path = TemporaryRoot() + name;
   fs::remove_all(path);
   return path;
 }
@@ -106,8 +107,8 @@ TEST(ReadRun, TakesAWholeRun) {
 }
 
 TEST(ReadRun, NamesAMissingFile) {
-  for (const char* name : {run_file::kTrain, run_file::kWeights, run_file::kQuantised, run_file::kArtifact, run_file::kLineage,
-                           run_file::kEval, run_file::kLog, run_file::kSource}) {
+  for (const char* name : {run_file::kTrain, run_file::kWeights, run_file::kQuantised, run_file::kArtifact,
+                           run_file::kLineage, run_file::kEval, run_file::kLog, run_file::kSource}) {
     const std::string directory = Finished("missing");
     fs::remove(directory + "/" + name);
     EXPECT_EQ(Reading(directory), "3: " + directory + "/" + name + ": No such file or directory");
@@ -131,8 +132,9 @@ TEST(ReadRun, RefusesAnArtifactOfAnotherRun) {
   const std::string own = Sha256Hex(InputFile(directory + "/model.bin.zst").bytes());
   const std::string theirs = Sha256Hex(InputFile(foreign + "/model.bin.zst").bytes());
   fs::copy_file(foreign + "/model.bin.zst", directory + "/model.bin.zst", fs::copy_options::overwrite_existing);
-  EXPECT_EQ(Reading(directory), "5: " + directory + "/model.bin.zst.lineage: does not belong to the other parts: it is of the artifact " +
-                                    own + ", but model.bin.zst has the SHA-256 " + theirs);
+  EXPECT_EQ(Reading(directory),
+            "5: " + directory + "/model.bin.zst.lineage: does not belong to the other parts: it is of the artifact " +
+                own + ", but model.bin.zst has the SHA-256 " + theirs);
 }
 
 // Each link of the chain, broken by a part of another run.
@@ -152,8 +154,8 @@ TEST(ReadRun, RefusesACheckpointOfAnotherRun) {
     const std::string own = identity(path);
     fs::copy_file(foreign + "/" + link.changed, path, fs::copy_options::overwrite_existing);
     EXPECT_EQ(Reading(directory), "5: " + directory + "/" + link.after +
-                                      ": does not belong to the other parts: it was made from the " + link.role + " " + own +
-                                      ", but " + path + " is " + identity(path));
+                                      ": does not belong to the other parts: it was made from the " + link.role + " " +
+                                      own + ", but " + path + " is " + identity(path));
   }
 }
 
@@ -161,23 +163,30 @@ TEST(ReadRun, RefusesScoresOfSomethingElse) {
   const std::string path = Finished("scores") + "/eval.json", directory = fs::path(path).parent_path();
   const std::string digest = Sha256Hex(InputFile(directory + "/model.bin.zst").bytes());
   Edit(path, digest, "0123");
-  EXPECT_EQ(Reading(directory), "5: " + path + ": does not belong to the other parts: it scores the artifact \"0123\", but "
-                                "model.bin.zst has the SHA-256 " + digest);
+  EXPECT_EQ(Reading(directory), "5: " + path +
+                                    ": does not belong to the other parts: it scores the artifact \"0123\", but "
+                                    "model.bin.zst has the SHA-256 " +
+                                    digest);
   Edit(path, "0123", digest);
   const std::string identity = CheckpointReader(directory + "/quantised.ckpt").identity();
   Edit(path, identity, "4567");
-  EXPECT_EQ(Reading(directory), "5: " + path + ": does not belong to the other parts: it scores the weights \"4567\", but "
-                                "quantised.ckpt is " + identity);
+  EXPECT_EQ(Reading(directory), "5: " + path +
+                                    ": does not belong to the other parts: it scores the weights \"4567\", but "
+                                    "quantised.ckpt is " +
+                                    identity);
   Edit(path, "4567", identity);
   EXPECT_EQ(Reading(directory), "done");
 
-  const std::string before = directory + "/before-ema.json", trained = CheckpointReader(directory + "/train.ckpt").identity();
+  const std::string before = directory + "/before-ema.json",
+                    trained = CheckpointReader(directory + "/train.ckpt").identity();
   Edit(before, trained, "89ab");
-  EXPECT_EQ(Reading(directory), "5: " + before + ": does not belong to the other parts: it is of weights made from [\"89ab\"], but " +
-                                    directory + "/train.ckpt is " + trained);
+  EXPECT_EQ(Reading(directory),
+            "5: " + before + ": does not belong to the other parts: it is of weights made from [\"89ab\"], but " +
+                directory + "/train.ckpt is " + trained);
   Edit(before, "89ab", trained);
   Edit(before, "\"76a1\"", "\"cdef\"");
-  EXPECT_EQ(Reading(directory), "5: " + before + ": does not belong to the other parts: val_digest is \"cdef\", but \"76a1\" in eval.json");
+  EXPECT_EQ(Reading(directory),
+            "5: " + before + ": does not belong to the other parts: val_digest is \"cdef\", but \"76a1\" in eval.json");
 }
 
 TEST(ReadRun, RefusesScoresThatItCannotRead) {
@@ -193,10 +202,12 @@ TEST(ReadRun, RefusesScoresThatItCannotRead) {
 TEST(ReadRun, RefusesALogOfAnotherRun) {
   const std::string directory = Finished("log"), path = directory + "/train.log";
   Edit(path, "seed:1337", "seed:42");
-  EXPECT_EQ(Reading(directory), "5: " + path + ": does not belong to the other parts: it is of seed 42, but train.ckpt of seed 1337");
+  EXPECT_EQ(Reading(directory),
+            "5: " + path + ": does not belong to the other parts: it is of seed 42, but train.ckpt of seed 1337");
   Edit(path, "seed:42", "seed:1337");
   WriteFile(path, std::string(InputFile(path).text()) + "step:61/90 train_loss:2 train_time:1ms step_avg:1ms\n");
-  EXPECT_EQ(Reading(directory), "5: " + path + ": does not belong to the other parts: it ends at step 61, but train.ckpt at step 60");
+  EXPECT_EQ(Reading(directory),
+            "5: " + path + ": does not belong to the other parts: it ends at step 61, but train.ckpt at step 60");
   WriteFile(path, "seed:1337\n");
   EXPECT_EQ(Reading(directory), "4: " + path + ": holds no line of a step");
 }
@@ -225,7 +236,8 @@ TEST(ReadRun, RefusesTechniquesThatNeverActed) {
 
 TEST(ReadRun, AsksNothingOfTechniquesThatAreOff) {
   FakeRun run;
-  for (const char* name : {counter::kEmaUpdates, counter::kSwaSnapshots, counter::kQatReplacements, counter::kClipRowsSearched}) {
+  for (const char* name :
+       {counter::kEmaUpdates, counter::kSwaSnapshots, counter::kQatReplacements, counter::kClipRowsSearched}) {
     run.counters.erase(name);
   }
   run.settings.insert({{"ema_enabled", "0"}, {"swa_enabled", "0"}, {"late_qat_threshold", "0"}});
@@ -244,13 +256,14 @@ TEST(MakeRecord, RefusesRunsThatAreNotOneExperiment) {
     const FinishedRun second = ReadRun(Finished("second", other));
     return Outcome([&] { MakeRecord({first, second}, Dated()); });
   };
-  const std::string another = "5: " + testing::TempDir() + "submission-second is another experiment than " + testing::TempDir() +
-                              "submission-first: ";
+  const std::string another =
+      "5: " + TemporaryRoot() + "second is another experiment than " + TemporaryRoot() + "first: ";
   EXPECT_EQ(with([](FakeRun&) {}), "done");
-  EXPECT_EQ(with([](FakeRun& run) { run.seed = 1337; }),
-            "5: " + testing::TempDir() + "submission-second: seed 1337 was given twice");
-  EXPECT_EQ(with([](FakeRun& run) { run.settings["matrix_lr"] = "0.03"; }), another + "matrix_lr is 0.03 and matrix_lr is 0.02");
-  EXPECT_EQ(with([](FakeRun& run) { run.train_program = "cc"; }), another + "program train is cc and program train is aa");
+  EXPECT_EQ(with([](FakeRun& run) { run.seed = 1337; }), "5: " + TemporaryRoot() + "second: seed 1337 was given twice");
+  EXPECT_EQ(with([](FakeRun& run) { run.settings["matrix_lr"] = "0.03"; }),
+            another + "matrix_lr is 0.03 and matrix_lr is 0.02");
+  EXPECT_EQ(with([](FakeRun& run) { run.train_program = "cc"; }),
+            another + "program train is cc and program train is aa");
   EXPECT_EQ(with([](FakeRun& run) { run.shards = "ffff"; }), another + "train shards is ffff and train shards is 5ad5");
   EXPECT_THAT(with([](FakeRun& run) { run.source = "other"; }), HasSubstr(another + "the source archive is "));
 }
@@ -263,8 +276,8 @@ TEST(MakeRecord, HoldsTheBudget) {
   EXPECT_EQ(MakeRecord({run}, options).bytes_total, total);
   options.budget = total - 1;
   EXPECT_EQ(Outcome([&] { MakeRecord({run}, options); }),
-            "5: " + run.directory + ": over budget by 1 bytes: artifact " + WithCommas(run.artifact.compressed) + " + code 18 > " +
-                WithCommas(total - 1));
+            "5: " + run.directory + ": over budget by 1 bytes: artifact " + WithCommas(run.artifact.compressed) +
+                " + code 18 > " + WithCommas(total - 1));
 }
 
 TEST(MakeRecord, ComparesSeedsWithTheBaseline) {
@@ -340,10 +353,10 @@ TEST(SubmissionJson, HasTheFieldsOfTheSpecification) {
   EXPECT_EQ(json["bytes_total"], largest + 18);
   EXPECT_EQ(json["seeds"], Json({1337, 42, 7}));
   EXPECT_EQ(json["seed_results"]["42"], (Json{{"val_loss", 2.001},
-                                               {"val_bpb", FakeRun::BitsPerByte(2.001)},
-                                               {"artifact_bytes", record.runs[1].artifact.compressed},
-                                               {"steps", 60},
-                                               {"step_avg_ms", 200.0}}));
+                                              {"val_bpb", FakeRun::BitsPerByte(2.001)},
+                                              {"artifact_bytes", record.runs[1].artifact.compressed},
+                                              {"steps", 60},
+                                              {"step_avg_ms", 200.0}}));
   EXPECT_TRUE(json.contains("val_bpb_std"));
   EXPECT_EQ(json["hardware"], "Abacus 9000, 2 threads");
   EXPECT_EQ(json["pytorch_version"], "2.11.0");
@@ -357,7 +370,8 @@ TEST(SummaryTable, ShowsStepsScoresAndSizes) {
   EXPECT_THAT(lines[0], HasSubstr("seed 1337"));
   EXPECT_THAT(lines[1], AllOf(HasSubstr("steps"), HasSubstr(" 60")));
   EXPECT_THAT(lines[2], AllOf(HasSubstr("last weights"), HasSubstr(StringPrintf("%.6f", FakeRun::BitsPerByte(2.04)))));
-  EXPECT_THAT(lines[6], AllOf(HasSubstr("sliding by 64 (the score)"), HasSubstr(StringPrintf("%.6f", FakeRun::BitsPerByte(2)))));
+  EXPECT_THAT(lines[6],
+              AllOf(HasSubstr("sliding by 64 (the score)"), HasSubstr(StringPrintf("%.6f", FakeRun::BitsPerByte(2)))));
   EXPECT_THAT(lines[7], AllOf(HasSubstr("codes"), HasSubstr(" 128")));
   EXPECT_THAT(lines[13], HasSubstr("of 16,000,000"));
   for (const std::string& line : lines) EXPECT_EQ(line.size(), lines[0].size());
@@ -384,10 +398,10 @@ TEST(ReadMe, IsMadeFromCountersAndLineage) {
 TEST(WriteRecord, OneSeedLiesFlat) {
   const std::string out = Fresh("out-one");
   WriteRecord(MakeRecord({ReadRun(Finished("one"))}, Dated()), out);
-  EXPECT_THAT(Names(out), ElementsAre("README.md", "before-ema.json", "before-last.json", "before-swa.json", "eval.json",
-                                      "loss-curve.png", "loss-curve.svg", "model.bin.zst", "model.bin.zst.lineage",
-                                      "source.tar.zst", "submission.json", "train.log"));
-  EXPECT_FALSE(fs::exists(testing::TempDir() + ".submission-out-one.tmp"));
+  EXPECT_THAT(Names(out), ElementsAre("README.md", "before-ema.json", "before-last.json", "before-swa.json",
+                                      "eval.json", "loss-curve.png", "loss-curve.svg", "model.bin.zst",
+                                      "model.bin.zst.lineage", "source.tar.zst", "submission.json", "train.log"));
+  EXPECT_FALSE(fs::exists(TemporaryRoot() + ".out-one.tmp"));
   const Json json = Json::parse(InputFile(out + "/submission.json").text());
   EXPECT_EQ(json["bytes_code"], fs::file_size(out + "/source.tar.zst"));
   EXPECT_EQ(json["bytes_total"], fs::file_size(out + "/source.tar.zst") + fs::file_size(out + "/model.bin.zst"));
@@ -400,7 +414,8 @@ TEST(WriteRecord, SeveralSeedsHaveFolders) {
   for (const FinishedRun& run : record.runs) {
     const std::string folder = "/seed-" + std::to_string(run.seed());
     EXPECT_EQ(InputFile(out + folder + "/model.bin.zst").text(), InputFile(run.directory + "/model.bin.zst").text());
-    EXPECT_THAT(std::string(InputFile(out + "/README.md").text()), HasSubstr("`" + folder.substr(1) + "/model.bin.zst`"));
+    EXPECT_THAT(std::string(InputFile(out + "/README.md").text()),
+                HasSubstr("`" + folder.substr(1) + "/model.bin.zst`"));
   }
   EXPECT_TRUE(fs::exists(out + "/source.tar.zst"));
 }
@@ -430,7 +445,7 @@ TEST(WriteRecord, ReplacesNothingButRecords) {
 }
 
 TEST(WriteRecord, GoesRoundWhatAKilledOneLeft) {
-  const std::string out = Fresh("killed"), temporary = testing::TempDir() + ".submission-killed.tmp";
+  const std::string out = Fresh("killed"), temporary = TemporaryRoot() + ".killed.tmp";
   MakeDirectories(temporary + "/seed-1");
   WriteFile(temporary + "/seed-1/model.bin.zst", "half");
   WriteRecord(MakeRecord({ReadRun(Finished("after-kill"))}, Dated()), out);
@@ -439,7 +454,7 @@ TEST(WriteRecord, GoesRoundWhatAKilledOneLeft) {
 }
 
 TEST(WriteRecord, RefusesToWriteBesideAnotherProcess) {
-  const std::string out = Fresh("busy"), temporary = testing::TempDir() + ".submission-busy.tmp";
+  const std::string out = Fresh("busy"), temporary = TemporaryRoot() + ".busy.tmp";
   MakeDirectories(temporary);
   const int lock = open(temporary.c_str(), O_RDONLY | O_DIRECTORY);
   ASSERT_EQ(flock(lock, LOCK_EX), 0);
@@ -456,7 +471,7 @@ TEST(WriteRecord, LeavesNothingBehindWhereItFails) {
   fs::remove(run + "/train.log");
   EXPECT_EQ(Outcome([&] { WriteRecord(record, out); }), "3: " + run + "/train.log: No such file or directory");
   EXPECT_FALSE(fs::exists(out));
-  EXPECT_FALSE(fs::exists(testing::TempDir() + ".submission-failed.tmp"));
+  EXPECT_FALSE(fs::exists(TemporaryRoot() + ".failed.tmp"));
 }
 
 }  // namespace

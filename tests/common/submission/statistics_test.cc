@@ -39,7 +39,7 @@ TEST(Statistics, SiblingBeatsThePublishedEntry) {
 
 // The table value t(2 degrees of freedom, 0.99) = 6.9646: such samples stand exactly at p = 0.01.
 TEST(Statistics, TableValue) {
-  const std::vector<double> samples = {-1, 0, 1};  // deviation 1
+  const std::vector<double> samples = {-1, 0, 1};                                  // deviation 1
   EXPECT_NEAR(ProbabilityNotBelow(samples, 6.9646 / std::sqrt(3.0)), 0.01, 1e-6);  // the table has five digits
 }
 

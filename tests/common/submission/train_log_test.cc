@@ -81,7 +81,8 @@ TEST(TrainLog, ARunThatStartsAgainReplacesAll) {
   const TrainLog log = ParseTrainLog(
       "seed:1\nstep:1/9 train_loss:5 train_time:1ms step_avg:1ms\nstep:9/9 train_loss:4 train_time:9ms step_avg:1ms\n"
       "step:9/9 val_loss:4.2 val_bpb:2.6 train_time:22ms step_avg:1.10ms\n"
-      "seed:2\nstep:0/3 val_loss:7 val_bpb:4 train_time:0ms step_avg:0ms\nstep:1/3 train_loss:6 train_time:1ms step_avg:1ms\n",
+      "seed:2\nstep:0/3 val_loss:7 val_bpb:4 train_time:0ms step_avg:0ms\nstep:1/3 train_loss:6 train_time:1ms "
+      "step_avg:1ms\n",
       "train.log");
   EXPECT_EQ(log.seed, 2);
   EXPECT_EQ(TrainSteps(log), std::vector<int64_t>{1});
