@@ -123,7 +123,7 @@ TEST(GoldenStep, LogitsLossGradientsAndWeights) {
     const std::string file = step == 0 ? "params_after_step1" : "params_after_step2";
     // The first step is Newton-Schulz's roundings alone; in the second, gradients and Adam's signs have felt them.
     EXPECT_LE(LargestDistance(file, Detached(trainer.model().parameters()), golden::Parameters("tiny", file, settings), init),
-              step == 0 ? 0.02 : 0.2);
+              step == 0 ? 0.03 : 0.2);
   }
 }
 
