@@ -26,7 +26,9 @@ constexpr int64_t kBatchBytes = 16 << 20;
 class StagingFolder {
  public:
   explicit StagingFolder(std::string path) : path_(std::move(path)) {
-    fs::remove_all(path_);  // what a killed process left behind
+    std::error_code error;
+    fs::remove_all(path_, error);  // what a killed process left behind
+    if (error) throw IoError(path_, error.message());
     MakeDirectories(path_);
   }
   ~StagingFolder() {
