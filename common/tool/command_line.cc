@@ -1,5 +1,6 @@
 // The only file that sees CLI11: it takes five seconds to compile.
 #include <CLI/CLI.hpp>
+#include <algorithm>
 #include <cstring>
 #include <iostream>
 
@@ -14,6 +15,21 @@ namespace {
 constexpr char kExitStatuses[] =
     "exit status: 0 done, 1 internal error, 2 usage, 3 input/output, 4 bad or incompatible input,\n"
     "             5 a gate failed (over budget, score too low), 128+n ended by signal n";
+
+// A switch may stand alone: `--compat IN` is `--compat=1 IN`, `--compat 0 IN` is `--compat=0 IN`.
+std::vector<std::string> WithSwitchValues(int argc, char** argv) {
+  std::vector<std::string> words;
+  for (int i = 1; i < argc; ++i) {
+    words.emplace_back(argv[i]);
+    const auto is_switch = [&](const SettingInfo& info) { return info.type == SettingType::kSwitch && words.back() == info.Flag(); };
+    if (std::none_of(SettingTable().begin(), SettingTable().end(), is_switch)) continue;
+    const std::string next = i + 1 < argc ? argv[i + 1] : "";
+    const bool valued = next == "0" || next == "1";
+    words.back() += valued ? "=" + next : "=1";
+    i += valued;
+  }
+  return words;
+}
 
 }  // namespace
 
@@ -114,7 +130,9 @@ bool CommandLine::Impl::Parse(int argc, char** argv) {
     for (CLI::Option* option : app.get_options()) option->required(false);
   }
   try {
-    app.parse(argc, argv);
+    std::vector<std::string> words = WithSwitchValues(argc, argv);
+    std::reverse(words.begin(), words.end());  // the order in which CLI11 takes a vector
+    app.parse(words);
   } catch (const CLI::Success& success) {  // --help, --version
     app.exit(success);
     return false;
