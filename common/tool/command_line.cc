@@ -137,6 +137,8 @@ bool CommandLine::Impl::Parse(int argc, char** argv) {
     app.exit(success);
     return false;
   } catch (const CLI::ParseError& error) {
+    // A word that nothing takes explains more than what is then missing.
+    if (const auto extras = app.remaining(); !extras.empty()) throw UsageError("unexpected: " + Join(extras, " ") + " (see --help)");
     throw UsageError(std::string(error.what()) + " (see --help)");
   }
   if (parser->settings == nullptr) return true;

@@ -5,6 +5,8 @@
 #include <ATen/ops/empty.h>
 #include <ATen/ops/from_blob.h>
 
+#include "common/base/error.h"
+#include "common/base/text.h"
 #include "common/checkpoint/counter_names.h"
 #include "common/model/initialise.h"
 #include "common/model/tensors.h"
@@ -28,6 +30,10 @@ Trainer::Trainer(const Settings& settings, ShardSet train)
       stream_(std::move(train)),
       model_(settings, WithGradients(InitialParameters(settings))),
       optimizer_(settings, model_.parameters()) {
+  if (const int64_t held = shards().tokens(); held <= settings.train_seq_len) {
+    throw InputError(shards().files().front(), StringPrintf("the training split holds %ld tokens where at least %ld are needed",
+                                                            held, settings.train_seq_len + 1));
+  }
   if (settings.ema_enabled) ema_.emplace(model_.parameters(), settings.ema_decay);
   if (settings.swa_enabled) swa_.emplace(model_.parameters(), settings.compat);
 }

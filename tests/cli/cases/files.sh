@@ -1,6 +1,7 @@
 # Files that are not there, not files, or not to be written.
 : > empty
 mkdir folder
+make_shards data
 for input in missing empty folder; do
   try ema-finalize $input out.ckpt
   try gptq-lite $input out.ckpt
@@ -8,20 +9,19 @@ for input in missing empty folder; do
   try eval-sliding $input --out eval.json
   try ckpt-inspect $input
   try train --profile small.profile --out train.ckpt --resume $input
-  try tokenize-shard --out shards --split train --tokenizer $input book.txt
+  try tokenize-shard --out shards --split train --tokenizer data/tokenizer.model $input
+  try tokenize-shard --tokenizer $input --byte-table byte_table.pb
 done
 try make-submission --out submission missing
 try make-submission --out submission folder
 try train --profile small.profile --data-path missing --out train.ckpt
 try train --profile small.profile --data-path folder --out train.ckpt
-try train --profile small.profile --out train.ckpt --log missing/train.log
 try sh -c 'ema-finalize - out.ckpt < empty'
-
-make_shards data
 try_last train --profile small.profile --tokenizer-path missing --out train.ckpt
 try_last train --profile small.profile --out missing/train.ckpt
 try_last train --profile small.profile --out folder
 try_last train --profile small.profile --out -
+try train --profile small.profile --out train.ckpt --log folder
 need train --profile small.profile --out train.ckpt
 try_last ema-finalize train.ckpt missing/weights.ckpt
 try_last ema-finalize train.ckpt folder

@@ -23,6 +23,6 @@ record some_step interrupted TERM $long --resume newest
 record some_step $long --warmdown-iters 90 --resume newest
 need $long --resume newest
 need train --profile small.profile --iterations 400 --warmdown-iters 100 --out straight.ckpt
-for run in train straight; do need bash -o pipefail -c "ckpt-inspect --json $run.ckpt | grep -m 1 '\"identity\"' > $run.identity"; done
+for run in train straight; do identity $run.ckpt > $run.identity; done
 try diff train.identity straight.identity
 try ls -A
