@@ -73,7 +73,7 @@ record $(STAGES) publish: programs
 	@scripts/in-run $(MAKE) --no-print-directory -f "$$ROOT/Makefile.runs" $@
 
 verify-record: setup
-	@scripts/verify-record "$${RECORD:?say which: make verify-record RECORD=records/NAME}"
+	@scripts/verify-record $${RECORD:+"$$RECORD"}
 
 clean:
 	@rm -rf build
