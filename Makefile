@@ -20,20 +20,20 @@ PROGRAMS := tokenize-shard train ema-finalize gptq-lite pack-zstd eval-sliding m
 STAGES := train finalize quantise pack eval submission
 
 define HELP
-make record [SEED=1337]      set up, build, train, and pack one record
+make record [SEED=1337]      set up, build, train, pack, score: one record
 make $(STAGES)
                              the same up to that stage; only what changed is made again
 make publish                 copy a finished submission into records/
-make verify-record RECORD=records/…
+make verify-record RECORD=records/NAME
                              build a record's own source, score its artifact, compare
 make test, make test-all     the quick tests; all of them
-make setup, programs, build  packages and LibTorch; the programs; tests and all
+make setup, programs, build  packages and LibTorch; the programs; the tests too
 make data                    fetch the published data set and tokenizer into data/
 make clean                   remove build/ (runs, data and the virtual environment stay)
 
-PROFILE=cpu-demo|published-531|record-h100x8|FILE chooses the settings, NAME=value on the command line changes one
-(ITERATIONS=100), AUTHOR=… GITHUB_ID=… sign a submission, RUNS=DIR puts runs elsewhere, RUN=name keeps a run beside the first. A run lies in
-RUNS/PROFILE/seed-SEED, a named one in RUNS/PROFILE/NAME-seed-SEED.
+PROFILE=cpu-demo|published-531|record-h100x8|FILE chooses the settings; NAME=value changes one (ITERATIONS=100).
+A run lies in RUNS/PROFILE/seed-SEED, RUNS being runs; RUN=name keeps another in RUNS/PROFILE/name-seed-SEED.
+AUTHOR=… GITHUB_ID=… sign a submission. VENV=DIR is a virtual environment that clones share.
 endef
 
 .PHONY: help setup configure programs build test test-all data record $(STAGES) publish verify-record clean
