@@ -97,9 +97,21 @@ OutputFile::OutputFile(std::string path) : path_(std::move(path)) {
     descriptor_ = STDOUT_FILENO;
     return;
   }
+  if (path_.empty()) Fail(path_, ENOENT);
+  target_ = path_;
   struct stat status;
-  if (stat(path_.c_str(), &status) == 0 && S_ISDIR(status.st_mode)) Fail(path_, EISDIR);
-  temporary_ = DirectoryOf(path_) + "/." + BaseName(path_) + ".tmp";
+  if (stat(path_.c_str(), &status) == 0) {
+    if (S_ISDIR(status.st_mode)) Fail(path_, EISDIR);
+    if (!S_ISREG(status.st_mode)) {  // /dev/null must outlive a root who writes to it
+      descriptor_ = open(path_.c_str(), O_WRONLY | O_CLOEXEC);
+      if (descriptor_ < 0) Fail(path_, errno);
+      return;
+    }
+    std::error_code error;
+    target_ = std::filesystem::canonical(path_, error);
+    if (error) Fail(path_, error.value());
+  }
+  temporary_ = DirectoryOf(target_) + "/." + BaseName(target_) + ".tmp";
   while (true) {
     descriptor_ = open(temporary_.c_str(), O_RDWR | O_CREAT | O_CLOEXEC, 0666);
     if (descriptor_ < 0) Fail(path_, errno);
@@ -120,9 +132,8 @@ OutputFile::OutputFile(std::string path) : path_(std::move(path)) {
 }
 
 OutputFile::~OutputFile() {
-  if (temporary_.empty()) return;
-  unlink(temporary_.c_str());
-  close(descriptor_);
+  if (!temporary_.empty()) unlink(temporary_.c_str());
+  if (descriptor_ > STDERR_FILENO) close(descriptor_);
 }
 
 void OutputFile::Write(std::span<const std::byte> bytes) {
@@ -149,10 +160,9 @@ void OutputFile::Commit() {
   Flush();
   if (temporary_.empty()) return;
   if (fsync(descriptor_) != 0) Fail(path_, errno);
-  if (rename(temporary_.c_str(), path_.c_str()) != 0) Fail(path_, errno);
+  if (rename(temporary_.c_str(), target_.c_str()) != 0) Fail(path_, errno);
   temporary_.clear();
-  close(descriptor_);
-  SyncDirectory(DirectoryOf(path_));
+  SyncDirectory(DirectoryOf(target_));
 }
 
 void WriteFile(const std::string& path, std::string_view text) {

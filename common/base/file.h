@@ -33,7 +33,8 @@ class InputFile {
 // A file under construction. It is written as .NAME.tmp in the directory of its final name, under a lock, and takes
 // that name in Commit (file flushed, renamed, directory flushed): a reader sees the old file or the whole new one.
 // Uncommitted, it vanishes with the object; what a killed program leaves behind is overwritten by the next writer.
-// "-" is standard output, where bytes go at once. Throws IoError, also where another process is writing the same file.
+// Where the name is a link to a file, that file is replaced and the link stays. "-" is standard output; to it, and to a name
+// that is a pipe or a device, bytes go straight. Throws IoError, also where another process is writing the same file.
 class OutputFile {
  public:
   explicit OutputFile(std::string path);
@@ -51,7 +52,7 @@ class OutputFile {
  private:
   void Flush();
 
-  std::string path_, temporary_;
+  std::string path_, target_, temporary_;  // as given, the file that is replaced, and its stand-in
   std::string buffer_;
   int descriptor_ = -1;
   uint64_t offset_ = 0;

@@ -1,0 +1,51 @@
+#include "common/base/log.h"
+
+#include <gtest/gtest.h>
+#include <unistd.h>
+
+#include <filesystem>
+
+#include "common/base/error.h"
+#include "common/base/file.h"
+
+namespace fairway {
+namespace {
+
+std::string Read(const std::string& path) {
+  return std::string(InputFile(path).text());
+}
+
+// The log is one for the whole program, so its ways are told in one test.
+TEST(Log, LinesGoToStandardErrorAndToTheFileAsTheyAre) {
+  const std::string path = ::testing::TempDir() + "log_test." + std::to_string(getpid());
+  WriteFile(path, "from an earlier program\n");
+
+  ::testing::internal::CaptureStderr();
+  LogLine("before the file is opened");
+  OpenLog(path);
+  Log("step:%d/%d train_loss:%.4f", 5, 20, 1.23456);
+  LogLine("braces {} and percent %s are text");
+  LogLine("");
+  Log("  %s", std::string(5000, 'x').c_str());
+  const std::string after =
+      "step:5/20 train_loss:1.2346\nbraces {} and percent %s are text\n\n  " + std::string(5000, 'x') + "\n";
+  // Each line is in the file at once: whoever watches a run, or finds what a killed one left, sees all of it.
+  EXPECT_EQ(Read(path), "from an earlier program\n" + after);
+  EXPECT_EQ(::testing::internal::GetCapturedStderr(), "before the file is opened\n" + after);
+  std::filesystem::remove(path);
+}
+
+TEST(Log, AFileThatCannotBeOpenedIsNamedWithTheCause) {
+  const std::string folder = ::testing::TempDir();
+  try {
+    OpenLog(folder);
+    FAIL() << "a folder is no log";
+  } catch (const IoError& error) {
+    EXPECT_EQ(std::string(error.what()).find(folder + ": cannot open the log: "), 0u) << error.what();
+    EXPECT_NE(std::string(error.what()).find("Is a directory"), std::string::npos) << error.what();
+    EXPECT_EQ(error.status(), ExitStatus::kIo);
+  }
+}
+
+}  // namespace
+}  // namespace fairway
