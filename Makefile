@@ -14,7 +14,7 @@ export RUN ?=
 export VENV ?= $(CURDIR)/.venv
 export ROOT := $(CURDIR)
 
-WERROR := $(if $(filter true 1,$(CI)),ON,OFF)
+CMAKE_FLAGS := -DFAIRWAY_WERROR=$(if $(filter true 1,$(CI)),ON,OFF) -DFAIRWAY_TESTS=$(if $(wildcard tests),ON,OFF)
 NINJA := flock build ninja -C build -j $(shell nproc)
 PROGRAMS := tokenize-shard train ema-finalize gptq-lite pack-zstd eval-sliding make-submission ckpt-inspect
 STAGES := train finalize quantise pack eval submission
@@ -44,7 +44,7 @@ setup:
 	@scripts/setup
 
 configure: setup
-	@flags=(-DFAIRWAY_VENV="$$VENV" -DFAIRWAY_WERROR=$(WERROR)); mkdir -p build; \
+	@flags=(-DFAIRWAY_VENV="$$VENV" $(CMAKE_FLAGS)); mkdir -p build; \
 	if [ ! -f build/build.ninja ] || [ "$${flags[*]}" != "$$(cat build/flags 2>&1)" ]; then \
 	  cmake -G Ninja -S . -B build "$${flags[@]}"; printf '%s\n' "$${flags[*]}" > build/flags; \
 	fi
