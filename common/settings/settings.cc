@@ -1,5 +1,7 @@
 #include "common/settings/settings.h"
 
+#include <sched.h>
+
 #include <algorithm>
 #include <cctype>
 #include <cstdlib>
@@ -142,9 +144,14 @@ Origin Settings::origin(std::string_view name) const { return origins_[IndexOf(n
 void Settings::LoadProfile(const std::string& profile) {
   namespace fs = std::filesystem;
   std::string path = profile;
-  if (profile.find('/') == std::string::npos && !fs::exists(profile)) {
-    path = fs::path(ProgramDirectory() + "/../../pipelines/" + profile + ".profile").lexically_normal();
-    if (!fs::exists(path)) throw IoError(profile, "no such profile (neither a file nor " + path + ")");
+  // A folder does not hide a profile: runs are kept in folders that have the profile's name.
+  if (profile.find('/') == std::string::npos && (!fs::exists(profile) || fs::is_directory(profile))) {
+    const std::string named = fs::path(ProgramDirectory() + "/../../pipelines/" + profile + ".profile").lexically_normal();
+    if (fs::exists(named)) {
+      path = named;
+    } else if (!fs::exists(profile)) {
+      throw IoError(profile, "no such profile (neither a file nor " + named + ")");
+    }
   }
   const InputFile file(path);
   std::string_view rest = file.text();
@@ -174,9 +181,11 @@ void Settings::LoadEnvironment() {
 
 void Settings::Adopt(const SettingValues& values, const std::string& path) {
   for (const auto& [name, value] : values) {
+    Settings there;  // in its own spelling a value may differ that is the same: 3.0 and 3
+    there.Set(name, value, Origin::kCheckpoint, path);
     const size_t index = IndexOf(name);
-    const bool explicitly_set = index != kCount && origins_[index] > Origin::kCheckpoint;
-    if (explicitly_set && (kTable[index].scopes & scope::kModel) && Get(name) != value)
+    const bool explicitly_set = origins_[index] > Origin::kCheckpoint;
+    if (explicitly_set && (kTable[index].scopes & scope::kModel) && Get(name) != there.Get(name))
       throw InputError(path, StringPrintf("is of another model: %s is %s there and %s by %s", name.c_str(), value.c_str(),
                                           Get(name).c_str(), OriginName(origins_[index]).data()));
     Set(name, value, Origin::kCheckpoint, path);
@@ -199,7 +208,13 @@ SettingValues Settings::NonDefault(unsigned stages) const {
   return values;
 }
 
-int Settings::ThreadCount() const { return threads > 0 ? static_cast<int>(threads) : std::thread::hardware_concurrency(); }
+int Settings::ThreadCount() const {
+  if (threads > 0) return static_cast<int>(threads);
+  // Not std::thread's count, which is the machine's: taskset and batch systems give a process fewer.
+  cpu_set_t usable;
+  if (sched_getaffinity(0, sizeof usable, &usable) == 0) return CPU_COUNT(&usable);
+  return std::max(1, static_cast<int>(std::thread::hardware_concurrency()));
+}
 
 void Settings::CheckModel() const {
   const auto require = [](bool holds, const std::string& cause) {

@@ -1,0 +1,88 @@
+// The profiles that come with the sources.
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <filesystem>
+
+#include "common/settings/settings.h"
+
+namespace fairway {
+namespace {
+
+namespace fs = std::filesystem;
+using ::testing::UnorderedElementsAre;
+
+std::string ProfilePath(const std::string& name) {
+  return SOURCE_DIR "/pipelines/" + name + ".profile";
+}
+
+Settings Load(const std::string& name) {
+  Settings settings;
+  settings.LoadProfile(ProfilePath(name));
+  return settings;
+}
+
+// Data that changed its folder along with the profile's.
+std::vector<std::string> Differences(const Settings& a, const Settings& b) {
+  std::vector<std::string> names;
+  for (const SettingInfo& info : SettingTable()) {
+    const bool place = info.name == "data_path" || info.name == "tokenizer_path";
+    if (!place && a.Get(info.name) != b.Get(info.name))
+      names.push_back(std::string(info.name) + " = " + a.Get(info.name));
+  }
+  return names;
+}
+
+TEST(Profiles, EachLoadsAndCanBeTrained) {
+  std::vector<std::string> names;
+  for (const auto& entry : fs::directory_iterator(SOURCE_DIR "/pipelines")) {
+    if (entry.path().extension() != ".profile") continue;
+    names.push_back(entry.path().stem());
+    EXPECT_NO_THROW(Load(names.back()).CheckTraining(1)) << names.back();
+  }
+  EXPECT_THAT(names, UnorderedElementsAre("cpu-demo", "published-531", "record-h100x8", "tiny"));
+}
+
+TEST(Profiles, ThoseForEightCardsShareOutTheirMicroSteps) {
+  for (const char* name : {"published-531", "record-h100x8"}) EXPECT_NO_THROW(Load(name).CheckTraining(8)) << name;
+}
+
+TEST(Profiles, TheirDataAreFoundFromThemselves) {
+  EXPECT_EQ(Load("cpu-demo").data_path, SOURCE_DIR "/data/bible-kjv");
+  EXPECT_EQ(Load("tiny").tokenizer_path, SOURCE_DIR "/data/bible-kjv/tokenizer.model");
+  EXPECT_EQ(Load("published-531").data_path, SOURCE_DIR "/data/datasets/fineweb10B_sp1024");
+  EXPECT_EQ(Load("published-531").tokenizer_path, SOURCE_DIR "/data/tokenizers/fineweb_1024_bpe.model");
+}
+
+// The defaults are specification 1, section 1 (settings_test.cc); the published run has its quirks besides.
+TEST(Profiles, ThePublishedOneIsThePublishedSettings) {
+  EXPECT_THAT(
+      Differences(Load("published-531"), Settings()),
+      UnorderedElementsAre("compat = 1", "source = swa", "fp16_keep_name_patterns = tok_emb,blocks.8.attn.c_k"));
+}
+
+TEST(Profiles, TheRecordDiffersFromThePublishedOneInItsCorrectionsAlone) {
+  EXPECT_THAT(Differences(Load("record-h100x8"), Load("published-531")),
+              UnorderedElementsAre("compat = 0", "source = ema", "fp16_keep_name_patterns = tok_emb"));
+}
+
+// What the demo must show (its profile's own words): all of the architecture, and every late technique acts.
+TEST(Profiles, TheDemoHasEveryPartOfTheModel) {
+  const Settings demo = Load("cpu-demo");
+  EXPECT_EQ(demo.num_layers, 11);
+  EXPECT_EQ(demo.xsa_last_n, 4);
+  EXPECT_LT(demo.num_kv_heads, demo.num_heads);
+  EXPECT_GT(demo.bigram_vocab_size, 0);
+  EXPECT_NE(demo.bigram_dim, demo.model_dim);
+  EXPECT_TRUE(demo.tie_embeddings);
+  for (const char* name : {"cpu-demo", "tiny"}) {
+    const Settings settings = Load(name);
+    EXPECT_TRUE(settings.ema_enabled && settings.swa_enabled) << name;
+    EXPECT_GT(settings.late_qat_threshold, 0) << name;
+    EXPECT_LE(settings.max_wallclock_seconds, 0) << name << ": a clock would decide how many steps there are";
+    EXPECT_LT(settings.keep_max_numel, settings.model_dim * settings.model_dim) << name << ": nothing to quantise";
+  }
+}
+
+}  // namespace
+}  // namespace fairway
