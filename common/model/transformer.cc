@@ -39,16 +39,14 @@ constexpr Grid kPublishedQatGrid{"int6", -32, 31};  // for every matrix: specifi
 at::Tensor Rms(const at::Tensor& x) { return at::rms_norm(x, {x.size(-1)}); }
 
 // w on its grid, computed in float32, w's shape (specification 1, section 4: late QAT). The export stores float16 scales, so
-// training rounds to the same ones; compat keeps the published float32 scale with its floor of 1/31.
+// training rounds to the same ones (its int8 codes alone come from the scale before that); compat keeps the published float32
+// scale with its floor of 1/31.
 at::Tensor FakeQuantise(const at::Tensor& w, const Grid& grid, bool compat) {
   const at::Tensor w32 = w.to(at::kFloat);
-  at::Tensor scale = w32.abs().amax(/*dim=*/1, /*keepdim=*/true) / static_cast<double>(grid.q_max);
-  if (compat) {
-    scale = scale.clamp_min(1.0 / grid.q_max);
-  } else {
-    scale = scale.clamp_min(1e-12).to(at::kHalf).to(at::kFloat).clamp_min(1e-12);
-  }
-  return at::clamp(at::round(w32 / scale), grid.q_min, grid.q_max) * scale;
+  const double floor = compat ? 1.0 / grid.q_max : 0x1p-24;  // the least float16
+  const at::Tensor scale = (w32.abs().amax(/*dim=*/1, /*keepdim=*/true) / static_cast<double>(grid.q_max)).clamp_min(floor);
+  const at::Tensor stored = compat ? scale : scale.to(at::kHalf).to(at::kFloat);
+  return at::clamp(at::round(w32 / (grid == kInt8 ? scale : stored)), grid.q_min, grid.q_max) * stored;
 }
 
 }  // namespace

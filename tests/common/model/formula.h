@@ -1,0 +1,161 @@
+// Specification 1, section 3, once more: one sequence, one head and one position at a time, in float64. It shares no code
+// with Transformer and is far too slow for anything but a test.
+#pragma once
+
+#include <ATen/TensorOperators.h>
+#include <ATen/ops/cat.h>
+#include <ATen/ops/log_softmax.h>
+#include <ATen/ops/mv.h>
+#include <ATen/ops/softmax.h>
+#include <ATen/ops/stack.h>
+#include <ATen/ops/tensor.h>
+#include <ATen/ops/zeros_like.h>
+
+#include <cmath>
+#include <map>
+#include <string>
+#include <vector>
+
+#include "common/model/transformer.h"
+
+namespace fairway {
+
+class Formula {
+ public:
+  // Copies of `parameters` in float64, which record gradients.
+  Formula(const Settings& settings, const NamedTensors& parameters) : s_(settings) {
+    for (const auto& [name, tensor] : parameters)
+      w_[name] = tensor.detach().to(at::kDouble).clone().set_requires_grad(true);
+  }
+
+  const at::Tensor& parameter(const std::string& name) const { return w_.at(name); }
+
+  // float64 [B, T, V].
+  at::Tensor Logits(const at::Tensor& ids) const {
+    std::vector<at::Tensor> sequences;
+    for (int64_t b = 0; b < ids.size(0); ++b) {
+      const int64_t* first = ids[b].const_data_ptr<int64_t>();
+      sequences.push_back(at::stack(Sequence({first, first + ids.size(1)})));
+    }
+    return at::stack(sequences);
+  }
+
+  // float64 [B, T].
+  at::Tensor TokenLosses(const at::Tensor& ids, const at::Tensor& targets) const {
+    return -at::log_softmax(Logits(ids), -1).gather(-1, targets.unsqueeze(-1)).squeeze(-1);
+  }
+
+ private:
+  using Rows = std::vector<at::Tensor>;  // a vector of width D for every position
+
+  static at::Tensor Rms(const at::Tensor& x) { return x / ((x * x).mean() + std::ldexp(1.0, -23)).sqrt(); }
+
+  at::Tensor Product(const std::string& matrix, const at::Tensor& x) const { return at::mv(w_.at(matrix), x); }
+
+  // The row of the bigram table for the token at t.
+  int64_t Hash(const std::vector<int64_t>& ids, size_t t) const {
+    const int64_t last = s_.bigram_vocab_size - 1;
+    if (t == 0 || (s_.reset_at_bos && ids[t] == 1)) return last;
+    const auto product = [](uint32_t a, int64_t token) { return static_cast<int32_t>(a * static_cast<uint32_t>(token)); };
+    const int64_t mixed = product(36313, ids[t]) ^ product(27191, ids[t - 1]);
+    return ((mixed % last) + last) % last;
+  }
+
+  at::Tensor Rotate(const at::Tensor& head, int64_t t) const {
+    const int64_t half = head.size(0) / 2;
+    std::vector<at::Tensor> first, second;
+    for (int64_t i = 0; i < half; ++i) {
+      const double angle = static_cast<double>(t) * std::pow(s_.rope_base, -2.0 * static_cast<double>(i) / (2.0 * static_cast<double>(half)));
+      first.push_back(head[i] * std::cos(angle) + head[half + i] * std::sin(angle));
+      second.push_back(head[half + i] * std::cos(angle) - head[i] * std::sin(angle));
+    }
+    first.insert(first.end(), second.begin(), second.end());
+    return at::stack(first);
+  }
+
+  Rows Attention(const std::string& block, bool exclusive, const Rows& u) const {
+    const int64_t H = s_.num_heads, group = H / s_.num_kv_heads, d = s_.model_dim / H;
+    std::vector<Rows> q(H), k(s_.num_kv_heads), v(s_.num_kv_heads);  // by head, then position
+    for (size_t t = 0; t < u.size(); ++t) {
+      const at::Tensor all_q = Product(block + "attn.c_q.weight", u[t]), all_k = Product(block + "attn.c_k.weight", u[t]),
+                       all_v = Product(block + "attn.c_v.weight", u[t]);
+      const auto position = static_cast<int64_t>(t);
+      for (int64_t h = 0; h < H; ++h)
+        q[h].push_back(Rotate(Rms(all_q.slice(0, h * d, (h + 1) * d)), position) * w_.at(block + "attn.q_gain")[h]);
+      for (int64_t g = 0; g < s_.num_kv_heads; ++g) {
+        k[g].push_back(Rotate(Rms(all_k.slice(0, g * d, (g + 1) * d)), position));
+        v[g].push_back(all_v.slice(0, g * d, (g + 1) * d));
+      }
+    }
+    Rows out;
+    for (size_t t = 0; t < u.size(); ++t) {
+      std::vector<at::Tensor> heads;
+      for (int64_t h = 0; h < H; ++h) {
+        const int64_t g = h / group;
+        std::vector<at::Tensor> scores;
+        for (size_t past = 0; past <= t; ++past) scores.push_back((q[h][t] * k[g][past]).sum() / std::sqrt(static_cast<double>(d)));
+        const at::Tensor share = at::softmax(at::stack(scores), 0);
+        at::Tensor y = at::zeros_like(v[g][t]);
+        for (size_t past = 0; past <= t; ++past) y = y + share[static_cast<int64_t>(past)] * v[g][past];
+        if (exclusive) y = y - (y * v[g][t]).sum() / (v[g][t] * v[g][t]).sum() * v[g][t];
+        heads.push_back(y);
+      }
+      out.push_back(Product(block + "attn.proj.weight", at::cat(heads)));
+    }
+    return out;
+  }
+
+  Rows Block(int64_t layer, Rows x, const Rows& x0) const {
+    const std::string block = "blocks." + std::to_string(layer) + ".";
+    const auto normed = [](const Rows& rows) {
+      Rows result;
+      for (const at::Tensor& row : rows) result.push_back(Rms(row));
+      return result;
+    };
+    for (size_t t = 0; t < x.size(); ++t)
+      x[t] = w_.at(block + "resid_mix")[0] * x[t] + w_.at(block + "resid_mix")[1] * x0[t];
+    const Rows attention = Attention(block, layer >= s_.num_layers - s_.xsa_last_n, normed(x));
+    for (size_t t = 0; t < x.size(); ++t) {
+      x[t] = x[t] + w_.at(block + "attn_scale") * attention[t];
+      const at::Tensor hidden = Product(block + "mlp.fc.weight", Rms(x[t])).clamp_min(0);
+      x[t] = x[t] + w_.at(block + "mlp_scale") * Product(block + "mlp.proj.weight", hidden * hidden);
+    }
+    return x;
+  }
+
+  Rows Sequence(const std::vector<int64_t>& ids) const {
+    Rows embedded, x0;
+    for (size_t t = 0; t < ids.size(); ++t) {
+      at::Tensor x = w_.at("tok_emb.weight")[ids[t]];
+      if (s_.bigram_vocab_size > 0) {
+        at::Tensor bigram = w_.at("bigram.embed.weight")[Hash(ids, t)];
+        if (s_.bigram_dim != s_.model_dim) bigram = Product("bigram.proj.weight", bigram);
+        x = x + w_.at("bigram.scale") * bigram;
+      }
+      embedded.push_back(Rms(x));
+    }
+    const at::Tensor g = 1 / (1 + (-w_.at("smear.gate")).exp());
+    for (size_t t = 0; t < ids.size(); ++t) {
+      const bool alone = t == 0 || (s_.reset_at_bos && ids[t] == 1);
+      x0.push_back(alone ? (1 - g) * embedded[t] : (1 - g) * embedded[t] + g * embedded[t - 1]);
+    }
+    // L div 2 encoder layers, each kept for one of the decoder's, the last one first.
+    const int64_t L = s_.num_layers, E = L / 2;
+    std::vector<Rows> kept;
+    Rows x = x0;
+    for (int64_t i = 0; i < E; ++i) kept.push_back(x = Block(i, x, x0));
+    for (int64_t j = 0; j < L - E; ++j) {
+      if (j < E)
+        for (size_t t = 0; t < x.size(); ++t) x[t] = x[t] + w_.at("skip_weights")[j] * kept[E - 1 - j][t];
+      x = Block(E + j, x, x0);
+    }
+    const std::string output = s_.tie_embeddings ? "tok_emb.weight" : "lm_head.weight";
+    for (at::Tensor& row : x) row = s_.logit_softcap * at::tanh(Product(output, Rms(row)) / s_.logit_softcap);
+    return x;
+  }
+
+  Settings s_;
+  std::map<std::string, at::Tensor> w_;
+};
+
+}  // namespace fairway
