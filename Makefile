@@ -13,6 +13,8 @@ export RUNS ?= runs
 export RUN ?=
 export VENV ?= $(CURDIR)/.venv
 export ROOT := $(CURDIR)
+# Waiting threads sleep: spinning ones win a third on an idle machine and lose tenfold on a busy one.
+export OMP_WAIT_POLICY ?= PASSIVE
 
 CMAKE_FLAGS := -DFAIRWAY_WERROR=$(if $(filter true 1,$(CI)),ON,OFF) -DFAIRWAY_TESTS=$(if $(wildcard tests),ON,OFF)
 NINJA := flock build ninja -C build -j $(shell nproc)

@@ -19,17 +19,17 @@ tie_embeddings = 1
 train_seq_len = 256
 train_batch_tokens = 8192
 grad_micro_steps = 2
-iterations = 300
+iterations = 140
 warmup_steps = 2
-warmdown_iters = 120
+warmdown_iters = 70
 max_wallclock_seconds = 0           # a clock would make the number of steps depend on the machine
 
-# Time constants shrink with the number of steps, which is 300 here and about 6,000 in the published runs.
-muon_momentum_warmup_steps = 100
+# Time constants shrink with the number of steps, which is 140 here and about 6,000 in the published runs.
+muon_momentum_warmup_steps = 60
 ema_enabled = 1
-ema_decay = 0.97
+ema_decay = 0.95
 swa_enabled = 1
-swa_every = 5
+swa_every = 3
 late_qat_threshold = 0.15
 source = ema
 
@@ -39,5 +39,5 @@ fp16_keep_name_patterns = tok_emb
 
 eval_stride = 64
 precision = float32
-val_loss_every = 100
+val_loss_every = 50
 train_log_every = 20
