@@ -1,0 +1,261 @@
+// Muon, AdamW and the clip against their formulas in float64, entry by entry.
+#include "common/optim/optimizer.h"
+
+#include <ATen/Parallel.h>
+#include <ATen/TensorOperators.h>
+#include <ATen/core/grad_mode.h>
+#include <ATen/ops/linalg_svdvals.h>
+#include <ATen/ops/matmul.h>
+#include <gtest/gtest.h>
+
+#include "tests/common/model/shapes.h"
+
+namespace fairway {
+namespace {
+
+at::Tensor Random(std::vector<int64_t> shape, uint64_t seed) {
+  at::Generator generator = at::make_generator<at::CPUGeneratorImpl>(seed);
+  return at::randn(shape, generator, at::kFloat);
+}
+
+// The iteration of specification 1, section 4 without a rounding.
+at::Tensor Formula(const at::Tensor& g, int64_t steps) {
+  const double rows = g.size(0), columns = g.size(1);
+  at::Tensor x = g.to(at::kDouble);
+  x = x / (x.square().sum().sqrt() + 1e-7);
+  if (rows > columns) x = x.t();
+  for (int64_t i = 0; i < steps; ++i) {
+    const at::Tensor a = at::matmul(x, x.t());
+    x = 3.4445 * x + at::matmul(-4.7750 * a + 2.0315 * at::matmul(a, a), x);
+  }
+  if (rows > columns) x = x.t();
+  return x * std::sqrt(std::max(1.0, rows / columns));
+}
+
+double Distance(const at::Tensor& ours, const at::Tensor& formula) {
+  return (ours.to(at::kDouble) - formula).norm().item<double>() / formula.norm().item<double>();
+}
+
+// bfloat16 rounds by up to 2^-9. One iteration magnifies small singular values by 3.4445 and what was rounded with them.
+double RoundingAfter(int64_t steps) { return steps == 0 ? 0.004 : steps == 1 ? 0.02 : 0.05; }
+
+TEST(NewtonSchulzTest, IsItsFormula) {
+  at::set_num_threads(1);
+  for (const auto& [rows, columns] : {std::pair(12, 12), {8, 24}, {24, 8}, {1, 16}, {16, 1}, {33, 20}}) {
+    for (int64_t steps : {0, 1, 5}) {
+      const at::Tensor g = Random({rows, columns}, 11), ours = NewtonSchulz(g, steps);
+      EXPECT_EQ(ours.scalar_type(), at::kBFloat16);
+      ASSERT_EQ(ours.sizes(), g.sizes());
+      EXPECT_LE(Distance(ours, Formula(g, steps)), RoundingAfter(steps)) << rows << " x " << columns << ", " << steps << " steps";
+    }
+  }
+}
+
+// Five steps take singular values from about 0.01 of the norm up to between 0.68 and 1.15, times sqrt(rows / columns) where
+// there are more rows.
+TEST(NewtonSchulzTest, IsNearlyOrthogonal) {
+  for (const auto& [rows, columns] : {std::pair(16, 64), {64, 16}, {16, 24}}) {
+    const double scale = std::sqrt(std::max(1.0, static_cast<double>(rows) / columns));
+    const at::Tensor singular = at::linalg_svdvals(NewtonSchulz(Random({rows, columns}, 12), 5).to(at::kDouble)) / scale;
+    EXPECT_GE(singular.min().item<double>(), 0.66) << rows << " x " << columns;
+    EXPECT_LE(singular.max().item<double>(), 1.2) << rows << " x " << columns;
+  }
+}
+
+TEST(NewtonSchulzTest, NothingComesOfNothing) {
+  EXPECT_EQ(NewtonSchulz(at::zeros({6, 4}), 5).abs().max().item<float>(), 0);
+}
+
+class OptimizerTest : public testing::Test {
+ protected:
+  OptimizerTest() { at::set_num_threads(1); }
+
+  void Begin(const Options& options) {
+    Options all = {{"tied_embed_lr", "0.031"}, {"embed_lr", "0.11"},    {"head_lr", "0.009"}, {"matrix_lr", "0.023"},
+                   {"scalar_lr", "0.017"},     {"weight_decay", "0.2"}, {"muon_weight_decay", "0.3"},
+                   {"beta1", "0.8"},           {"beta2", "0.9"},        {"adam_eps", "0.01"}, {"grad_clip_norm", "0"}};
+    for (const auto& [name, value] : options) all[name] = value;
+    settings = Shape(all);
+    parameters = WithGradients(RandomParameters(settings));
+    optimizer.emplace(settings, parameters);
+    before.clear();
+    for (const auto& [name, tensor] : parameters) before[name] = tensor.detach().to(at::kDouble).clone();
+    m = v = momentum = {};
+  }
+
+  void SetGradients(uint64_t seed) {
+    for (size_t i = 0; i < parameters.size(); ++i) {
+      at::Tensor& tensor = parameters[i].second;
+      tensor.mutable_grad() = Random(tensor.sizes().vec(), seed + i).mul(0.1).to(tensor.scalar_type());
+    }
+  }
+
+  static bool Embedding(const std::string& name) { return name == "tok_emb.weight" || name == "bigram.embed.weight"; }
+
+  // The group of specification 1, section 2's table.
+  static bool IsMuon(const std::string& name) { return name.ends_with(".weight") && !Embedding(name) && name != "lm_head.weight"; }
+
+  // Moves `before` by the formulas, given the gradients that stand in the parameters.
+  void StepFormula(int64_t step, double scale, double muon_momentum) {
+    for (const auto& [name, tensor] : parameters) {
+      at::Tensor& p = before[name];
+      const at::Tensor grad = tensor.grad();
+      if (IsMuon(name)) {
+        const double rate = settings.matrix_lr * scale;
+        p = p * (1 - rate * settings.muon_weight_decay);
+        if (!grad.defined()) continue;
+        const at::Tensor g = grad.to(at::kDouble);
+        momentum[name] = momentum[name].defined() ? muon_momentum * momentum[name] + g : g;
+        p = p - rate * Formula(g + muon_momentum * momentum[name], settings.muon_backend_steps);
+        continue;
+      }
+      if (!grad.defined()) continue;
+      const double rate = scale * (name == "lm_head.weight" ? settings.head_lr
+                                   : !Embedding(name)       ? settings.scalar_lr
+                                   : settings.tie_embeddings ? settings.tied_embed_lr
+                                                             : settings.embed_lr);
+      if (name != "lm_head.weight") p = p * (1 - rate * settings.weight_decay);
+      const at::Tensor g = grad.to(at::kDouble);
+      m[name] = (m[name].defined() ? settings.beta1 * m[name] : at::zeros_like(g)) + (1 - settings.beta1) * g;
+      v[name] = (v[name].defined() ? settings.beta2 * v[name] : at::zeros_like(g)) + (1 - settings.beta2) * g * g;
+      const double n = static_cast<double>(step);
+      p = p - rate * (m[name] / (1 - std::pow(settings.beta1, n))) /
+                  ((v[name] / (1 - std::pow(settings.beta2, n))).sqrt() + settings.adam_eps);
+    }
+  }
+
+  // One step of ours beside one of the formula, and their distance. Muon: Newton-Schulz's bfloat16, as above, times the
+  // learning rate. AdamW: float32's roundings, or `storage` of the value where it is stored in bfloat16.
+  void StepBoth(int64_t step, double scale, double muon_momentum, double storage = 1e-6) {
+    StepFormula(step, scale, muon_momentum);
+    optimizer->Step(scale, muon_momentum);
+    for (const auto& [name, tensor] : parameters) {
+      if (tensor.numel() == 0) continue;
+      const at::Tensor difference = (tensor.detach().to(at::kDouble) - before[name]).abs();
+      if (IsMuon(name)) {
+        const double one_step = settings.matrix_lr * scale * std::sqrt(std::max(tensor.size(0), tensor.size(1)));
+        EXPECT_LE(difference.square().sum().sqrt().item<double>(), 0.08 * static_cast<double>(step) * one_step) << name << " step " << step;
+      } else {
+        const double bound = tensor.scalar_type() == at::kBFloat16 ? storage : 2e-6;
+        EXPECT_LE((difference / (before[name].abs() + 0.1)).max().item<double>(), bound) << name << " step " << step;
+      }
+    }
+  }
+
+  Settings settings;
+  NamedTensors parameters;
+  std::optional<Optimizer> optimizer;
+  std::map<std::string, at::Tensor> before, m, v, momentum;  // the formula's, float64
+};
+
+TEST_F(OptimizerTest, ThreeStepsAreTheirFormulas) {
+  for (const Options& options : std::vector<Options>{{},
+                                                     {{"tie_embeddings", "0"}, {"bigram_dim", "16"}},
+                                                     {{"bigram_vocab_size", "0"}, {"num_layers", "1"}},
+                                                     {{"muon_backend_steps", "1"}, {"mlp_mult", "3"}}}) {
+    Begin(options);
+    for (int64_t step : {1, 2, 3}) {
+      SetGradients(100 * step);
+      StepBoth(step, step == 2 ? 0.5 : 1, 0.9 + 0.01 * static_cast<double>(step));
+      EXPECT_EQ(optimizer->adam_steps(), step);
+    }
+  }
+}
+
+// Weights of bfloat16 are rounded once a step, by up to 2^-9; their moments are float32 and err as float32 does. Compat keeps
+// the moments in bfloat16 too.
+TEST_F(OptimizerTest, EmbeddingsInBFloat16) {
+  for (const char* compat : {"0", "1"}) {
+    Begin({{"precision", "bfloat16"}, {"compat", compat}});
+    for (int64_t step : {1, 2}) {
+      SetGradients(100 * step);
+      StepBoth(step, 1, 0.9, static_cast<double>(step) * std::ldexp(1.0, -8));
+    }
+    for (const auto& [name, tensor] : optimizer->State()) {
+      const bool table = name.ends_with("tok_emb.weight") || name.ends_with("bigram.embed.weight");
+      EXPECT_EQ(tensor.scalar_type(), table && compat == std::string("1") ? at::kBFloat16 : at::kFloat) << name;
+      if (compat == std::string("0") && name == "adam_m/tok_emb.weight")
+        EXPECT_LE((tensor - m.at("tok_emb.weight")).abs().max().item<double>(), 1e-8);
+    }
+  }
+}
+
+TEST_F(OptimizerTest, StateIsNamedAndShared) {
+  Begin({{"tie_embeddings", "0"}});
+  std::map<std::string, at::Tensor> state;
+  for (const auto& [name, tensor] : optimizer->State()) state[name] = tensor;
+  size_t expected = 0;
+  for (const auto& [name, tensor] : parameters) {
+    expected += IsMuon(name) ? 1 : 2;
+    EXPECT_EQ(state.contains("muon/" + name), IsMuon(name)) << name;
+    EXPECT_EQ(state.contains("adam_m/" + name), !IsMuon(name)) << name;
+    EXPECT_EQ(state.contains("adam_v/" + name), !IsMuon(name)) << name;
+  }
+  EXPECT_EQ(state.size(), expected);
+  SetGradients(1);
+  optimizer->Step(1, 0.9);
+  EXPECT_GT(state.at("adam_v/smear.gate").abs().max().item<float>(), 0);
+  EXPECT_GT(state.at("muon/blocks.0.mlp.fc.weight").abs().max().item<float>(), 0);
+}
+
+// Control tensors by name: a matrix on the list is AdamW's.
+TEST_F(OptimizerTest, ControlPatternsKeepMatricesFromMuon) {
+  Begin({{"control_tensor_name_patterns", "attn.c_k,attn_scale"}});
+  for (const auto& [name, tensor] : optimizer->State()) {
+    EXPECT_FALSE(name.starts_with("muon/") && name.find("attn.c_k") != std::string::npos) << name;
+    EXPECT_FALSE(name.starts_with("adam_m/") && name.find("attn.c_v") != std::string::npos) << name;
+  }
+}
+
+// Without a gradient a parameter stays where it is; a matrix still decays.
+TEST_F(OptimizerTest, WithoutGradients) {
+  Begin({});
+  SetGradients(1);
+  for (auto& [name, tensor] : parameters)
+    if (name == "smear.gate" || name == "blocks.1.mlp.fc.weight") tensor.mutable_grad() = at::Tensor();
+  StepBoth(1, 1, 0.9);
+  for (const auto& [name, tensor] : parameters) {
+    if (name == "smear.gate") EXPECT_TRUE(tensor.detach().to(at::kDouble).equal(before[name]));
+    if (name == "blocks.1.mlp.fc.weight") EXPECT_LE((tensor.detach() - before[name]).abs().max().item<double>(), 1e-6);
+  }
+  optimizer->ClearGradients();
+  for (const auto& [name, tensor] : parameters) EXPECT_FALSE(tensor.grad().defined()) << name;
+}
+
+double GlobalNorm(const NamedTensors& parameters) {
+  double sum = 0;
+  for (const auto& [name, tensor] : parameters)
+    if (tensor.grad().defined()) sum += tensor.grad().to(at::kDouble).square().sum().item<double>();
+  return std::sqrt(sum);
+}
+
+TEST_F(OptimizerTest, ClipsTheGlobalNorm) {
+  Begin({{"grad_clip_norm", "0.3"}});
+  SetGradients(1);
+  const double norm = GlobalNorm(parameters);
+  ASSERT_GT(norm, 1);
+  const at::Tensor first = parameters[1].second.grad().clone();
+  EXPECT_NEAR(optimizer->ClipGradients(), norm, 1e-5 * norm);
+  EXPECT_NEAR(GlobalNorm(parameters), 0.3 * norm / (norm + 1e-6), 1e-6);
+  const at::Tensor ratio = parameters[1].second.grad() / first;
+  EXPECT_LE((ratio - 0.3 / (norm + 1e-6)).abs().max().item<double>(), 1e-6);
+  // Below the bound nothing changes.
+  for (auto& [name, tensor] : parameters) tensor.mutable_grad().mul_(0.5);
+  const at::Tensor kept = parameters[1].second.grad().clone();
+  EXPECT_NEAR(optimizer->ClipGradients(), 0.15, 1e-5);
+  EXPECT_TRUE(parameters[1].second.grad().equal(kept));
+}
+
+TEST_F(OptimizerTest, ZeroOrLessClipsNothing) {
+  for (const char* off : {"0", "-1"}) {
+    Begin({{"grad_clip_norm", off}});
+    SetGradients(1);
+    parameters[2].second.mutable_grad() = at::Tensor();  // one may have none
+    const double norm = GlobalNorm(parameters);
+    EXPECT_NEAR(optimizer->ClipGradients(), norm, 1e-5 * norm);
+    EXPECT_DOUBLE_EQ(GlobalNorm(parameters), norm);
+  }
+}
+
+}  // namespace
+}  // namespace fairway
