@@ -16,11 +16,17 @@ constexpr char kExitStatuses[] =
     "exit status: 0 done, 1 internal error, 2 usage, 3 input/output, 4 bad or incompatible input,\n"
     "             5 a gate failed (over budget, score too low), 128+n ended by signal n";
 
-// A switch may stand alone: `--compat IN` is `--compat=1 IN`, `--compat 0 IN` is `--compat=0 IN`.
-std::vector<std::string> WithSwitchValues(int argc, char** argv) {
+// What CLI11 would not see. A switch may stand alone: `--compat IN` is `--compat=1 IN`, `--compat 0 IN` is `--compat=0 IN`.
+// A value may be empty: `--byte-table=` is `--byte-table ''`.
+std::vector<std::string> WithPlainValues(int argc, char** argv) {
   std::vector<std::string> words;
   for (int i = 1; i < argc; ++i) {
     words.emplace_back(argv[i]);
+    if (words.back().starts_with("--") && words.back().find('=') == words.back().size() - 1) {
+      words.back().pop_back();
+      words.emplace_back();
+      continue;
+    }
     const auto is_switch = [&](const SettingInfo& info) { return info.type == SettingType::kSwitch && words.back() == info.Flag(); };
     if (std::none_of(SettingTable().begin(), SettingTable().end(), is_switch)) continue;
     const std::string next = i + 1 < argc ? argv[i + 1] : "";
@@ -77,19 +83,26 @@ void CommandLine::OutputOption(const std::string& flag, std::string& path, const
 }
 
 void CommandLine::Option(const std::string& flag, std::string& value, const std::string& help) {
-  impl_->parser->last = impl_->parser->app.add_option(flag, value, help)->type_name("TEXT");
+  impl_->parser->last = impl_->parser->app.add_option(flag, value, help)->take_last()->type_name("TEXT");
 }
 
 void CommandLine::Option(const std::string& flag, int64_t& value, int64_t low, int64_t high, const std::string& help) {
-  impl_->parser->last = impl_->parser->app.add_option(flag, value, help)->check(CLI::Range(low, high))->type_name("N");
+  const auto set = [=, &value](const std::string& text) {
+    if (!ParseInt(text, &value)) throw UsageError(flag + " = '" + text + "' is not a whole number");
+    if (value >= low && value <= high) return;
+    throw UsageError(flag + " = '" + text + "' must be " +
+                     (high == INT64_MAX ? StringPrintf("at least %ld", low) : StringPrintf("between %ld and %ld", low, high)));
+  };
+  impl_->parser->last = impl_->parser->app.add_option_function<std::string>(flag, set, help)->trigger_on_parse()->type_name("N");
 }
 
 void CommandLine::Option(const std::string& flag, double& value, double low, double high, const std::string& help) {
-  impl_->parser->last = impl_->parser->app.add_option(flag, value, help)->check(CLI::Range(low, high))->type_name("X");
-}
-
-void CommandLine::Option(const std::string& flag, std::vector<std::string>& values, const std::string& help) {
-  impl_->parser->last = impl_->parser->app.add_option(flag, values, help)->expected(1)->take_all()->type_name("TEXT");
+  const auto set = [=, &value](const std::string& text) {
+    if (!ParseDouble(text, &value)) throw UsageError(flag + " = '" + text + "' is not a number");
+    if (value < low || value > high)
+      throw UsageError(flag + " = '" + text + "' must be between " + ShortestDouble(low) + " and " + ShortestDouble(high));
+  };
+  impl_->parser->last = impl_->parser->app.add_option_function<std::string>(flag, set, help)->trigger_on_parse()->type_name("X");
 }
 
 void CommandLine::Flag(const std::string& flag, bool& value, const std::string& help) {
@@ -130,7 +143,7 @@ bool CommandLine::Impl::Parse(int argc, char** argv) {
     for (CLI::Option* option : app.get_options()) option->required(false);
   }
   try {
-    std::vector<std::string> words = WithSwitchValues(argc, argv);
+    std::vector<std::string> words = WithPlainValues(argc, argv);
     std::reverse(words.begin(), words.end());  // the order in which CLI11 takes a vector
     app.parse(words);
   } catch (const CLI::Success& success) {  // --help, --version

@@ -28,11 +28,10 @@ class CommandLine {
   // A required file argument that is written; with "-" it takes standard output, and the result line moves to standard error.
   void Output(const std::string& name, std::string& path, const std::string& help);
 
-  // `--flag VALUE`. Numbers are checked against the range [low, high].
+  // `--flag VALUE`; given twice, the last one counts. Numbers are checked against the range [low, high].
   void Option(const std::string& flag, std::string& value, const std::string& help);
   void Option(const std::string& flag, int64_t& value, int64_t low, int64_t high, const std::string& help);
   void Option(const std::string& flag, double& value, double low, double high, const std::string& help);
-  void Option(const std::string& flag, std::vector<std::string>& values, const std::string& help);  // may be repeated
   void Flag(const std::string& flag, bool& value, const std::string& help);
   void Required(const std::string& flag);
   // `--flag FILE` that is written: "-" as for Output.
