@@ -268,7 +268,7 @@ int Main(int argc, char** argv) {
       "its tensors. With --export or --import it takes weights to or from a safetensors file instead.",
       "ckpt-inspect --verify model.bin.zst\n"
       "  ckpt-inspect model.bin.zst --export weights.safetensors\n"
-      "  ckpt-inspect --import --profile cpu-demo weights.safetensors weights.ckpt");
+      "  ckpt-inspect --import weights.safetensors imported.ckpt");
   line.Input("FILE", options.file, "checkpoint or artifact (with --import: safetensors file); - is standard input");
   line.Output("OUT", options.out, "with --import: checkpoint of weights to write; - is standard output");
   line.Optional();

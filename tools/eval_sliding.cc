@@ -176,7 +176,7 @@ int Main(int argc, char** argv) {
       "eval-sliding",
       "Scores an artifact, or a checkpoint of weights, on the validation split in bits per byte. Reads the file, "
       "the split's shards and the byte table, and nothing else.",
-      "eval-sliding --profile cpu-demo runs/cpu-demo/seed-1337/model.bin.zst --out eval.json");
+      "eval-sliding --profile tiny model.bin.zst --out eval.json");
   line.Input("ARTIFACT", options.artifact, "artifact, weights or quantised checkpoint; -: standard input");
   line.OutputOption("--out", options.out, "write the scores here too (eval.json)");
   line.Option("--expect", options.expect, "an earlier eval.json: fail with status 5 where the scores differ from it");

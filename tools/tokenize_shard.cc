@@ -2,6 +2,7 @@
 #include <nlohmann/json.hpp>
 
 #include "common/base/error.h"
+#include "common/base/file.h"
 #include "common/tokenizer/documents.h"
 #include "common/tokenizer/tokenizer.h"
 #include "common/tokenizer/write_shards.h"
@@ -59,6 +60,7 @@ int main(int argc, char** argv) {
     Json result{{"tool", "tokenize-shard"}};
     DocumentSource documents(inputs, format);
     if (trains) {
+      if (writes_shards) MakeDirectories(options.folder);  // the tokenizer's usual place
       TrainTokenizer(documents, settings.vocab_size, trained_model);
       model = trained_model;
     }

@@ -15,7 +15,7 @@ int main(int argc, char** argv) {
   CommandLine line("train",
                    "Trains the model on the shards of DATA_PATH. Keeps checkpoints OUT.partial-STEP.ckpt while it runs, writes OUT "
                    "at the end; interrupted, it says how to go on.",
-                   "train --profile tiny --out train.ckpt");
+                   "train --profile tiny --log train.log --out train.ckpt");
   line.Option("--out", out, "training checkpoint to write");
   line.Required("--out");
   line.Option("--resume", resume,
