@@ -104,7 +104,8 @@ void CheckResumable(const CheckpointReader& checkpoint, const Settings& settings
       differences.push_back(StringPrintf("%s was %s and is %s now", name.c_str(), then[name].c_str(), value.c_str()));
   if (!differences.empty())
     throw InputError(checkpoint.path(), "was begun with other settings: " + Join(differences, "; "));
-  if (checkpoint.lineage().inputs.at(0).identity != lineage.inputs.at(0).identity)
+  const std::vector<Lineage::Input>& inputs = checkpoint.lineage().inputs;
+  if (inputs.empty() || inputs.front().identity != lineage.inputs.front().identity)
     throw InputError(checkpoint.path(), "was begun on other training shards than those in " + settings.data_path);
 }
 
@@ -206,9 +207,7 @@ class Run {
     const std::vector<float> losses = trainer_.AccumulateGradients();
     loss_ = 0;
     for (float loss : losses) loss_ += loss / static_cast<double>(losses.size());
-    if (!std::isfinite(loss_))
-      throw GateError(StringPrintf("training diverged: the loss of step %ld is %f; the last checkpoint before it: %s",
-                                   trainer_.step() + 1, loss_, LastCheckpoint().c_str()));
+    if (!std::isfinite(loss_)) throw Diverged(StringPrintf("the loss of step %ld", trainer_.step() + 1), loss_);
     const int64_t snapshots = trainer_.swa_snapshots();
     trainer_.Update(scale);
     const int64_t step = trainer_.step();
@@ -227,6 +226,9 @@ class Run {
   void Validate() {
     clock_.Stop();
     score_ = EvaluatePlain(trainer_.model(), val_, table_, settings_);
+    // The last update of all shows here alone.
+    if (!std::isfinite(score_.val_loss))
+      throw Diverged(StringPrintf("the validation loss after step %ld", trainer_.step()), score_.val_loss);
     Log("step:%ld/%ld val_loss:%.4f val_bpb:%.4f %s", trainer_.step(), settings_.iterations, score_.val_loss, score_.val_bpb,
         Timing().c_str());
     clock_.Start();
@@ -263,9 +265,10 @@ class Run {
     return identity;
   }
 
-  std::string LastCheckpoint() const {
+  GateError Diverged(const std::string& what, double loss) const {
     const auto partials = partials_.List();
-    return partials.empty() ? "none" : partials.rbegin()->second;
+    return GateError(StringPrintf("training diverged: %s is %f; the last checkpoint before it: %s", what.c_str(), loss,
+                                  partials.empty() ? "none" : partials.rbegin()->second.c_str()));
   }
 
   TrainResult Result(const std::string& path, const std::string& identity, bool finished) const {

@@ -1,4 +1,5 @@
-// Late quantisation-aware training: the model sees the very weights that the export will give, and its gradients are theirs.
+// Late quantisation-aware training: the model sees the very weights that the export will give, and its gradients are
+// theirs.
 #include <ATen/Parallel.h>
 #include <ATen/TensorOperators.h>
 #include <ATen/core/grad_mode.h>
@@ -11,15 +12,16 @@
 namespace fairway {
 namespace {
 
-// int5, int6 and (bigram_dim = 16 has no projection, the output layer is int8) all grids; everything is large enough for one.
+// int5, int6 and (bigram_dim = 16 has no projection, the output layer is int8) all grids; everything is large enough
+// for one.
 Settings AllGrids(const Options& more = {}) {
   Options options = {{"tie_embeddings", "0"}, {"fp16_keep_name_patterns", "tok_emb"}, {"num_layers", "2"}};
   for (const auto& [name, value] : more) options[name] = value;
   return Shape(options);
 }
 
-// Two entries of every row of a matrix at the row's largest magnitude, 1.5 times any other: all quantiles that the clip search
-// tries are the maximum, so that it cannot clip.
+// Two entries of every row of a matrix at the row's largest magnitude, 1.5 times any other: all quantiles that the clip
+// search tries are the maximum, so that it cannot clip.
 NamedTensors WithoutOutliers(NamedTensors parameters) {
   for (auto& [name, tensor] : parameters) {
     if (tensor.dim() != 2 || !name.ends_with(".weight")) continue;
@@ -36,7 +38,8 @@ at::Tensor Exported(const at::Tensor& weight, const Grid& grid) {
   at::Tensor values = weight.clone();
   for (int64_t row = 0; row < weight.size(0); ++row)
     for (int64_t column = 0; column < weight.size(1); ++column)
-      values[row][column].fill_(static_cast<float>(matrix.codes[row * weight.size(1) + column]) * HalfToFloat(matrix.scales[row]));
+      values[row][column].fill_(static_cast<float>(matrix.codes[row * weight.size(1) + column]) *
+                                HalfToFloat(matrix.scales[row]));
   return values;
 }
 
@@ -48,7 +51,8 @@ bool IsMatrixOfTheModel(const std::string& name, const at::Tensor& tensor) {
 NamedTensors Exported(const NamedTensors& parameters, const Settings& settings, int64_t* coded = nullptr) {
   NamedTensors result;
   for (const auto& [name, tensor] : parameters) {
-    const auto grid = IsMatrixOfTheModel(name, tensor) ? ExportGrid(name, tensor.size(0), tensor.size(1), settings) : std::nullopt;
+    const auto grid =
+        IsMatrixOfTheModel(name, tensor) ? ExportGrid(name, tensor.size(0), tensor.size(1), settings) : std::nullopt;
     if (grid && coded) ++*coded;
     result.emplace_back(name, grid ? Exported(tensor.detach(), *grid) : tensor.detach().clone());
   }
@@ -65,8 +69,9 @@ class FakeQuantisationTest : public testing::Test {
  protected:
   FakeQuantisationTest() { at::set_num_threads(1); }
 
-  // Both models' losses and gradients agree, to w + (grid(w) - w) not being grid(w) to the last bit (2^-24 of a weight). A
-  // scale that is not the export's float16 one moves weights by up to 2^-12, a code that is not its code by 2^-5 or 2^-6.
+  // Both models' losses and gradients agree, to w + (grid(w) - w) not being grid(w) to the last bit (2^-24 of a
+  // weight). A scale that is not the export's float16 one moves weights by up to 2^-12, a code that is not its code by
+  // 2^-5 or 2^-6.
   static void ExpectTrainsOnTheExport(const Settings& settings, const NamedTensors& parameters) {
     int64_t coded = 0;
     const NamedTensors rounded = Exported(parameters, settings, &coded);
@@ -82,7 +87,8 @@ class FakeQuantisationTest : public testing::Test {
     for (size_t i = 0; i < parameters.size(); ++i) {
       const at::Tensor ours = trained.parameters()[i].second.grad(), theirs = exported.parameters()[i].second.grad();
       if (!theirs.defined() || theirs.numel() == 0) continue;
-      EXPECT_LE((ours - theirs).abs().max().item<float>(), 1e-4 * theirs.abs().max().item<float>()) << parameters[i].first;
+      EXPECT_LE((ours - theirs).abs().max().item<float>(), 1e-4 * theirs.abs().max().item<float>())
+          << parameters[i].first;
     }
   }
 };
@@ -102,7 +108,8 @@ TEST_F(FakeQuantisationTest, IntFiveNeedsNoConditionOnTheWeights) {
 
 // Rows whose scale is below the least float16, and rows of zeros, are the export's too.
 TEST_F(FakeQuantisationTest, RowsNextToNothing) {
-  const Settings settings = AllGrids({{"num_layers", "1"}, {"model_dim", "4"}, {"num_heads", "1"}, {"num_kv_heads", "1"}});
+  const Settings settings =
+      AllGrids({{"num_layers", "1"}, {"model_dim", "4"}, {"num_heads", "1"}, {"num_kv_heads", "1"}});
   NamedTensors parameters = WithoutOutliers(RandomParameters(settings));
   for (auto& [name, tensor] : parameters) {
     // A norm follows the queries: it makes their smallness disappear and leaves the error of their codes.
@@ -156,7 +163,8 @@ TEST_F(FakeQuantisationTest, CompatIsThePublishedGrid) {
       for (int64_t row = 0; row < tensor.size(0); ++row) {
         const float step = std::max(tensor[row].abs().max().item<float>() / 31.0f, 1.0f / 31.0f);
         for (int64_t column = 0; column < tensor.size(1); ++column)
-          values[row][column] = std::clamp(std::nearbyint(tensor[row][column].item<float>() / step), -32.0f, 31.0f) * step;
+          values[row][column] =
+              std::clamp(std::nearbyint(tensor[row][column].item<float>() / step), -32.0f, 31.0f) * step;
       }
     }
     rounded.emplace_back(name, values);
@@ -164,7 +172,8 @@ TEST_F(FakeQuantisationTest, CompatIsThePublishedGrid) {
   Transformer model(settings, WithGradients(parameters));
   model.SetFakeQuantisation(true);
   const at::Tensor ids = RandomIds(settings, 2, 6), targets = RandomIds(settings, 2, 6, 98);
-  EXPECT_NEAR(model.Loss(ids, targets).item<float>(), Transformer(settings, rounded).Loss(ids, targets).item<float>(), 2e-6);
+  EXPECT_NEAR(model.Loss(ids, targets).item<float>(), Transformer(settings, rounded).Loss(ids, targets).item<float>(),
+              2e-6);
 }
 
 }  // namespace

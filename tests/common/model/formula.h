@@ -1,5 +1,5 @@
-// Specification 1, section 3, once more: one sequence, one head and one position at a time, in float64. It shares no code
-// with Transformer and is far too slow for anything but a test.
+// Specification 1, section 3, once more: one sequence, one head and one position at a time, in float64. It shares no
+// code with Transformer and is far too slow for anything but a test.
 #pragma once
 
 #include <ATen/TensorOperators.h>
@@ -56,7 +56,9 @@ class Formula {
   int64_t Hash(const std::vector<int64_t>& ids, size_t t) const {
     const int64_t last = s_.bigram_vocab_size - 1;
     if (t == 0 || (s_.reset_at_bos && ids[t] == 1)) return last;
-    const auto product = [](uint32_t a, int64_t token) { return static_cast<int32_t>(a * static_cast<uint32_t>(token)); };
+    const auto product = [](uint32_t a, int64_t token) {
+      return static_cast<int32_t>(a * static_cast<uint32_t>(token));
+    };
     const int64_t mixed = product(36313, ids[t]) ^ product(27191, ids[t - 1]);
     return ((mixed % last) + last) % last;
   }
@@ -65,7 +67,8 @@ class Formula {
     const int64_t half = head.size(0) / 2;
     std::vector<at::Tensor> first, second;
     for (int64_t i = 0; i < half; ++i) {
-      const double angle = static_cast<double>(t) * std::pow(s_.rope_base, -2.0 * static_cast<double>(i) / (2.0 * static_cast<double>(half)));
+      const double angle = static_cast<double>(t) *
+                           std::pow(s_.rope_base, -2.0 * static_cast<double>(i) / (2.0 * static_cast<double>(half)));
       first.push_back(head[i] * std::cos(angle) + head[half + i] * std::sin(angle));
       second.push_back(head[half + i] * std::cos(angle) - head[i] * std::sin(angle));
     }
@@ -77,7 +80,8 @@ class Formula {
     const int64_t H = s_.num_heads, group = H / s_.num_kv_heads, d = s_.model_dim / H;
     std::vector<Rows> q(H), k(s_.num_kv_heads), v(s_.num_kv_heads);  // by head, then position
     for (size_t t = 0; t < u.size(); ++t) {
-      const at::Tensor all_q = Product(block + "attn.c_q.weight", u[t]), all_k = Product(block + "attn.c_k.weight", u[t]),
+      const at::Tensor all_q = Product(block + "attn.c_q.weight", u[t]),
+                       all_k = Product(block + "attn.c_k.weight", u[t]),
                        all_v = Product(block + "attn.c_v.weight", u[t]);
       const auto position = static_cast<int64_t>(t);
       for (int64_t h = 0; h < H; ++h)
@@ -93,7 +97,8 @@ class Formula {
       for (int64_t h = 0; h < H; ++h) {
         const int64_t g = h / group;
         std::vector<at::Tensor> scores;
-        for (size_t past = 0; past <= t; ++past) scores.push_back((q[h][t] * k[g][past]).sum() / std::sqrt(static_cast<double>(d)));
+        for (size_t past = 0; past <= t; ++past)
+          scores.push_back((q[h][t] * k[g][past]).sum() / std::sqrt(static_cast<double>(d)));
         const at::Tensor share = at::softmax(at::stack(scores), 0);
         at::Tensor y = at::zeros_like(v[g][t]);
         for (size_t past = 0; past <= t; ++past) y = y + share[static_cast<int64_t>(past)] * v[g][past];

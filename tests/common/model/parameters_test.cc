@@ -23,7 +23,9 @@ int64_t Count(const Settings& settings) {
   return sum;
 }
 
-std::map<std::string, at::Tensor> ByName(const NamedTensors& tensors) { return {tensors.begin(), tensors.end()}; }
+std::map<std::string, at::Tensor> ByName(const NamedTensors& tensors) {
+  return {tensors.begin(), tensors.end()};
+}
 
 TEST(ParametersTest, TheRecordHasItsPublishedNumber) {
   EXPECT_EQ(Count(Settings()), 27878489);
@@ -155,7 +157,8 @@ TEST(InitialParametersTest, UntiedEmbeddingsAreStandardNormal) {
   EXPECT_EQ(parameters.at("lm_head.weight").abs().max().item<float>(), 0);
 }
 
-// Narrower than 64: the framework's default for linear layers, uniform within 1 / sqrt(fan in); the bigram projection zeros.
+// Narrower than 64: the framework's default for linear layers, uniform within 1 / sqrt(fan in); the bigram projection
+// zeros.
 TEST(InitialParametersTest, NarrowMatricesKeepTheDefault) {
   const auto parameters = ByName(InitialParameters(Shape({})));
   EXPECT_EQ(parameters.at("bigram.proj.weight").abs().max().item<float>(), 0);
@@ -165,7 +168,8 @@ TEST(InitialParametersTest, NarrowMatricesKeepTheDefault) {
 }
 
 TEST(InitialParametersTest, CompatRoundsThemToBFloat16) {
-  for (const auto& [compat, precision] : {std::pair("0", "float32"), {"0", "bfloat16"}, {"1", "float32"}, {"1", "bfloat16"}}) {
+  for (const auto& [compat, precision] :
+       {std::pair("0", "float32"), {"0", "bfloat16"}, {"1", "float32"}, {"1", "bfloat16"}}) {
     const bool rounded = compat == std::string("1") && precision == std::string("bfloat16");
     const auto parameters = ByName(InitialParameters(Wide({{"compat", compat}, {"precision", precision}})));
     EXPECT_EQ(parameters.at("bigram.scale").item<float>(), rounded ? 0.050048828125f : 0.05f);
@@ -197,7 +201,9 @@ TEST_F(LoadTest, WhatWasWritten) {
 }
 
 TEST_F(LoadTest, NamesWhatIsMissingAndWhatIsTooMuch) {
-  std::erase_if(parameters, [](const auto& named) { return named.first == "smear.gate" || named.first == "blocks.2.attn.c_v.weight"; });
+  std::erase_if(parameters, [](const auto& named) {
+    return named.first == "smear.gate" || named.first == "blocks.2.attn.c_v.weight";
+  });
   WriteWeights(path, settings, parameters);
   EXPECT_EQ(MessageOf<InputError>([&] { Load(); }),
             path + ": does not hold the tensors of its model; missing: smear.gate, blocks.2.attn.c_v.weight");
@@ -205,8 +211,9 @@ TEST_F(LoadTest, NamesWhatIsMissingAndWhatIsTooMuch) {
   parameters.emplace_back("stray", at::zeros({2}));
   WriteWeights(path, settings, parameters);
   EXPECT_EQ(MessageOf<InputError>([&] { Load(); }),
-            path + ": does not hold the tensors of its model; missing: smear.gate, blocks.2.attn.c_v.weight; "
-                   "unexpected: blocks.3.attn_scale, stray");
+            path +
+                ": does not hold the tensors of its model; missing: smear.gate, blocks.2.attn.c_v.weight; "
+                "unexpected: blocks.3.attn_scale, stray");
 }
 
 TEST_F(LoadTest, NamesATensorOfAnotherShape) {

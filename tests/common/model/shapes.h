@@ -18,10 +18,10 @@ using Options = std::map<std::string, std::string>;
 
 // A small model in float32; `options` change it.
 inline Settings Shape(const Options& options) {
-  Options all = {{"vocab_size", "24"},       {"num_layers", "3"},  {"model_dim", "16"}, {"num_heads", "4"},
-                 {"num_kv_heads", "2"},      {"mlp_mult", "1.5"},  {"bigram_dim", "6"}, {"bigram_vocab_size", "19"},
-                 {"xsa_last_n", "1"},        {"rope_base", "100"}, {"seed", "5"},       {"precision", "float32"},
-                 {"logit_softcap", "7"},     {"keep_max_numel", "0"}};
+  Options all = {{"vocab_size", "24"},   {"num_layers", "3"},    {"model_dim", "16"}, {"num_heads", "4"},
+                 {"num_kv_heads", "2"},  {"mlp_mult", "1.5"},    {"bigram_dim", "6"}, {"bigram_vocab_size", "19"},
+                 {"xsa_last_n", "1"},    {"rope_base", "100"},   {"seed", "5"},       {"precision", "float32"},
+                 {"logit_softcap", "7"}, {"keep_max_numel", "0"}};
   for (const auto& [name, value] : options) all[name] = value;
   Settings settings;
   for (const auto& [name, value] : all) settings.Set(name, value, Origin::kCommandLine, "test");

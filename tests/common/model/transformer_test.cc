@@ -12,8 +12,8 @@ namespace fairway {
 namespace {
 
 // Float32 against float64. Activations are of the order of ten, up to five blocks of some dozen roundings each (2^-24,
-// relative) stand between an id and its logit, and a norm of a head of two numbers amplifies what comes in by as much as it
-// makes them larger. A wrong formula misses by 1e-2 and more.
+// relative) stand between an id and its logit, and a norm of a head of two numbers amplifies what comes in by as much
+// as it makes them larger. A wrong formula misses by 1e-2 and more.
 constexpr double kValue = 5e-5;
 constexpr double kGradient = 2e-4;  // relative to the largest entry of its tensor
 constexpr double kNothing = 1e-6;   // where terms of order one cancel
@@ -55,7 +55,8 @@ class TransformerTest : public testing::Test {
       }
       ASSERT_TRUE(ours.defined()) << name;
       const double largest = theirs.abs().max().item<double>();
-      EXPECT_LE((ours - theirs).abs().max().item<double>(), kGradient * largest + kNothing) << name << " of up to " << largest;
+      EXPECT_LE((ours - theirs).abs().max().item<double>(), kGradient * largest + kNothing)
+          << name << " of up to " << largest;
     }
   }
 };
@@ -106,7 +107,8 @@ TEST_F(TransformerTest, NothingIsSeenBeforeItsTime) {
   EXPECT_GT(difference.narrow(0, 5, 3).min().item<float>(), 0);
 }
 
-// bfloat16 holds 8 bits: each of some dozen products along the way errs by 2^-9 of its size, half of it in either direction.
+// bfloat16 holds 8 bits: each of some dozen products along the way errs by 2^-9 of its size, half of it in either
+// direction.
 TEST_F(TransformerTest, BFloat16StaysNearTheFormula) {
   for (const char* compat : {"0", "1"}) {
     const Settings settings = Shape({{"precision", "bfloat16"}, {"compat", compat}, {"num_layers", "2"}});

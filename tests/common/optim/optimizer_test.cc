@@ -36,8 +36,11 @@ double Distance(const at::Tensor& ours, const at::Tensor& formula) {
   return (ours.to(at::kDouble) - formula).norm().item<double>() / formula.norm().item<double>();
 }
 
-// bfloat16 rounds by up to 2^-9. One iteration magnifies small singular values by 3.4445 and what was rounded with them.
-double RoundingAfter(int64_t steps) { return steps == 0 ? 0.004 : steps == 1 ? 0.02 : 0.05; }
+// bfloat16 rounds by up to 2^-9. One iteration magnifies small singular values by 3.4445 and what was rounded with
+// them.
+double RoundingAfter(int64_t steps) {
+  return steps == 0 ? 0.004 : steps == 1 ? 0.02 : 0.05;
+}
 
 TEST(NewtonSchulzTest, IsItsFormula) {
   at::set_num_threads(1);
@@ -46,17 +49,19 @@ TEST(NewtonSchulzTest, IsItsFormula) {
       const at::Tensor g = Random({rows, columns}, 11), ours = NewtonSchulz(g, steps);
       EXPECT_EQ(ours.scalar_type(), at::kBFloat16);
       ASSERT_EQ(ours.sizes(), g.sizes());
-      EXPECT_LE(Distance(ours, Formula(g, steps)), RoundingAfter(steps)) << rows << " x " << columns << ", " << steps << " steps";
+      EXPECT_LE(Distance(ours, Formula(g, steps)), RoundingAfter(steps))
+          << rows << " x " << columns << ", " << steps << " steps";
     }
   }
 }
 
-// Five steps take singular values from about 0.01 of the norm up to between 0.68 and 1.15, times sqrt(rows / columns) where
-// there are more rows.
+// Five steps take singular values from about 0.01 of the norm up to between 0.68 and 1.15, times sqrt(rows / columns)
+// where there are more rows.
 TEST(NewtonSchulzTest, IsNearlyOrthogonal) {
   for (const auto& [rows, columns] : {std::pair(16, 64), {64, 16}, {16, 24}}) {
     const double scale = std::sqrt(std::max(1.0, static_cast<double>(rows) / columns));
-    const at::Tensor singular = at::linalg_svdvals(NewtonSchulz(Random({rows, columns}, 12), 5).to(at::kDouble)) / scale;
+    const at::Tensor singular =
+        at::linalg_svdvals(NewtonSchulz(Random({rows, columns}, 12), 5).to(at::kDouble)) / scale;
     EXPECT_GE(singular.min().item<double>(), 0.66) << rows << " x " << columns;
     EXPECT_LE(singular.max().item<double>(), 1.2) << rows << " x " << columns;
   }
@@ -71,9 +76,10 @@ class OptimizerTest : public testing::Test {
   OptimizerTest() { at::set_num_threads(1); }
 
   void Begin(const Options& options) {
-    Options all = {{"tied_embed_lr", "0.031"}, {"embed_lr", "0.11"},    {"head_lr", "0.009"}, {"matrix_lr", "0.023"},
-                   {"scalar_lr", "0.017"},     {"weight_decay", "0.2"}, {"muon_weight_decay", "0.3"},
-                   {"beta1", "0.8"},           {"beta2", "0.9"},        {"adam_eps", "0.01"}, {"grad_clip_norm", "0"}};
+    Options all = {{"tied_embed_lr", "0.031"},   {"embed_lr", "0.11"},   {"head_lr", "0.009"},
+                   {"matrix_lr", "0.023"},       {"scalar_lr", "0.017"}, {"weight_decay", "0.2"},
+                   {"muon_weight_decay", "0.3"}, {"beta1", "0.8"},       {"beta2", "0.9"},
+                   {"adam_eps", "0.01"},         {"grad_clip_norm", "0"}};
     for (const auto& [name, value] : options) all[name] = value;
     settings = Shape(all);
     parameters = WithGradients(RandomParameters(settings));
@@ -93,7 +99,9 @@ class OptimizerTest : public testing::Test {
   static bool Embedding(const std::string& name) { return name == "tok_emb.weight" || name == "bigram.embed.weight"; }
 
   // The group of specification 1, section 2's table.
-  static bool IsMuon(const std::string& name) { return name.ends_with(".weight") && !Embedding(name) && name != "lm_head.weight"; }
+  static bool IsMuon(const std::string& name) {
+    return name.ends_with(".weight") && !Embedding(name) && name != "lm_head.weight";
+  }
 
   // Moves `before` by the formulas, given the gradients that stand in the parameters.
   void StepFormula(int64_t step, double scale, double muon_momentum) {
@@ -110,8 +118,8 @@ class OptimizerTest : public testing::Test {
         continue;
       }
       if (!grad.defined()) continue;
-      const double rate = scale * (name == "lm_head.weight" ? settings.head_lr
-                                   : !Embedding(name)       ? settings.scalar_lr
+      const double rate = scale * (name == "lm_head.weight"  ? settings.head_lr
+                                   : !Embedding(name)        ? settings.scalar_lr
                                    : settings.tie_embeddings ? settings.tied_embed_lr
                                                              : settings.embed_lr);
       if (name != "lm_head.weight") p = p * (1 - rate * settings.weight_decay);
@@ -134,7 +142,8 @@ class OptimizerTest : public testing::Test {
       const at::Tensor difference = (tensor.detach().to(at::kDouble) - before[name]).abs();
       if (IsMuon(name)) {
         const double one_step = settings.matrix_lr * scale * std::sqrt(std::max(tensor.size(0), tensor.size(1)));
-        EXPECT_LE(difference.square().sum().sqrt().item<double>(), 0.08 * static_cast<double>(step) * one_step) << name << " step " << step;
+        EXPECT_LE(difference.square().sum().sqrt().item<double>(), 0.08 * static_cast<double>(step) * one_step)
+            << name << " step " << step;
       } else {
         const double bound = tensor.scalar_type() == at::kBFloat16 ? storage : 2e-6;
         EXPECT_LE((difference / (before[name].abs() + 0.1)).max().item<double>(), bound) << name << " step " << step;
@@ -162,8 +171,8 @@ TEST_F(OptimizerTest, ThreeStepsAreTheirFormulas) {
   }
 }
 
-// Weights of bfloat16 are rounded once a step, by up to 2^-9; their moments are float32 and err as float32 does. Compat keeps
-// the moments in bfloat16 too.
+// Weights of bfloat16 are rounded once a step, by up to 2^-9; their moments are float32 and err as float32 does. Compat
+// keeps the moments in bfloat16 too.
 TEST_F(OptimizerTest, EmbeddingsInBFloat16) {
   for (const char* compat : {"0", "1"}) {
     Begin({{"precision", "bfloat16"}, {"compat", compat}});

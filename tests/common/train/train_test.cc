@@ -1,0 +1,229 @@
+// The run around the step: the clock, checkpoints kept, resuming and refusing to, divergence.
+#include "common/train/train.h"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <filesystem>
+
+#include "common/base/error.h"
+#include "common/optim/schedule.h"
+#include "tests/common/train/corpus.h"
+
+namespace fairway {
+namespace {
+
+using testing::ElementsAre;
+using testing::HasSubstr;
+
+class TrainTest : public CorpusTest {
+ protected:
+  const std::string out = folder / "train.ckpt";
+
+  // Runs, and keeps what was logged.
+  TrainResult Run(const Settings& settings, const std::string& resume = "") {
+    testing::internal::CaptureStderr();
+    try {
+      const TrainResult result = Train(settings, out, resume, {.tool = "train"});
+      log = testing::internal::GetCapturedStderr();
+      return result;
+    } catch (...) {
+      log = testing::internal::GetCapturedStderr();
+      throw;
+    }
+  }
+
+  std::string Partial(int64_t step) const { return folder / "train.partial-00000" + std::to_string(step) + ".ckpt"; }
+
+  // What a run that ended after `steps` steps has left.
+  void LeavePartial(const Settings& settings, int64_t steps) const {
+    Trainer trainer = MakeTrainer(settings);
+    TakeSteps(trainer, settings, steps);
+    Save(trainer, settings, Partial(steps));
+  }
+
+  std::vector<std::string> Partials() const {
+    std::vector<std::string> names;
+    for (const auto& entry : std::filesystem::directory_iterator(folder.path()))
+      if (const std::string name = entry.path().filename(); name.find(".partial-") != std::string::npos)
+        names.push_back(name);
+    std::sort(names.begin(), names.end());
+    return names;
+  }
+
+  std::string log;
+};
+
+TEST_F(TrainTest, TakesTheTrainersSteps) {
+  const Settings settings =
+      Make({{"train_log_every", "1"}, {"val_loss_every", "4"}, {"warmup_steps", "2"}, {"checkpoint_every", "3"}});
+  const TrainResult result = Run(settings);
+  EXPECT_TRUE(result.finished);
+  EXPECT_EQ(result.path, out);
+  EXPECT_EQ(result.steps, 8);
+  Trainer trainer = MakeTrainer(settings);
+  TakeSteps(trainer, settings, 8);
+  EXPECT_EQ(result.identity, Save(trainer, settings, folder / "by_hand.ckpt"));
+  const CheckpointReader checkpoint(out);
+  EXPECT_EQ(checkpoint.identity(), result.identity);
+  EXPECT_EQ(checkpoint.counters().Get(counter::kWarmupSteps), 2);
+  EXPECT_EQ(checkpoint.counters().Get(counter::kStoppedByClock), 0);
+  EXPECT_EQ(checkpoint.counters().Get(counter::kResumes), 0);
+  EXPECT_EQ(checkpoint.counters().Get(counter::kLastLoss), result.loss);
+  EXPECT_THAT(Partials(), ElementsAre());  // gone with the run
+  for (const char* line :
+       {"step:0/8 val_loss:", "step:4/8 val_loss:", "step:8/8 val_loss:", "step:1/8 train_loss:", "warmup_step:2/2",
+        "late_qat: enabled at step 5 (scale=0.375000) matrices:19", "swa:start step:6"})
+    EXPECT_THAT(log, HasSubstr(line));
+}
+
+TEST_F(TrainTest, TheClockEndsIt) {
+  const double cap = 0.3;
+  for (const bool compat : {false, true}) {
+    const Settings settings = Make({{"iterations", "1000000"},
+                                    {"max_wallclock_seconds", "0.3"},
+                                    {"warmdown_iters", "1000"},
+                                    {"compat", std::to_string(compat)}});
+    // Ours ends within the cap, unless a step takes longer than the one before it. A busy machine may delay any one
+    // step; it does not delay the last one five times over. As published, the run ends with the first step past the
+    // cap.
+    TrainResult result = Run(settings);
+    for (int again = 0; !compat && result.seconds > cap && again < 4; ++again) result = Run(settings);
+    EXPECT_EQ(result.seconds > cap, compat) << result.seconds;
+    EXPECT_TRUE(result.finished);
+    EXPECT_GT(result.steps, 1);
+    EXPECT_LT(result.steps, 1000000);
+    EXPECT_EQ(CheckpointReader(out).counters().Get(counter::kStoppedByClock), 1);
+    EXPECT_THAT(log, HasSubstr("stopping_early: wallclock_cap train_time:"));
+    EXPECT_THAT(log, HasSubstr("late_qat: enabled at step "));
+  }
+}
+
+// A step longer than the whole cap is the only one.
+TEST_F(TrainTest, ACapShorterThanAStep) {
+  const TrainResult result = Run(Make({{"max_wallclock_seconds", "0.0001"}}));
+  EXPECT_EQ(result.steps, 1);
+  EXPECT_TRUE(result.finished);
+}
+
+TEST_F(TrainTest, NoStepsAtAll) {
+  const Settings settings = Make({{"iterations", "0"}});
+  const TrainResult result = Run(settings);
+  EXPECT_EQ(result.steps, 0);
+  EXPECT_EQ(result.identity, Save(MakeTrainer(settings), settings, folder / "initial.ckpt"));
+}
+
+// Matrices that grow a millionfold a step: in a few steps there is no number left to train.
+Options Diverging() {
+  return {{"matrix_lr", "1000"}, {"muon_weight_decay", "1000"}, {"iterations", "50"}, {"warmdown_iters", "0"}};
+}
+
+TEST_F(TrainTest, DivergenceNamesTheStepAndTheLastCheckpoint) {
+  const std::string message = MessageOf<GateError>([&] { Run(Make(Diverging())); });
+  EXPECT_THAT(message, testing::MatchesRegex(
+                           "training diverged: the loss of step [0-9]+ is -?nan; the last checkpoint before it: none"));
+  EXPECT_FALSE(std::filesystem::exists(out));
+}
+
+// Where the last update of all breaks the weights, no loss of a step tells.
+TEST_F(TrainTest, AnEndThatDivergedIsNoResult) {
+  int step = 0;
+  const std::string message = MessageOf<GateError>([&] { Run(Make(Diverging())); });
+  ASSERT_EQ(std::sscanf(message.c_str(), "training diverged: the loss of step %d", &step), 1) << message;
+  Options options = Diverging();
+  options["iterations"] = std::to_string(step - 1);
+  EXPECT_THAT(MessageOf<GateError>([&] { Run(Make(options)); }),
+              HasSubstr("training diverged: the validation loss after step " + std::to_string(step - 1)));
+  EXPECT_FALSE(std::filesystem::exists(out));
+}
+
+TEST_F(TrainTest, KeepsTheNewestCheckpoints) {
+  for (const int keep : {1, 3}) {
+    Options options = Diverging();
+    options.insert({{"checkpoint_every", "1"}, {"keep_checkpoints", std::to_string(keep)}});
+    const std::string message = MessageOf<GateError>([&] { Run(Make(options)); });
+    int step = 0;
+    ASSERT_EQ(std::sscanf(message.c_str(), "training diverged: the loss of step %d", &step), 1) << message;
+    ASSERT_GT(step, 3);
+    ASSERT_LT(step, 10);
+    std::vector<std::string> expected;
+    for (int kept = step - keep; kept < step; ++kept)
+      expected.push_back("train.partial-00000" + std::to_string(kept) + ".ckpt");
+    EXPECT_EQ(Partials(), expected);
+    EXPECT_THAT(message, HasSubstr("; the last checkpoint before it: " + Partial(step - 1)));
+    for (const std::string& name : expected) std::filesystem::remove(folder / name);
+  }
+}
+
+TEST_F(TrainTest, GoesOnFromTheNewestOrFromAFile) {
+  const Settings settings = Make();
+  const std::string identity = Run(settings).identity;
+  LeavePartial(settings, 2);
+  LeavePartial(settings, 6);
+  EXPECT_EQ(Run(settings, "newest").identity, identity);
+  EXPECT_THAT(log, HasSubstr("resume: from step 6 of " + Partial(6)));
+  EXPECT_EQ(CheckpointReader(out).counters().Get(counter::kResumes), 1);
+  EXPECT_THAT(Partials(), ElementsAre());
+
+  LeavePartial(settings, 2);
+  EXPECT_EQ(Run(settings, Partial(2)).identity, identity);
+  EXPECT_THAT(log, HasSubstr("resume: from step 2 of "));
+
+  EXPECT_EQ(Run(settings, "newest").identity, identity);  // there is none
+  EXPECT_THAT(log, testing::Not(HasSubstr("resume:")));
+  EXPECT_EQ(CheckpointReader(out).counters().Get(counter::kResumes), 0);
+}
+
+// A finished run has nothing to go on with; what it says is the same.
+TEST_F(TrainTest, GoesOnFromTheEnd) {
+  const Settings settings = Make();
+  const TrainResult first = Run(settings), second = Run(settings, out);
+  EXPECT_EQ(second.identity, first.identity);
+  EXPECT_EQ(second.val_loss, first.val_loss);
+  EXPECT_EQ(second.loss, first.loss);
+}
+
+TEST_F(TrainTest, AnUnfinishedRunIsNotOverwritten) {
+  LeavePartial(Make(), 2);
+  EXPECT_EQ(MessageOf<UsageError>([&] { Run(Make()); }),
+            Partial(2) + ": an unfinished run; go on with --resume newest, or remove it to start afresh");
+}
+
+TEST_F(TrainTest, RefusesOtherSettingsByName) {
+  LeavePartial(Make(), 2);
+  EXPECT_EQ(MessageOf<InputError>([&] {
+              Run(Make({{"matrix_lr", "0.5"}, {"seed", "6"}}), "newest");
+            }),
+            Partial(2) + ": was begun with other settings: seed was 5 and is 6 now; matrix_lr was 0.02 and is 0.5 now");
+  // How a run is carried out may change.
+  EXPECT_TRUE(
+      Run(Make({{"checkpoint_every", "5"}, {"micro_batch_seqs", "1"}, {"train_log_every", "1"}}), "newest").finished);
+}
+
+TEST_F(TrainTest, RefusesOtherShards) {
+  LeavePartial(Make(), 2);
+  std::vector<uint16_t> tokens = RandomTokens(400, kVocab);
+  ++tokens[399];
+  WriteTrain(folder.path(), tokens);
+  EXPECT_EQ(MessageOf<InputError>([&] { Run(Make(), "newest"); }),
+            Partial(2) + ": was begun on other training shards than those in " + folder.path());
+}
+
+TEST_F(TrainTest, RefusesWhatIsNoTrainingCheckpoint) {
+  EXPECT_THAT(MessageOf<IoError>([&] { Run(Make(), folder / "nothing.ckpt"); }), HasSubstr(folder / "nothing.ckpt"));
+  const Settings settings = Make();
+  for (const Kind kind : {Kind::kWeights, Kind::kTraining}) {
+    // A training checkpoint that does not say on what it was trained is refused, too.
+    CheckpointWriter(folder / "other.ckpt", kind, settings.Select(scope::kModel | scope::kTrain)).Finish({}, {});
+    EXPECT_THAT(MessageOf<InputError>([&] { Run(settings, folder / "other.ckpt"); }),
+                HasSubstr(folder / "other.ckpt: "));
+  }
+}
+
+TEST_F(TrainTest, HearsOfAWrongFolderAtOnce) {
+  EXPECT_EQ(MessageOf<IoError>([&] { Train(Make(), folder / "none/train.ckpt", "", {}); }),
+            folder / "none/train.ckpt" + ": its folder does not exist");
+}
+
+}  // namespace
+}  // namespace fairway

@@ -1,0 +1,199 @@
+// The step and what it carries along: going on bit for bit, micro-batches, warm-up, averages, switches.
+#include "common/train/trainer.h"
+
+#include <ATen/TensorOperators.h>
+#include <ATen/ops/zeros.h>
+#include <gtest/gtest.h>
+
+#include "common/base/error.h"
+#include "common/optim/schedule.h"
+#include "tests/common/train/corpus.h"
+
+namespace fairway {
+namespace {
+
+class TrainerTest : public CorpusTest {};
+
+std::map<std::string, double> CountersOf(const std::string& path) {
+  std::map<std::string, double> counters;
+  const CheckpointReader checkpoint(path);
+  for (const auto& [name, value] : checkpoint.counters().all())
+    if (name != counter::kDataWaitSeconds) counters[name] = value;
+  return counters;
+}
+
+// Cut after every step: before and after the first snapshot, the start of late QAT and the stream's new beginning.
+TEST_F(TrainerTest, GoesOnBitForBitFromEveryStep) {
+  for (const auto& [precision, compat] : {std::pair("float32", "0"), {"bfloat16", "1"}}) {
+    SCOPED_TRACE(std::string(precision) + " compat=" + compat);
+    const Settings settings = Make({{"precision", precision}, {"compat", compat}});
+    Trainer whole = MakeTrainer(settings);
+    TakeSteps(whole, settings, 8);
+    const std::string identity = Save(whole, settings, folder / "whole.ckpt");
+    const auto counters = CountersOf(folder / "whole.ckpt");
+    EXPECT_EQ(counters.at(counter::kEmaUpdates), 8);
+    EXPECT_EQ(counters.at(counter::kSwaSnapshots), 2);                       // after steps 6 (scale 3/8) and 8 (1/8)
+    EXPECT_EQ(counters.at(counter::kQatFirstStep), 5);                       // 3/8 is the first scale below 0.4
+    EXPECT_EQ(counters.at(counter::kQatReplacements), 3 * 2 * (3 * 6 + 1));  // steps, micro-batches, matrices
+    EXPECT_EQ(counters.at(counter::kTokens), 8 * 64);
+    for (int64_t cut = 0; cut <= 8; ++cut) {
+      Trainer first = MakeTrainer(settings);
+      TakeSteps(first, settings, cut);
+      Save(first, settings, folder / "cut.ckpt");
+      Trainer second = MakeTrainer(settings);
+      second.Restore(CheckpointReader(folder / "cut.ckpt"));
+      EXPECT_EQ(second.step(), cut);
+      EXPECT_EQ(second.fake_quantises(), cut > 5);
+      TakeSteps(second, settings, 8);
+      EXPECT_EQ(Save(second, settings, folder / "resumed.ckpt"), identity) << "cut after step " << cut;
+      EXPECT_EQ(CountersOf(folder / "resumed.ckpt"), counters) << "cut after step " << cut;
+    }
+  }
+}
+
+// Relative distance of the gradients of the first step, over all parameters.
+double GradientDistance(Trainer& ours, Trainer& theirs) {
+  ours.AccumulateGradients();
+  theirs.AccumulateGradients();
+  double apart = 0, all = 0;
+  for (size_t i = 0; i < ours.model().parameters().size(); ++i) {
+    const at::Tensor a = ours.model().parameters()[i].second.grad(), b = theirs.model().parameters()[i].second.grad();
+    if (!a.defined() || !b.defined()) continue;
+    apart += (a - b).square().sum().item<double>();
+    all += b.square().sum().item<double>();
+  }
+  EXPECT_GT(all, 0);
+  return std::sqrt(apart / all);
+}
+
+// Sums in another order: some dozens of float32 roundings of 2^-24 each.
+constexpr double kRounding = 2e-6;
+
+TEST_F(TrainerTest, MicroBatchSeqsChangesRoundingsOnly) {
+  for (const char* sequences : {"1", "2", "3", "4", "100"}) {
+    Trainer all = MakeTrainer(Make({{"train_batch_tokens", "128"}}));
+    Trainer some = MakeTrainer(Make({{"train_batch_tokens", "128"}, {"micro_batch_seqs", sequences}}));
+    EXPECT_LE(GradientDistance(some, all), kRounding) << sequences;
+  }
+}
+
+// Micro-batches each lose a token to the next span; with that token doubled in the shards they are the same targets.
+TEST_F(TrainerTest, MicroStepsAreAMeanOverTheSameTargets) {
+  const std::vector<uint16_t> tokens = RandomTokens(65, kVocab);
+  WriteTrain(folder.path(), tokens);
+  Trainer one = MakeTrainer(Make({{"grad_micro_steps", "1"}}));
+  const ScratchFolder other;
+  std::vector<uint16_t> doubled;
+  for (size_t i = 0; i < tokens.size(); ++i) {
+    doubled.push_back(tokens[i]);
+    if (i % 16 == 0 && i > 0 && i < 64) doubled.push_back(tokens[i]);
+  }
+  WriteTrain(other.path(), doubled);
+  Trainer four = MakeTrainer(Make({{"grad_micro_steps", "4"}, {"data_path", other.path()}}));
+  EXPECT_LE(GradientDistance(four, one), kRounding);
+  EXPECT_EQ(four.AccumulateGradients().size(), 4);
+  EXPECT_EQ(one.AccumulateGradients().size(), 1);
+}
+
+TEST_F(TrainerTest, LossesAreThoseOfTheModelOnTheSpans) {
+  const Settings settings = Make();
+  Trainer trainer = MakeTrainer(settings);
+  const std::vector<uint16_t> tokens = RandomTokens(400, kVocab);
+  for (int64_t step = 0; step < 8; ++step) {
+    std::vector<float> expected;
+    for (int64_t micro = 0; micro < 2; ++micro) {
+      at::Tensor span = at::zeros({33}, at::kLong);
+      for (int64_t i = 0; i < 33; ++i) span[i] = tokens[(33 * (2 * step + micro) + i) % 400];
+      expected.push_back(
+          trainer.model().Loss(span.narrow(0, 0, 32).view({2, 16}), span.narrow(0, 1, 32).view({2, 16})).item<float>());
+    }
+    EXPECT_EQ(trainer.AccumulateGradients(), expected) << "step " << step;
+    trainer.Update(1);
+  }
+}
+
+TEST_F(TrainerTest, WarmUpLeavesNoTrace) {
+  const Settings settings = Make({{"warmup_steps", "3"}, {"precision", "bfloat16"}});
+  Trainer cold = MakeTrainer(settings), warm = MakeTrainer(settings);
+  std::vector<int64_t> heard;
+  warm.WarmUp([&](int64_t step) { heard.push_back(step); });
+  EXPECT_EQ(heard, (std::vector<int64_t>{1, 2, 3}));
+  EXPECT_EQ(warm.step(), 0);
+  EXPECT_EQ(Save(warm, settings, folder / "warm.ckpt"), Save(cold, settings, folder / "cold.ckpt"));
+  EXPECT_EQ(CountersOf(folder / "warm.ckpt"), CountersOf(folder / "cold.ckpt"));
+  TakeSteps(cold, settings, 8);
+  TakeSteps(warm, settings, 8);
+  EXPECT_EQ(Save(warm, settings, folder / "warm.ckpt"), Save(cold, settings, folder / "cold.ckpt"));
+  EXPECT_EQ(CountersOf(folder / "warm.ckpt"), CountersOf(folder / "cold.ckpt"));
+}
+
+// EMA and SWA against sums in float64 over the weights after every step.
+TEST_F(TrainerTest, AveragesAreTheirFormulas) {
+  const Settings settings = Make({{"precision", "bfloat16"}});
+  Trainer trainer = MakeTrainer(settings);
+  std::map<std::string, at::Tensor> ema, swa;
+  for (int64_t step = 1; step <= 8; ++step) {
+    TakeSteps(trainer, settings, step);
+    for (const auto& [name, tensor] : trainer.model().parameters()) {
+      const at::Tensor w = tensor.detach().to(at::kDouble);
+      ema[name] = step == 1 ? w.clone() : 0.7 * ema[name] + 0.3 * w;
+      if (step == 6) swa[name] = w.clone();
+      if (step == 8) swa[name] = swa[name] + w;
+    }
+  }
+  Save(trainer, settings, folder / "train.ckpt");
+  const CheckpointReader checkpoint(folder / "train.ckpt");
+  for (const auto& [set, expected] : {std::pair("ema/", &ema), {"swa_sum/", &swa}}) {
+    for (const auto& [name, tensor] : *expected) {
+      EXPECT_EQ(checkpoint.Find(set + name).dtype, DType::kFloat32);
+      const std::vector<float> ours = checkpoint.Floats(set + name);
+      const at::Tensor flat = tensor.flatten().contiguous();
+      for (size_t i = 0; i < ours.size(); ++i)
+        ASSERT_NEAR(ours[i], flat.const_data_ptr<double>()[i], 1e-6 * std::max(1.0f, std::abs(ours[i]))) << set << name;
+    }
+  }
+}
+
+TEST_F(TrainerTest, WhatIsOffLeavesNothing) {
+  const auto after = [&](const Options& options) {
+    const Settings settings = Make(options);
+    Trainer trainer = MakeTrainer(settings);
+    TakeSteps(trainer, settings, 8);
+    Save(trainer, settings, folder / "train.ckpt");
+    return CheckpointReader(folder / "train.ckpt");
+  };
+  const auto has = [](const CheckpointReader& checkpoint, const std::string& prefix) {
+    for (const TensorInfo& tensor : checkpoint.tensors())
+      if (tensor.name.starts_with(prefix)) return true;
+    return false;
+  };
+  const CheckpointReader on = after({});
+  EXPECT_TRUE(has(on, "ema/") && has(on, "swa_sum/"));
+  const CheckpointReader no_ema = after({{"ema_enabled", "0"}});
+  EXPECT_FALSE(no_ema.counters().Has(counter::kEmaUpdates));
+  EXPECT_FALSE(has(no_ema, "ema/"));
+  EXPECT_TRUE(has(no_ema, "swa_sum/"));
+  const CheckpointReader no_swa = after({{"swa_enabled", "0"}});
+  EXPECT_FALSE(no_swa.counters().Has(counter::kSwaSnapshots));
+  EXPECT_FALSE(has(no_swa, "swa_sum/"));
+  EXPECT_EQ(after({{"swa_every", "100"}}).counters().Get(counter::kSwaSnapshots), 0);
+  EXPECT_EQ(after({{"swa_start_frac", "0"}}).counters().Get(counter::kSwaSnapshots), 0);
+  const CheckpointReader no_qat = after({{"late_qat_threshold", "0"}});
+  EXPECT_EQ(no_qat.counters().Get(counter::kQatReplacements), 0);
+  EXPECT_FALSE(no_qat.counters().Has(counter::kQatFirstStep));
+  // From the first step on: the scale 1 is below the threshold.
+  const CheckpointReader all_qat = after({{"late_qat_threshold", "1.0001"}});
+  EXPECT_EQ(all_qat.counters().Get(counter::kQatFirstStep), 0);
+  EXPECT_EQ(all_qat.counters().Get(counter::kQatReplacements), 8 * 2 * (3 * 6 + 1));
+}
+
+TEST_F(TrainerTest, RefusesACheckpointOfAnotherShape) {
+  const Settings wide = Make({{"model_dim", "32"}}), narrow = Make();
+  Save(MakeTrainer(wide), wide, folder / "wide.ckpt");
+  Trainer trainer = MakeTrainer(narrow);
+  EXPECT_EQ(MessageOf<InputError>([&] { trainer.Restore(CheckpointReader(folder / "wide.ckpt")); }),
+            folder / "wide.ckpt" + ": tensor skip_weights has another shape or dtype than the settings give");
+}
+
+}  // namespace
+}  // namespace fairway
