@@ -21,7 +21,7 @@ ran() {
   make "$@" > ../make.out 2> ../make.err
   local status=$?
   paste -sd ' ' "$RAN"
-  grep -hE 'the table|^make: [^*]|^train:' ../make.err
+  grep -hE 'the table|^make: [^*]|^(train|verify-record):' ../make.err
   return $status
 }
 
@@ -70,5 +70,5 @@ mkdir nothing
 touch nothing/fineweb_train_000000.bin
 try ran train DATA_PATH=nothing
 
-try make verify-record
-try make verify-record RECORD=nowhere
+try ran verify-record
+try ran verify-record RECORD=nowhere
