@@ -57,6 +57,9 @@ try ran quantise SEED=7
 try ran train SEED=8 FAIL=train
 try ls runs/cpu-demo/seed-8
 
+# One at a time in a run.
+try sh -c 'flock runs/cpu-demo/seed-1337 make train 2>&1 | grep another'
+
 # Paths.
 mkdir -p "../my data"
 touch "../my data/fineweb_train_000000.bin" "../my data/byte_table.pb"
