@@ -357,6 +357,9 @@ TEST_F(SettingsTest, PathsInAProfileStartAtItsFolder) {
   EXPECT_EQ(s.tokenizer_path, "/fixed/t.model");
   EXPECT_EQ(s.byte_table, "");
   EXPECT_EQ(s.run_id, "../x");  // no path
+  s.LoadProfile(Profile("data_path = here\nbyte_table = ./table.pb\n"));
+  EXPECT_EQ(s.data_path, folder_ + "/here");
+  EXPECT_EQ(s.byte_table, folder_ + "/table.pb");
 }
 
 TEST_F(SettingsTest, ProfilesThatAreNotThereAreNamed) {
