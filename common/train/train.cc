@@ -127,13 +127,11 @@ void LogHeader(const Settings& s, const Estimate& estimate) {
 }
 
 void LogEstimate(const Settings& s, const Estimate& estimate) {
-  const double rate = MeasureProducts(s);
-  const double products = estimate.flops_per_step * static_cast<double>(s.iterations) / rate;
+  const double rate = MeasureProducts(s), products = estimate.flops_per_step * static_cast<double>(s.iterations) / rate;
   const bool clock = s.max_wallclock_seconds > 0;
-  Log("estimate: memory %.2f GB; time %s %.0f s (%.1f GFLOP of products a step, %.0f GFLOP/s on %d threads)%s; artifact %.2f MB",
-      estimate.memory_bytes / 1e9, clock ? "at most" : "at least",
-      clock ? std::min(products, s.max_wallclock_seconds) : products, estimate.flops_per_step / 1e9, rate / 1e9,
-      at::get_num_threads(), clock ? ", capped by max_wallclock_seconds" : "", estimate.artifact_bytes / 1e6);
+  Log("estimate: memory %.2f GB; time at %s %.0f s (%.1f GFLOP of products a step, %.0f GFLOP/s on %d threads); artifact %.2f MB",
+      estimate.memory_bytes / 1e9, clock ? "most" : "least", clock ? s.max_wallclock_seconds : products,
+      estimate.flops_per_step / 1e9, rate / 1e9, at::get_num_threads(), estimate.artifact_bytes / 1e6);
 }
 
 // The run's state around the Trainer, and what is done with it between steps.
