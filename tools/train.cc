@@ -34,8 +34,9 @@ int main(int argc, char** argv) {
             {"steps", result.steps},
             {"train_seconds", result.seconds},
             {"train_loss", result.loss},
-            {"val_loss", result.val_loss},
-            {"val_bpb", result.val_bpb},
+            // An interrupted run may not have been validated.
+            {"val_loss", result.finished ? Json(result.val_loss) : Json()},
+            {"val_bpb", result.finished ? Json(result.val_bpb) : Json()},
             {"identity", result.identity}};
   });
 }
