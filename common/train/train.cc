@@ -64,7 +64,8 @@ class Partials {
       const std::string name = entry.path().filename(), begin = BaseName(prefix_);
       int64_t step;
       if (!name.starts_with(begin) || !name.ends_with(".ckpt")) continue;
-      if (ParseInt(std::string_view(name).substr(begin.size(), name.size() - begin.size() - 5), &step)) found[step] = entry.path();
+      if (!ParseInt(std::string_view(name).substr(begin.size(), name.size() - begin.size() - 5), &step)) continue;
+      if (BaseName(Path(step)) == name) found[step] = Path(step);
     }
     return found;
   }
@@ -164,7 +165,8 @@ class Run {
       if (last || periodic) Validate();
       if (last) return Finish();
       Step();
-      if (!last && ShouldCheckpoint()) WritePartial();
+      const bool more = trainer_.step() < settings_.iterations && !stopped_by_clock_;
+      if (more && ShouldCheckpoint()) WritePartial();
       if (InterruptSignal() != 0) return Interrupted();
     }
   }
