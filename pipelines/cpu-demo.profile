@@ -39,5 +39,5 @@ fp16_keep_name_patterns = tok_emb
 
 eval_stride = 64
 precision = float32
-val_loss_every = 50
-train_log_every = 20
+val_loss_every = 20
+train_log_every = 5
