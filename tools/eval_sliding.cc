@@ -15,12 +15,11 @@
 #include "common/evaluate/evaluate.h"
 #include "common/evaluate/generate.h"
 #include "common/quantise/artifact.h"
+#include "common/tokens/shard_format.h"
 #include "common/tool/tool.h"
 
 namespace fairway {
 namespace {
-
-constexpr int64_t kBos = 1;  // begins every document (specification 2, section 1)
 
 struct Options {
   std::string artifact, out, expect, prompt;

@@ -29,11 +29,11 @@
 
 #include "common/base/error.h"
 #include "common/base/text.h"
+#include "common/tokens/shard_format.h"
 
 namespace fairway {
 namespace {
 
-constexpr int64_t kBos = 1;                         // specification 2, section 1
 constexpr Grid kPublishedQatGrid{"int6", -32, 31};  // for every matrix: specification 3, row 7
 
 at::Tensor Rms(const at::Tensor& x) { return at::rms_norm(x, {x.size(-1)}); }

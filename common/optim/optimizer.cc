@@ -12,18 +12,9 @@
 #include <algorithm>
 #include <cmath>
 
-#include "common/base/text.h"
+#include "common/quantise/grid.h"
 
 namespace fairway {
-namespace {
-
-bool IsControl(const std::string& name, const Settings& settings) {
-  const auto patterns = Split(settings.control_tensor_name_patterns, ',');
-  return std::any_of(patterns.begin(), patterns.end(),
-                     [&](const std::string& pattern) { return name.find(pattern) != std::string::npos; });
-}
-
-}  // namespace
 
 at::Tensor NewtonSchulz(const at::Tensor& g, int64_t steps) {
   constexpr double a = 3.4445, b = -4.7750, c = 2.0315;
@@ -43,7 +34,7 @@ Optimizer::Optimizer(const Settings& settings, const NamedTensors& parameters)
     : settings_(settings), parameters_(parameters) {
   for (const auto& [name, parameter] : parameters) {
     const bool embedding = name == "tok_emb.weight" || name == "bigram.embed.weight", head = name == "lm_head.weight";
-    if (!embedding && !head && parameter.dim() == 2 && !IsControl(name, settings)) {
+    if (!embedding && !head && parameter.dim() == 2 && !IsControlTensor(name, settings)) {
       muons_.push_back({name, parameter, at::zeros(parameter.sizes())});
       continue;
     }

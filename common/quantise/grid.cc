@@ -17,9 +17,13 @@ bool MatchesAny(std::string_view name, std::string_view patterns) {
 
 }  // namespace
 
+bool IsControlTensor(std::string_view name, const Settings& settings) {
+  return MatchesAny(name, settings.control_tensor_name_patterns);
+}
+
 std::optional<Grid> ExportGrid(std::string_view name, int64_t rows, int64_t columns, const Settings& settings) {
   if (rows * columns <= settings.keep_max_numel) return std::nullopt;
-  if (MatchesAny(name, settings.control_tensor_name_patterns)) return std::nullopt;
+  if (IsControlTensor(name, settings)) return std::nullopt;
   if (MatchesAny(name, settings.fp16_keep_name_patterns)) return std::nullopt;
   if (Contains(name, "tok_emb") || Contains(name, "lm_head")) return kInt8;
   if (Contains(name, ".mlp.")) return kInt5;
@@ -28,8 +32,7 @@ std::optional<Grid> ExportGrid(std::string_view name, int64_t rows, int64_t colu
 }
 
 DType KeptDType(std::string_view name, int64_t numel, const Settings& settings) {
-  const bool control = MatchesAny(name, settings.control_tensor_name_patterns);
-  return control && numel > settings.keep_max_numel ? DType::kFloat32 : DType::kFloat16;
+  return IsControlTensor(name, settings) && numel > settings.keep_max_numel ? DType::kFloat32 : DType::kFloat16;
 }
 
 }  // namespace fairway

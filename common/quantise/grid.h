@@ -22,6 +22,9 @@ inline constexpr Grid kInt5{"int5", -16, 15};
 inline constexpr Grid kInt6{"int6", -32, 31};
 inline constexpr Grid kInt8{"int8", -127, 127};
 
+// Whether `name` is one of the control tensors of settings.control_tensor_name_patterns.
+bool IsControlTensor(std::string_view name, const Settings& settings);
+
 // The grid of the matrix `name`, or nothing where it stays in floating point: at most keep_max_numel elements, a
 // control tensor, or on the keep list. MLP matrices take int5, attention and other projections int6, all else int8.
 std::optional<Grid> ExportGrid(std::string_view name, int64_t rows, int64_t columns, const Settings& settings);

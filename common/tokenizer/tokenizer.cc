@@ -8,11 +8,11 @@
 
 #include "common/base/error.h"
 #include "common/base/text.h"
+#include "common/tokens/shard_format.h"
 
 namespace fairway {
 namespace {
 
-constexpr int kBos = 1;                           // of the shard format: specification 2, section 1
 constexpr size_t kMaxTrainingDocument = 1 << 30;  // the trainer's own limit; it would leave a longer one out
 
 // Hands the trainer one document after another. An exception may not pass through the library, so a document that is
@@ -65,7 +65,7 @@ Tokenizer::Tokenizer(const std::string& path) : state_(std::make_unique<State>()
     throw InputError(file.path(), StringPrintf("has %ld pieces; a shard's ids have 16 bits", size()));
   if (processor.bos_id() != kBos)
     throw InputError(file.path(),
-                     StringPrintf("has BOS %d; documents in shards start with id %d", processor.bos_id(), kBos));
+                     StringPrintf("has BOS %d; documents in shards start with id %ld", processor.bos_id(), kBos));
   state_->digest = Sha256Hex(file.bytes());
 }
 

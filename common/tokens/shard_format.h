@@ -10,6 +10,7 @@
 
 namespace fairway {
 
+inline constexpr int64_t kBos = 1;  // begins every document
 inline constexpr size_t kShardHeaderBytes = 1024;
 inline constexpr int64_t kMaxShardTokens = INT32_MAX;
 

@@ -206,14 +206,12 @@ TEST_F(LoadTest, NamesWhatIsMissingAndWhatIsTooMuch) {
   });
   WriteWeights(path, settings, parameters);
   EXPECT_EQ(MessageOf<InputError>([&] { Load(); }),
-            path + ": does not hold the tensors of its model; missing: smear.gate, blocks.2.attn.c_v.weight");
+            path + ": misses tensor smear.gate, blocks.2.attn.c_v.weight");
   parameters.emplace_back("blocks.3.attn_scale", at::zeros({16}));
   parameters.emplace_back("stray", at::zeros({2}));
   WriteWeights(path, settings, parameters);
   EXPECT_EQ(MessageOf<InputError>([&] { Load(); }),
-            path +
-                ": does not hold the tensors of its model; missing: smear.gate, blocks.2.attn.c_v.weight; "
-                "unexpected: blocks.3.attn_scale, stray");
+            path + ": misses tensor smear.gate, blocks.2.attn.c_v.weight; has unexpected tensor blocks.3.attn_scale, stray");
 }
 
 TEST_F(LoadTest, NamesATensorOfAnotherShape) {
