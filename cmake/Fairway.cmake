@@ -11,6 +11,32 @@ function(fairway_library room)
   set_target_properties(fairway_${room} PROPERTIES CXX_VISIBILITY_PRESET hidden)
 endfunction()
 
+# fairway_kernels(ROOM FILE.cc…) adds files that are compiled once for each instruction set in FAIRWAY_KERNEL_TARGETS, each
+# time with FAIRWAY_TARGET naming the namespace that the code stands in; common/model/ops/kernel.h chooses among them when
+# the program starts. Products and sums may fuse there, and nowhere else: kernels promise a tolerance, not a rounding. Such
+# files use neither the standard library nor LibTorch: a template compiled for one processor must not be linked into code that
+# runs on another.
+if(CMAKE_SYSTEM_PROCESSOR STREQUAL x86_64)
+  set(FAIRWAY_KERNEL_TARGETS x86_64_v4 x86_64_v3 baseline)
+else()
+  set(FAIRWAY_KERNEL_TARGETS baseline)
+endif()
+function(fairway_kernels room)
+  foreach(target IN LISTS FAIRWAY_KERNEL_TARGETS)
+    set(objects fairway_${room}_${target})
+    add_library(${objects} OBJECT ${ARGN})
+    target_include_directories(${objects} PRIVATE ${PROJECT_SOURCE_DIR})
+    target_compile_definitions(${objects} PRIVATE FAIRWAY_TARGET=${target})
+    target_compile_options(${objects} PRIVATE -O3 -ffp-contract=fast -fno-math-errno -fno-trapping-math -fopenmp-simd)
+    if(NOT target STREQUAL baseline)
+      string(REPLACE _v "-v" march ${target})
+      string(REPLACE x86_64 x86-64 march ${march})
+      target_compile_options(${objects} PRIVATE -march=${march} -mprefer-vector-width=512)
+    endif()
+    target_sources(fairway_${room} PRIVATE $<TARGET_OBJECTS:${objects}>)
+  endforeach()
+endfunction()
+
 # fairway_protobuf(ROOM FILE.proto…) adds the code generated from schemas to a room, for its own sources alone. Protobuf is
 # linked statically, so that programs can hide it from a SentencePiece library that brings another version of its own.
 find_library(PROTOBUF_STATIC_LIBRARY libprotobuf.a REQUIRED)
@@ -61,7 +87,8 @@ function(fairway_tool name)
   file(GLOB build_files CONFIGURE_DEPENDS ${PROJECT_SOURCE_DIR}/cmake/*)
   list(APPEND sources ${build_files})
   foreach(room IN LISTS rooms)
-    file(GLOB room_files CONFIGURE_DEPENDS ${PROJECT_SOURCE_DIR}/common/${room}/*)
+    get_target_property(folder fairway_${room} SOURCE_DIR)
+    file(GLOB room_files CONFIGURE_DEPENDS LIST_DIRECTORIES false ${folder}/*)
     list(APPEND sources ${room_files})
   endforeach()
   list(SORT sources)

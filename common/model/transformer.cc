@@ -38,6 +38,10 @@ constexpr Grid kPublishedQatGrid{"int6", -32, 31};  // for every matrix: specifi
 
 at::Tensor Rms(const at::Tensor& x) { return at::rms_norm(x, {x.size(-1)}); }
 
+at::ScalarType ComputeDType(const Settings& settings) {
+  return settings.precision == "bfloat16" ? at::kBFloat16 : at::kFloat;
+}
+
 // w on its grid, computed in float32, w's shape (specification 1, section 4: late QAT). The export stores float16 scales, so
 // training rounds to the same ones (its int8 codes alone come from the scale before that); compat keeps the published float32
 // scale with its floor of 1/31.
@@ -54,7 +58,7 @@ at::Tensor FakeQuantise(const at::Tensor& w, const Grid& grid, bool compat) {
 std::vector<ParameterSpec> ParameterSpecs(const Settings& s) {
   const int64_t D = s.model_dim, kv_dim = s.num_kv_heads * (D / s.num_heads), F = static_cast<int64_t>(s.mlp_mult * D);
   const int64_t encoder = s.num_layers / 2;
-  const at::ScalarType embedding = s.precision == "bfloat16" ? at::kBFloat16 : at::kFloat;
+  const at::ScalarType embedding = ComputeDType(s);
   std::vector<ParameterSpec> specs;
   const auto add = [&](std::string name, std::vector<int64_t> shape, at::ScalarType dtype = at::kFloat) {
     specs.push_back({std::move(name), std::move(shape), dtype});
@@ -84,10 +88,27 @@ std::vector<ParameterSpec> ParameterSpecs(const Settings& s) {
   return specs;
 }
 
+Rotary RotaryTables(const Settings& settings, int64_t positions) {
+  const at::ScalarType compute = ComputeDType(settings);
+  // The published script casts the frequency buffer to bfloat16 with the model, and everything after it follows
+  // (specification 3, row 21).
+  const at::ScalarType table = settings.compat && compute == at::kBFloat16 ? at::kBFloat16 : at::kFloat;
+  const int64_t d = settings.model_dim / settings.num_heads;
+  const at::Tensor exponent = at::arange(0, d, 2, at::kFloat) / static_cast<double>(d);
+  const at::Tensor frequency = at::pow(settings.rope_base, exponent).reciprocal().to(table);
+  const at::Tensor angle = at::outer(at::arange(positions, table), frequency);
+  return {angle.cos().to(compute), angle.sin().to(compute)};
+}
+
+std::optional<Grid> TrainingGrid(const std::string& name, const at::Tensor& weight, const Settings& settings) {
+  if (settings.compat) return kPublishedQatGrid;
+  return ExportGrid(name, weight.size(0), weight.size(1), settings);
+}
+
 Transformer::Transformer(const Settings& settings, NamedTensors parameters)
     : settings_(settings),
       parameters_(std::move(parameters)),
-      compute_(settings.precision == "bfloat16" ? at::kBFloat16 : at::kFloat) {
+      compute_(ComputeDType(settings)) {
   for (int64_t i = 0; i < settings.num_layers; ++i) {
     const std::string block = StringPrintf("blocks.%ld.", i);
     layers_.push_back({.attn_scale = parameter(block + "attn_scale"),
@@ -115,8 +136,7 @@ at::Tensor Transformer::parameter(const std::string& name) const {
 
 Transformer::Matrix Transformer::MatrixOf(const std::string& name) const {
   const at::Tensor weight = parameter(name);
-  if (settings_.compat) return {weight, kPublishedQatGrid};
-  return {weight, ExportGrid(name, weight.size(0), weight.size(1), settings_)};
+  return {weight, TrainingGrid(name, weight, settings_)};
 }
 
 int64_t Transformer::SetFakeQuantisation(bool on) {
@@ -166,17 +186,6 @@ at::Tensor Transformer::Embed(const at::Tensor& ids) const {
   return (1 - gate) * x + gate * previous;
 }
 
-Transformer::Rotary Transformer::RotaryTables(int64_t positions) const {
-  // The published script casts the frequency buffer to bfloat16 with the model, and everything after it follows
-  // (specification 3, row 21).
-  const at::ScalarType table = settings_.compat && compute_ == at::kBFloat16 ? at::kBFloat16 : at::kFloat;
-  const int64_t d = settings_.model_dim / settings_.num_heads;
-  const at::Tensor exponent = at::arange(0, d, 2, at::kFloat) / static_cast<double>(d);
-  const at::Tensor frequency = at::pow(settings_.rope_base, exponent).reciprocal().to(table);
-  const at::Tensor angle = at::outer(at::arange(positions, table), frequency);
-  return {angle.cos().to(compute_), angle.sin().to(compute_)};
-}
-
 at::Tensor Transformer::Attention(const Layer& layer, const at::Tensor& u, const Rotary& rotary) const {
   const int64_t B = u.size(0), T = u.size(1), D = u.size(2);
   const int64_t H = settings_.num_heads, Hkv = settings_.num_kv_heads, d = D / H;
@@ -211,7 +220,7 @@ at::Tensor Transformer::Block(const Layer& layer, at::Tensor x, const at::Tensor
 
 at::Tensor Transformer::Logits(const at::Tensor& ids) const {
   const at::Tensor x0 = Embed(ids);
-  const Rotary rotary = RotaryTables(ids.size(1));
+  const Rotary rotary = RotaryTables(settings_, ids.size(1));
   const at::Tensor skip_weights = parameter("skip_weights").to(x0.scalar_type());
   const int64_t encoder = settings_.num_layers / 2;
   std::vector<at::Tensor> skips;

@@ -30,6 +30,16 @@ struct ParameterSpec {
 // Every parameter of the model that `settings` describe.
 std::vector<ParameterSpec> ParameterSpecs(const Settings& settings);
 
+// cos and sin of specification 1, section 3, each [positions, d/2] in the compute dtype.
+struct Rotary {
+  at::Tensor cos, sin;
+};
+Rotary RotaryTables(const Settings& settings, int64_t positions);
+
+// The grid that late quantisation-aware training rounds the linear weight `name` to, if any: its export's; under compat the
+// published int6 for every matrix (specification 3, row 7).
+std::optional<Grid> TrainingGrid(const std::string& name, const at::Tensor& weight, const Settings& settings);
+
 class Transformer {
  public:
   // REQUIRES: settings.CheckModel() passed; `parameters` as ParameterSpecs says (names, order, shapes, dtypes).
@@ -62,16 +72,11 @@ class Transformer {
     Matrix c_q, c_k, c_v, attn_proj, mlp_fc, mlp_proj;
     bool exclusive;
   };
-  struct Rotary {
-    at::Tensor cos, sin;  // [T, d/2]
-  };
-
   Matrix MatrixOf(const std::string& name) const;
   at::Tensor Linear(const at::Tensor& x, const Matrix& matrix) const;
   at::Tensor Embed(const at::Tensor& ids) const;
   at::Tensor Block(const Layer& layer, at::Tensor x, const at::Tensor& x0, const Rotary& rotary) const;
   at::Tensor Attention(const Layer& layer, const at::Tensor& u, const Rotary& rotary) const;
-  Rotary RotaryTables(int64_t positions) const;
 
   Settings settings_;
   NamedTensors parameters_;

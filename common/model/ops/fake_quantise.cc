@@ -1,0 +1,25 @@
+#include "common/model/ops/fake_quantise.h"
+
+#include "common/model/ops/formulas.h"
+
+namespace fairway::FAIRWAY_TARGET {
+
+void FakeQuantiseRows(const FakeGrid& grid, int64_t columns, const float* w, float* out, Rows rows) {
+  for (int64_t row = rows.first; row < rows.last; ++row) {
+    const float* __restrict from = w + row * columns;
+    float* __restrict to = out + row * columns;
+    float largest = 0;
+#pragma omp simd reduction(max : largest)
+    for (int64_t j = 0; j < columns; ++j) {
+      const float magnitude = from[j] < 0 ? -from[j] : from[j];
+      largest = magnitude > largest ? magnitude : largest;
+    }
+    const float exact = largest / grid.q_max > grid.least ? largest / grid.q_max : grid.least;
+    const float stored = grid.stored ? formula::RoundToHalf(exact) : exact, step = grid.exact_codes ? exact : stored;
+    const float q_min = grid.q_min, q_max = grid.q_max;
+#pragma omp simd
+    for (int64_t j = 0; j < columns; ++j) to[j] = formula::RoundToGrid(from[j] / step, q_min, q_max) * stored;
+  }
+}
+
+}  // namespace fairway::FAIRWAY_TARGET

@@ -1,0 +1,20 @@
+// Late quantisation-aware training's rounding of a weight to its export grid, a row at a time (specification 1, section 4):
+//
+//   s = max(max|row| / q_max, least);  out = scale_row * clamp(round(w / s), q_min, q_max) * s
+//
+// The step is rounded to float16, as the export stores it, where `stored` says so; codes come from the step before that where
+// `exact_codes` does. w, out: float32 [rows, columns].
+#pragma once
+
+#include "common/model/ops/kernel.h"
+
+namespace fairway {
+
+struct FakeGrid {
+  float q_min, q_max, least;
+  bool stored, exact_codes;
+};
+
+FAIRWAY_KERNEL(FakeQuantiseRows, const FakeGrid& grid, int64_t columns, const float* w, float* out, Rows rows);
+
+}  // namespace fairway

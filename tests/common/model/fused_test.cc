@@ -1,0 +1,203 @@
+// FusedTransformer against the formula in float64 at small shapes, and against the plain composition at larger ones: losses,
+// every gradient, fake quantisation, chunks, threads, scored positions.
+#include "common/model/fused.h"
+
+#include <ATen/Parallel.h>
+#include <ATen/TensorOperators.h>
+#include <ATen/core/grad_mode.h>
+#include <ATen/ops/zeros_like.h>
+#include <gtest/gtest.h>
+
+#include "tests/common/model/formula.h"
+#include "tests/common/model/shapes.h"
+
+namespace fairway {
+namespace {
+
+// As in transformer_test.cc: float32 against float64, and the reasons.
+constexpr double kValue = 5e-5;
+constexpr double kGradient = 2e-4;
+constexpr double kNothing = 1e-6;
+
+// Sequences of T + 1 tokens, as the stream gives them, and the same as tensors.
+struct Batch {
+  Batch(const Settings& settings, int64_t B, int64_t T) {
+    const at::Tensor all = RandomIds(settings, B, T + 1);
+    ids = all.narrow(1, 0, T).contiguous();
+    targets = all.narrow(1, 1, T).contiguous();
+    const int64_t* from = all.const_data_ptr<int64_t>();
+    tokens.assign(from, from + all.numel());
+    for (int64_t b = 0; b < B; ++b) sequences.push_back(tokens.data() + b * (T + 1));
+  }
+  at::Tensor ids, targets;
+  std::vector<uint16_t> tokens;
+  std::vector<const uint16_t*> sequences;
+};
+
+NamedTensors ZerosLike(const NamedTensors& parameters) {
+  NamedTensors zeros;
+  for (const auto& [name, tensor] : parameters) zeros.emplace_back(name, at::zeros_like(tensor.detach()));
+  return zeros;
+}
+
+struct Computed {
+  double loss;
+  NamedTensors gradients;
+  int64_t rounded;
+};
+
+Computed Compute(const Settings& settings, const NamedTensors& parameters, const Batch& batch, double share = 1,
+                 bool fake_quantise = false) {
+  Computed result{.loss = 0, .gradients = ZerosLike(parameters), .rounded = 0};
+  FusedTransformer model(settings, parameters, result.gradients);
+  result.rounded = model.Prepare(fake_quantise);
+  result.loss = model.AccumulateGradients(batch.sequences, batch.ids.size(1), share);
+  model.FinishGradients();
+  return result;
+}
+
+void ExpectGradients(const NamedTensors& ours, const NamedTensors& theirs, double tolerance) {
+  for (size_t i = 0; i < ours.size(); ++i) {
+    const at::Tensor expected = theirs[i].second;
+    if (!expected.defined() || expected.numel() == 0) {
+      EXPECT_TRUE(ours[i].second.numel() == 0 || ours[i].second.abs().max().item<double>() == 0) << ours[i].first;
+      continue;
+    }
+    const double largest = expected.abs().max().item<double>();
+    EXPECT_LE((ours[i].second - expected).abs().max().item<double>(), tolerance * largest + kNothing)
+        << ours[i].first << " of up to " << largest;
+  }
+}
+
+NamedTensors FormulaGradients(const Formula& formula, const NamedTensors& parameters) {
+  NamedTensors gradients;
+  for (const auto& [name, tensor] : parameters) gradients.emplace_back(name, formula.parameter(name).grad());
+  return gradients;
+}
+
+void ExpectFormula(const Settings& settings, int64_t B, int64_t T) {
+  SCOPED_TRACE(testing::Message() << "layers " << settings.num_layers << " width " << settings.model_dim << " heads "
+                                  << settings.num_heads << "/" << settings.num_kv_heads << " bigram "
+                                  << settings.bigram_vocab_size << "x" << settings.bigram_dim << " xsa " << settings.xsa_last_n
+                                  << " tied " << settings.tie_embeddings << " reset " << settings.reset_at_bos << " B " << B
+                                  << " T " << T);
+  const NamedTensors parameters = RandomParameters(settings);
+  const Formula formula(settings, parameters);
+  const Batch batch(settings, B, T);
+  const at::Tensor losses = formula.TokenLosses(batch.ids, batch.targets);
+  losses.mean().backward();
+  const Computed computed = Compute(settings, parameters, batch);
+  EXPECT_NEAR(computed.loss, losses.mean().item<double>(), kValue);
+  ExpectGradients(computed.gradients, FormulaGradients(formula, parameters), kGradient);
+
+  FusedTransformer model(settings, parameters);
+  for (int64_t first : {int64_t{0}, T / 2, T - 1}) {
+    std::vector<float> scored(B * (T - first));
+    model.TokenLosses(batch.sequences, T, first, scored.data());
+    for (int64_t b = 0; b < B; ++b)
+      for (int64_t t = first; t < T; ++t)
+        EXPECT_NEAR(scored[b * (T - first) + t - first], losses[b][t].item<double>(), kValue) << b << " " << t;
+  }
+}
+
+class FusedTest : public testing::TestWithParam<int> {
+ protected:
+  FusedTest() { at::set_num_threads(GetParam()); }
+};
+INSTANTIATE_TEST_SUITE_P(Threads, FusedTest, testing::Values(1, 3));
+
+TEST_P(FusedTest, EveryOptionBothWays) {
+  ExpectFormula(Shape({}), 2, 7);
+  ExpectFormula(Shape({{"tie_embeddings", "0"}}), 2, 7);
+  ExpectFormula(Shape({{"bigram_vocab_size", "0"}}), 2, 7);
+  ExpectFormula(Shape({{"bigram_vocab_size", "2"}}), 2, 7);
+  ExpectFormula(Shape({{"bigram_dim", "16"}}), 2, 7);
+  ExpectFormula(Shape({{"bigram_dim", "40"}}), 2, 7);
+  ExpectFormula(Shape({{"xsa_last_n", "0"}}), 2, 7);
+  ExpectFormula(Shape({{"xsa_last_n", "3"}}), 2, 7);
+  ExpectFormula(Shape({{"reset_at_bos", "1"}}), 2, 7);
+  ExpectFormula(Shape({{"reset_at_bos", "1"}, {"bigram_vocab_size", "0"}}), 2, 7);
+  ExpectFormula(Shape({{"vocab_size", "65536"}, {"num_layers", "1"}, {"bigram_vocab_size", "999"}}), 1, 6);
+}
+
+TEST_P(FusedTest, RandomShapes) {
+  for (uint64_t seed = 1; seed <= 12; ++seed) ExpectFormula(RandomShape(seed), 1 + seed % 3, 2 + seed % 5);
+  ExpectFormula(Shape({{"num_layers", "1"}}), 3, 1);
+}
+
+// Shapes that fill several blocks of attention, rows of logits and chunks, unevenly; float32 against float32, so the noise of
+// both sides: sums of some hundred terms more than at the small shapes.
+TEST_P(FusedTest, AgreesWithThePlainCompositionAtLargerShapes) {
+  for (const auto& [heads, kv_heads, width, T] : std::vector<std::array<int64_t, 4>>{{4, 2, 96, 301}, {2, 1, 128, 530}, {3, 3, 120, 65}}) {
+    const Settings settings = Shape({{"num_heads", std::to_string(heads)}, {"num_kv_heads", std::to_string(kv_heads)},
+                                     {"model_dim", std::to_string(width)}, {"num_layers", "3"}, {"vocab_size", "300"},
+                                     {"xsa_last_n", "2"}, {"mlp_mult", "3"}});
+    const NamedTensors parameters = RandomParameters(settings);
+    const Batch batch(settings, 5, T);
+    const Computed computed = Compute(settings, parameters, batch);
+    const Transformer plain(settings, WithGradients(parameters));
+    const at::Tensor loss = plain.Loss(batch.ids, batch.targets);
+    loss.backward();
+    EXPECT_NEAR(computed.loss, loss.item<double>(), kValue);
+    NamedTensors gradients;
+    for (const auto& [name, tensor] : parameters) gradients.emplace_back(name, tensor.grad());
+    ExpectGradients(computed.gradients, gradients, 1e-3);
+  }
+}
+
+TEST_P(FusedTest, ChunksAddUp) {
+  const NamedTensors parameters = RandomParameters(Shape({}));
+  const Batch batch(Shape({}), 5, 9);
+  const Computed whole = Compute(Shape({{"micro_batch_seqs", "5"}}), parameters, batch, 0.5);
+  for (const char* at_a_time : {"1", "2", "4"}) {
+    const Computed parts = Compute(Shape({{"micro_batch_seqs", at_a_time}}), parameters, batch, 0.5);
+    EXPECT_NEAR(parts.loss, whole.loss, kValue);
+    ExpectGradients(parts.gradients, whole.gradients, 1e-5);
+  }
+}
+
+TEST_P(FusedTest, TheSameThreadsGiveTheSameBits) {
+  const Settings settings = Shape({{"model_dim", "64"}, {"vocab_size", "100"}});
+  const NamedTensors parameters = RandomParameters(settings);
+  const Batch batch(settings, 3, 120);
+  const Computed once = Compute(settings, parameters, batch), again = Compute(settings, parameters, batch);
+  EXPECT_EQ(once.loss, again.loss);
+  for (size_t i = 0; i < parameters.size(); ++i)
+    EXPECT_TRUE(once.gradients[i].second.equal(again.gradients[i].second)) << once.gradients[i].first;
+}
+
+// The grids of every class of matrix, on and off, published and not.
+TEST_P(FusedTest, FakeQuantisesAsThePlainCompositionDoes) {
+  for (const char* compat : {"0", "1"}) {
+    const Settings settings = Shape({{"compat", compat}, {"tie_embeddings", "0"}});
+    const NamedTensors parameters = RandomParameters(settings);
+    const Batch batch(settings, 2, 30);
+    const Computed computed = Compute(settings, parameters, batch, 1, /*fake_quantise=*/true);
+    Transformer plain(settings, WithGradients(parameters));
+    EXPECT_EQ(computed.rounded, plain.SetFakeQuantisation(true));
+    EXPECT_GT(computed.rounded, 0);
+    const at::Tensor loss = plain.Loss(batch.ids, batch.targets);
+    loss.backward();
+    EXPECT_NEAR(computed.loss, loss.item<double>(), kValue);
+    NamedTensors gradients;
+    for (const auto& [name, tensor] : parameters) gradients.emplace_back(name, tensor.grad());
+    ExpectGradients(computed.gradients, gradients, 1e-3);
+  }
+}
+
+TEST_P(FusedTest, TheProfileCountsEveryOperation) {
+  const Settings settings = Shape({});
+  const NamedTensors parameters = RandomParameters(settings), gradients = ZerosLike(parameters);
+  const Batch batch(settings, 2, 9);
+  FusedTransformer model(settings, parameters, gradients);
+  StepProfile profile;
+  model.SetProfile(&profile);
+  model.Prepare();
+  model.AccumulateGradients(batch.sequences, 9, 1);
+  model.FinishGradients();
+  for (int i = 0; i < StepProfile::kOperations; ++i)
+    EXPECT_GT(profile.seconds[i], 0) << StepProfile::Name(static_cast<StepProfile::Operation>(i));
+}
+
+}  // namespace
+}  // namespace fairway
