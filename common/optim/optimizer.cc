@@ -12,8 +12,6 @@
 #include <algorithm>
 #include <cmath>
 
-#include "common/quantise/grid.h"
-
 namespace fairway {
 
 at::Tensor NewtonSchulz(const at::Tensor& g, int64_t steps) {
@@ -30,79 +28,71 @@ at::Tensor NewtonSchulz(const at::Tensor& g, int64_t steps) {
   return x * std::sqrt(std::max(1.0, rows / cols));
 }
 
-Optimizer::Optimizer(const Settings& settings, const NamedTensors& parameters)
-    : settings_(settings), parameters_(parameters) {
-  for (const auto& [name, parameter] : parameters) {
-    const bool embedding = name == "tok_emb.weight" || name == "bigram.embed.weight", head = name == "lm_head.weight";
-    if (!embedding && !head && parameter.dim() == 2 && !IsControlTensor(name, settings)) {
-      muons_.push_back({name, parameter, at::zeros(parameter.sizes())});
-      continue;
-    }
-    const double learning_rate = head                        ? settings.head_lr
-                                 : !embedding                ? settings.scalar_lr
-                                 : settings.tie_embeddings ? settings.tied_embed_lr
-                                                             : settings.embed_lr;
-    // Compat keeps the moments in the parameter's dtype, as the framework's optimiser does.
-    const at::ScalarType moments = settings.compat ? parameter.scalar_type() : at::kFloat;
-    adams_.push_back({name, parameter, at::zeros(parameter.sizes(), moments), at::zeros(parameter.sizes(), moments),
-                      learning_rate, head ? 0.0 : settings.weight_decay});
+Optimizer::Optimizer(const Settings& settings, const FlatLayout& layout, FlatTensors parameters, FlatTensors gradients)
+    : settings_(settings),
+      parameters_(std::move(parameters)),
+      gradients_(std::move(gradients)),
+      // Compat keeps the moments in the parameter's dtype, as the framework's optimiser does.
+      m_(layout, settings.compat ? layout.embeddings_dtype() : at::kFloat, Group::kEmbeddings, Group::kVectors),
+      v_(layout, settings.compat ? layout.embeddings_dtype() : at::kFloat, Group::kEmbeddings, Group::kVectors),
+      momentum_(layout, at::kFloat, Group::kMatrices, Group::kMatrices),
+      adams_{{Group::kEmbeddings, settings.tie_embeddings ? settings.tied_embed_lr : settings.embed_lr, settings.weight_decay},
+             {Group::kHead, settings.head_lr, 0},
+             {Group::kVectors, settings.scalar_lr, settings.weight_decay}} {
+  auto momentum = momentum_.tensors().begin();
+  for (size_t i = 0; i < layout.entries().size(); ++i) {
+    if (layout.entries()[i].group == Group::kMatrices)
+      muons_.push_back({parameters_.tensors()[i].second, gradients_.tensors()[i].second, (momentum++)->second});
   }
 }
 
-double Optimizer::ClipGradients() {
+double Optimizer::GradientNorm() const {
   std::vector<at::Tensor> norms;
-  for (const auto& [name, parameter] : parameters_) {
-    if (!parameter.grad().defined()) continue;
-    // Compat: the norm of a bfloat16 gradient is a bfloat16 number.
-    const auto dtype = settings_.compat ? parameter.scalar_type() : at::kFloat;
-    norms.push_back(at::linalg_vector_norm(parameter.grad(), 2, {}, false, dtype).to(at::kFloat));
-  }
-  const double norm = at::linalg_vector_norm(at::stack(norms)).item<float>();
-  if (settings_.grad_clip_norm > 0) {
-    const double factor = std::min(1.0, settings_.grad_clip_norm / (norm + 1e-6));
-    for (const auto& [name, parameter] : parameters_)
-      if (parameter.grad().defined()) parameter.mutable_grad().mul_(factor);
-  }
-  return norm;
+  // Compat: the norm of a bfloat16 gradient is a bfloat16 number.
+  for (const auto& [name, gradient] : gradients_.tensors())
+    norms.push_back(at::linalg_vector_norm(gradient, 2, {}, false, settings_.compat ? gradient.scalar_type() : at::kFloat)
+                        .to(at::kFloat));
+  return at::linalg_vector_norm(at::stack(norms)).item<float>();
 }
 
-void Optimizer::StepAdam(Adam& adam, double scale) {
-  if (!adam.parameter.grad().defined()) return;
+double Optimizer::ClipFactor(double norm) const {
+  return settings_.grad_clip_norm > 0 ? std::min(1.0, settings_.grad_clip_norm / (norm + 1e-6)) : 1;
+}
+
+void Optimizer::StepAdam(const Adam& adam, double scale) {
   // Moments wider than the parameter (bfloat16 embeddings): the step is taken in the moments' dtype.
-  const at::ScalarType dtype = adam.m.scalar_type();
-  at::Tensor weight = adam.parameter.detach().to(dtype);
+  const at::Tensor &parameter = parameters_.group(adam.group), &m = m_.group(adam.group);
+  const at::Tensor weight = parameter.to(m.scalar_type());
   const at::Tensor steps = at::full({}, static_cast<double>(adam_steps_), at::kFloat);
-  at::_fused_adamw_({weight}, {adam.parameter.grad().to(dtype)}, {adam.m}, {adam.v}, {}, {steps},
+  at::_fused_adamw_({weight}, {gradients_.group(adam.group).to(m.scalar_type())}, {m}, {v_.group(adam.group)}, {}, {steps},
                     adam.learning_rate * scale, settings_.beta1, settings_.beta2, adam.weight_decay, settings_.adam_eps,
                     /*amsgrad=*/false, /*maximize=*/false);
-  if (dtype != adam.parameter.scalar_type()) adam.parameter.copy_(weight);
+  if (!weight.is_same(parameter)) parameter.copy_(weight);
 }
 
-void Optimizer::Step(double scale, double momentum) {
+void Optimizer::Step(double scale, double momentum, double gradient_factor) {
   const at::NoGradGuard no_grad;
+  for (const at::Tensor& gradients : gradients_.buffers()) gradients.mul_(gradient_factor);
   ++adam_steps_;
-  for (Adam& adam : adams_) StepAdam(adam, scale);
+  for (const Adam& adam : adams_) StepAdam(adam, scale);
   const double learning_rate = settings_.matrix_lr * scale;
-  for (Muon& muon : muons_) {
+  for (const Muon& muon : muons_) {
     muon.parameter.mul_(1 - learning_rate * settings_.muon_weight_decay);
-    if (!muon.parameter.grad().defined()) continue;
-    muon.momentum.mul_(momentum).add_(muon.parameter.grad());
-    const at::Tensor nesterov = muon.parameter.grad().add(muon.momentum, momentum);
+    muon.momentum.mul_(momentum).add_(muon.gradient);
+    const at::Tensor nesterov = muon.gradient.add(muon.momentum, momentum);
     muon.parameter.add_(NewtonSchulz(nesterov, settings_.muon_backend_steps).to(at::kFloat), -learning_rate);
   }
-}
-
-void Optimizer::ClearGradients() {
-  for (auto& [name, parameter] : parameters_) parameter.mutable_grad() = at::Tensor();
+  for (const at::Tensor& gradients : gradients_.buffers()) gradients.zero_();
 }
 
 NamedTensors Optimizer::State() const {
   NamedTensors state;
-  for (const Adam& adam : adams_) {
-    state.emplace_back("adam_m/" + adam.name, adam.m);
-    state.emplace_back("adam_v/" + adam.name, adam.v);
+  for (size_t i = 0; i < m_.tensors().size(); ++i) {
+    const std::string& name = m_.tensors()[i].first;
+    state.emplace_back("adam_m/" + name, m_.tensors()[i].second);
+    state.emplace_back("adam_v/" + name, v_.tensors()[i].second);
   }
-  for (const Muon& muon : muons_) state.emplace_back("muon/" + muon.name, muon.momentum);
+  for (const auto& [name, tensor] : momentum_.tensors()) state.emplace_back("muon/" + name, tensor);
   return state;
 }
 

@@ -1,8 +1,8 @@
 // The optimisers of specification 1, section 4: Muon for matrices, AdamW for embeddings, vectors and scalars, Adam for an
-// untied output layer. Works on the parameters' own storage and their .grad().
+// untied output layer, over flat parameters and gradients.
 #pragma once
 
-#include "common/model/transformer.h"
+#include "common/model/flat.h"
 
 namespace fairway {
 
@@ -12,14 +12,15 @@ at::Tensor NewtonSchulz(const at::Tensor& g, int64_t steps);
 
 class Optimizer {
  public:
-  // REQUIRES: `parameters` outlive this and are those of ParameterSpecs(settings).
-  Optimizer(const Settings& settings, const NamedTensors& parameters);
+  // Works on the memory of both. REQUIRES: they are of `layout`, with the model's dtypes.
+  Optimizer(const Settings& settings, const FlatLayout& layout, FlatTensors parameters, FlatTensors gradients);
 
-  // Scales all gradients to a global norm of at most grad_clip_norm (<= 0: leaves them). Returns the norm before.
-  double ClipGradients();
-  // One step with every learning rate times `scale`. A parameter without a gradient stays, but a matrix still decays.
-  void Step(double scale, double momentum);
-  void ClearGradients();
+  // The 2-norm of all gradients together.
+  double GradientNorm() const;
+  // What clips gradients of this norm to grad_clip_norm (<= 0: leaves them): a factor for Step.
+  double ClipFactor(double norm) const;
+  // One step with every learning rate times `scale` and every gradient times `gradient_factor`. The gradients are 0 afterwards.
+  void Step(double scale, double momentum, double gradient_factor = 1);
 
   // Moments and momenta under the names they have in a checkpoint (adam_m/NAME, adam_v/NAME, muon/NAME); shared storage.
   NamedTensors State() const;
@@ -28,18 +29,16 @@ class Optimizer {
 
  private:
   struct Adam {
-    std::string name;
-    at::Tensor parameter, m, v;
+    Group group;
     double learning_rate, weight_decay;
   };
   struct Muon {
-    std::string name;
-    at::Tensor parameter, momentum;
+    at::Tensor parameter, gradient, momentum;
   };
-  void StepAdam(Adam& adam, double scale);
+  void StepAdam(const Adam& adam, double scale);
 
   Settings settings_;
-  NamedTensors parameters_;
+  FlatTensors parameters_, gradients_, m_, v_, momentum_;
   std::vector<Adam> adams_;
   std::vector<Muon> muons_;
   int64_t adam_steps_ = 0;

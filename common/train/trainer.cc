@@ -18,9 +18,11 @@ namespace {
 constexpr char kDataPosition[] = "data.position";  // tokens of the stream consumed
 constexpr char kAdamSteps[] = "adam.steps";
 
-NamedTensors WithGradients(NamedTensors parameters) {
-  for (auto& [name, tensor] : parameters) tensor.set_requires_grad(true);
-  return parameters;
+FlatTensors InitialFlatParameters(const Settings& settings, const FlatLayout& layout) {
+  FlatTensors flat(layout, layout.embeddings_dtype());
+  const NamedTensors initial = InitialParameters(settings);
+  for (size_t i = 0; i < initial.size(); ++i) flat.tensors()[i].second.copy_(initial[i].second);
+  return flat;
 }
 
 }  // namespace
@@ -28,8 +30,11 @@ NamedTensors WithGradients(NamedTensors parameters) {
 Trainer::Trainer(const Settings& settings, ShardSet train)
     : settings_(settings),
       stream_(std::move(train)),
-      model_(settings, WithGradients(InitialParameters(settings))),
-      optimizer_(settings, model_.parameters()) {
+      layout_(settings),
+      parameters_(InitialFlatParameters(settings, layout_)),
+      gradients_(layout_, layout_.embeddings_dtype()),
+      model_(settings, Leaves(parameters_, gradients_)),
+      optimizer_(settings, layout_, parameters_, gradients_) {
   if (const int64_t held = shards().tokens(); held <= settings.train_seq_len) {
     throw InputError(shards().files().front(), StringPrintf("the training split holds %ld tokens where at least %ld are needed",
                                                             held, settings.train_seq_len + 1));
@@ -64,9 +69,8 @@ std::vector<float> Trainer::AccumulateGradients() {
 }
 
 double Trainer::Update(double scale) {
-  const double norm = optimizer_.ClipGradients();
-  optimizer_.Step(scale, MuonMomentum(settings_, step_));
-  optimizer_.ClearGradients();
+  const double norm = optimizer_.GradientNorm();
+  optimizer_.Step(scale, MuonMomentum(settings_, step_), optimizer_.ClipFactor(norm));
   if (ema_) ema_->Update();
   ++step_;
   if (swa_ && scale < settings_.swa_start_frac && step_ % settings_.swa_every == 0) swa_->AddSnapshot();
@@ -88,7 +92,6 @@ void Trainer::WarmUp(const std::function<void(int64_t)>& on_step) {
       AccumulateGradients();
     }
     optimizer_.Step(/*scale=*/1, settings_.muon_momentum);
-    optimizer_.ClearGradients();
     on_step(i);
   }
   NamedTensors state = State();

@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "common/checkpoint/checkpoint.h"
+#include "common/model/flat.h"
 #include "common/model/transformer.h"
 #include "common/optim/optimizer.h"
 #include "common/settings/settings.h"
@@ -50,6 +51,8 @@ class Trainer {
 
   Settings settings_;
   TokenStream stream_;
+  FlatLayout layout_;
+  FlatTensors parameters_, gradients_;
   Transformer model_;
   Optimizer optimizer_;
   std::optional<Ema> ema_;

@@ -82,18 +82,21 @@ class OptimizerTest : public testing::Test {
                    {"adam_eps", "0.01"},         {"grad_clip_norm", "0"}};
     for (const auto& [name, value] : options) all[name] = value;
     settings = Shape(all);
-    parameters = WithGradients(RandomParameters(settings));
-    optimizer.emplace(settings, parameters);
+    const FlatLayout layout(settings);
+    const FlatTensors flat(layout, layout.embeddings_dtype()), flat_gradients(layout, layout.embeddings_dtype());
+    const NamedTensors random = RandomParameters(settings);
+    for (size_t i = 0; i < random.size(); ++i) flat.tensors()[i].second.copy_(random[i].second);
+    parameters = flat.tensors();
+    gradients = flat_gradients.tensors();
+    optimizer.emplace(settings, layout, flat, flat_gradients);
     before.clear();
-    for (const auto& [name, tensor] : parameters) before[name] = tensor.detach().to(at::kDouble).clone();
+    for (const auto& [name, tensor] : parameters) before[name] = tensor.to(at::kDouble).clone();
     m = v = momentum = {};
   }
 
   void SetGradients(uint64_t seed) {
-    for (size_t i = 0; i < parameters.size(); ++i) {
-      at::Tensor& tensor = parameters[i].second;
-      tensor.mutable_grad() = Random(tensor.sizes().vec(), seed + i).mul(0.1).to(tensor.scalar_type());
-    }
+    for (size_t i = 0; i < gradients.size(); ++i)
+      gradients[i].second.copy_(Random(gradients[i].second.sizes().vec(), seed + i).mul(0.1));
   }
 
   static bool Embedding(const std::string& name) { return name == "tok_emb.weight" || name == "bigram.embed.weight"; }
@@ -103,27 +106,23 @@ class OptimizerTest : public testing::Test {
     return name.ends_with(".weight") && !Embedding(name) && name != "lm_head.weight";
   }
 
-  // Moves `before` by the formulas, given the gradients that stand in the parameters.
-  void StepFormula(int64_t step, double scale, double muon_momentum) {
-    for (const auto& [name, tensor] : parameters) {
+  // Moves `before` by the formulas.
+  void StepFormula(int64_t step, double scale, double muon_momentum, double factor) {
+    for (const auto& [name, gradient] : gradients) {
       at::Tensor& p = before[name];
-      const at::Tensor grad = tensor.grad();
+      const at::Tensor g = gradient.to(at::kDouble) * factor;
       if (IsMuon(name)) {
         const double rate = settings.matrix_lr * scale;
         p = p * (1 - rate * settings.muon_weight_decay);
-        if (!grad.defined()) continue;
-        const at::Tensor g = grad.to(at::kDouble);
         momentum[name] = momentum[name].defined() ? muon_momentum * momentum[name] + g : g;
         p = p - rate * Formula(g + muon_momentum * momentum[name], settings.muon_backend_steps);
         continue;
       }
-      if (!grad.defined()) continue;
       const double rate = scale * (name == "lm_head.weight"  ? settings.head_lr
                                    : !Embedding(name)        ? settings.scalar_lr
                                    : settings.tie_embeddings ? settings.tied_embed_lr
                                                              : settings.embed_lr);
       if (name != "lm_head.weight") p = p * (1 - rate * settings.weight_decay);
-      const at::Tensor g = grad.to(at::kDouble);
       m[name] = (m[name].defined() ? settings.beta1 * m[name] : at::zeros_like(g)) + (1 - settings.beta1) * g;
       v[name] = (v[name].defined() ? settings.beta2 * v[name] : at::zeros_like(g)) + (1 - settings.beta2) * g * g;
       const double n = static_cast<double>(step);
@@ -134,12 +133,13 @@ class OptimizerTest : public testing::Test {
 
   // One step of ours beside one of the formula, and their distance. Muon: Newton-Schulz's bfloat16, as above, times the
   // learning rate. AdamW: float32's roundings, or `storage` of the value where it is stored in bfloat16.
-  void StepBoth(int64_t step, double scale, double muon_momentum, double storage = 1e-6) {
-    StepFormula(step, scale, muon_momentum);
-    optimizer->Step(scale, muon_momentum);
+  void StepBoth(int64_t step, double scale, double muon_momentum, double storage = 1e-6, double factor = 1) {
+    StepFormula(step, scale, muon_momentum, factor);
+    optimizer->Step(scale, muon_momentum, factor);
+    for (const auto& [name, gradient] : gradients) EXPECT_FALSE(gradient.any().item<bool>()) << name;
     for (const auto& [name, tensor] : parameters) {
       if (tensor.numel() == 0) continue;
-      const at::Tensor difference = (tensor.detach().to(at::kDouble) - before[name]).abs();
+      const at::Tensor difference = (tensor.to(at::kDouble) - before[name]).abs();
       if (IsMuon(name)) {
         const double one_step = settings.matrix_lr * scale * std::sqrt(std::max(tensor.size(0), tensor.size(1)));
         EXPECT_LE(difference.square().sum().sqrt().item<double>(), 0.08 * static_cast<double>(step) * one_step)
@@ -152,7 +152,7 @@ class OptimizerTest : public testing::Test {
   }
 
   Settings settings;
-  NamedTensors parameters;
+  NamedTensors parameters, gradients;
   std::optional<Optimizer> optimizer;
   std::map<std::string, at::Tensor> before, m, v, momentum;  // the formula's, float64
 };
@@ -217,56 +217,46 @@ TEST_F(OptimizerTest, ControlPatternsKeepMatricesFromMuon) {
   }
 }
 
-// Without a gradient a parameter stays where it is; a matrix still decays.
-TEST_F(OptimizerTest, WithoutGradients) {
+// A matrix without a gradient, and without one so far, decays.
+TEST_F(OptimizerTest, MatricesDecayWithoutAGradient) {
   Begin({});
   SetGradients(1);
-  for (auto& [name, tensor] : parameters)
-    if (name == "smear.gate" || name == "blocks.1.mlp.fc.weight") tensor.mutable_grad() = at::Tensor();
+  for (auto& [name, gradient] : gradients)
+    if (name == "blocks.1.mlp.fc.weight") gradient.zero_();
   StepBoth(1, 1, 0.9);
   for (const auto& [name, tensor] : parameters) {
-    if (name == "smear.gate") {
-      EXPECT_TRUE(tensor.detach().to(at::kDouble).equal(before[name]));
-    } else if (name == "blocks.1.mlp.fc.weight") {
-      EXPECT_LE((tensor.detach() - before[name]).abs().max().item<double>(), 1e-6);
-    }
+    if (name != "blocks.1.mlp.fc.weight") continue;
+    EXPECT_LE((tensor - before[name]).abs().max().item<double>(), 1e-6);
   }
-  optimizer->ClearGradients();
-  for (const auto& [name, tensor] : parameters) EXPECT_FALSE(tensor.grad().defined()) << name;
 }
 
-double GlobalNorm(const NamedTensors& parameters) {
-  double sum = 0;
-  for (const auto& [name, tensor] : parameters)
-    if (tensor.grad().defined()) sum += tensor.grad().to(at::kDouble).square().sum().item<double>();
-  return std::sqrt(sum);
+TEST_F(OptimizerTest, NormOfAllGradients) {
+  Begin({});
+  for (uint64_t seed : {1, 2}) {
+    SetGradients(seed);
+    double sum = 0;
+    for (const auto& [name, gradient] : gradients) sum += gradient.to(at::kDouble).square().sum().item<double>();
+    EXPECT_NEAR(optimizer->GradientNorm(), std::sqrt(sum), 1e-5 * std::sqrt(sum));
+  }
 }
 
-TEST_F(OptimizerTest, ClipsTheGlobalNorm) {
+TEST_F(OptimizerTest, ClipsOnlyWhatIsAboveTheBound) {
   Begin({{"grad_clip_norm", "0.3"}});
-  SetGradients(1);
-  const double norm = GlobalNorm(parameters);
-  ASSERT_GT(norm, 1);
-  const at::Tensor first = parameters[1].second.grad().clone();
-  EXPECT_NEAR(optimizer->ClipGradients(), norm, 1e-5 * norm);
-  EXPECT_NEAR(GlobalNorm(parameters), 0.3 * norm / (norm + 1e-6), 1e-6);
-  const at::Tensor ratio = parameters[1].second.grad() / first;
-  EXPECT_LE((ratio - 0.3 / (norm + 1e-6)).abs().max().item<double>(), 1e-6);
-  // Below the bound nothing changes.
-  for (auto& [name, tensor] : parameters) tensor.mutable_grad().mul_(0.5);
-  const at::Tensor kept = parameters[1].second.grad().clone();
-  EXPECT_NEAR(optimizer->ClipGradients(), 0.15, 1e-5);
-  EXPECT_TRUE(parameters[1].second.grad().equal(kept));
-}
-
-TEST_F(OptimizerTest, ZeroOrLessClipsNothing) {
+  EXPECT_DOUBLE_EQ(optimizer->ClipFactor(2), 0.3 / (2 + 1e-6));
+  EXPECT_EQ(optimizer->ClipFactor(0.29), 1);
+  EXPECT_EQ(optimizer->ClipFactor(0), 1);
   for (const char* off : {"0", "-1"}) {
     Begin({{"grad_clip_norm", off}});
-    SetGradients(1);
-    parameters[2].second.mutable_grad() = at::Tensor();  // one may have none
-    const double norm = GlobalNorm(parameters);
-    EXPECT_NEAR(optimizer->ClipGradients(), norm, 1e-5 * norm);
-    EXPECT_DOUBLE_EQ(GlobalNorm(parameters), norm);
+    EXPECT_EQ(optimizer->ClipFactor(2), 1);
+  }
+}
+
+// Gradients times a factor.
+TEST_F(OptimizerTest, ClippedStepsAreTheirFormulas) {
+  Begin({});
+  for (int64_t step : {1, 2}) {
+    SetGradients(100 * step);
+    StepBoth(step, 1, 0.9, 1e-6, 0.25);
   }
 }
 

@@ -1,0 +1,71 @@
+#include "common/model/flat.h"
+
+#include <ATen/ops/zeros.h>
+
+#include "common/quantise/grid.h"
+
+namespace fairway {
+namespace {
+
+constexpr int64_t kCacheLine = 16;  // float32
+constexpr size_t kGroups = 4;
+
+Group GroupOf(const ParameterSpec& spec, const Settings& settings) {
+  if (spec.name == "tok_emb.weight" || spec.name == "bigram.embed.weight") return Group::kEmbeddings;
+  if (spec.name == "lm_head.weight") return Group::kHead;
+  return spec.shape.size() == 2 && !IsControlTensor(spec.name, settings) ? Group::kMatrices : Group::kVectors;
+}
+
+}  // namespace
+
+FlatLayout::FlatLayout(const Settings& settings) {
+  for (const ParameterSpec& spec : ParameterSpecs(settings)) {
+    entries_.push_back({.spec = spec, .group = GroupOf(spec, settings), .range = {}});
+    if (entries_.back().group == Group::kEmbeddings) embeddings_dtype_ = spec.dtype;
+  }
+  int64_t end = 0;
+  for (size_t group = 0; group < kGroups; ++group) {
+    begins_.push_back(end);
+    for (Entry& entry : entries_) {
+      if (static_cast<size_t>(entry.group) != group) continue;
+      entry.range.first = end;
+      end += c10::multiply_integers(entry.spec.shape);
+      entry.range.last = end;
+    }
+    end = (end + kCacheLine - 1) / kCacheLine * kCacheLine;
+  }
+  begins_.push_back(end);
+}
+
+FlatTensors::FlatTensors(const FlatLayout& layout, at::ScalarType embeddings, Group first, Group last)
+    : first_(static_cast<size_t>(first)) {
+  const auto dtype_of = [&](size_t group) { return group == 0 ? embeddings : at::kFloat; };
+  const auto range_of = [&](size_t group) { return layout.range(static_cast<Group>(group)); };
+  // Neighbours of one dtype share a buffer.
+  for (size_t group = first_; group <= static_cast<size_t>(last);) {
+    size_t end = group + 1;
+    while (end <= static_cast<size_t>(last) && dtype_of(end) == dtype_of(group)) ++end;
+    const int64_t begin = range_of(group).first;
+    buffers_.push_back(at::zeros({range_of(end - 1).last - begin}, dtype_of(group)));
+    for (; group < end; ++group)
+      groups_.push_back(buffers_.back().narrow(0, range_of(group).first - begin, range_of(group).size()));
+  }
+  for (const FlatLayout::Entry& entry : layout.entries()) {
+    if (entry.group < first || entry.group > last) continue;
+    const int64_t offset = entry.range.first - layout.range(entry.group).first;
+    // Detached: to autograd a tensor of its own, not a part of the buffer.
+    tensors_.emplace_back(entry.spec.name,
+                          group(entry.group).narrow(0, offset, entry.range.size()).view(entry.spec.shape).detach());
+  }
+}
+
+NamedTensors Leaves(const FlatTensors& parameters, const FlatTensors& gradients) {
+  NamedTensors leaves = parameters.tensors();
+  for (size_t i = 0; i < leaves.size(); ++i) {
+    leaves[i].second.set_requires_grad(true);
+    leaves[i].second.mutable_grad() = gradients.tensors()[i].second;
+  }
+  return leaves;
+}
+
+}  // namespace fairway
