@@ -14,6 +14,7 @@
 #include "common/base/text.h"
 #include "common/evaluate/evaluate.h"
 #include "common/evaluate/generate.h"
+#include "common/model/fused.h"
 #include "common/quantise/artifact.h"
 #include "common/tokens/shard_format.h"
 #include "common/tool/tool.h"
@@ -33,7 +34,7 @@ struct Subject {
   std::string path, digest, identity;
   Json made_from;  // identities of what the file was made from, where it says so (an artifact does not)
   uint64_t bytes;
-  Transformer model;
+  NamedTensors parameters;
 };
 
 // Reads the file, and takes its settings into `settings`.
@@ -47,21 +48,21 @@ Subject Open(const std::string& path, Settings& settings) {
   settings.CheckModel();
   Json made_from = Json::array();
   for (const Lineage::Input& input : weights.lineage().inputs) made_from.push_back(input.identity);
-  return {name, digest, weights.identity(), made_from, bytes, Transformer(settings, LoadParameters(weights, settings))};
+  return {name, digest, weights.identity(), made_from, bytes, LoadParameters(weights, settings)};
 }
 
 double SecondsSince(std::chrono::steady_clock::time_point start) {
   return std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
 }
 
-Score Plain(const Subject& subject, const ShardSet& val, const ByteTable& table, const Settings& settings) {
+Score Plain(Engine& model, const ShardSet& val, const ByteTable& table, const Settings& settings) {
   Progress bar("plain evaluation", val.tokens() / settings.train_seq_len);
-  return EvaluatePlain(subject.model, val, table, settings,
+  return EvaluatePlain(model, val, table, settings,
                        [&](const BatchDone& batch) { bar.Update(batch.windows_done); });
 }
 
-Score Sliding(const Subject& subject, const ShardSet& val, const ByteTable& table, const Settings& settings) {
-  return EvaluateSliding(subject.model, val, table, settings, [](const BatchDone& batch) {
+Score Sliding(Engine& model, const ShardSet& val, const ByteTable& table, const Settings& settings) {
+  return EvaluateSliding(model, val, table, settings, [](const BatchDone& batch) {
     if (batch.batch % 50 != 0) return;
     Log("  sliding_eval [%5.1f%%] %ld/%ld windows running_bpb=%.6f", 100.0 * batch.windows_done / batch.windows,
         batch.windows_done, batch.windows, batch.bits_per_byte);
@@ -74,10 +75,12 @@ Json Evaluate(const Options& options, Settings& settings) {
   const ShardSet val(settings.data_path, "val", settings.vocab_size);
   const ByteTable table = ByteTable::Load(settings);
 
+  FusedTransformer model(settings, subject.parameters);
+
   const bool sliding = IsSliding(settings);
   std::optional<Score> plain;  // none of a split without a whole sequence
   if (sliding && val.tokens() > settings.train_seq_len) {
-    plain = Plain(subject, val, table, settings);
+    plain = Plain(model, val, table, settings);
     Log("plain_eval val_loss:%.8f val_bpb:%.8f targets:%ld dropped:%ld", plain->val_loss, plain->val_bpb,
         plain->targets, plain->dropped);
   }
@@ -87,7 +90,7 @@ Json Evaluate(const Options& options, Settings& settings) {
     Log("final_eval_mode:standard");
   }
   const auto final_start = std::chrono::steady_clock::now();
-  const Score score = sliding ? Sliding(subject, val, table, settings) : Plain(subject, val, table, settings);
+  const Score score = sliding ? Sliding(model, val, table, settings) : Plain(model, val, table, settings);
   if (!sliding) plain = score;
   Log("final_int8_zlib_roundtrip val_loss:%.4f val_bpb:%.4f eval_time:%.0fms", score.val_loss, score.val_bpb,
       1000 * SecondsSince(final_start));
@@ -161,7 +164,7 @@ Json Continue(const Options& options, Settings& settings) {
   std::vector<int64_t> prompt = table.Encode(options.prompt);
   prompt.insert(prompt.begin(), kBos);
   const std::vector<int64_t> ids =
-      Generate(subject.model, settings, prompt,
+      Generate(Transformer(settings, subject.parameters), settings, prompt,
                {options.tokens, options.temperature, static_cast<uint64_t>(settings.seed), kBos});
   const std::string text = table.Decode(ids);
   LogLine(options.prompt + text);

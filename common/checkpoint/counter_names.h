@@ -21,7 +21,7 @@ inline constexpr char kStoppedByClock[] = "stop.wallclock";  // 1 where the wall
 // Averages and late QAT.
 inline constexpr char kEmaUpdates[] = "ema.updates";
 inline constexpr char kSwaSnapshots[] = "swa.snapshots";
-inline constexpr char kQatReplacements[] = "qat.replacements";  // forward passes of one matrix through its grid
+inline constexpr char kQatReplacements[] = "qat.replacements";  // matrices on their grid, one a step
 inline constexpr char kQatFirstStep[] = "qat.first_step";       // steps already taken when late QAT began
 
 // The share of each set that ema-finalize took: finalize.ema 1, or of a blend finalize.ema 0.5 and finalize.swa 0.5.

@@ -1,7 +1,7 @@
 #include "common/evaluate/evaluate.h"
 
-#include <ATen/core/grad_mode.h>
-#include <ATen/ops/zeros.h>
+#include <ATen/ops/from_blob.h>
+#include <ATen/ops/mean.h>
 
 #include <algorithm>
 #include <numeric>
@@ -17,7 +17,8 @@ namespace {
 struct Batch {
   std::vector<Window> windows;
   std::vector<uint16_t> tokens;  // from the first window's begin up to the last target of all
-  at::Tensor ids, targets;       // int64 [windows, width]; a shorter window ends in id 0, which no scored position sees
+  int64_t width;
+  std::vector<float> losses;     // [windows, width], of the scored positions
 
   const uint16_t* tokens_of(const Window& window) const {
     return tokens.data() + (window.begin - windows.front().begin);
@@ -30,18 +31,8 @@ Batch ReadBatch(const ShardSet& val, const WindowPlan& plan, int64_t first, int6
   const int64_t begin = batch.windows.front().begin;
   batch.tokens.resize(batch.windows.back().end() + 1 - begin);
   val.Read(begin, batch.tokens.size(), batch.tokens.data());
-
-  batch.ids = at::zeros({count, plan.width()}, at::kLong);
-  batch.targets = at::zeros({count, plan.width()}, at::kLong);
-  int64_t* ids = batch.ids.mutable_data_ptr<int64_t>();
-  int64_t* targets = batch.targets.mutable_data_ptr<int64_t>();
-  for (const Window& window : batch.windows) {
-    const uint16_t* tokens = batch.tokens_of(window);
-    std::copy_n(tokens, window.length, ids);
-    std::copy_n(tokens + 1, window.length, targets);
-    ids += plan.width();
-    targets += plan.width();
-  }
+  batch.width = plan.width();
+  batch.losses.resize(count * batch.width);
   return batch;
 }
 
@@ -53,17 +44,32 @@ int64_t ScoredBytes(const ByteTable& table, const Batch& batch, const Window& wi
   return bytes;
 }
 
-// Evaluates the windows of `plan`, `batch_windows` at a time; add(batch, losses, sum) puts a batch's losses, float32
-// [windows, width], into the sum.
+// Windows of one length that score from one position are computed together.
+void ComputeLosses(Engine& model, Batch& batch) {
+  std::vector<float> losses;
+  const auto alike = [](const Window& a, const Window& b) { return a.length == b.length && a.score_from == b.score_from; };
+  for (size_t first = 0, last; first < batch.windows.size(); first = last) {
+    const Window& window = batch.windows[first];
+    std::vector<const uint16_t*> sequences;
+    for (last = first; last < batch.windows.size() && alike(batch.windows[last], window); ++last)
+      sequences.push_back(batch.tokens_of(batch.windows[last]));
+    const int64_t scored = window.length - window.score_from;
+    losses.resize(sequences.size() * scored);
+    model.TokenLosses(sequences, window.length, window.score_from, losses.data());
+    for (size_t i = first; i < last; ++i)
+      std::copy_n(losses.data() + (i - first) * scored, scored, batch.losses.data() + i * batch.width + window.score_from);
+  }
+}
+
+// Evaluates the windows of `plan`, `batch_windows` at a time; add(batch, sum) puts a batch's losses into the sum.
 template <typename Add>
-Score ScoreWindows(const Transformer& model, const ShardSet& val, const WindowPlan& plan, int64_t batch_windows,
+Score ScoreWindows(Engine& model, const ShardSet& val, const WindowPlan& plan, int64_t batch_windows,
                    const OnBatch& on_batch, Add add) {
-  const at::NoGradGuard no_grad;
-  const at::Device device = model.parameters().front().second.device();
   ScoreSum sum(plan);
   for (int64_t done = 0, number = 0; done < plan.size(); ++number) {
-    const Batch batch = ReadBatch(val, plan, done, std::min(batch_windows, plan.size() - done));
-    add(batch, model.TokenLosses(batch.ids.to(device), batch.targets.to(device)).cpu().contiguous(), sum);
+    Batch batch = ReadBatch(val, plan, done, std::min(batch_windows, plan.size() - done));
+    ComputeLosses(model, batch);
+    add(batch, sum);
     done += static_cast<int64_t>(batch.windows.size());
     if (on_batch) on_batch({number, done, plan.size(), sum.bits_per_byte()});
   }
@@ -85,7 +91,7 @@ bool IsSliding(const Settings& settings) {
   return settings.eval_stride > 0 && settings.eval_stride < settings.train_seq_len;
 }
 
-Score EvaluatePlain(const Transformer& model, const ShardSet& val, const ByteTable& table, const Settings& settings,
+Score EvaluatePlain(Engine& model, const ShardSet& val, const ByteTable& table, const Settings& settings,
                     const OnBatch& on_batch) {
   const int64_t batch_windows = settings.val_batch_size / 8 / settings.train_seq_len;
   if (batch_windows == 0) {
@@ -95,15 +101,16 @@ Score EvaluatePlain(const Transformer& model, const ShardSet& val, const ByteTab
   const WindowPlan plan = WindowPlan::Plain(val.tokens() - 1, settings.train_seq_len);
   if (plan.size() == 0) ThrowTooShort(val, settings.train_seq_len + 1);
   return ScoreWindows(
-      model, val, plan, batch_windows, on_batch, [&](const Batch& batch, const at::Tensor& losses, ScoreSum& sum) {
-        const double nats = static_cast<double>(losses.mean().item<float>()) * static_cast<double>(losses.numel());
+      model, val, plan, batch_windows, on_batch, [&](Batch& batch, ScoreSum& sum) {
+        const int64_t count = static_cast<int64_t>(batch.losses.size());
+        const double nats = at::from_blob(batch.losses.data(), {count}).mean().item<float>() * static_cast<double>(count);
         int64_t bytes = 0;
         for (const Window& window : batch.windows) bytes += ScoredBytes(table, batch, window);
         sum.Add(batch.windows.front().begin, batch.windows.back().end(), nats, bytes);
       });
 }
 
-Score EvaluateSliding(const Transformer& model, const ShardSet& val, const ByteTable& table, const Settings& settings,
+Score EvaluateSliding(Engine& model, const ShardSet& val, const ByteTable& table, const Settings& settings,
                       const OnBatch& on_batch) {
   const int64_t targets = val.tokens() - 1;
   const int64_t needed = settings.compat ? settings.train_seq_len : 1;
@@ -111,8 +118,8 @@ Score EvaluateSliding(const Transformer& model, const ShardSet& val, const ByteT
   const WindowPlan plan = settings.compat ? WindowPlan::Published(targets, settings.train_seq_len, settings.eval_stride)
                                           : WindowPlan::Sliding(targets, settings.train_seq_len, settings.eval_stride);
   return ScoreWindows(model, val, plan, settings.eval_batch_seqs, on_batch,
-                      [&](const Batch& batch, const at::Tensor& losses, ScoreSum& sum) {
-                        const float* row = losses.const_data_ptr<float>();
+                      [&](const Batch& batch, ScoreSum& sum) {
+                        const float* row = batch.losses.data();
                         for (const Window& window : batch.windows) {
                           const double nats = std::accumulate(row + window.score_from, row + window.length, 0.0);
                           sum.Add(window.first_scored(), window.end(), nats, ScoredBytes(table, batch, window));

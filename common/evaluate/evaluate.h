@@ -1,13 +1,13 @@
 // Scores a model on the validation split (specification 1, section 7).
 //
-// Tokens are read from the shards a batch at a time and checked on the way. Nothing here records gradients. The model
-// must not be under fake quantisation: a score is of the weights as they are.
+// Tokens are read from the shards a batch at a time and checked on the way. The model must not be under fake quantisation: a
+// score is of the weights as they are.
 #pragma once
 
 #include <cstdint>
 #include <functional>
 
-#include "common/model/transformer.h"
+#include "common/model/engine.h"
 #include "common/score/score.h"
 #include "common/settings/settings.h"
 #include "common/tokens/byte_table.h"
@@ -26,14 +26,14 @@ using OnBatch = std::function<void(const BatchDone&)>;
 // the float32 mean of a batch times its count is summed in float64, and targets beyond the last whole sequence are
 // dropped. Throws InputError for a split shorter than one sequence or an id out of range, UsageError where
 // val_batch_size holds no sequence.
-Score EvaluatePlain(const Transformer& model, const ShardSet& val, const ByteTable& table, const Settings& settings,
+Score EvaluatePlain(Engine& model, const ShardSet& val, const ByteTable& table, const Settings& settings,
                     const OnBatch& on_batch = {});
 
 // Windows of train_seq_len every eval_stride targets, eval_batch_seqs at a time; every target of the split exactly
 // once, a split shorter than one sequence as one shorter window. Under settings.compat the published sum: whole
 // sequences only, their tail scored again. Throws InputError for a split without a target or an id out of range.
 // REQUIRES: IsSliding(settings).
-Score EvaluateSliding(const Transformer& model, const ShardSet& val, const ByteTable& table, const Settings& settings,
+Score EvaluateSliding(Engine& model, const ShardSet& val, const ByteTable& table, const Settings& settings,
                       const OnBatch& on_batch = {});
 
 // Whether the settings ask for sliding evaluation: 0 < eval_stride < train_seq_len.

@@ -53,19 +53,8 @@ FlatTensors::FlatTensors(const FlatLayout& layout, at::ScalarType embeddings, Gr
   for (const FlatLayout::Entry& entry : layout.entries()) {
     if (entry.group < first || entry.group > last) continue;
     const int64_t offset = entry.range.first - layout.range(entry.group).first;
-    // Detached: to autograd a tensor of its own, not a part of the buffer.
-    tensors_.emplace_back(entry.spec.name,
-                          group(entry.group).narrow(0, offset, entry.range.size()).view(entry.spec.shape).detach());
+    tensors_.emplace_back(entry.spec.name, group(entry.group).narrow(0, offset, entry.range.size()).view(entry.spec.shape));
   }
-}
-
-NamedTensors Leaves(const FlatTensors& parameters, const FlatTensors& gradients) {
-  NamedTensors leaves = parameters.tensors();
-  for (size_t i = 0; i < leaves.size(); ++i) {
-    leaves[i].second.set_requires_grad(true);
-    leaves[i].second.mutable_grad() = gradients.tensors()[i].second;
-  }
-  return leaves;
 }
 
 }  // namespace fairway

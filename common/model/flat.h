@@ -63,7 +63,4 @@ class FlatTensors {
   std::vector<at::Tensor> groups_, buffers_;
 };
 
-// A model's parameters as autograd's leaves, whose gradients add up in `gradients`, of the same dtypes.
-NamedTensors Leaves(const FlatTensors& parameters, const FlatTensors& gradients);
-
 }  // namespace fairway

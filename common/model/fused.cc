@@ -4,8 +4,8 @@
 #include <sys/mman.h>
 
 #include <algorithm>
-#include <chrono>
 #include <cstdlib>
+#include <cstring>
 #include <new>
 #include <stdexcept>
 
@@ -16,35 +16,18 @@
 #include "common/model/ops/fake_quantise.h"
 #include "common/model/ops/formulas.h"
 #include "common/model/ops/mix_norm.h"
+#include "common/model/ops/product.h"
 #include "common/model/ops/qk.h"
-#include "common/model/ops/relu2.h"
 #include "common/model/ops/team.h"
 #include "common/model/ops/xsa.h"
 #include "common/tokens/shard_format.h"
 
-// The matrix library inside LibTorch: Fortran's interface, column after column. Called by one thread of a team it uses that
-// thread alone.
-extern "C" void sgemm_(const char* transpose_a, const char* transpose_b, const int* m, const int* n, const int* k,
-                       const float* alpha, const float* a, const int* lda, const float* b, const int* ldb, const float* beta,
-                       float* c, const int* ldc);
-
 namespace fairway {
 namespace {
 
-constexpr int64_t kRowsPerThread = 1024;  // of a chunk: activations of a layer stay in the outer caches
-constexpr int64_t kHeadRows = 512;        // rows of logits a thread holds at a time
-
-enum class Sum { kSet, kAdd };
-
-// C [m, n] = (or +=) A B, rows ld… floats apart. A is [m, k], or [k, m] where `transpose_a`; B likewise.
-void Gemm(bool transpose_a, bool transpose_b, int64_t m, int64_t n, int64_t k, const float* a, int64_t lda, const float* b,
-          int64_t ldb, Sum sum, float* c, int64_t ldc) {
-  if (m == 0 || n == 0) return;
-  const float one = 1, beta = sum == Sum::kAdd ? 1 : 0;
-  const int im = static_cast<int>(m), in = static_cast<int>(n), ik = static_cast<int>(k), ia = static_cast<int>(lda),
-            ib = static_cast<int>(ldb), ic = static_cast<int>(ldc);
-  sgemm_(transpose_b ? "T" : "N", transpose_a ? "T" : "N", &in, &im, &ik, &one, b, &ib, a, &ia, &beta, c, &ic);
-}
+constexpr int64_t kRowsPerThread = 1024;  // of a chunk: its activations stay in the outer caches
+constexpr int64_t kPieceRows = 252;       // that go through a layer together: a piece stays in a core's own cache
+constexpr int64_t kHeadRows = 252;        // rows of logits a thread holds at a time
 
 // One block of memory for everything, aligned to cache lines, on large pages where the system gives them.
 class Workspace {
@@ -54,54 +37,89 @@ class Workspace {
   Workspace& operator=(const Workspace&) = delete;
   ~Workspace() { std::free(memory_); }
 
-  // Makes room for `floats`; what was there is lost where it grows.
-  void Reserve(int64_t floats) {
-    if (floats <= size_) return;
+  // Makes room for `bytes`; what was there is lost where it grows.
+  void Reserve(int64_t bytes) {
+    if (bytes <= size_) return;
     std::free(memory_);
-    constexpr size_t kPage = size_t{2} << 20;
-    const size_t bytes = (static_cast<size_t>(floats) * sizeof(float) + kPage - 1) / kPage * kPage;
-    memory_ = static_cast<float*>(std::aligned_alloc(kPage, bytes));
+    memory_ = nullptr;
+    size_ = 0;
+    constexpr int64_t kPage = int64_t{2} << 20;
+    const int64_t rounded = (bytes + kPage - 1) / kPage * kPage;
+    memory_ = static_cast<char*>(std::aligned_alloc(kPage, rounded));
     if (memory_ == nullptr) throw std::bad_alloc();
-    madvise(memory_, bytes, MADV_HUGEPAGE);
-    size_ = floats;
+    madvise(memory_, rounded, MADV_HUGEPAGE);
+    size_ = bytes;
   }
-  float* data() const { return memory_; }
+  char* data() const { return memory_; }
 
  private:
-  float* memory_ = nullptr;
+  char* memory_ = nullptr;
   int64_t size_ = 0;
 };
 
-// A linear layer's weight [rows, columns] and what the products use in its place: itself, or a copy that is rounded to its
-// training grid, multiplied by a scale a row, or both.
+// Hands out pieces of a workspace; with no memory behind it, only counts.
+class Planner {
+ public:
+  explicit Planner(char* memory) : memory_(memory) {}
+  template <class T>
+  T* Take(int64_t count) {
+    char* piece = memory_ == nullptr ? nullptr : memory_ + used_;
+    used_ += (count * static_cast<int64_t>(sizeof(T)) + 63) / 64 * 64;
+    return reinterpret_cast<T*>(piece);
+  }
+  Elements Take(int64_t count, Precision precision) {
+    return {Take<char>(count * ElementBytes(precision)), precision};
+  }
+  Panels Take(int64_t K, int64_t N, Precision precision) {
+    return {.words = Take<Word>(Panels::Words(precision, K, N)), .K = K, .N = N, .precision = precision};
+  }
+  int64_t used() const { return used_; }
+
+ private:
+  char* memory_;
+  int64_t used_ = 0;
+};
+
+// The weight [rows, columns] of a linear layer, of one tensor or of several on top of each other, and what the products use in
+// its place: packed for both ways, rounded to its training grid and multiplied by a scale a row where it has them.
 struct Matrix {
-  const float* weight = nullptr;
-  float* gradient = nullptr;
+  struct Part {
+    Elements weight;
+    float* gradient;
+    int64_t rows;
+    std::optional<FakeGrid> grid;
+  };
+  std::vector<Part> parts;
   int64_t rows = 0, columns = 0;
-  std::optional<FakeGrid> grid;
   // of each row, scale_stride floats apart (0: one for all); null: no scale
   const float* scale = nullptr;
   float* scale_gradient = nullptr;
   int64_t scale_stride = 1;
-  std::vector<float> copy;
-  const float* used = nullptr;
-  bool rounded = false;
+  Panels forward;                     // [columns, rows]: A W^T
+  Panels backward;                    // [rows, columns]: dA = dOut W
+  std::vector<float*> gradient_rows;  // where each row of the gradient lies
+
+  const Part& part_of(int64_t& row) const {  // and the row's number in it
+    size_t i = 0;
+    for (; row >= parts[i].rows; ++i) row -= parts[i].rows;
+    return parts[i];
+  }
 };
 
 struct Layer {
   const float *resid_mix, *q_gain;
   float *resid_mix_gradient, *q_gain_gradient;
-  Matrix c_q, c_k, c_v, attn_proj, mlp_fc, mlp_proj;
+  Matrix qkv, attn_proj, mlp_fc, mlp_proj;
   bool exclusive;
   int64_t skip_from = -1;  // the encoder block whose output comes in, and its row of skip_weights
   int64_t skip_row = 0;
-  bool skipped_to = false;  // whether a decoder block takes this one's output
 };
 
 // Sizes that settings fix.
 struct Shape {
   explicit Shape(const Settings& s)
-      : V(s.vocab_size),
+      : precision(s.precision == "bfloat16" ? Precision::kBFloat16 : Precision::kFloat32),
+        V(s.vocab_size),
         L(s.num_layers),
         D(s.model_dim),
         H(s.num_heads),
@@ -113,6 +131,9 @@ struct Shape {
         encoder(s.num_layers / 2),
         skips(std::min(encoder, L - encoder)) {}
   int64_t qkv() const { return (H + 2 * Hkv) * d; }
+  // From row to row where a row of `width` elements is a product's operand: whole words.
+  int64_t Stride(int64_t width) const { return WordsFor(precision, width) * WordElements(precision); }
+  Precision precision;
   int64_t V, L, D, H, Hkv, d, F, bigram_rows, bigram_dim, encoder, skips;
 };
 
@@ -131,81 +152,97 @@ struct Vectors {
 // A chunk's activations: N = B T rows.
 struct Activations {
   struct Saved {
-    float *qkv, *inverse_norms, *lse, *y, *xa, *h;
+    Elements qkv, y, h;
+    float *xa, *inverse_norms, *lse;
+  };
+  // One thread's rows of logits, which become their gradients, and both operands of the output layer's gradient.
+  struct Head {
+    float* logits;
+    Panels dlogits, u;
   };
   int64_t B, T, N;
   std::vector<float*> x;     // [L + 1] of [N, D]: what goes into each block, and what comes out of the last
   std::vector<Saved> saved;  // [L]; all the same where no backward pass follows
+  std::vector<Head> heads;   // of each thread
+  std::vector<char*> scratch;
   std::vector<float*> dskip;
-  float *x1, *embed_norms, *bigram, *losses;
-  float *u, *u2, *act, *da, *dx, *dx0, *dy, *dqkv, *logits, *scratch;
+  float *x1, *embed_norms, *losses;
+  Elements bigram, u, act;
   int32_t *ids, *targets, *bigram_rows;
   uint8_t* joined;
-};
-
-// Hands out pieces of a workspace; with no memory behind it, only counts.
-class Planner {
- public:
-  explicit Planner(float* memory) : memory_(memory) {}
-  float* Take(int64_t floats) {
-    float* piece = memory_ == nullptr ? nullptr : memory_ + used_;
-    used_ += (floats + 15) / 16 * 16;
-    return piece;
-  }
-  int64_t used() const { return used_; }
-
- private:
-  float* memory_;
-  int64_t used_ = 0;
+  // backward
+  float *dx, *dx0, *dbigram;
+  Elements dx_elements, dy, dh, dqkv;
+  // operands of weight gradients: of the MLP, of attention's output, of its input, of the bigram projection
+  Panels mlp_dx, mlp_act, mlp_dh, mlp_u, proj_dx, proj_y, qkv_d, qkv_u, bigram_d, bigram_in;
 };
 
 Activations Plan(const Shape& s, int64_t B, int64_t T, bool training, int threads, Planner& plan) {
-  const int64_t N = B * T;
+  const int64_t N = B * T, F = s.Stride(s.F);
+  const Precision precision = s.precision;
   Activations a{.B = B, .T = T, .N = N};
-  for (int64_t i = 0; i <= s.L; ++i) a.x.push_back(plan.Take(N * s.D));
+  for (int64_t i = 0; i <= s.L; ++i) a.x.push_back(plan.Take<float>(N * s.D));
   for (int64_t i = 0; i < s.L; ++i) {
     if (i > 0 && !training) {
       a.saved.push_back(a.saved[0]);
       continue;
     }
-    a.saved.push_back({.qkv = plan.Take(N * s.qkv()),
-                       .inverse_norms = plan.Take(N * (s.H + s.Hkv)),
-                       .lse = plan.Take(N * s.H),
-                       .y = plan.Take(N * s.D),
-                       .xa = plan.Take(N * s.D),
-                       .h = plan.Take(N * s.F)});
+    a.saved.push_back({.qkv = plan.Take(N * s.qkv(), precision),
+                       .y = plan.Take(N * s.D, precision),
+                       .h = plan.Take(N * F, precision),
+                       .xa = plan.Take<float>(N * s.D),
+                       .inverse_norms = plan.Take<float>(N * (s.H + s.Hkv)),
+                       .lse = plan.Take<float>(N * s.H)});
   }
-  a.x1 = plan.Take(N * s.D);
-  a.embed_norms = plan.Take(N);
-  a.bigram = plan.Take(N * s.bigram_dim);
-  a.losses = plan.Take(N);
-  a.u = plan.Take(N * s.D);
-  a.act = plan.Take(N * std::max({s.F, s.D, s.bigram_dim}));
-  a.logits = plan.Take(threads * kHeadRows * s.V);
-  a.scratch = plan.Take(threads * AttentionScratch({.T = T, .H = s.H, .Hkv = s.Hkv, .d = s.d, .cos = nullptr, .sin = nullptr}));
-  a.ids = reinterpret_cast<int32_t*>(plan.Take(N));
-  a.targets = reinterpret_cast<int32_t*>(plan.Take(N));
-  a.bigram_rows = reinterpret_cast<int32_t*>(plan.Take(N));
-  a.joined = reinterpret_cast<uint8_t*>(plan.Take((N + 3) / 4));
+  const int64_t scratch = AttentionScratchBytes({.T = T, .H = s.H, .Hkv = s.Hkv, .d = s.d, .cos = nullptr, .sin = nullptr});
+  for (int i = 0; i < threads; ++i) {
+    a.scratch.push_back(plan.Take<char>(scratch));
+    Activations::Head head{.logits = plan.Take<float>(kHeadRows * s.Stride(s.V)), .dlogits = {}, .u = {}};
+    if (training) {
+      head.dlogits = plan.Take(kHeadRows, s.V, precision);
+      head.u = plan.Take(kHeadRows, s.D, precision);
+    }
+    a.heads.push_back(head);
+  }
+  a.x1 = plan.Take<float>(N * s.D);
+  a.embed_norms = plan.Take<float>(N);
+  a.losses = plan.Take<float>(N);
+  a.bigram = plan.Take(N * s.Stride(s.bigram_dim), precision);
+  a.u = plan.Take(N * s.D, precision);
+  a.act = plan.Take(N * F, precision);
+  a.ids = plan.Take<int32_t>(N);
+  a.targets = plan.Take<int32_t>(N);
+  a.bigram_rows = plan.Take<int32_t>(N);
+  a.joined = plan.Take<uint8_t>(N);
   if (!training) return a;
-  for (int64_t i = 0; i < s.skips; ++i) a.dskip.push_back(plan.Take(N * s.D));
-  a.u2 = plan.Take(N * s.D);
-  a.da = plan.Take(N * s.F);
-  a.dx = plan.Take(N * s.D);
-  a.dx0 = plan.Take(N * s.D);
-  a.dy = plan.Take(N * s.D);
-  a.dqkv = plan.Take(N * s.qkv());
+  for (int64_t i = 0; i < s.skips; ++i) a.dskip.push_back(plan.Take<float>(N * s.D));
+  a.dx = plan.Take<float>(N * s.D);
+  a.dx0 = plan.Take<float>(N * s.D);
+  a.dbigram = plan.Take<float>(N * s.bigram_dim);
+  // The stream's gradient as a product's operand: itself where elements are float32.
+  a.dx_elements = precision == Precision::kFloat32 ? Floats(a.dx) : plan.Take(N * s.D, precision);
+  a.dy = plan.Take(N * s.D, precision);
+  a.dh = a.act;  // the forward pass is over
+  a.dqkv = plan.Take(N * s.qkv(), precision);
+  for (Panels* panels : {&a.mlp_dx, &a.mlp_u, &a.proj_dx, &a.proj_y, &a.qkv_u, &a.bigram_d}) *panels = plan.Take(N, s.D, precision);
+  for (Panels* panels : {&a.mlp_act, &a.mlp_dh}) *panels = plan.Take(N, s.F, precision);
+  a.qkv_d = plan.Take(N, s.qkv(), precision);
+  a.bigram_in = plan.Take(N, s.bigram_dim, precision);
   return a;
 }
 
-float* At(float* rows, int64_t width, Rows range) { return rows + range.first * width; }
+Elements At(Elements rows, int64_t stride, Rows range) { return rows + range.first * stride; }
+
+// Calls work(rows) for one piece of the rows after the other.
+template <class Work>
+void EachPiece(Rows rows, Work work) {
+  for (int64_t first = rows.first; first < rows.last; first += kPieceRows)
+    work(Rows{first, std::min(first + kPieceRows, rows.last)});
+}
+
+Rows All(int64_t n) { return {0, n}; }
 
 }  // namespace
-
-const char* StepProfile::Name(Operation operation) {
-  constexpr const char* kNames[] = {"embed", "norm", "linear", "qk", "attention", "xsa", "relu2", "head", "weights", "wait"};
-  return kNames[operation];
-}
 
 class FusedTransformer::Impl {
  public:
@@ -219,43 +256,24 @@ class FusedTransformer::Impl {
   StepProfile* profile = nullptr;
 
  private:
-  using Op = StepProfile::Operation;
-  // Times the first thread's operations one after the other.
-  class Clock {
-   public:
-    Clock(StepProfile* profile, const Team& team) : profile_(team.rank == 0 ? profile : nullptr) {
-      if (profile_ != nullptr) last_ = std::chrono::steady_clock::now();
-    }
-    // What was done since the last call was `operation`.
-    void Done(Op operation) {
-      if (profile_ == nullptr) return;
-      const auto now = std::chrono::steady_clock::now();
-      profile_->seconds[operation] += std::chrono::duration<double>(now - last_).count();
-      last_ = now;
-    }
-
-   private:
-    StepProfile* profile_;
-    std::chrono::steady_clock::time_point last_;
-  };
   // What a thread carries through a pass.
   struct Pass {
     const Team& team;
-    Clock clock;
-    Rows mine;       // of the chunk's rows
-    int64_t first;   // positions before this one are not scored
+    StepClock clock;
+    Rows mine;      // of the chunk's rows
+    int64_t first;  // positions before this one are not scored
     void Wait() {
       team.Wait();
       clock.Done(StepProfile::kWait);
     }
   };
 
+  std::vector<Matrix*> Matrices();
   int64_t SequencesAtATime(int64_t all, int64_t T) const;
   void Begin(std::span<const uint16_t* const> sequences, int64_t T, bool training);
   MixNorm BlockInput(int64_t i) const;
   template <class Work>
   void EachScored(const Pass& pass, Work work) const;
-  std::vector<Matrix*> Matrices();
 
   void Embed(Pass& pass);
   void Block(Pass& pass, int64_t i);
@@ -264,22 +282,27 @@ class FusedTransformer::Impl {
   void HeadWithGradients(Pass& pass, float share);
   void BlockBackward(Pass& pass, int64_t i, Vectors& vectors);
   void EmbedBackward(Pass& pass, Vectors& vectors);
-  void WeightGradient(Pass& pass, Matrix& matrix, const float* dout, int64_t dout_stride, const float* in);
+  void WeightGradient(Pass& pass, const Matrix& matrix, const Panels& dout, const Panels& in);
+  void WeightRow(const Matrix& m, int64_t row, float* to) const;
+  Elements StreamCopy() const;
 
   const Settings settings_;
   const NamedTensors parameters_, gradients_;
   const Shape shape_;
   const int threads_;
   std::vector<Layer> layers_;
-  const float *tok_emb_, *skip_weights_, *smear_gate_, *bigram_embed_ = nullptr, *bigram_scale_ = nullptr;
+  Matrix head_;  // the output layer: the token table where they are tied
+  std::optional<Matrix> bigram_proj_;
+  Elements tok_emb_, bigram_embed_;
+  const float *skip_weights_, *smear_gate_, *bigram_scale_ = nullptr;
   float *tok_emb_gradient_, *skip_weights_gradient_, *smear_gate_gradient_, *bigram_embed_gradient_ = nullptr,
                                                                              *bigram_scale_gradient_ = nullptr;
-  std::optional<Matrix> bigram_proj_, lm_head_;
+  bool fake_quantise_ = false;
   std::vector<float> gate_;  // sigmoid(smear.gate)
   Rotary rotary_;
   int64_t rotary_positions_ = 0;
   std::vector<Vectors> vectors_;  // of each thread
-  Workspace workspace_;
+  Workspace packed_, workspace_;
   Activations a_{};
   QkShape heads_{};
 };
@@ -291,29 +314,46 @@ FusedTransformer::Impl::Impl(const Settings& settings, NamedTensors parameters, 
       shape_(settings),
       threads_(at::get_num_threads()),
       gate_(settings.model_dim) {
-  const auto find = [](const NamedTensors& tensors, const std::string& name) -> float* {
-    for (const auto& [own, tensor] : tensors) {
-      if (own != name) continue;
-      if (tensor.scalar_type() != at::kFloat || !tensor.is_contiguous())
-        throw std::invalid_argument(name + " is not contiguous float32");
-      return tensor.data_ptr<float>();
-    }
+  const auto find = [](const NamedTensors& tensors, const std::string& name) -> const at::Tensor* {
+    for (const auto& [own, tensor] : tensors)
+      if (own == name) return &tensor;
     return nullptr;
   };
-  const auto value = [&](const std::string& name) { return find(parameters_, name); };
-  const auto gradient = [&](const std::string& name) { return find(gradients_, name); };
-  const auto matrix = [&](const std::string& name, const std::string& scale = "", int64_t scale_stride = 1) {
-    Matrix m{.weight = value(name), .gradient = gradient(name)};
-    for (const auto& [own, tensor] : parameters_) {
-      if (own != name) continue;
-      m.rows = tensor.size(0);
-      m.columns = tensor.size(1);
-      if (const std::optional<Grid> grid = TrainingGrid(name, tensor, settings)) {
-        m.grid = FakeGrid{.q_min = static_cast<float>(grid->q_min),
-                          .q_max = static_cast<float>(grid->q_max),
-                          .least = settings.compat ? static_cast<float>(1.0 / grid->q_max) : 0x1p-24f,
-                          .stored = !settings.compat,
-                          .exact_codes = *grid == kInt8};
+  const auto memory = [&](const NamedTensors& tensors, const std::string& name, Precision precision) -> void* {
+    const at::Tensor* tensor = find(tensors, name);
+    if (tensor == nullptr) return nullptr;
+    if (tensor->scalar_type() != (precision == Precision::kBFloat16 ? at::kBFloat16 : at::kFloat) || !tensor->is_contiguous())
+      throw std::invalid_argument(name + " is of another dtype, or not contiguous");
+    return tensor->data_ptr();
+  };
+  const auto value = [&](const std::string& name) {
+    return static_cast<float*>(memory(parameters_, name, Precision::kFloat32));
+  };
+  const auto table = [&](const std::string& name) {
+    return Elements{memory(parameters_, name, shape_.precision), shape_.precision};
+  };
+  const auto gradient = [&](const std::string& name) {
+    return static_cast<float*>(memory(gradients_, name, Precision::kFloat32));
+  };
+  const auto add_part = [&](Matrix& m, const std::string& name, Elements weight) {
+    const at::Tensor& tensor = *find(parameters_, name);
+    Matrix::Part part{.weight = weight, .gradient = gradient(name), .rows = tensor.size(0), .grid = std::nullopt};
+    m.columns = tensor.size(1);
+    m.rows += part.rows;
+    if (part.gradient != nullptr)
+      for (int64_t row = 0; row < part.rows; ++row) m.gradient_rows.push_back(part.gradient + row * m.columns);
+    m.parts.push_back(part);
+  };
+  const auto matrix = [&](const std::vector<std::string>& names, const std::string& scale = "", int64_t scale_stride = 1) {
+    Matrix m;
+    for (const std::string& name : names) {
+      add_part(m, name, Floats(value(name)));
+      if (const std::optional<Grid> grid = TrainingGrid(name, *find(parameters_, name), settings)) {
+        m.parts.back().grid = FakeGrid{.q_min = static_cast<float>(grid->q_min),
+                                       .q_max = static_cast<float>(grid->q_max),
+                                       .least = settings.compat ? static_cast<float>(1.0 / grid->q_max) : 0x1p-24f,
+                                       .stored = !settings.compat,
+                                       .exact_codes = *grid == kInt8};
       }
     }
     if (!scale.empty()) {
@@ -323,106 +363,130 @@ FusedTransformer::Impl::Impl(const Settings& settings, NamedTensors parameters, 
     }
     return m;
   };
-  tok_emb_ = value("tok_emb.weight");
+  tok_emb_ = table("tok_emb.weight");
   tok_emb_gradient_ = gradient("tok_emb.weight");
   skip_weights_ = value("skip_weights");
   skip_weights_gradient_ = gradient("skip_weights");
   smear_gate_ = value("smear.gate");
   smear_gate_gradient_ = gradient("smear.gate");
   if (shape_.bigram_dim > 0) {
-    bigram_embed_ = value("bigram.embed.weight");
+    bigram_embed_ = table("bigram.embed.weight");
     bigram_embed_gradient_ = gradient("bigram.embed.weight");
     bigram_scale_ = value("bigram.scale");
     bigram_scale_gradient_ = gradient("bigram.scale");
-    if (shape_.bigram_dim != shape_.D) bigram_proj_ = matrix("bigram.proj.weight", "bigram.scale", /*scale_stride=*/0);
+    if (shape_.bigram_dim != shape_.D) bigram_proj_ = matrix({"bigram.proj.weight"}, "bigram.scale", /*scale_stride=*/0);
   }
-  if (!settings.tie_embeddings) lm_head_ = matrix("lm_head.weight");
+  if (settings.tie_embeddings) add_part(head_, "tok_emb.weight", tok_emb_);
+  else head_ = matrix({"lm_head.weight"});
   for (int64_t i = 0; i < shape_.L; ++i) {
     const std::string block = StringPrintf("blocks.%ld.", i);
     layers_.push_back({.resid_mix = value(block + "resid_mix"),
                        .q_gain = value(block + "attn.q_gain"),
                        .resid_mix_gradient = gradient(block + "resid_mix"),
                        .q_gain_gradient = gradient(block + "attn.q_gain"),
-                       .c_q = matrix(block + "attn.c_q.weight"),
-                       .c_k = matrix(block + "attn.c_k.weight"),
-                       .c_v = matrix(block + "attn.c_v.weight"),
-                       .attn_proj = matrix(block + "attn.proj.weight", block + "attn_scale"),
-                       .mlp_fc = matrix(block + "mlp.fc.weight"),
-                       .mlp_proj = matrix(block + "mlp.proj.weight", block + "mlp_scale"),
+                       .qkv = matrix({block + "attn.c_q.weight", block + "attn.c_k.weight", block + "attn.c_v.weight"}),
+                       .attn_proj = matrix({block + "attn.proj.weight"}, block + "attn_scale"),
+                       .mlp_fc = matrix({block + "mlp.fc.weight"}),
+                       .mlp_proj = matrix({block + "mlp.proj.weight"}, block + "mlp_scale"),
                        .exclusive = i >= shape_.L - settings.xsa_last_n});
     // The decoder takes the encoder's outputs back, the last one first.
     const int64_t decoder = i - shape_.encoder;
     if (decoder >= 0 && decoder < shape_.encoder) {
       layers_[i].skip_from = shape_.encoder - 1 - decoder;
       layers_[i].skip_row = decoder;
-      layers_[layers_[i].skip_from].skipped_to = true;
     }
   }
   for (int i = 0; i < threads_; ++i) vectors_.emplace_back(shape_);
+  const auto plan = [&](char* all) {
+    Planner planner(all);
+    for (Matrix* m : Matrices()) {
+      m->forward = planner.Take(m->columns, m->rows, shape_.precision);
+      if (!gradients_.empty()) m->backward = planner.Take(m->rows, m->columns, shape_.precision);
+    }
+    return planner.used();
+  };
+  packed_.Reserve(plan(nullptr));
+  plan(packed_.data());
   Prepare(/*fake_quantise=*/false);
 }
 
 std::vector<Matrix*> FusedTransformer::Impl::Matrices() {
   std::vector<Matrix*> all;
   for (Layer& layer : layers_)
-    for (Matrix* m : {&layer.c_q, &layer.c_k, &layer.c_v, &layer.attn_proj, &layer.mlp_fc, &layer.mlp_proj}) all.push_back(m);
+    for (Matrix* m : {&layer.qkv, &layer.attn_proj, &layer.mlp_fc, &layer.mlp_proj}) all.push_back(m);
   if (bigram_proj_) all.push_back(&*bigram_proj_);
-  if (lm_head_) all.push_back(&*lm_head_);
+  all.push_back(&head_);
   return all;
 }
 
 int64_t FusedTransformer::Impl::Prepare(bool fake_quantise) {
+  fake_quantise_ = fake_quantise;
   int64_t rounded = 0;
-  const std::vector<Matrix*> all = Matrices();
-  for (Matrix* m : all) {
-    m->rounded = fake_quantise && m->grid.has_value();
-    rounded += m->rounded;
-    if (m->rounded || m->scale != nullptr) {
-      m->copy.resize(m->rows * m->columns);
-      m->used = m->copy.data();
-    } else {
-      m->used = m->weight;
-    }
+  struct Task {
+    const Matrix* matrix;
+    Rows rows;
+  };
+  std::vector<Task> tasks;
+  for (const Matrix* m : Matrices()) {
+    for (const Matrix::Part& part : m->parts) rounded += fake_quantise && part.grid;
+    for (int64_t row = 0; row < m->rows; row += kPanel) tasks.push_back({m, {row, std::min(row + kPanel, m->rows)}});
   }
   for (int64_t j = 0; j < shape_.D; ++j) gate_[j] = formula::Sigmoid(smear_gate_[j]);
   RunTeam(threads_, [&](const Team& team) {
-    Clock clock(profile, team);
-    for (Matrix* m : all) {
-      if (m->used == m->weight) continue;
-      const Rows rows = team.Share(m->rows);
-      float* to = m->copy.data();
-      if (m->rounded) FakeQuantiseRows(*m->grid, m->columns, m->weight, to, rows);
-      const float* from = m->rounded ? to : m->weight;
-      if (m->scale == nullptr) continue;
-      for (int64_t row = rows.first; row < rows.last; ++row)
-        for (int64_t j = row * m->columns; j < (row + 1) * m->columns; ++j) to[j] = m->scale[row * m->scale_stride] * from[j];
+    StepClock clock(team.rank == 0 ? profile : nullptr);
+    std::vector<float> block;
+    const Rows mine = team.Share(static_cast<int64_t>(tasks.size()));
+    for (int64_t i = mine.first; i < mine.last; ++i) {
+      const Matrix& m = *tasks[i].matrix;
+      const Rows rows = tasks[i].rows;
+      block.resize(kPanel * m.columns);
+      for (int64_t row = rows.first; row < rows.last; ++row) {
+        float* to = block.data() + (row - rows.first) * m.columns;
+        WeightRow(m, row, to);
+        if (m.scale == nullptr) continue;
+        const float scale = m.scale[row * m.scale_stride];
+        for (int64_t j = 0; j < m.columns; ++j) to[j] *= scale;
+      }
+      PackTransposed(Floats(block.data()), m.columns, m.forward, rows);
+      if (m.backward.words != nullptr) PackRows(Floats(block.data()), m.columns, m.backward, rows);
     }
     clock.Done(StepProfile::kWeights);
   });
   return rounded;
 }
 
+// A row of the weight as float32, on its training grid where that is on.
+void FusedTransformer::Impl::WeightRow(const Matrix& m, int64_t row, float* to) const {
+  const Matrix::Part& part = m.part_of(row);
+  const Elements from = part.weight + row * m.columns;
+  if (from.precision == Precision::kBFloat16) {
+    const auto* elements = static_cast<const BFloat16*>(from.data);
+    for (int64_t j = 0; j < m.columns; ++j) to[j] = formula::FromBFloat16(elements[j].bits);
+  } else if (fake_quantise_ && part.grid) {
+    FakeQuantiseRows(*part.grid, m.columns, from.floats(), to, {0, 1});
+  } else {
+    std::memcpy(to, from.data, m.columns * sizeof(float));
+  }
+}
+
 void FusedTransformer::Impl::FinishGradients() {
-  std::vector<Matrix*> scaled;
-  for (Matrix* m : Matrices())
+  std::vector<const Matrix*> scaled;
+  for (const Matrix* m : Matrices())
     if (m->scale != nullptr) scaled.push_back(m);
   std::vector<std::vector<float>> scalar_parts(threads_, std::vector<float>(scaled.size()));
   RunTeam(threads_, [&](const Team& team) {
-    Clock clock(profile, team);
-    std::vector<float> row_weight;
+    StepClock clock(team.rank == 0 ? profile : nullptr);
+    std::vector<float> weight;
     for (size_t i = 0; i < scaled.size(); ++i) {
-      Matrix& m = *scaled[i];
-      row_weight.resize(m.columns);
+      const Matrix& m = *scaled[i];
+      weight.resize(m.columns);
       const Rows rows = team.Share(m.rows);
       for (int64_t row = rows.first; row < rows.last; ++row) {
-        const float* weight = m.weight + row * m.columns;
-        if (m.rounded) {
-          FakeQuantiseRows(*m.grid, m.columns, weight, row_weight.data(), {0, 1});
-          weight = row_weight.data();
-        }
-        float* gradient = m.gradient + row * m.columns;
+        WeightRow(m, row, weight.data());
+        float* gradient = m.gradient_rows[row];
         const float scale = m.scale[row * m.scale_stride];
         float sum = 0;
+#pragma omp simd reduction(+ : sum)
         for (int64_t j = 0; j < m.columns; ++j) {
           sum += weight[j] * gradient[j];
           gradient[j] *= scale;
@@ -452,8 +516,14 @@ void FusedTransformer::Impl::Begin(std::span<const uint16_t* const> sequences, i
   workspace_.Reserve(count.used());
   Planner plan(workspace_.data());
   a_ = Plan(shape_, B, T, training, threads_, plan);
+  // What stands behind an odd row is multiplied by 0, and must be a number.
+  if (shape_.Stride(shape_.F) != shape_.F) std::memset(a_.act.data, 0, a_.N * shape_.Stride(shape_.F) * ElementBytes(shape_.precision));
   if (rotary_positions_ != T) {
-    rotary_ = RotaryTables(settings_, T);
+    // Products may take bfloat16; angles are float32 all the same, but for compat (specification 3, row 21).
+    Settings tables = settings_;
+    if (!settings_.compat) tables.precision = "float32";
+    const Rotary rotary = RotaryTables(tables, T);
+    rotary_ = {rotary.cos.to(at::kFloat), rotary.sin.to(at::kFloat)};
     rotary_positions_ = T;
   }
   heads_ = {.T = T, .H = shape_.H, .Hkv = shape_.Hkv, .d = shape_.d, .cos = rotary_.cos.const_data_ptr<float>(),
@@ -471,14 +541,12 @@ void FusedTransformer::Impl::Begin(std::span<const uint16_t* const> sequences, i
   }
 }
 
-// Calls work(rows) for this thread's rows that are scored: one call where all are.
+// Calls work(rows) for this thread's rows that are scored, piece by piece.
 template <class Work>
 void FusedTransformer::Impl::EachScored(const Pass& pass, Work work) const {
-  if (pass.first == 0) return work(pass.mine);
-  for (int64_t b = pass.mine.first / a_.T; b * a_.T < pass.mine.last; ++b) {
-    const Rows rows{std::max(pass.mine.first, b * a_.T + pass.first), std::min(pass.mine.last, (b + 1) * a_.T)};
-    if (rows.count() > 0) work(rows);
-  }
+  if (pass.first == 0) return EachPiece(pass.mine, work);
+  for (int64_t b = pass.mine.first / a_.T; b * a_.T < pass.mine.last; ++b)
+    EachPiece({std::max(pass.mine.first, b * a_.T + pass.first), std::min(pass.mine.last, (b + 1) * a_.T)}, work);
 }
 
 MixNorm FusedTransformer::Impl::BlockInput(int64_t i) const {
@@ -492,15 +560,14 @@ MixNorm FusedTransformer::Impl::BlockInput(int64_t i) const {
 }
 
 void FusedTransformer::Impl::Embed(Pass& pass) {
-  const int64_t D = shape_.D;
+  const int64_t D = shape_.D, width = shape_.bigram_dim, stride = shape_.Stride(width);
   const Rows mine = pass.mine;
-  const float* bigram = nullptr;
+  Elements bigram;
   float scale = 1;
-  if (shape_.bigram_dim > 0) {
-    GatherRows(shape_.bigram_dim, bigram_embed_, a_.bigram_rows, a_.bigram, mine);
+  if (width > 0) {
+    GatherRows(width, bigram_embed_, a_.bigram_rows, a_.bigram, stride, mine);
     if (bigram_proj_) {  // its scale is in its weights
-      Gemm(false, true, mine.count(), D, shape_.bigram_dim, At(a_.bigram, shape_.bigram_dim, mine), shape_.bigram_dim,
-           bigram_proj_->used, shape_.bigram_dim, Sum::kSet, At(a_.u, D, mine), D);
+      MultiplyTo({.a = a_.bigram, .a_stride = stride, .b = bigram_proj_->forward}, a_.u, D, mine, All(D));
       bigram = a_.u;
     } else {
       bigram = a_.bigram;
@@ -515,50 +582,43 @@ void FusedTransformer::Impl::Embed(Pass& pass) {
 }
 
 void FusedTransformer::Impl::Block(Pass& pass, int64_t i) {
-  const int64_t D = shape_.D, F = shape_.F, S = shape_.qkv(), kv = shape_.Hkv * shape_.d;
-  Layer& layer = layers_[i];
+  const int64_t D = shape_.D, S = shape_.qkv(), F = shape_.Stride(shape_.F);
+  const Layer& layer = layers_[i];
   const Activations::Saved& saved = a_.saved[i];
-  MixNormForward(BlockInput(i), saved.xa, a_.u, pass.mine);
-  pass.clock.Done(StepProfile::kNorm);
-  const auto project = [&](const Matrix& m, int64_t column) {
-    return [&, column](Rows rows) {
-      Gemm(false, true, rows.count(), m.rows, D, At(a_.u, D, rows), D, m.used, D, Sum::kSet, At(saved.qkv, S, rows) + column, S);
-    };
-  };
-  if (layer.c_k.used == layer.c_q.used + D * D && layer.c_v.used == layer.c_k.used + kv * D && pass.first == 0) {
-    Gemm(false, true, pass.mine.count(), S, D, At(a_.u, D, pass.mine), D, layer.c_q.used, D, Sum::kSet,
-         At(saved.qkv, S, pass.mine), S);
-  } else {
-    EachScored(pass, project(layer.c_q, 0));
-    project(layer.c_k, D)(pass.mine);
-    project(layer.c_v, D + kv)(pass.mine);
+  const Product qkv{.a = a_.u, .a_stride = D, .b = layer.qkv.forward};
+  const int64_t keys_from = pass.first > 0 ? D / kPanel * kPanel : 0;
+  EachPiece(pass.mine, [&](Rows rows) {
+    MixNormForward(BlockInput(i), saved.xa, a_.u, rows);
+    pass.clock.Done(StepProfile::kNorm);
+    MultiplyTo(qkv, saved.qkv, S, rows, {keys_from, S});
+    pass.clock.Done(StepProfile::kLinear);
+  });
+  if (keys_from > 0) {
+    EachScored(pass, [&](Rows rows) { MultiplyTo(qkv, saved.qkv, S, rows, All(keys_from)); });
+    pass.clock.Done(StepProfile::kLinear);
   }
-  pass.clock.Done(StepProfile::kLinear);
   QkForward(heads_, saved.qkv, saved.inverse_norms, pass.mine);
   pass.clock.Done(StepProfile::kQk);
   pass.Wait();
-  float* scratch = a_.scratch + pass.team.rank * AttentionScratch(heads_);
   for (int64_t task = pass.team.rank; task < a_.B * shape_.Hkv; task += pass.team.size)
-    AttentionForward(heads_, layer.q_gain, saved.qkv, task / shape_.Hkv, task % shape_.Hkv, pass.first, scratch, saved.y, saved.lse);
+    AttentionForward(heads_, layer.q_gain, saved.qkv, task / shape_.Hkv, task % shape_.Hkv, pass.first,
+                     a_.scratch[pass.team.rank], saved.y, saved.lse);
   pass.clock.Done(StepProfile::kAttention);
   pass.Wait();
   EachScored(pass, [&](Rows rows) {
-    const float* y = saved.y;
+    Elements y = saved.y;
     if (layer.exclusive) {
       XsaForward(heads_, saved.qkv, saved.y, a_.u, rows);
       y = a_.u;
       pass.clock.Done(StepProfile::kXsa);
     }
-    Gemm(false, true, rows.count(), D, D, y + rows.first * D, D, layer.attn_proj.used, D, Sum::kAdd, At(saved.xa, D, rows), D);
+    MultiplyAddTo({.a = y, .a_stride = D, .b = layer.attn_proj.forward}, saved.xa, D, rows);
     pass.clock.Done(StepProfile::kLinear);
     // The stream goes on in the next block's input, to which the MLP's product is added.
     MixNormForward({.D = D, .x = saved.xa}, a_.x[i + 1], a_.u, rows);
     pass.clock.Done(StepProfile::kNorm);
-    Gemm(false, true, rows.count(), F, D, At(a_.u, D, rows), D, layer.mlp_fc.used, D, Sum::kSet, At(saved.h, F, rows), F);
-    pass.clock.Done(StepProfile::kLinear);
-    Relu2Forward(F, saved.h, a_.act, rows);
-    pass.clock.Done(StepProfile::kRelu2);
-    Gemm(false, true, rows.count(), D, F, At(a_.act, F, rows), F, layer.mlp_proj.used, F, Sum::kAdd, At(a_.x[i + 1], D, rows), D);
+    MultiplyRelu2({.a = a_.u, .a_stride = D, .b = layer.mlp_fc.forward}, saved.h, a_.act, F, rows);
+    MultiplyAddTo({.a = a_.act, .a_stride = F, .b = layer.mlp_proj.forward}, a_.x[i + 1], D, rows);
     pass.clock.Done(StepProfile::kLinear);
   });
 }
@@ -574,132 +634,130 @@ void FusedTransformer::Impl::Forward(Pass& pass) {
 
 void FusedTransformer::Impl::Score(Pass& pass) {
   const int64_t D = shape_.D, V = shape_.V;
-  float* logits = a_.logits + pass.team.rank * kHeadRows * V;
-  const float* table = lm_head_ ? lm_head_->used : tok_emb_;
-  EachScored(pass, [&](Rows scored) {
-    MixNormForward({.D = D, .x = a_.x[shape_.L]}, nullptr, a_.u, scored);
-    for (int64_t first = scored.first; first < scored.last; first += kHeadRows) {
-      const Rows rows{first, std::min(first + kHeadRows, scored.last)};
-      Gemm(false, true, rows.count(), V, D, At(a_.u, D, rows), D, table, D, Sum::kSet, logits, V);
-      CrossEntropyForward(V, static_cast<float>(settings_.logit_softcap), logits, a_.targets, a_.losses, rows);
-    }
+  float* logits = a_.heads[pass.team.rank].logits;
+  EachScored(pass, [&](Rows rows) {
+    MixNormForward({.D = D, .x = a_.x[shape_.L]}, nullptr, a_.u, rows);
+    MultiplyTo({.a = a_.u + rows.first * D, .a_stride = D, .b = head_.forward}, Floats(logits), V, All(rows.count()), All(V));
+    CrossEntropyForward(V, static_cast<float>(settings_.logit_softcap), logits, a_.targets, a_.losses, rows);
   });
   pass.clock.Done(StepProfile::kHead);
 }
 
-// Final norm, logits and losses, and their gradients: into dx, and into the output layer's. The logits of all threads stand
-// side by side while each thread adds its rows of the output layer's gradient.
+// Final norm, logits and losses, and their gradients: into the stream's, and into the output layer's, of which each thread
+// adds its part from all threads' rows.
 void FusedTransformer::Impl::HeadWithGradients(Pass& pass, float share) {
-  const int64_t D = shape_.D, V = shape_.V, N = a_.N;
-  const float* table = lm_head_ ? lm_head_->used : tok_emb_;
-  float* table_gradient = lm_head_ ? lm_head_->gradient : tok_emb_gradient_;
+  const int64_t D = shape_.D, V = shape_.V, stride = shape_.Stride(V);
   MixNormForward({.D = D, .x = a_.x[shape_.L]}, nullptr, a_.u, pass.mine);
-  const int64_t largest = (N + pass.team.size - 1) / pass.team.size, rounds = (largest + kHeadRows - 1) / kHeadRows;
   const auto rows_of = [&](int rank, int64_t round) {
-    const Rows all = pass.team.ShareOf(rank, N);
+    const Rows all = pass.team.ShareOf(rank, a_.N, 2);
     return Rows{std::min(all.first + round * kHeadRows, all.last), std::min(all.first + (round + 1) * kHeadRows, all.last)};
   };
-  const Rows columns = pass.team.Share(V);
-  for (int64_t round = 0; round < rounds; ++round) {
-    const Rows rows = rows_of(pass.team.rank, round);
-    float* logits = a_.logits + pass.team.rank * kHeadRows * V;
-    Gemm(false, true, rows.count(), V, D, At(a_.u, D, rows), D, table, D, Sum::kSet, logits, V);
-    CrossEntropyBackward(V, static_cast<float>(settings_.logit_softcap), share, logits, a_.targets, a_.losses, rows);
-    Gemm(false, false, rows.count(), D, V, logits, V, table, D, Sum::kSet, At(a_.dy, D, rows), D);
+  const auto operands_of = [&](int rank, int64_t round) {
+    Activations::Head head = a_.heads[rank];
+    head.dlogits.K = head.u.K = rows_of(rank, round).count();
+    return head;
+  };
+  int64_t largest = 0;
+  for (int rank = 0; rank < pass.team.size; ++rank) largest = std::max(largest, pass.team.ShareOf(rank, a_.N, 2).count());
+  for (int64_t round = 0; round * kHeadRows < largest; ++round) {
+    const Rows rows = rows_of(pass.team.rank, round), own = All(rows.count());
+    const Activations::Head head = operands_of(pass.team.rank, round);
+    const Elements dlogits{head.logits, shape_.precision};
+    MultiplyTo({.a = At(a_.u, D, rows), .a_stride = D, .b = head_.forward}, Floats(head.logits), V, own, All(V));
+    CrossEntropyBackward(V, static_cast<float>(settings_.logit_softcap), share, head.logits, a_.targets, a_.losses, dlogits,
+                         stride, rows);
+    MultiplyTo({.a = dlogits, .a_stride = stride, .b = head_.backward}, At(a_.dy, D, rows), D, own, All(D));
+    PackRows(dlogits, stride, head.dlogits, own);
+    PackRows(At(a_.u, D, rows), D, head.u, own);
     pass.clock.Done(StepProfile::kHead);
     pass.Wait();
     for (int rank = 0; rank < pass.team.size; ++rank) {
-      const Rows others = rows_of(rank, round);
-      if (others.count() == 0) continue;
-      Gemm(true, false, columns.count(), D, others.count(), a_.logits + rank * kHeadRows * V + columns.first, V,
-           At(a_.u, D, others), D, Sum::kAdd, table_gradient + columns.first * D, D);
+      const Activations::Head others = operands_of(rank, round);
+      if (others.u.K > 0) WeightGradient(pass, head_, others.dlogits, others.u);
     }
     pass.clock.Done(StepProfile::kHead);
     pass.Wait();
   }
-  std::fill(At(a_.dx, D, pass.mine), a_.dx + pass.mine.last * D, 0.0f);
-  MixNormBackward({.D = D, .x = a_.x[shape_.L]}, {.du = a_.dy, .dmixed = a_.dx}, pass.mine);
-  std::fill(At(a_.dx0, D, pass.mine), a_.dx0 + pass.mine.last * D, 0.0f);
+  std::fill_n(a_.dx + pass.mine.first * D, pass.mine.count() * D, 0.0f);
+  std::fill_n(a_.dx0 + pass.mine.first * D, pass.mine.count() * D, 0.0f);
+  MixNormBackward({.D = D, .x = a_.x[shape_.L]}, {.du = a_.dy, .dmixed = a_.dx, .dx = StreamCopy()}, pass.mine);
   pass.clock.Done(StepProfile::kHead);
 }
 
-// gradient [rows, columns] += dout^T in over all rows of the chunk; this thread does its share of the matrix's rows.
-void FusedTransformer::Impl::WeightGradient(Pass& pass, Matrix& matrix, const float* dout, int64_t dout_stride, const float* in) {
-  const Rows rows = pass.team.Share(matrix.rows);
-  Gemm(true, false, rows.count(), matrix.columns, a_.N, dout + rows.first, dout_stride, in, matrix.columns, Sum::kAdd,
-       matrix.gradient + rows.first * matrix.columns, matrix.columns);
+// Where the stream's gradient is written as elements: nowhere where it is made of them.
+Elements FusedTransformer::Impl::StreamCopy() const {
+  return shape_.precision == Precision::kFloat32 ? Elements{} : a_.dx_elements;
+}
+
+// The matrix's gradient += dout^T in; this thread does its share of the panels.
+void FusedTransformer::Impl::WeightGradient(Pass& pass, const Matrix& matrix, const Panels& dout, const Panels& in) {
+  const int64_t across = dout.count();
+  const Rows tasks = pass.team.Share(across * in.count());
+  for (int64_t q = tasks.first / across; q * across < tasks.last; ++q) {
+    const Rows down{std::max(tasks.first - q * across, int64_t{0}), std::min(tasks.last - q * across, across)};
+    MultiplyPackedAddTo(dout, in, matrix.gradient_rows.data(), down, {q, q + 1});
+  }
 }
 
 void FusedTransformer::Impl::BlockBackward(Pass& pass, int64_t i, Vectors& vectors) {
-  const int64_t D = shape_.D, F = shape_.F, S = shape_.qkv(), kv = shape_.Hkv * shape_.d;
-  const Rows mine = pass.mine;
-  Layer& layer = layers_[i];
+  const int64_t D = shape_.D, S = shape_.qkv(), F = shape_.Stride(shape_.F);
+  const Layer& layer = layers_[i];
   const Activations::Saved& saved = a_.saved[i];
-  if (layer.skipped_to) {
-    const float* from = a_.dskip[i];
-    for (int64_t j = mine.first * D; j < mine.last * D; ++j) a_.dx[j] += from[j];
-  }
-  // MLP
-  Gemm(false, false, mine.count(), F, D, At(a_.dx, D, mine), D, layer.mlp_proj.used, F, Sum::kSet, At(a_.da, F, mine), F);
-  pass.clock.Done(StepProfile::kLinear);
-  Relu2Backward(F, saved.h, a_.act, a_.da, mine);
-  pass.clock.Done(StepProfile::kRelu2);
-  MixNormForward({.D = D, .x = saved.xa}, nullptr, a_.u, mine);
-  pass.clock.Done(StepProfile::kNorm);
-  Gemm(false, false, mine.count(), D, F, At(a_.da, F, mine), F, layer.mlp_fc.used, D, Sum::kSet, At(a_.dy, D, mine), D);
-  pass.clock.Done(StepProfile::kLinear);
+  const MixNorm middle{.D = D, .x = saved.xa};
+  EachPiece(pass.mine, [&](Rows rows) {
+    MultiplyRelu2Backward({.a = a_.dx_elements, .a_stride = D, .b = layer.mlp_proj.backward}, saved.h, a_.dh, F, a_.mlp_dh,
+                          a_.mlp_act, rows);
+    MultiplyTo({.a = a_.dh, .a_stride = F, .b = layer.mlp_fc.backward}, a_.dy, D, rows, All(D));
+    pass.clock.Done(StepProfile::kLinear);
+    MixNormForward(middle, nullptr, a_.u, rows);
+    PackRows(At(a_.u, D, rows), D, a_.mlp_u, rows);
+    PackRows(At(a_.dx_elements, D, rows), D, a_.mlp_dx, rows);
+    MixNormBackward(middle, {.du = a_.dy, .dmixed = a_.dx, .dx = StreamCopy()}, rows);
+    pass.clock.Done(StepProfile::kNorm);
+    MultiplyTo({.a = a_.dx_elements, .a_stride = D, .b = layer.attn_proj.backward}, a_.dy, D, rows, All(D));
+    pass.clock.Done(StepProfile::kLinear);
+    Elements y = saved.y;
+    if (layer.exclusive) {
+      XsaBackward(heads_, saved.qkv, saved.y, a_.u, a_.dy, a_.dqkv, rows);
+      y = a_.u;
+      pass.clock.Done(StepProfile::kXsa);
+    }
+    PackRows(At(a_.dx_elements, D, rows), D, a_.proj_dx, rows);
+    PackRows(At(y, D, rows), D, a_.proj_y, rows);
+    pass.clock.Done(StepProfile::kNorm);
+  });
   pass.Wait();
-  WeightGradient(pass, layer.mlp_proj, a_.dx, D, a_.act);
-  WeightGradient(pass, layer.mlp_fc, a_.da, F, a_.u);
-  pass.clock.Done(StepProfile::kLinear);
-  pass.Wait();
-  MixNormBackward({.D = D, .x = saved.xa}, {.du = a_.dy, .dmixed = a_.dx}, mine);
-  pass.clock.Done(StepProfile::kNorm);
-  // attention
-  Gemm(false, false, mine.count(), D, D, At(a_.dx, D, mine), D, layer.attn_proj.used, D, Sum::kSet, At(a_.dy, D, mine), D);
-  pass.clock.Done(StepProfile::kLinear);
-  const float* y = saved.y;
-  if (layer.exclusive) {
-    XsaBackward(heads_, saved.qkv, saved.y, a_.u, a_.dy, a_.dqkv, mine);
-    y = a_.u;
-    pass.clock.Done(StepProfile::kXsa);
-  }
-  pass.Wait();
-  WeightGradient(pass, layer.attn_proj, a_.dx, D, y);
-  pass.clock.Done(StepProfile::kLinear);
-  float* scratch = a_.scratch + pass.team.rank * AttentionScratch(heads_);
   for (int64_t task = pass.team.rank; task < a_.B * shape_.Hkv; task += pass.team.size)
     AttentionBackward(heads_, layer.q_gain, saved.qkv, saved.y, saved.lse, a_.dy, task / shape_.Hkv, task % shape_.Hkv,
-                      layer.exclusive, scratch, a_.dqkv);
+                      layer.exclusive, a_.scratch[pass.team.rank], a_.dqkv);
   pass.clock.Done(StepProfile::kAttention);
+  WeightGradient(pass, layer.mlp_proj, a_.mlp_dx, a_.mlp_act);
+  WeightGradient(pass, layer.mlp_fc, a_.mlp_dh, a_.mlp_u);
+  WeightGradient(pass, layer.attn_proj, a_.proj_dx, a_.proj_y);
+  pass.clock.Done(StepProfile::kGradients);
   pass.Wait();
-  QkBackward(heads_, saved.qkv, saved.inverse_norms, layer.q_gain, a_.dqkv, vectors.gain.data() + i * shape_.H, mine);
-  pass.clock.Done(StepProfile::kQk);
-  MixNormForward(BlockInput(i), nullptr, a_.u2, mine);
-  pass.clock.Done(StepProfile::kNorm);
-  const auto back = [&](const Matrix& m, int64_t column, int64_t width, Sum sum) {
-    Gemm(false, false, mine.count(), D, width, At(a_.dqkv, S, mine) + column, S, m.used, D, sum, At(a_.dy, D, mine), D);
-  };
-  if (layer.c_k.used == layer.c_q.used + D * D && layer.c_v.used == layer.c_k.used + kv * D) {
-    back(layer.c_q, 0, S, Sum::kSet);
-  } else {
-    back(layer.c_q, 0, D, Sum::kSet);
-    back(layer.c_k, D, kv, Sum::kAdd);
-    back(layer.c_v, D + kv, kv, Sum::kAdd);
-  }
-  pass.clock.Done(StepProfile::kLinear);
-  pass.Wait();
-  WeightGradient(pass, layer.c_q, a_.dqkv, S, a_.u2);
-  WeightGradient(pass, layer.c_k, a_.dqkv + D, S, a_.u2);
-  WeightGradient(pass, layer.c_v, a_.dqkv + D + kv, S, a_.u2);
-  pass.clock.Done(StepProfile::kLinear);
-  MixNormGradients out{.du = a_.dy, .dmixed = a_.dx, .dx0 = a_.dx0, .dmix = vectors.mix.data() + i * 2 * D};
+  MixNormGradients out{.du = a_.dy, .dmixed = a_.dx, .dx = StreamCopy(), .dx0 = a_.dx0, .dmix = vectors.mix.data() + i * 2 * D};
   if (layer.skip_from >= 0) {
     out.dskip = a_.dskip[layer.skip_from];
     out.dskip_weight = vectors.skip_weights.data() + layer.skip_row * D;
   }
-  MixNormBackward(BlockInput(i), out, mine);
-  pass.clock.Done(StepProfile::kNorm);
+  // What the block below has given to the decoder comes back beside what it has given to this one.
+  if (i > 0 && i - 1 < shape_.skips) out.extra = a_.dskip[i - 1];
+  EachPiece(pass.mine, [&](Rows rows) {
+    QkBackward(heads_, saved.qkv, saved.inverse_norms, layer.q_gain, a_.dqkv, vectors.gain.data() + i * shape_.H, rows);
+    pass.clock.Done(StepProfile::kQk);
+    MultiplyTo({.a = a_.dqkv, .a_stride = S, .b = layer.qkv.backward}, a_.dy, D, rows, All(D));
+    pass.clock.Done(StepProfile::kLinear);
+    MixNormForward(BlockInput(i), nullptr, a_.u, rows);
+    PackRows(At(a_.u, D, rows), D, a_.qkv_u, rows);
+    PackRows(At(a_.dqkv, S, rows), S, a_.qkv_d, rows);
+    MixNormBackward(BlockInput(i), out, rows);
+    pass.clock.Done(StepProfile::kNorm);
+  });
+  pass.Wait();
+  // The other threads may go on: nothing that this reads is written before they wait again.
+  WeightGradient(pass, layer.qkv, a_.qkv_d, a_.qkv_u);
+  pass.clock.Done(StepProfile::kGradients);
 }
 
 void FusedTransformer::Impl::EmbedBackward(Pass& pass, Vectors& vectors) {
@@ -707,20 +765,23 @@ void FusedTransformer::Impl::EmbedBackward(Pass& pass, Vectors& vectors) {
   const Rows mine = pass.mine;
   for (int64_t j = mine.first * D; j < mine.last * D; ++j) a_.dx0[j] += a_.dx[j];
   pass.Wait();
-  float* ds = a_.dy;
-  fairway::EmbedBackward(D, gate_.data(), a_.joined, a_.x1, a_.embed_norms, a_.dx0, ds, vectors.gate.data(), a_.N, mine);
+  float* ds = a_.dx;
+  fairway::EmbedBackward(D, gate_.data(), a_.joined, a_.x1, a_.embed_norms, a_.dx0, ds, StreamCopy(), vectors.gate.data(), a_.N,
+                         mine);
   const float* dbigram = ds;
   if (bigram_proj_) {
-    dbigram = a_.act;
-    Gemm(false, false, mine.count(), width, D, At(ds, D, mine), D, bigram_proj_->used, width, Sum::kSet, At(a_.act, width, mine),
-         width);
+    const int64_t stride = shape_.Stride(width);
+    dbigram = a_.dbigram;
+    MultiplyTo({.a = a_.dx_elements, .a_stride = D, .b = bigram_proj_->backward}, Floats(a_.dbigram), width, mine, All(width));
+    PackRows(At(a_.dx_elements, D, mine), D, a_.bigram_d, mine);
+    PackRows(At(a_.bigram, stride, mine), stride, a_.bigram_in, mine);
   } else if (width > 0) {
-    for (int64_t j = mine.first * D; j < mine.last * D; ++j) vectors.bigram_scale += ds[j] * a_.bigram[j];
+    DotRows(width, ds, a_.bigram, &vectors.bigram_scale, mine);
   }
   pass.Wait();
   ScatterAddRows(D, 1, ds, a_.ids, a_.N, tok_emb_gradient_, pass.team.Share(D));
   if (width > 0) {
-    if (bigram_proj_) WeightGradient(pass, *bigram_proj_, ds, D, a_.bigram);
+    if (bigram_proj_) WeightGradient(pass, *bigram_proj_, a_.bigram_d, a_.bigram_in);
     const float scale = bigram_proj_ ? 1 : *bigram_scale_;
     ScatterAddRows(width, scale, dbigram, a_.bigram_rows, a_.N, bigram_embed_gradient_, pass.team.Share(width));
   }
@@ -735,7 +796,7 @@ double FusedTransformer::Impl::AccumulateGradients(std::span<const uint16_t* con
   for (int64_t first = 0; first < all; first += at_a_time) {
     Begin(sequences.subspan(first, std::min(at_a_time, all - first)), T, /*training=*/true);
     RunTeam(threads_, [&](const Team& team) {
-      Pass pass{.team = team, .clock = Clock(profile, team), .mine = team.Share(a_.N), .first = 0};
+      Pass pass{.team = team, .clock = StepClock(team.rank == 0 ? profile : nullptr), .mine = team.Share(a_.N, 2), .first = 0};
       Vectors& vectors = vectors_[team.rank];
       Forward(pass);
       HeadWithGradients(pass, share_of_one);
@@ -765,7 +826,7 @@ void FusedTransformer::Impl::TokenLosses(std::span<const uint16_t* const> sequen
   for (int64_t done = 0; done < all; done += at_a_time) {
     Begin(sequences.subspan(done, std::min(at_a_time, all - done)), T, /*training=*/false);
     RunTeam(threads_, [&](const Team& team) {
-      Pass pass{.team = team, .clock = Clock(profile, team), .mine = team.Share(a_.N), .first = first};
+      Pass pass{.team = team, .clock = StepClock(team.rank == 0 ? profile : nullptr), .mine = team.Share(a_.N, 2), .first = first};
       Forward(pass);
       Score(pass);
     });
@@ -773,12 +834,10 @@ void FusedTransformer::Impl::TokenLosses(std::span<const uint16_t* const> sequen
   }
 }
 
-bool FusedTransformer::Covers(const Settings& settings) { return settings.precision == "float32"; }
-
 int64_t FusedTransformer::WorkspaceBytes(const Settings& settings, int64_t sequences, int64_t T, bool training) {
   Planner count(nullptr);
   Plan(Shape(settings), sequences, T, training, settings.ThreadCount(), count);
-  return count.used() * static_cast<int64_t>(sizeof(float));
+  return count.used();
 }
 
 FusedTransformer::FusedTransformer(const Settings& settings, NamedTensors parameters, NamedTensors gradients)

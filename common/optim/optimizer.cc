@@ -74,7 +74,9 @@ void Optimizer::Step(double scale, double momentum, double gradient_factor) {
   const at::NoGradGuard no_grad;
   for (const at::Tensor& gradients : gradients_.buffers()) gradients.mul_(gradient_factor);
   ++adam_steps_;
+  StepClock clock(profile_);
   for (const Adam& adam : adams_) StepAdam(adam, scale);
+  clock.Done(StepProfile::kAdam);
   const double learning_rate = settings_.matrix_lr * scale;
   for (const Muon& muon : muons_) {
     muon.parameter.mul_(1 - learning_rate * settings_.muon_weight_decay);
@@ -83,6 +85,7 @@ void Optimizer::Step(double scale, double momentum, double gradient_factor) {
     muon.parameter.add_(NewtonSchulz(nesterov, settings_.muon_backend_steps).to(at::kFloat), -learning_rate);
   }
   for (const at::Tensor& gradients : gradients_.buffers()) gradients.zero_();
+  clock.Done(StepProfile::kMuon);
 }
 
 NamedTensors Optimizer::State() const {

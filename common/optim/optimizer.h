@@ -3,6 +3,7 @@
 #pragma once
 
 #include "common/model/flat.h"
+#include "common/model/step_profile.h"
 
 namespace fairway {
 
@@ -21,6 +22,9 @@ class Optimizer {
   double ClipFactor(double norm) const;
   // One step with every learning rate times `scale` and every gradient times `gradient_factor`. The gradients are 0 afterwards.
   void Step(double scale, double momentum, double gradient_factor = 1);
+
+  // Times its parts from now on; null: no more.
+  void SetProfile(StepProfile* profile) { profile_ = profile; }
 
   // Moments and momenta under the names they have in a checkpoint (adam_m/NAME, adam_v/NAME, muon/NAME); shared storage.
   NamedTensors State() const;
@@ -42,6 +46,7 @@ class Optimizer {
   std::vector<Adam> adams_;
   std::vector<Muon> muons_;
   int64_t adam_steps_ = 0;
+  StepProfile* profile_ = nullptr;
 };
 
 }  // namespace fairway

@@ -225,7 +225,7 @@ class Run {
 
   void Validate() {
     clock_.Stop();
-    score_ = EvaluatePlain(trainer_.model(), val_, table_, settings_);
+    score_ = EvaluatePlain(trainer_.ModelForScoring(), val_, table_, settings_);
     // The last update of all shows here alone.
     if (!std::isfinite(score_.val_loss))
       throw Diverged(StringPrintf("the validation loss after step %ld", trainer_.step()), score_.val_loss);

@@ -1,9 +1,6 @@
 #include "common/train/trainer.h"
 
 #include <ATen/TensorOperators.h>
-#include <ATen/core/grad_mode.h>
-#include <ATen/ops/empty.h>
-#include <ATen/ops/from_blob.h>
 
 #include "common/base/error.h"
 #include "common/base/text.h"
@@ -32,65 +29,67 @@ Trainer::Trainer(const Settings& settings, ShardSet train)
       stream_(std::move(train)),
       layout_(settings),
       parameters_(InitialFlatParameters(settings, layout_)),
-      gradients_(layout_, layout_.embeddings_dtype()),
-      model_(settings, Leaves(parameters_, gradients_)),
+      gradients_(layout_, at::kFloat),
+      model_(settings, parameters_.tensors(), gradients_.tensors()),
       optimizer_(settings, layout_, parameters_, gradients_) {
   if (const int64_t held = shards().tokens(); held <= settings.train_seq_len) {
     throw InputError(shards().files().front(), StringPrintf("the training split holds %ld tokens where at least %ld are needed",
                                                             held, settings.train_seq_len + 1));
   }
-  if (settings.ema_enabled) ema_.emplace(model_.parameters(), settings.ema_decay);
-  if (settings.swa_enabled) swa_.emplace(model_.parameters(), settings.compat);
+  if (settings.ema_enabled) ema_.emplace(parameters(), settings.ema_decay);
+  if (settings.swa_enabled) swa_.emplace(parameters(), settings.compat);
 }
 
 std::vector<float> Trainer::AccumulateGradients() {
   const int64_t tokens = settings_.train_batch_tokens / settings_.grad_micro_steps, T = settings_.train_seq_len;
-  const int64_t sequences = tokens / T;
-  const int64_t at_a_time = settings_.micro_batch_seqs > 0 ? std::min(settings_.micro_batch_seqs, sequences) : sequences;
+  qat_replacements_ += model_.Prepare(fake_quantises());
   std::vector<float> losses;
   for (int64_t micro = 0; micro < settings_.grad_micro_steps; ++micro) {
     // One token more than there are targets; the next span starts after it (specification 1, section 4).
     const std::vector<uint16_t> span = stream_.Take(tokens + 1);
-    const at::Tensor ids = at::empty({tokens + 1}, at::kLong);
-    std::copy(span.begin(), span.end(), ids.mutable_data_ptr<int64_t>());
-    const at::Tensor inputs = ids.narrow(0, 0, tokens).view({sequences, T});
-    const at::Tensor targets = ids.narrow(0, 1, tokens).view({sequences, T});
-    double loss_of_micro = 0;
-    for (int64_t first = 0; first < sequences; first += at_a_time) {
-      const int64_t count = std::min(at_a_time, sequences - first);
-      const double share = static_cast<double>(count) / static_cast<double>(sequences);
-      const at::Tensor loss = model_.Loss(inputs.narrow(0, first, count), targets.narrow(0, first, count));
-      loss_of_micro += share * loss.item<float>();
-      (loss * (share / static_cast<double>(settings_.grad_micro_steps))).backward();
-    }
-    losses.push_back(static_cast<float>(loss_of_micro));
+    std::vector<const uint16_t*> sequences;
+    for (int64_t first = 0; first < tokens; first += T) sequences.push_back(span.data() + first);
+    const double share = 1 / static_cast<double>(settings_.grad_micro_steps);
+    losses.push_back(static_cast<float>(model_.AccumulateGradients(sequences, T, share)));
   }
+  model_.FinishGradients();
   return losses;
 }
 
 double Trainer::Update(double scale) {
+  StepClock clock(profile_);
   const double norm = optimizer_.GradientNorm();
+  clock.Done(StepProfile::kClip);
   optimizer_.Step(scale, MuonMomentum(settings_, step_), optimizer_.ClipFactor(norm));
+  clock = StepClock(profile_);
   if (ema_) ema_->Update();
   ++step_;
   if (swa_ && scale < settings_.swa_start_frac && step_ % settings_.swa_every == 0) swa_->AddSnapshot();
+  clock.Done(StepProfile::kAverage);
   return norm;
+}
+
+void Trainer::SetProfile(StepProfile* profile) {
+  profile_ = profile;
+  model_.SetProfile(profile);
+  optimizer_.SetProfile(profile);
 }
 
 int64_t Trainer::StartFakeQuantisation() {
   qat_first_step_ = step_;
-  return model_.SetFakeQuantisation(true);
+  return model_.Prepare(/*fake_quantise=*/true);
+}
+
+Engine& Trainer::ModelForScoring() {
+  model_.Prepare(/*fake_quantise=*/false);
+  return model_;
 }
 
 void Trainer::WarmUp(const std::function<void(int64_t)>& on_step) {
-  const at::NoGradGuard no_grad;
   NamedTensors before;
-  for (const auto& [name, tensor] : State()) before.emplace_back(name, tensor.detach().clone());
+  for (const auto& [name, tensor] : State()) before.emplace_back(name, tensor.clone());
   for (int64_t i = 1; i <= settings_.warmup_steps; ++i) {
-    {
-      const at::AutoGradMode with_grad(true);
-      AccumulateGradients();
-    }
+    AccumulateGradients();
     optimizer_.Step(/*scale=*/1, settings_.muon_momentum);
     on_step(i);
   }
@@ -101,7 +100,7 @@ void Trainer::WarmUp(const std::function<void(int64_t)>& on_step) {
 }
 
 NamedTensors Trainer::State() const {
-  NamedTensors state = model_.parameters();
+  NamedTensors state = parameters();
   if (ema_)
     for (const auto& [name, tensor] : ema_->values()) state.emplace_back("ema/" + name, tensor);
   if (swa_)
@@ -120,12 +119,12 @@ void Trainer::Save(CheckpointWriter& writer, Counters& counters) const {
   counters.Set(kAdamSteps, static_cast<double>(optimizer_.adam_steps()));
   if (ema_) counters.Set(counter::kEmaUpdates, static_cast<double>(ema_->updates()));
   if (swa_) counters.Set(counter::kSwaSnapshots, static_cast<double>(swa_->snapshots()));
-  counters.Set(counter::kQatReplacements, static_cast<double>(qat_replacements_before_ + model_.fake_quantisations()));
+  counters.Set(counter::kQatReplacements, static_cast<double>(qat_replacements_));
   if (qat_first_step_) counters.Set(counter::kQatFirstStep, static_cast<double>(*qat_first_step_));
 }
 
 void Trainer::Restore(const CheckpointReader& checkpoint) {
-  for (const auto& [name, tensor] : State()) CopyTensor(checkpoint, name, tensor.detach());
+  for (const auto& [name, tensor] : State()) CopyTensor(checkpoint, name, tensor);
   const Counters& counters = checkpoint.counters();
   const auto count = [&](const char* name) { return static_cast<int64_t>(counters.Get(name)); };
   step_ = count(counter::kSteps);
@@ -133,12 +132,9 @@ void Trainer::Restore(const CheckpointReader& checkpoint) {
   optimizer_.set_adam_steps(count(kAdamSteps));
   if (ema_) ema_->set_updates(count(counter::kEmaUpdates));
   if (swa_) swa_->set_snapshots(count(counter::kSwaSnapshots));
-  qat_replacements_before_ = count(counter::kQatReplacements);
+  qat_replacements_ = count(counter::kQatReplacements);
   data_wait_before_ = counters.Get(counter::kDataWaitSeconds);
-  if (counters.Has(counter::kQatFirstStep)) {
-    model_.SetFakeQuantisation(true);
-    qat_first_step_ = count(counter::kQatFirstStep);
-  }
+  if (counters.Has(counter::kQatFirstStep)) qat_first_step_ = count(counter::kQatFirstStep);
 }
 
 }  // namespace fairway

@@ -9,7 +9,7 @@
 
 #include "common/checkpoint/checkpoint.h"
 #include "common/model/flat.h"
-#include "common/model/transformer.h"
+#include "common/model/fused.h"
 #include "common/optim/optimizer.h"
 #include "common/settings/settings.h"
 #include "common/tokens/shards.h"
@@ -22,23 +22,29 @@ class Trainer {
   // Initial weights from settings.seed, the stream at its beginning. REQUIRES: settings.CheckTraining(1) passed.
   Trainer(const Settings& settings, ShardSet train);
 
-  // Forward and backward over the step's micro-batches; gradients of their mean loss stand in the parameters afterwards.
+  // Forward and backward over the step's micro-batches; the gradients of their mean loss afterwards stand in gradients().
   // Returns each micro-batch's loss in nats.
   std::vector<float> AccumulateGradients();
   // Clips, steps the optimisers with every learning rate times `scale`, updates the EMA, counts the step, and takes an SWA
   // snapshot where the rule asks for one. Returns the gradient norm before clipping.
   double Update(double scale);
-  // Late QAT from now on. Returns how many matrices it replaces.
+  // Late QAT from now on. Returns how many matrices it replaces in each step.
   int64_t StartFakeQuantisation();
   // warmup_steps steps that leave no trace: everything is put back to where it was. `on_step` hears 1, 2, …
   void WarmUp(const std::function<void(int64_t)>& on_step);
 
-  const Transformer& model() const { return model_; }
+  // The model with its weights as they are, for scoring between two steps.
+  Engine& ModelForScoring();
+  const NamedTensors& parameters() const { return parameters_.tensors(); }
+  const NamedTensors& gradients() const { return gradients_.tensors(); }
   int64_t step() const { return step_; }  // steps taken
   bool fake_quantises() const { return qat_first_step_.has_value(); }
   int64_t swa_snapshots() const { return swa_ ? swa_->snapshots() : 0; }
   double data_wait_seconds() const { return data_wait_before_ + stream_.wait_seconds(); }
   const ShardSet& shards() const { return stream_.shards(); }
+
+  // Times operations from now on; null: no more. `profile` must outlive this or the next call.
+  void SetProfile(StepProfile* profile);
 
   // Adds every tensor and counter that Restore needs.
   void Save(CheckpointWriter& writer, Counters& counters) const;
@@ -53,14 +59,15 @@ class Trainer {
   TokenStream stream_;
   FlatLayout layout_;
   FlatTensors parameters_, gradients_;
-  Transformer model_;
+  FusedTransformer model_;
   Optimizer optimizer_;
   std::optional<Ema> ema_;
   std::optional<Swa> swa_;
   int64_t step_ = 0;
   std::optional<int64_t> qat_first_step_;
-  int64_t qat_replacements_before_ = 0;  // by the processes that this run was resumed from
-  double data_wait_before_ = 0;
+  int64_t qat_replacements_ = 0;  // matrices, one a step
+  StepProfile* profile_ = nullptr;
+  double data_wait_before_ = 0;  // of the processes that this run was resumed from
 };
 
 }  // namespace fairway

@@ -5,7 +5,8 @@
 //   dP_ij = dy_i . v_j;  dS_ij = P_ij (dP_ij - dy_i . y_i);  dv_j = sum_i P_ij dy_i
 //   dk^_j = gain_h / sqrt(d) sum_i dS_ij q^_i;  dq^_i = 1 / sqrt(d) sum_j dS_ij k^_j   (the gain is left to qk.h)
 //
-// qkv, dqkv: float32 [B T, (H + 2 Hkv) d] as in qk.h; y, dy: float32 [B T, H d]; lse: float32 [B, H, T].
+// qkv, dqkv: elements [B T, (H + 2 Hkv) d] as in qk.h; y, dy: elements [B T, H d]; lse: float32 [B, H, T]. Scores and softmax are
+// float32; P and dS are elements where they enter a product.
 // A call does one sequence and one key/value head with all its query heads.
 #pragma once
 
@@ -13,18 +14,22 @@
 
 namespace fairway {
 
-// Floats of scratch memory that a call below needs.
-inline int64_t AttentionScratch(const QkShape& shape) {
+// Bytes of scratch memory that a call below needs.
+constexpr int64_t kAttentionQueries = 96, kAttentionKeys = 256;  // of a block
+inline int64_t AttentionScratchBytes(const QkShape& shape) {
   const int64_t columns = (shape.d + 15) / 16 * 16, positions = (shape.T + 63) / 64 * 64;
-  return 9 * positions * columns + 2 * 48 * 256 + 2 * positions;
+  // A panel of floats a position and column at most for each of eight packed or summed copies, five blocks of scores, two
+  // floats a position.
+  return static_cast<int64_t>(sizeof(float)) *
+         (9 * positions * columns + 5 * kAttentionQueries * kAttentionKeys + 2 * positions);
 }
 
 // Computes the rows from position `first` on.
-FAIRWAY_KERNEL(AttentionForward, const QkShape& shape, const float* gain, const float* qkv, int64_t sequence, int64_t kv,
-               int64_t first, float* scratch, float* y, float* lse);
+FAIRWAY_KERNEL(AttentionForward, const QkShape& shape, const float* gain, Elements qkv, int64_t sequence, int64_t kv, int64_t first,
+               void* scratch, Elements y, float* lse);
 
 // Sets the query and key heads of dqkv; sets its value heads, or adds to them where `add_dv` says so.
-FAIRWAY_KERNEL(AttentionBackward, const QkShape& shape, const float* gain, const float* qkv, const float* y, const float* lse,
-               const float* dy, int64_t sequence, int64_t kv, bool add_dv, float* scratch, float* dqkv);
+FAIRWAY_KERNEL(AttentionBackward, const QkShape& shape, const float* gain, Elements qkv, Elements y, const float* lse,
+               Elements dy, int64_t sequence, int64_t kv, bool add_dv, void* scratch, Elements dqkv);
 
 }  // namespace fairway

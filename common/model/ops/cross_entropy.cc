@@ -1,6 +1,6 @@
 #include "common/model/ops/cross_entropy.h"
 
-#include "common/model/ops/formulas.h"
+#include "common/model/ops/vectors.h"
 
 namespace fairway::FAIRWAY_TARGET {
 namespace {
@@ -29,8 +29,10 @@ void CrossEntropyForward(int64_t V, float cap, float* logits, const int32_t* tar
   }
 }
 
-void CrossEntropyBackward(int64_t V, float cap, float share, float* logits, const int32_t* targets, float* losses, Rows rows) {
-  float e[V];
+void CrossEntropyBackward(int64_t V, float cap, float share, float* logits, const int32_t* targets, float* losses,
+                          Elements dlogits, int64_t stride, Rows rows) {
+  float values[V];
+  float* const e = values;
   for (int64_t row = rows.first; row < rows.last; ++row) {
     float* __restrict z = logits + (row - rows.first) * V;
     const float largest = CapRow(V, cap, z);
@@ -41,11 +43,16 @@ void CrossEntropyBackward(int64_t V, float cap, float share, float* logits, cons
       sum += e[v];
     }
     const int32_t target = targets[row];
-    const float capped = z[target], factor = share / sum;
+    const float capped = z[target], factor = share / sum, probability = e[target] / sum;
     losses[row] = __builtin_logf(sum) + largest - capped;
 #pragma omp simd
-    for (int64_t v = 0; v < V; ++v) z[v] = e[v] * factor * formula::SoftcapSlope(z[v], cap);
-    z[target] = share * (e[target] / sum - 1.0f) * formula::SoftcapSlope(capped, cap);
+    for (int64_t v = 0; v < V; ++v) e[v] = e[v] * factor * formula::SoftcapSlope(z[v], cap);
+    e[target] = share * (probability - 1.0f) * formula::SoftcapSlope(capped, cap);
+    With(dlogits + (row - rows.first) * stride, [&](auto* to) {
+#pragma omp simd
+      for (int64_t v = 0; v < V; ++v) Put(e[v], to + v);
+      for (int64_t v = V; v < stride; ++v) Put(0, to + v);
+    });
   }
 }
 

@@ -6,14 +6,16 @@
 // logits: float32 [rows, V], the first of `rows` at its beginning; targets: [N]; losses: float32 [N], in nats.
 #pragma once
 
+#include "common/model/ops/element.h"
 #include "common/model/ops/kernel.h"
 
 namespace fairway {
 
 // Losses alone; `logits` is used up.
 FAIRWAY_KERNEL(CrossEntropyForward, int64_t V, float cap, float* logits, const int32_t* targets, float* losses, Rows rows);
-// `logits` becomes dlogits in place, for `share` times the sum of the losses.
+// Losses, and dlogits of `share` times their sum: elements, rows `stride` apart with 0 between; they may lie where the logits
+// are, which are used up.
 FAIRWAY_KERNEL(CrossEntropyBackward, int64_t V, float cap, float share, float* logits, const int32_t* targets, float* losses,
-               Rows rows);
+               Elements dlogits, int64_t stride, Rows rows);
 
 }  // namespace fairway

@@ -1,12 +1,16 @@
 #include "common/model/ops/embed.h"
 
-#include "common/model/ops/formulas.h"
+#include "common/model/ops/vectors.h"
 
 namespace fairway::FAIRWAY_TARGET {
 
-void GatherRows(int64_t width, const float* table, const int32_t* index, float* out, Rows rows) {
-  for (int64_t row = rows.first; row < rows.last; ++row)
-    __builtin_memcpy(out + row * width, table + index[row] * width, width * sizeof(float));
+void GatherRows(int64_t width, Elements table, const int32_t* index, Elements out, int64_t stride, Rows rows) {
+  const int64_t bytes = width * ElementBytes(table.precision);
+  for (int64_t row = rows.first; row < rows.last; ++row) {
+    const Elements to = out + row * stride;
+    __builtin_memcpy(to.data, (table + index[row] * width).data, bytes);
+    if (stride > width) __builtin_memset((to + width).data, 0, stride * ElementBytes(out.precision) - bytes);
+  }
 }
 
 void ScatterAddRows(int64_t width, float scale, const float* x, const int32_t* index, int64_t N, float* table, Rows columns) {
@@ -18,31 +22,42 @@ void ScatterAddRows(int64_t width, float scale, const float* x, const int32_t* i
   }
 }
 
-void EmbedForward(int64_t D, const float* tok_emb, const int32_t* ids, const float* bigram, float bigram_scale, float* x1,
+void DotRows(int64_t width, const float* x, Elements y, float* sum, Rows rows) {
+  With(y, [&](auto* with) {
+    float all = 0;
+#pragma omp simd reduction(+ : all)
+    for (int64_t i = rows.first * width; i < rows.last * width; ++i) all += x[i] * Get(with[i]);
+    *sum += all;
+  });
+}
+
+void EmbedForward(int64_t D, Elements tok_emb, const int32_t* ids, Elements bigram, float bigram_scale, float* x1,
                   float* inverse_norms, Rows rows) {
-  for (int64_t row = rows.first; row < rows.last; ++row) {
-    const float* __restrict token = tok_emb + ids[row] * D;
-    float* __restrict x = x1 + row * D;
-    float squares = 0;
-    if (bigram == nullptr) {
+  With(tok_emb, [&](auto* table) {
+    for (int64_t row = rows.first; row < rows.last; ++row) {
+      const auto* __restrict token = table + ids[row] * D;
+      float* __restrict x = x1 + row * D;
+      float squares = 0;
+      if (bigram.data == nullptr) {
 #pragma omp simd reduction(+ : squares)
-      for (int64_t j = 0; j < D; ++j) {
-        x[j] = token[j];
-        squares += x[j] * x[j];
-      }
-    } else {
-      const float* __restrict added = bigram + row * D;
+        for (int64_t j = 0; j < D; ++j) {
+          x[j] = Get(token[j]);
+          squares += x[j] * x[j];
+        }
+      } else {
+        const auto* __restrict added = static_cast<decltype(table)>(bigram.data) + row * D;
 #pragma omp simd reduction(+ : squares)
-      for (int64_t j = 0; j < D; ++j) {
-        x[j] = token[j] + bigram_scale * added[j];
-        squares += x[j] * x[j];
+        for (int64_t j = 0; j < D; ++j) {
+          x[j] = Get(token[j]) + bigram_scale * Get(added[j]);
+          squares += x[j] * x[j];
+        }
       }
-    }
-    const float r = 1.0f / __builtin_sqrtf(squares / static_cast<float>(D) + formula::kRmsEpsilon);
-    inverse_norms[row] = r;
+      const float r = 1.0f / __builtin_sqrtf(squares / static_cast<float>(D) + formula::kRmsEpsilon);
+      inverse_norms[row] = r;
 #pragma omp simd
-    for (int64_t j = 0; j < D; ++j) x[j] *= r;
-  }
+      for (int64_t j = 0; j < D; ++j) x[j] *= r;
+    }
+  });
 }
 
 void SmearForward(int64_t D, const float* __restrict g, const uint8_t* joined, const float* x1, float* x0, Rows rows) {
@@ -61,7 +76,7 @@ void SmearForward(int64_t D, const float* __restrict g, const uint8_t* joined, c
 }
 
 void EmbedBackward(int64_t D, const float* __restrict g, const uint8_t* joined, const float* x1, const float* inverse_norms,
-                   const float* dx0, float* ds, float* __restrict dgate, int64_t N, Rows rows) {
+                   const float* dx0, float* ds, Elements ds_elements, float* __restrict dgate, int64_t N, Rows rows) {
   for (int64_t row = rows.first; row < rows.last; ++row) {
     const float* __restrict x = x1 + row * D;
     const float* __restrict d = dx0 + row * D;
@@ -92,6 +107,11 @@ void EmbedBackward(int64_t D, const float* __restrict g, const uint8_t* joined, 
     const float mean = product / static_cast<float>(D), r = inverse_norms[row];
 #pragma omp simd
     for (int64_t j = 0; j < D; ++j) out[j] = formula::RmsGradient(out[j], x[j], r, mean);
+    if (ds_elements.data == nullptr) continue;
+    With(ds_elements + row * D, [&](auto* to) {
+#pragma omp simd
+      for (int64_t j = 0; j < D; ++j) Put(out[j], to + j);
+    });
   }
 }
 

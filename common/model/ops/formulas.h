@@ -24,9 +24,9 @@ constexpr float kXsaEpsilon = 1e-12f;
 FAIRWAY_FORMULA float Exp(float x) {
   x = x > 88.0f ? 88.0f : x;
   const float clamped = x < -87.0f ? -87.0f : x;
-  const float scaled = clamped * 1.44269504088896341f;
-  const int32_t n = static_cast<int32_t>(scaled + (scaled < 0 ? -0.5f : 0.5f));
-  const float r = (clamped - static_cast<float>(n) * 0.693359375f) - static_cast<float>(n) * -2.12194440e-4f;
+  // 1.5 * 2^23 leaves no bits behind the point: the integer n stands in the lowest bits of `shifted`.
+  const float shifted = clamped * 1.44269504088896341f + 12582912.0f, n = shifted - 12582912.0f;
+  const float r = (clamped - n * 0.693359375f) - n * -2.12194440e-4f;
   float p = 1.9875691500e-4f;
   p = p * r + 1.3981999507e-3f;
   p = p * r + 8.3334519073e-3f;
@@ -34,7 +34,9 @@ FAIRWAY_FORMULA float Exp(float x) {
   p = p * r + 1.6666665459e-1f;
   p = p * r + 5.0000001201e-1f;
   const float mantissa = (p * r) * r + r + 1.0f;
-  const int32_t bits = (n + 127) << 23;
+  uint32_t bits;
+  memcpy(&bits, &shifted, sizeof bits);
+  bits = (bits + 127u) << 23;
   float power;
   memcpy(&power, &bits, sizeof power);
   return x < -87.0f ? 0.0f : mantissa * power;
@@ -81,6 +83,20 @@ FAIRWAY_FORMULA float RmsGradient(float du, float u, float r, float mean_du_u) {
 
 // Exclusive self attention: the part of y along the unit vector n goes (specification 1, section 3).
 FAIRWAY_FORMULA float Exclude(float y, float along, float n) { return y - along * n; }
+
+// A bfloat16's bits as float32, and the bfloat16 nearest to x, halves to even; infinities stay, and so do the NaNs that arithmetic
+// makes.
+FAIRWAY_FORMULA float FromBFloat16(uint16_t half) {
+  const uint32_t bits = static_cast<uint32_t>(half) << 16;
+  float x;
+  memcpy(&x, &bits, sizeof x);
+  return x;
+}
+FAIRWAY_FORMULA uint16_t ToBFloat16(float x) {
+  uint32_t bits;
+  memcpy(&bits, &x, sizeof bits);
+  return static_cast<uint16_t>((bits + (0x7fffu + ((bits >> 16) & 1u))) >> 16);
+}
 
 // x rounded to the nearest integer, halves to the even one, and clamped to [low, high], integers below 2^22.
 FAIRWAY_FORMULA float RoundToGrid(float x, float low, float high) {

@@ -25,21 +25,23 @@ struct Rows {
 #elif defined(__x86_64__)
 
 template <class Kernel>
-Kernel* ForThisProcessor(Kernel* v4, Kernel* v3, Kernel* baseline) {
+Kernel* ForThisProcessor(Kernel* v4_bf16, Kernel* v4, Kernel* v3, Kernel* baseline) {
   // Static objects may be set up before the compiler's own table is.
   __builtin_cpu_init();
   if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512cd") &&
       __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("fma"))
-    return v4;
+    return __builtin_cpu_supports("avx512bf16") ? v4_bf16 : v4;
   if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("bmi2")) return v3;
   return baseline;
 }
 
 #define FAIRWAY_KERNEL(name, ...)                                                                 \
+  namespace x86_64_v4_bf16 { void name(__VA_ARGS__); }                                            \
   namespace x86_64_v4 { void name(__VA_ARGS__); }                                                 \
   namespace x86_64_v3 { void name(__VA_ARGS__); }                                                 \
   namespace baseline { void name(__VA_ARGS__); }                                                  \
-  inline void (*const name)(__VA_ARGS__) = ForThisProcessor(&x86_64_v4::name, &x86_64_v3::name, &baseline::name)
+  inline void (*const name)(__VA_ARGS__) =                                                        \
+      ForThisProcessor(&x86_64_v4_bf16::name, &x86_64_v4::name, &x86_64_v3::name, &baseline::name)
 
 #else
 

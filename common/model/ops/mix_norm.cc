@@ -1,6 +1,6 @@
 #include "common/model/ops/mix_norm.h"
 
-#include "common/model/ops/formulas.h"
+#include "common/model/ops/vectors.h"
 
 namespace fairway::FAIRWAY_TARGET {
 namespace {
@@ -41,61 +41,83 @@ float MixRow(const MixNorm& in, int64_t row, float* __restrict xin, float* __res
   return 1.0f / __builtin_sqrtf(squares / static_cast<float>(D) + formula::kRmsEpsilon);
 }
 
-}  // namespace
-
-void MixNormForward(const MixNorm& in, float* mixed, float* u, Rows rows) {
+template <class E>
+void Forward(const MixNorm& in, float* mixed, E* u, Rows rows) {
   const int64_t D = in.D;
   float scratch[2][D];
   for (int64_t row = rows.first; row < rows.last; ++row) {
     float* __restrict xm = mixed != nullptr ? mixed + row * D : scratch[1];
     const float r = MixRow(in, row, scratch[0], xm);
-    float* __restrict out = u + row * D;
+    E* __restrict out = u + row * D;
 #pragma omp simd
-    for (int64_t j = 0; j < D; ++j) out[j] = xm[j] * r;
+    for (int64_t j = 0; j < D; ++j) Put(xm[j] * r, out + j);
   }
 }
 
-void MixNormBackward(const MixNorm& in, const MixNormGradients& out, Rows rows) {
+template <class E>
+void Backward(const MixNorm& in, const MixNormGradients& out, const E* all_du, Rows rows) {
   const int64_t D = in.D;
   float scratch[2][D];
   float* __restrict xin = scratch[0];
   float* __restrict xm = scratch[1];
   for (int64_t row = rows.first; row < rows.last; ++row) {
     const float r = MixRow(in, row, xin, xm);
-    const float* __restrict du = out.du + row * D;
+    const E* __restrict du = all_du + row * D;
     float* __restrict dmixed = out.dmixed + row * D;
     float product = 0;
 #pragma omp simd reduction(+ : product)
-    for (int64_t j = 0; j < D; ++j) product += du[j] * xm[j];
+    for (int64_t j = 0; j < D; ++j) product += Get(du[j]) * xm[j];
     const float mean = product * r / static_cast<float>(D);
 #pragma omp simd
-    for (int64_t j = 0; j < D; ++j) dmixed[j] += formula::RmsGradient(du[j], xm[j] * r, r, mean);
-    if (in.x0 == nullptr) continue;
-    const float* __restrict x0 = in.x0 + row * D;
-    const float* __restrict mix0 = in.mix;
-    const float* __restrict mix1 = in.mix + D;
-    float* __restrict dx0 = out.dx0 + row * D;
-    float* __restrict dmix0 = out.dmix;
-    float* __restrict dmix1 = out.dmix + D;
+    for (int64_t j = 0; j < D; ++j) dmixed[j] += formula::RmsGradient(Get(du[j]), xm[j] * r, r, mean);
+    if (in.x0 != nullptr) {
+      const float* __restrict x0 = in.x0 + row * D;
+      const float* __restrict mix0 = in.mix;
+      const float* __restrict mix1 = in.mix + D;
+      float* __restrict dx0 = out.dx0 + row * D;
+      float* __restrict dmix0 = out.dmix;
+      float* __restrict dmix1 = out.dmix + D;
 #pragma omp simd
-    for (int64_t j = 0; j < D; ++j) {
-      const float dxm = dmixed[j];
-      dx0[j] += mix1[j] * dxm;
-      dmix0[j] += dxm * xin[j];
-      dmix1[j] += dxm * x0[j];
-      dmixed[j] = mix0[j] * dxm;
+      for (int64_t j = 0; j < D; ++j) {
+        const float dxm = dmixed[j];
+        dx0[j] += mix1[j] * dxm;
+        dmix0[j] += dxm * xin[j];
+        dmix1[j] += dxm * x0[j];
+        dmixed[j] = mix0[j] * dxm;
+      }
     }
-    if (in.skip == nullptr) continue;
-    const float* __restrict skip = in.skip + row * D;
-    const float* __restrict weight = in.skip_weight;
-    float* __restrict dskip = out.dskip + row * D;
-    float* __restrict dweight = out.dskip_weight;
+    if (in.skip != nullptr) {
+      const float* __restrict skip = in.skip + row * D;
+      const float* __restrict weight = in.skip_weight;
+      float* __restrict dskip = out.dskip + row * D;
+      float* __restrict dweight = out.dskip_weight;
 #pragma omp simd
-    for (int64_t j = 0; j < D; ++j) {
-      dskip[j] = weight[j] * dmixed[j];
-      dweight[j] += dmixed[j] * skip[j];
+      for (int64_t j = 0; j < D; ++j) {
+        dskip[j] = weight[j] * dmixed[j];
+        dweight[j] += dmixed[j] * skip[j];
+      }
+    }
+    if (out.extra != nullptr) {
+      const float* __restrict extra = out.extra + row * D;
+#pragma omp simd
+      for (int64_t j = 0; j < D; ++j) dmixed[j] += extra[j];
+    }
+    if (out.dx.data != nullptr) {
+      E* __restrict dx = static_cast<E*>(out.dx.data) + row * D;
+#pragma omp simd
+      for (int64_t j = 0; j < D; ++j) Put(dmixed[j], dx + j);
     }
   }
+}
+
+}  // namespace
+
+void MixNormForward(const MixNorm& in, float* mixed, Elements u, Rows rows) {
+  With(u, [&](auto* to) { Forward(in, mixed, to, rows); });
+}
+
+void MixNormBackward(const MixNorm& in, const MixNormGradients& out, Rows rows) {
+  With(out.du, [&](auto* du) { Backward(in, out, du, rows); });
 }
 
 }  // namespace fairway::FAIRWAY_TARGET

@@ -4,9 +4,10 @@
 //   xm  = mix0 * xin + mix1 * x0      (without a mix: xm = xin)
 //   u   = xm / sqrt(mean(xm^2) + eps)
 //
-// All activations are float32 [N, D], row after row; mix0, mix1 and skip_weight float32 [D].
+// The stream is float32 [N, D], row after row; mix0, mix1 and skip_weight float32 [D]; u and du are elements [N, D].
 #pragma once
 
+#include "common/model/ops/element.h"
 #include "common/model/ops/kernel.h"
 
 namespace fairway {
@@ -21,14 +22,16 @@ struct MixNorm {
 };
 
 // Writes u and, where `mixed` is not null, xm; both [N, D], whole arrays of which the rows are filled.
-FAIRWAY_KERNEL(MixNormForward, const MixNorm& in, float* mixed, float* u, Rows rows);
+FAIRWAY_KERNEL(MixNormForward, const MixNorm& in, float* mixed, Elements u, Rows rows);
 
 // The way back. `du` is the gradient of u, `dmixed` that of xm from elsewhere (the residual path) on entry; afterwards it is
-// dxin, in place. Adds to dx0 [N, D], dmix [2, D], dskip [N, D] (overwritten, not added) and dskip_weight [D]; those that the
+// dxin + extra, in place, and once more as elements in dx where that is asked for. Adds to dx0 [N, D], dmix [2, D], dskip [N, D] (overwritten, not added) and dskip_weight [D]; those that the
 // forward pass did not have are null. xm is computed again.
 struct MixNormGradients {
-  const float* du;
+  Elements du;
   float* dmixed;
+  const float* extra = nullptr;  // [N, D]
+  Elements dx = {};              // [N, D]
   float* dx0 = nullptr;
   float* dmix = nullptr;
   float* dskip = nullptr;

@@ -4,9 +4,10 @@
 //   rotate(x1, x2) = (x1 cos + x2 sin, x2 cos - x1 sin), x1 and x2 the halves of the head
 //
 // q_gain is no part of it: a gain on the query is a gain on the scores, and attention.h applies it there.
-// qkv: float32 [N, (H + 2 Hkv) d], query heads, key heads, value heads; cos, sin: float32 [T, d/2]; row n is position n mod T.
+// qkv, dqkv: elements [N, (H + 2 Hkv) d], query heads, key heads, value heads; cos, sin: float32 [T, d/2]; row n is position n mod T.
 #pragma once
 
+#include "common/model/ops/element.h"
 #include "common/model/ops/kernel.h"
 
 namespace fairway {
@@ -19,11 +20,11 @@ struct QkShape {
 };
 
 // Normalises and rotates the query and key heads of qkv. inverse_norms: float32 [N, H + Hkv], kept for the way back.
-FAIRWAY_KERNEL(QkForward, const QkShape& shape, float* qkv, float* inverse_norms, Rows rows);
+FAIRWAY_KERNEL(QkForward, const QkShape& shape, Elements qkv, float* inverse_norms, Rows rows);
 
 // qkv as the forward pass left it; dqkv holds the gradients of q^ *before* the gain (attention.h), of k^ and of v. Queries'
 // gradients are multiplied by gain [H] here, dgain [H] += dq^ . q^; then both go back through rotation and norm, in place.
-FAIRWAY_KERNEL(QkBackward, const QkShape& shape, const float* qkv, const float* inverse_norms, const float* gain, float* dqkv,
+FAIRWAY_KERNEL(QkBackward, const QkShape& shape, Elements qkv, const float* inverse_norms, const float* gain, Elements dqkv,
                float* dgain, Rows rows);
 
 }  // namespace fairway

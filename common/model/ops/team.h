@@ -29,9 +29,12 @@ struct Team {
   Barrier* barrier;
 
   void Wait() const { barrier->Wait(); }
-  // The share of n rows that member `of` has.
-  Rows ShareOf(int of, int64_t n) const { return {n * of / size, n * (of + 1) / size}; }
-  Rows Share(int64_t n) const { return ShareOf(rank, n); }
+  // The share of n rows that member `of` has; shares begin at multiples of `unit`.
+  Rows ShareOf(int of, int64_t n, int64_t unit = 1) const {
+    const auto begin = [&](int member) { return member == size ? n : n * member / size / unit * unit; };
+    return {begin(of), begin(of + 1)};
+  }
+  Rows Share(int64_t n, int64_t unit = 1) const { return ShareOf(rank, n, unit); }
 };
 
 // Runs work(team) on `threads` threads of the pool that LibTorch uses too (OpenMP's). REQUIRES: `work` does not throw.

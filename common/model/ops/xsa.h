@@ -3,18 +3,17 @@
 //
 //   out = y - (y . n) n
 //
-// y, out: float32 [N, H d]; v: the value heads of qkv (qk.h), each serving H / Hkv consecutive query heads.
+// y, out: elements [N, H d]; v: the value heads of qkv (qk.h), each serving H / Hkv consecutive query heads.
 #pragma once
 
 #include "common/model/ops/qk.h"
 
 namespace fairway {
 
-FAIRWAY_KERNEL(XsaForward, const QkShape& shape, const float* qkv, const float* y, float* out, Rows rows);
+FAIRWAY_KERNEL(XsaForward, const QkShape& shape, Elements qkv, Elements y, Elements out, Rows rows);
 
 // dout becomes dy in place; `out` is computed again beside it (the output projection's gradient needs it), and the value heads
 // of dqkv are set.
-FAIRWAY_KERNEL(XsaBackward, const QkShape& shape, const float* qkv, const float* y, float* out, float* dout, float* dqkv,
-               Rows rows);
+FAIRWAY_KERNEL(XsaBackward, const QkShape& shape, Elements qkv, Elements y, Elements out, Elements dout, Elements dqkv, Rows rows);
 
 }  // namespace fairway

@@ -8,6 +8,7 @@
 
 #include "common/base/digest.h"
 #include "common/evaluate/evaluate.h"
+#include "common/model/fused.h"
 #include "tests/common/evaluate/program.h"
 #include "tests/common/evaluate/tiny_model.h"
 
@@ -20,7 +21,7 @@ using testing::HasSubstr;
 
 class EvalSlidingTest : public testing::Test {
  protected:
-  EvalSlidingTest() : settings(TinySettings()), model(TinyModel(settings)), table(TinyTable(settings.vocab_size)) {
+  EvalSlidingTest() : settings(TinySettings()), model(TinyModel(settings)), fused(settings, model.parameters()), table(TinyTable(settings.vocab_size)) {
     Split(62);
     table.Write(folder / "byte_table.pb");
     WriteWeights(folder / "weights.ckpt", settings, model.parameters());
@@ -45,14 +46,15 @@ class EvalSlidingTest : public testing::Test {
   ScratchFolder folder;
   Settings settings;
   Transformer model;
+  FusedTransformer fused;
   ByteTable table;
   std::optional<ShardSet> val;
 };
 
 TEST_F(EvalSlidingTest, SaysWhatTheLibraryScores) {
   const json result = Scored("--out eval.json");
-  const Score sliding = EvaluateSliding(model, *val, table, settings),
-              plain = EvaluatePlain(model, *val, table, settings);
+  const Score sliding = EvaluateSliding(fused, *val, table, settings),
+              plain = EvaluatePlain(fused, *val, table, settings);
   EXPECT_EQ(result["val_loss"], sliding.val_loss);
   EXPECT_EQ(result["val_bpb"], sliding.val_bpb);
   EXPECT_EQ(result["val_loss_plain"], plain.val_loss);
@@ -95,7 +97,7 @@ TEST_F(EvalSlidingTest, ReadsStandardInput) {
 TEST_F(EvalSlidingTest, PlainEvaluationFillsBothPairs) {
   for (const char* stride : {"0", "16", "-5"}) {
     const json result = Scored(std::string("--eval-stride ") + stride);
-    EXPECT_EQ(result["val_bpb"], EvaluatePlain(model, *val, table, settings).val_bpb);
+    EXPECT_EQ(result["val_bpb"], EvaluatePlain(fused, *val, table, settings).val_bpb);
     EXPECT_EQ(result["val_bpb"], result["val_bpb_plain"]);
     EXPECT_EQ(result["val_loss"], result["val_loss_plain"]);
     EXPECT_EQ(result["method"], "plain");

@@ -1,6 +1,5 @@
 #include "common/evaluate/evaluate.h"
 
-#include <ATen/core/grad_mode.h>
 #include <ATen/ops/log_softmax.h>
 #include <ATen/ops/tensor.h>
 #include <gmock/gmock.h>
@@ -10,6 +9,7 @@
 #include <optional>
 
 #include "common/base/error.h"
+#include "common/model/fused.h"
 #include "tests/common/evaluate/tiny_model.h"
 
 namespace fairway {
@@ -23,7 +23,7 @@ constexpr double kRounding = 1e-6;
 
 class EvaluateTest : public testing::Test {
  protected:
-  EvaluateTest() : settings(TinySettings()), model(TinyModel(settings)), table(TinyTable(settings.vocab_size)) {}
+  EvaluateTest() : settings(TinySettings()), model(TinyModel(settings)), fused(settings, model.parameters()), table(TinyTable(settings.vocab_size)) {}
 
   void Split(int64_t tokens_in_all) {
     tokens = RandomTokens(tokens_in_all, settings.vocab_size);
@@ -62,6 +62,7 @@ class EvaluateTest : public testing::Test {
   ScratchFolder folder;
   Settings settings;
   Transformer model;
+  FusedTransformer fused;
   ByteTable table;
   std::vector<uint16_t> tokens;
   std::optional<ShardSet> val;
@@ -82,7 +83,7 @@ TEST_F(EvaluateTest, SlidingIsItsDefinition) {
       while (begin + seq_len <= i) begin += stride;
       scored.push_back({std::max<int64_t>(0, std::min(begin, targets - seq_len)), i});
     }
-    const Score score = EvaluateSliding(model, *val, table, settings);
+    const Score score = EvaluateSliding(fused, *val, table, settings);
     ExpectScore(score, scored);
     EXPECT_EQ(score.rescored, 0);
     EXPECT_EQ(score.dropped, 0);
@@ -105,7 +106,7 @@ TEST_F(EvaluateTest, CompatIsThePublishedSum) {
         scored.push_back({start, start + t});
       }
     }
-    const Score score = EvaluateSliding(model, *val, table, settings);
+    const Score score = EvaluateSliding(fused, *val, table, settings);
     ExpectScore(score, scored);
     EXPECT_EQ(score.rescored, score.targets - total);
     EXPECT_EQ(score.dropped, size - 1 - total);
@@ -120,7 +121,7 @@ TEST_F(EvaluateTest, PlainIsItsDefinition) {
     const int64_t total = (size - 1) / seq_len * seq_len;
     std::vector<Scored> scored;
     for (int64_t i = 0; i < total; ++i) scored.push_back({i / seq_len * seq_len, i});
-    const Score score = EvaluatePlain(model, *val, table, settings);
+    const Score score = EvaluatePlain(fused, *val, table, settings);
     ExpectScore(score, scored);
     EXPECT_EQ(score.dropped, size - 1 - total);
   }
@@ -130,42 +131,31 @@ TEST_F(EvaluateTest, BatchSizeChangesRoundingOnly) {
   Split(150);
   const Score one_by_one = [&] {
     settings.eval_batch_seqs = 1;
-    return EvaluateSliding(model, *val, table, settings);
+    return EvaluateSliding(fused, *val, table, settings);
   }();
   for (const int64_t batch : {2, 7, 28, 1000}) {
     settings.eval_batch_seqs = batch;
-    const Score score = EvaluateSliding(model, *val, table, settings);
+    const Score score = EvaluateSliding(fused, *val, table, settings);
     EXPECT_NEAR(score.val_loss, one_by_one.val_loss, kRounding) << batch;
     EXPECT_EQ(score.bytes, one_by_one.bytes);
   }
   settings.val_batch_size = 8 * 16;
-  const Score plain = EvaluatePlain(model, *val, table, settings);
+  const Score plain = EvaluatePlain(fused, *val, table, settings);
   settings.val_batch_size = 8 * 16 * 4;
-  EXPECT_NEAR(EvaluatePlain(model, *val, table, settings).val_loss, plain.val_loss, kRounding);
+  EXPECT_NEAR(EvaluatePlain(fused, *val, table, settings).val_loss, plain.val_loss, kRounding);
 }
 
 TEST_F(EvaluateTest, ReportsEveryBatch) {
   Split(62);  // 61 targets: windows at 0, 5, … 45
   std::vector<BatchDone> batches;
   const Score score =
-      EvaluateSliding(model, *val, table, settings, [&](const BatchDone& batch) { batches.push_back(batch); });
+      EvaluateSliding(fused, *val, table, settings, [&](const BatchDone& batch) { batches.push_back(batch); });
   ASSERT_EQ(batches.size(), 4u);
   EXPECT_EQ(batches[1].batch, 1);
   EXPECT_EQ(batches[1].windows_done, 6);
   EXPECT_EQ(batches[3].windows_done, 10);
   EXPECT_EQ(batches[3].windows, 10);
   EXPECT_DOUBLE_EQ(batches[3].bits_per_byte, score.val_bpb);
-}
-
-TEST_F(EvaluateTest, RecordsNoGradients) {
-  Split(40);
-  NamedTensors parameters = model.parameters();
-  for (auto& [name, tensor] : parameters) tensor.requires_grad_(true);
-  bool recording = true;
-  EvaluateSliding(Transformer(settings, parameters), *val, table, settings,
-                  [&](const BatchDone&) { recording = at::GradMode::is_enabled(); });
-  EXPECT_FALSE(recording);
-  EXPECT_TRUE(at::GradMode::is_enabled());  // training goes on afterwards
 }
 
 TEST_F(EvaluateTest, KnowsWhenItSlides) {
@@ -178,16 +168,16 @@ TEST_F(EvaluateTest, KnowsWhenItSlides) {
 
 TEST_F(EvaluateTest, RefusesWhatItCannotScore) {
   Split(1);
-  EXPECT_THAT(MessageOf<InputError>([&] { EvaluateSliding(model, *val, table, settings); }),
+  EXPECT_THAT(MessageOf<InputError>([&] { EvaluateSliding(fused, *val, table, settings); }),
               HasSubstr("fineweb_val_000000.bin: the validation split holds 1 tokens where at least 2 are needed"));
   Split(16);
-  EXPECT_THAT(MessageOf<InputError>([&] { EvaluatePlain(model, *val, table, settings); }),
+  EXPECT_THAT(MessageOf<InputError>([&] { EvaluatePlain(fused, *val, table, settings); }),
               HasSubstr("holds 16 tokens where at least 17 are needed"));
   settings.val_batch_size = 127;
-  EXPECT_THAT(MessageOf<UsageError>([&] { EvaluatePlain(model, *val, table, settings); }),
+  EXPECT_THAT(MessageOf<UsageError>([&] { EvaluatePlain(fused, *val, table, settings); }),
               HasSubstr("VAL_BATCH_SIZE=127"));
   for (ByteTable::Piece& piece : table.pieces) piece = {.text = piece.text, .boundary = true};
-  EXPECT_THAT(MessageOf<InputError>([&] { EvaluateSliding(model, *val, table, settings); }),
+  EXPECT_THAT(MessageOf<InputError>([&] { EvaluateSliding(fused, *val, table, settings); }),
               HasSubstr("stand for no text"));
 }
 
@@ -195,7 +185,7 @@ TEST_F(EvaluateTest, NamesATokenOutOfRange) {
   Split(40);
   tokens[30] = static_cast<uint16_t>(settings.vocab_size);
   val.emplace(WriteVal(folder, tokens, settings.vocab_size));
-  EXPECT_THAT(MessageOf<InputError>([&] { EvaluateSliding(model, *val, table, settings); }),
+  EXPECT_THAT(MessageOf<InputError>([&] { EvaluateSliding(fused, *val, table, settings); }),
               HasSubstr("fineweb_val_000001.bin"));
 }
 

@@ -96,29 +96,5 @@ TEST(FlatTest, SomeGroupsAlone) {
   EXPECT_THROW(matrices.group(Group::kVectors), std::out_of_range);
 }
 
-// Two backward passes through leaves add up in the buffer, to what separate tensors hold.
-TEST(FlatTest, AutogradAddsUpInPlace) {
-  for (const char* precision : {"float32", "bfloat16"}) {
-    const Settings settings = Shape({{"precision", precision}});
-    const FlatLayout layout(settings);
-    const FlatTensors parameters(layout, layout.embeddings_dtype()), gradients(layout, layout.embeddings_dtype());
-    const NamedTensors random = RandomParameters(settings);
-    for (size_t i = 0; i < random.size(); ++i) parameters.tensors()[i].second.copy_(random[i].second);
-    const Transformer flat(settings, Leaves(parameters, gradients)), separate(settings, WithGradients(random));
-    for (uint64_t seed : {1, 2}) {
-      const at::Tensor ids = RandomIds(settings, 2, 6, seed), targets = RandomIds(settings, 2, 6, seed + 10);
-      flat.Loss(ids, targets).backward();
-      separate.Loss(ids, targets).backward();
-    }
-    for (size_t i = 0; i < random.size(); ++i) {
-      const auto& [name, gradient] = gradients.tensors()[i];
-      EXPECT_TRUE(gradient.equal(separate.parameters()[i].second.grad())) << name;
-      EXPECT_TRUE(flat.parameters()[i].second.grad().is_alias_of(gradients.buffers()[0]) ||
-                  flat.parameters()[i].second.grad().is_alias_of(gradients.buffers().back()))
-          << name;
-    }
-  }
-}
-
 }  // namespace
 }  // namespace fairway

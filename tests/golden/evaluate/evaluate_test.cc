@@ -6,6 +6,7 @@
 #include <gtest/gtest.h>
 
 #include "common/base/text.h"
+#include "common/model/fused.h"
 #include "tests/common/evaluate/program.h"
 #include "tests/golden/golden.h"
 
@@ -26,7 +27,7 @@ struct Case {
         table(ByteTable::Load(settings)) {
     at::set_num_threads(1);
   }
-  Transformer Model(const std::string& file) const { return {settings, golden::Parameters("tiny", file, settings)}; }
+  FusedTransformer Model(const std::string& file) const { return {settings, golden::Parameters("tiny", file, settings)}; }
 };
 
 TEST(GoldenSliding, ScoreAndProgressAreThePublishedOnes) {
@@ -34,10 +35,10 @@ TEST(GoldenSliding, ScoreAndProgressAreThePublishedOnes) {
   const nlohmann::json result = golden::Result("tiny");
   const Case tiny(result, "float32");
   BatchDone first{};
-  const Score score =
-      EvaluateSliding(tiny.Model("roundtrip"), tiny.val, tiny.table, tiny.settings, [&](const BatchDone& batch) {
-        if (batch.batch == 0) first = batch;
-      });
+  FusedTransformer model = tiny.Model("roundtrip");
+  const Score score = EvaluateSliding(model, tiny.val, tiny.table, tiny.settings, [&](const BatchDone& batch) {
+    if (batch.batch == 0) first = batch;
+  });
   const std::string line = golden::LogLine(result, "final_int8_zlib_roundtrip_exact");
   EXPECT_NEAR(score.val_loss, golden::Number(line, "val_loss:"), kRounding);
   EXPECT_NEAR(score.val_bpb, golden::Number(line, "val_bpb:"), kRounding);
@@ -55,7 +56,8 @@ TEST(GoldenPlain, ValidationOfTheFirstAndTheLastStepIsThePublishedOne) {
   const Case tiny(result, "float32");
   for (const auto& [file, start] :
        {std::pair("init", "step:0/60 val_loss"), std::pair("last", "step:60/60 val_loss")}) {
-    const Score score = EvaluatePlain(tiny.Model(file), tiny.val, tiny.table, tiny.settings);
+    FusedTransformer model = tiny.Model(file);
+    const Score score = EvaluatePlain(model, tiny.val, tiny.table, tiny.settings);
     const std::string line = golden::LogLine(result, start);
     EXPECT_NEAR(score.val_loss, golden::Number(line, "val_loss:"), 5e-5 + kRounding) << file;
     EXPECT_NEAR(score.val_bpb, golden::Number(line, "val_bpb:"), 5e-5 + kRounding) << file;
@@ -69,7 +71,8 @@ TEST(GoldenSliding, BFloat16ScoresWithinTheNoiseOfTheOriginal) {
   SKIP_WITHOUT_GOLDEN();
   const nlohmann::json result = golden::Result("tiny_bf16");
   const Case tiny(result, "bfloat16");
-  const Score score = EvaluateSliding(tiny.Model("roundtrip"), tiny.val, tiny.table, tiny.settings);
+  FusedTransformer model = tiny.Model("roundtrip");
+  const Score score = EvaluateSliding(model, tiny.val, tiny.table, tiny.settings);
   EXPECT_NEAR(score.val_bpb, golden::Number(golden::LogLine(result, "final_int8_zlib_roundtrip_exact"), "val_bpb:"),
               3 * 1.8e-3);
 }

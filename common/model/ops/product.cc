@@ -1,0 +1,136 @@
+#include "common/model/ops/product.h"
+
+#include "common/model/ops/vectors.h"
+
+namespace fairway::FAIRWAY_TARGET {
+namespace {
+
+int64_t Least(int64_t a, int64_t b) { return a < b ? a : b; }
+
+// Panel after panel of the columns, all rows of each: store as in Multiply (vectors.h).
+template <class E, class Store>
+void EachPanel(const Product& product, Rows rows, Rows columns, Store store) {
+  const int64_t stride = product.a_stride / kGroup<E>;
+  const Word* a = static_cast<const Word*>(product.a.data) + rows.first * stride;
+  for (int64_t n = columns.first; n < columns.last; n += kPanel) {
+    Multiply<E>(rows.count(), Least(kPanel, columns.last - n), product.b.steps(), {a, stride, 1}, product.b.panel(n / kPanel), kPanel,
+                [&](int64_t m, int64_t column, Vector top, Vector bottom, int64_t real, int64_t lanes)
+                    __attribute__((always_inline)) { store(rows.first + m, n + column, top, bottom, real, lanes); });
+  }
+}
+
+// Rows m and m + 1 of a panel matrix [K = rows, N]; m a multiple of G. A second row that is not there is 0.
+template <class E>
+FAIRWAY_INLINE void StorePacked(const Panels& to, int64_t m, int64_t n, Vector top, Vector bottom, int64_t rows, int64_t lanes) {
+  Word* out = to.panel(n / kPanel) + m / kGroup<E> * kPanel + n % kPanel;
+  if constexpr (kGroup<E> == 2) {
+    StoreLanes(PairLanes(top, rows > 1 ? bottom : Vector{}), out, lanes);
+  } else {
+    StoreLanes(reinterpret_cast<WordVector&>(top), out, lanes);
+    if (rows > 1) StoreLanes(reinterpret_cast<WordVector&>(bottom), out + kPanel, lanes);
+  }
+}
+
+// `product.a`'s element type, chosen once a call.
+template <class Work>
+FAIRWAY_INLINE void WithElement(Precision precision, Work work) {
+  if (precision == Precision::kBFloat16) work(BFloat16{});
+  else work(float{});
+}
+
+}  // namespace
+
+void PackTransposed(Elements w, int64_t stride, const Panels& to, Rows columns) {
+  WithElement(to.precision, [&](auto element) {
+    using E = decltype(element);
+    With(w, [&](auto* from) {
+      for (int64_t n = columns.first; n < columns.last; n += kPanel) {
+        const int64_t count = Least(kPanel, columns.last - n);
+        TransposeRows<E>(count, to.K, from + (n - columns.first) * stride, stride, to.panel(n / kPanel), kPanel);
+      }
+    });
+  });
+}
+
+void PackRows(Elements x, int64_t stride, const Panels& to, Rows rows) {
+  WithElement(to.precision, [&](auto element) {
+    using E = decltype(element);
+    With(x, [&](auto* from) {
+      // A few rows of all panels at a time: the rows are read once.
+      for (int64_t row = rows.first; row < rows.last; row += kGroup<E>) {
+        for (int64_t n = 0; n < to.N; n += kPanel) {
+          PairRows<E>(Least(kGroup<E>, rows.last - row), Least(kPanel, to.N - n), from + (row - rows.first) * stride + n, stride,
+                      to.panel(n / kPanel) + row / kGroup<E> * kPanel, kPanel);
+        }
+      }
+    });
+  });
+}
+
+void MultiplyTo(const Product& product, Elements out, int64_t out_stride, Rows rows, Rows columns) {
+  WithElement(product.a.precision, [&](auto element) {
+    using E = decltype(element);
+    With(out, [&](auto* to) {
+      EachPanel<E>(product, rows, columns, StoreRows{to, out_stride});
+    });
+  });
+}
+
+void MultiplyAddTo(const Product& product, float* out, int64_t out_stride, Rows rows) {
+  WithElement(product.a.precision, [&](auto element) {
+    EachPanel<decltype(element)>(product, rows, {0, product.b.N}, AddRows{out, out_stride});
+  });
+}
+
+void MultiplyRelu2(const Product& product, Elements h, Elements act, int64_t stride, Rows rows) {
+  WithElement(product.a.precision, [&](auto element) {
+    using E = decltype(element);
+    const StoreRows<E> to_h{static_cast<E*>(h.data), stride}, to_act{static_cast<E*>(act.data), stride};
+    EachPanel<E>(product, rows, {0, product.b.N},
+                 [&](int64_t m, int64_t n, Vector top, Vector bottom, int64_t real, int64_t lanes) __attribute__((always_inline)) {
+                   to_h(m, n, top, bottom, real, lanes);
+                   const Vector a = top > 0 ? top : Vector{}, b = bottom > 0 ? bottom : Vector{};
+                   to_act(m, n, a * a, b * b, real, lanes);
+                 });
+  });
+}
+
+void MultiplyRelu2Backward(const Product& product, Elements h, Elements dh, int64_t stride, const Panels& dh_packed,
+                           const Panels& act_packed, Rows rows) {
+  WithElement(product.a.precision, [&](auto element) {
+    using E = decltype(element);
+    const E* saved = static_cast<const E*>(h.data);
+    const StoreRows<E> to_dh{static_cast<E*>(dh.data), stride};
+    EachPanel<E>(product, rows, {0, product.b.N},
+                 [&](int64_t m, int64_t n, Vector top, Vector bottom, int64_t real, int64_t lanes) __attribute__((always_inline)) {
+                   const E* at = saved + m * stride + n;
+                   const Vector a = GetLanes(at, lanes), b = real > 1 ? GetLanes(at + stride, lanes) : Vector{};
+                   const Vector relu_a = a > 0 ? a : Vector{}, relu_b = b > 0 ? b : Vector{};
+                   const Vector da = top * (2 * relu_a), db = bottom * (2 * relu_b);
+                   to_dh(m, n, da, db, real, lanes);
+                   StorePacked<E>(dh_packed, m, n, da, db, real, lanes);
+                   StorePacked<E>(act_packed, m, n, relu_a * relu_a, relu_b * relu_b, real, lanes);
+                 });
+  });
+}
+
+void MultiplyPackedAddTo(const Panels& a, const Panels& b, float* const* out, Rows a_panels, Rows b_panels) {
+  WithElement(a.precision, [&](auto element) {
+    using E = decltype(element);
+    for (int64_t q = b_panels.first; q < b_panels.last; ++q) {
+      for (int64_t p = a_panels.first; p < a_panels.last; ++p) {
+        float* const* to = out + p * kPanel;
+        Multiply<E>(Least(kPanel, a.N - p * kPanel), Least(kPanel, b.N - q * kPanel), a.steps(), {a.panel(p), 1, kPanel}, b.panel(q), kPanel,
+                    [&](int64_t m, int64_t n, Vector top, Vector bottom, int64_t real, int64_t lanes) __attribute__((always_inline)) {
+                      float* first = to[m] + q * kPanel + n;
+                      PutLanes(GetLanes(first, lanes) + top, first, lanes);
+                      if (real < 2) return;
+                      float* second = to[m + 1] + q * kPanel + n;
+                      PutLanes(GetLanes(second, lanes) + bottom, second, lanes);
+                    });
+      }
+    }
+  });
+}
+
+}  // namespace fairway::FAIRWAY_TARGET
