@@ -57,4 +57,8 @@ FlatTensors::FlatTensors(const FlatLayout& layout, at::ScalarType embeddings, Gr
   }
 }
 
+Elements ElementsOf(const at::Tensor& tensor) {
+  return {tensor.data_ptr(), tensor.scalar_type() == at::kBFloat16 ? Precision::kBFloat16 : Precision::kFloat32};
+}
+
 }  // namespace fairway

@@ -7,6 +7,7 @@
 
 #include <vector>
 
+#include "common/model/ops/element.h"
 #include "common/model/transformer.h"
 
 namespace fairway {
@@ -62,5 +63,8 @@ class FlatTensors {
   NamedTensors tensors_;
   std::vector<at::Tensor> groups_, buffers_;
 };
+
+// A contiguous tensor's memory, float32 or bfloat16.
+Elements ElementsOf(const at::Tensor& tensor);
 
 }  // namespace fairway

@@ -1,32 +1,16 @@
 #include "common/optim/optimizer.h"
 
-#include <ATen/TensorOperators.h>
-#include <ATen/core/grad_mode.h>
-#include <ATen/ops/_fused_adamw.h>
-#include <ATen/ops/full.h>
-#include <ATen/ops/linalg_vector_norm.h>
-#include <ATen/ops/matmul.h>
-#include <ATen/ops/stack.h>
-#include <ATen/ops/zeros.h>
+#include <ATen/Parallel.h>
 
 #include <algorithm>
+#include <atomic>
 #include <cmath>
 
-namespace fairway {
+#include "common/model/ops/team.h"
+#include "common/optim/flat_kernels.h"
+#include "common/optim/muon.h"
 
-at::Tensor NewtonSchulz(const at::Tensor& g, int64_t steps) {
-  constexpr double a = 3.4445, b = -4.7750, c = 2.0315;
-  const double rows = g.size(0), cols = g.size(1);
-  at::Tensor x = g.to(at::kBFloat16);
-  x = x / (at::linalg_vector_norm(x) + 1e-7);
-  if (rows > cols) x = x.t();
-  for (int64_t i = 0; i < steps; ++i) {
-    const at::Tensor gram = at::matmul(x, x.t());
-    x = a * x + at::matmul(b * gram + at::matmul(c * gram, gram), x);
-  }
-  if (rows > cols) x = x.t();
-  return x * std::sqrt(std::max(1.0, rows / cols));
-}
+namespace fairway {
 
 Optimizer::Optimizer(const Settings& settings, const FlatLayout& layout, FlatTensors parameters, FlatTensors gradients)
     : settings_(settings),
@@ -40,51 +24,80 @@ Optimizer::Optimizer(const Settings& settings, const FlatLayout& layout, FlatTen
              {Group::kHead, settings.head_lr, 0},
              {Group::kVectors, settings.scalar_lr, settings.weight_decay}} {
   auto momentum = momentum_.tensors().begin();
+  int64_t scratch = 0;
   for (size_t i = 0; i < layout.entries().size(); ++i) {
-    if (layout.entries()[i].group == Group::kMatrices)
-      muons_.push_back({parameters_.tensors()[i].second, gradients_.tensors()[i].second, (momentum++)->second});
+    if (layout.entries()[i].group != Group::kMatrices) continue;
+    muons_.push_back({parameters_.tensors()[i].second, gradients_.tensors()[i].second, (momentum++)->second});
+    scratch = std::max(scratch, MuonScratchBytes(muons_.back().parameter.size(0), muons_.back().parameter.size(1)));
   }
+  const auto work = [](const Muon& muon) {
+    return muon.parameter.numel() * std::min(muon.parameter.size(0), muon.parameter.size(1));
+  };
+  std::stable_sort(muons_.begin(), muons_.end(), [&](const Muon& a, const Muon& b) { return work(a) > work(b); });
+  scratch_.assign(at::get_num_threads(), std::vector<char>(scratch + 64));
 }
 
 double Optimizer::GradientNorm() const {
-  std::vector<at::Tensor> norms;
-  // Compat: the norm of a bfloat16 gradient is a bfloat16 number.
-  for (const auto& [name, gradient] : gradients_.tensors())
-    norms.push_back(at::linalg_vector_norm(gradient, 2, {}, false, settings_.compat ? gradient.scalar_type() : at::kFloat)
-                        .to(at::kFloat));
-  return at::linalg_vector_norm(at::stack(norms)).item<float>();
+  const at::Tensor& all = gradients_.buffers().front();
+  // The blocks' sums are added in their order: the norm does not depend on the threads.
+  constexpr int64_t kBlock = 1 << 18;
+  std::vector<double> sums((all.numel() + kBlock - 1) / kBlock);
+  RunTeam(at::get_num_threads(), [&](const Team& team) {
+    const Rows mine = team.Share(static_cast<int64_t>(sums.size()));
+    for (int64_t i = mine.first; i < mine.last; ++i)
+      AddSquares(all.const_data_ptr<float>(), &sums[i], {i * kBlock, std::min((i + 1) * kBlock, all.numel())});
+  });
+  double squares = 0;
+  for (double sum : sums) squares += sum;
+  return std::sqrt(squares);
 }
 
 double Optimizer::ClipFactor(double norm) const {
   return settings_.grad_clip_norm > 0 ? std::min(1.0, settings_.grad_clip_norm / (norm + 1e-6)) : 1;
 }
 
-void Optimizer::StepAdam(const Adam& adam, double scale) {
-  // Moments wider than the parameter (bfloat16 embeddings): the step is taken in the moments' dtype.
-  const at::Tensor &parameter = parameters_.group(adam.group), &m = m_.group(adam.group);
-  const at::Tensor weight = parameter.to(m.scalar_type());
-  const at::Tensor steps = at::full({}, static_cast<double>(adam_steps_), at::kFloat);
-  at::_fused_adamw_({weight}, {gradients_.group(adam.group).to(m.scalar_type())}, {m}, {v_.group(adam.group)}, {}, {steps},
-                    adam.learning_rate * scale, settings_.beta1, settings_.beta2, adam.weight_decay, settings_.adam_eps,
-                    /*amsgrad=*/false, /*maximize=*/false);
-  if (!weight.is_same(parameter)) parameter.copy_(weight);
+void Optimizer::StepAdam(const Adam& adam, double scale, double gradient_factor) {
+  const double steps = static_cast<double>(adam_steps_);
+  const AdamStep step{.learning_rate = static_cast<float>(adam.learning_rate * scale),
+                      .beta1 = static_cast<float>(settings_.beta1),
+                      .beta2 = static_cast<float>(settings_.beta2),
+                      .eps = static_cast<float>(settings_.adam_eps),
+                      .weight_decay = static_cast<float>(adam.weight_decay),
+                      .gradient_factor = static_cast<float>(gradient_factor),
+                      .correction1 = static_cast<float>(1 - std::pow(settings_.beta1, steps)),
+                      .correction2 = static_cast<float>(1 - std::pow(settings_.beta2, steps))};
+  const at::Tensor &parameter = parameters_.group(adam.group), &gradient = gradients_.group(adam.group);
+  RunTeam(at::get_num_threads(), [&](const Team& team) {
+    AdamUpdate(step, ElementsOf(parameter), gradient.data_ptr<float>(), ElementsOf(m_.group(adam.group)),
+               ElementsOf(v_.group(adam.group)), team.Share(parameter.numel(), 16));
+  });
+}
+
+void Optimizer::StepMuon(double scale, double momentum, double gradient_factor) {
+  std::atomic<size_t> next{0};
+  RunTeam(static_cast<int>(scratch_.size()), [&](const Team& team) {
+    char* scratch = scratch_[team.rank].data();
+    scratch += 64 - reinterpret_cast<uintptr_t>(scratch) % 64;
+    for (size_t i = next++; i < muons_.size(); i = next++) {
+      const Muon& muon = muons_[i];
+      MuonUpdate({.rows = muon.parameter.size(0),
+                  .columns = muon.parameter.size(1),
+                  .momentum = static_cast<float>(momentum),
+                  .gradient_factor = static_cast<float>(gradient_factor),
+                  .learning_rate = static_cast<float>(settings_.matrix_lr * scale),
+                  .weight_decay = static_cast<float>(settings_.muon_weight_decay),
+                  .iterations = settings_.muon_backend_steps},
+                 muon.parameter.data_ptr<float>(), muon.gradient.data_ptr<float>(), muon.momentum.data_ptr<float>(), scratch);
+    }
+  });
 }
 
 void Optimizer::Step(double scale, double momentum, double gradient_factor) {
-  const at::NoGradGuard no_grad;
-  for (const at::Tensor& gradients : gradients_.buffers()) gradients.mul_(gradient_factor);
   ++adam_steps_;
   StepClock clock(profile_);
-  for (const Adam& adam : adams_) StepAdam(adam, scale);
+  for (const Adam& adam : adams_) StepAdam(adam, scale, gradient_factor);
   clock.Done(StepProfile::kAdam);
-  const double learning_rate = settings_.matrix_lr * scale;
-  for (const Muon& muon : muons_) {
-    muon.parameter.mul_(1 - learning_rate * settings_.muon_weight_decay);
-    muon.momentum.mul_(momentum).add_(muon.gradient);
-    const at::Tensor nesterov = muon.gradient.add(muon.momentum, momentum);
-    muon.parameter.add_(NewtonSchulz(nesterov, settings_.muon_backend_steps).to(at::kFloat), -learning_rate);
-  }
-  for (const at::Tensor& gradients : gradients_.buffers()) gradients.zero_();
+  StepMuon(scale, momentum, gradient_factor);
   clock.Done(StepProfile::kMuon);
 }
 

@@ -7,13 +7,9 @@
 
 namespace fairway {
 
-// Orthogonalises g [rows, cols] approximately by `steps` Newton-Schulz iterations in bfloat16 and scales the result by
-// sqrt(max(1, rows / cols)). Returns bfloat16 [rows, cols].
-at::Tensor NewtonSchulz(const at::Tensor& g, int64_t steps);
-
 class Optimizer {
  public:
-  // Works on the memory of both. REQUIRES: they are of `layout`, with the model's dtypes.
+  // Works on the memory of both. REQUIRES: they are of `layout`, the parameters with the model's dtypes, the gradients float32.
   Optimizer(const Settings& settings, const FlatLayout& layout, FlatTensors parameters, FlatTensors gradients);
 
   // The 2-norm of all gradients together.
@@ -39,12 +35,14 @@ class Optimizer {
   struct Muon {
     at::Tensor parameter, gradient, momentum;
   };
-  void StepAdam(const Adam& adam, double scale);
+  void StepAdam(const Adam& adam, double scale, double gradient_factor);
+  void StepMuon(double scale, double momentum, double gradient_factor);
 
   Settings settings_;
   FlatTensors parameters_, gradients_, m_, v_, momentum_;
   std::vector<Adam> adams_;
-  std::vector<Muon> muons_;
+  std::vector<Muon> muons_;  // the most work first
+  std::vector<std::vector<char>> scratch_;  // of each thread
   int64_t adam_steps_ = 0;
   StepProfile* profile_ = nullptr;
 };

@@ -36,7 +36,7 @@ Trainer::Trainer(const Settings& settings, ShardSet train)
     throw InputError(shards().files().front(), StringPrintf("the training split holds %ld tokens where at least %ld are needed",
                                                             held, settings.train_seq_len + 1));
   }
-  if (settings.ema_enabled) ema_.emplace(parameters(), settings.ema_decay);
+  if (settings.ema_enabled) ema_.emplace(layout_, parameters_, settings.ema_decay);
   if (settings.swa_enabled) swa_.emplace(parameters(), settings.compat);
 }
 

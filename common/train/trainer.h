@@ -13,7 +13,7 @@
 #include "common/optim/optimizer.h"
 #include "common/settings/settings.h"
 #include "common/tokens/shards.h"
-#include "common/train/average.h"
+#include "common/optim/average.h"
 
 namespace fairway {
 

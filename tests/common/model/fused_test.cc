@@ -167,7 +167,7 @@ TEST_P(FusedTest, BFloat16StaysWithinItsRoundings) {
       if (!expected.defined() || expected.numel() == 0) continue;
       const double apart = (gradient - expected).norm().item<double>(), norm = expected.norm().item<double>();
       const double of_plain = (plain.parameter(name).grad() - expected).norm().item<double>();
-      EXPECT_LE(apart, 2 * of_plain + 0.05 * norm + 1e-4) << name << " of norm " << norm << ", seed " << seed;
+      EXPECT_LE(apart, 2 * of_plain + 0.1 * norm + 1e-4) << name << " of norm " << norm << ", seed " << seed;
       EXPECT_GT(apart, 1e-5 * norm) << name << " was not computed in bfloat16";
     }
     FusedTransformer model(settings, parameters);

@@ -1,7 +1,7 @@
 // Averages of the weights that training keeps beside them (specification 1, section 5).
 #pragma once
 
-#include "common/model/transformer.h"
+#include "common/model/flat.h"
 
 namespace fairway {
 
@@ -9,15 +9,16 @@ namespace fairway {
 // avg <- decay * avg + (1 - decay) * weights.
 class Ema {
  public:
-  Ema(const NamedTensors& parameters, double decay);
+  // Works on the memory of `parameters`.
+  Ema(const FlatLayout& layout, const FlatTensors& parameters, double decay);
   void Update();
 
-  const NamedTensors& values() const { return values_; }  // float32, zeros before the first update
+  const NamedTensors& values() const { return values_.tensors(); }  // float32, zeros before the first update
   int64_t updates() const { return updates_; }
   void set_updates(int64_t updates) { updates_ = updates; }
 
  private:
-  NamedTensors parameters_, values_;
+  FlatTensors parameters_, values_;
   double decay_;
   int64_t updates_ = 0;
 };

@@ -1,0 +1,36 @@
+#include "common/optim/average.h"
+
+#include <ATen/Parallel.h>
+#include <ATen/ops/zeros.h>
+
+#include "common/model/ops/team.h"
+#include "common/optim/flat_kernels.h"
+
+namespace fairway {
+
+Ema::Ema(const FlatLayout& layout, const FlatTensors& parameters, double decay)
+    : parameters_(parameters), values_(layout, at::kFloat), decay_(decay) {}
+
+void Ema::Update() {
+  const float decay = updates_ == 0 ? 0 : static_cast<float>(decay_);  // the first takes the weights as they are
+  // The embeddings may be of another dtype, and so in a buffer of their own.
+  float* average = values_.buffers().front().data_ptr<float>();
+  for (const at::Tensor& buffer : parameters_.buffers()) {
+    RunTeam(at::get_num_threads(),
+            [&](const Team& team) { MovingAverage(decay, ElementsOf(buffer), average, team.Share(buffer.numel(), 16)); });
+    average += buffer.numel();
+  }
+  ++updates_;
+}
+
+Swa::Swa(const NamedTensors& parameters, bool compat) : parameters_(parameters) {
+  for (const auto& [name, parameter] : parameters)
+    sums_.emplace_back(name, at::zeros(parameter.sizes(), compat ? parameter.scalar_type() : at::kFloat));
+}
+
+void Swa::AddSnapshot() {
+  for (size_t i = 0; i < sums_.size(); ++i) sums_[i].second.add_(parameters_[i].second);
+  ++snapshots_;
+}
+
+}  // namespace fairway

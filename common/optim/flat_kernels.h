@@ -1,0 +1,24 @@
+// What walks once over flat memory in a step: the norm of all gradients, AdamW, the moving average. `range` are elements.
+#pragma once
+
+#include "common/model/ops/element.h"
+#include "common/model/ops/kernel.h"
+
+namespace fairway {
+
+// sum += the squares of x, added up in float64 a few thousand at a time.
+FAIRWAY_KERNEL(AddSquares, const float* x, double* sum, Rows range);
+
+// AdamW (specification 1, section 4; Loshchilov and Hutter, arXiv 1711.05101), with g = gradient_factor * gradient:
+//   p = p (1 - lr decay);  m = b1 m + (1 - b1) g;  v = b2 v + (1 - b2) g^2;  p -= lr (m / c1) / (sqrt(v / c2) + eps)
+struct AdamStep {
+  float learning_rate, beta1, beta2, eps, weight_decay, gradient_factor;
+  float correction1, correction2;  // 1 - beta^steps
+};
+// parameter, m, v: elements; the gradient is 0 afterwards.
+FAIRWAY_KERNEL(AdamUpdate, const AdamStep& step, Elements parameter, float* gradient, Elements m, Elements v, Rows range);
+
+// average = decay * average + (1 - decay) * parameter.
+FAIRWAY_KERNEL(MovingAverage, float decay, Elements parameter, float* average, Rows range);
+
+}  // namespace fairway

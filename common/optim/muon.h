@@ -1,0 +1,27 @@
+// Muon's update of one matrix (specification 1, section 4), by one thread.
+//
+//   buf = m buf + f g;  g' = f g + m buf;  X = bf16(g') / (|g'| + 1e-7), transposed where rows > columns;  five times
+//   A = X X^T;  X = 3.4445 X + (-4.7750 A + (2.0315 A) A) X;  p = p (1 - lr decay) - lr sqrt(max(1, rows / columns)) X;  g = 0
+//
+// Momentum and weights are float32. From g' on every result is rounded to bfloat16, at the places where the published script's
+// tensors are; products sum in float32. A and its polynomial are symmetric: one triangle is computed and mirrored.
+#pragma once
+
+#include "common/model/ops/element.h"
+#include "common/model/ops/kernel.h"
+
+namespace fairway {
+
+struct MuonStep {
+  int64_t rows, columns;
+  float momentum, gradient_factor, learning_rate, weight_decay;
+  int64_t iterations;
+};
+
+// Bytes of scratch memory that a call needs.
+int64_t MuonScratchBytes(int64_t rows, int64_t columns);
+
+// parameter, gradient, momentum: float32 [rows, columns].
+FAIRWAY_KERNEL(MuonUpdate, const MuonStep& step, float* parameter, float* gradient, float* momentum, void* scratch);
+
+}  // namespace fairway

@@ -1,0 +1,126 @@
+#include "common/model/ops/product.h"
+#include "common/model/ops/vectors.h"
+#include "common/optim/muon.h"
+
+namespace fairway::FAIRWAY_TARGET {
+namespace {
+
+constexpr float kA = 3.4445f, kB = -4.7750f, kC = 2.0315f;
+
+float Round(float x) { return formula::FromBFloat16(formula::ToBFloat16(x)); }
+
+// Below its diagonal, and in whole blocks on it, a symmetric matrix [m, m] has been computed: the rest follows.
+void Mirror(int64_t m, BFloat16* matrix) {
+  constexpr int64_t kBlock = 32;
+  for (int64_t i0 = 0; i0 < m; i0 += kBlock)
+    for (int64_t j0 = 0; j0 <= i0; j0 += kBlock)
+      for (int64_t i = i0; i < i0 + kBlock && i < m; ++i)
+        for (int64_t j = j0; j < j0 + kBlock && j < i; ++j) matrix[j * m + i] = matrix[i * m + j];
+}
+
+// out [m, m] = A B for a product that is symmetric.
+void Symmetric(const Product& product, int64_t m, Elements out) {
+  for (int64_t n = 0; n < m; n += kPanel) MultiplyTo(product, out, m, {n, m}, {n, n + kPanel < m ? n + kPanel : m});
+  Mirror(m, static_cast<BFloat16*>(out.data));
+}
+
+// g' = f g + m buf as bfloat16, row-major as it stands, and the sum of its squares. The gradient is 0 afterwards.
+float Momentum(const MuonStep& step, float* __restrict gradient, float* __restrict momentum, BFloat16* __restrict nesterov) {
+  const float m = step.momentum, f = step.gradient_factor;
+  double squares = 0;
+  for (int64_t row = 0; row < step.rows; ++row) {
+    float sum = 0;
+#pragma omp simd reduction(+ : sum)
+    for (int64_t j = row * step.columns; j < (row + 1) * step.columns; ++j) {
+      const float g = f * gradient[j];
+      const float buf = m * momentum[j] + g;
+      momentum[j] = buf;
+      gradient[j] = 0;
+      Put(g + m * buf, nesterov + j);
+      sum += Get(nesterov[j]) * Get(nesterov[j]);
+    }
+    squares += sum;
+  }
+  return static_cast<float>(squares);
+}
+
+// to [columns, rows] = from^T / divisor; rows lie `stride` apart.
+void TransposeDivided(int64_t rows, int64_t columns, const BFloat16* from, int64_t from_stride, float divisor, BFloat16* to,
+                      int64_t stride) {
+  constexpr int64_t kBlock = 32;
+  for (int64_t i0 = 0; i0 < rows; i0 += kBlock)
+    for (int64_t j0 = 0; j0 < columns; j0 += kBlock)
+      for (int64_t j = j0; j < j0 + kBlock && j < columns; ++j)
+        for (int64_t i = i0; i < i0 + kBlock && i < rows; ++i) Put(Get(from[i * from_stride + j]) / divisor, to + j * stride + i);
+}
+
+}  // namespace
+
+void MuonUpdate(const MuonStep& step, float* parameter, float* gradient, float* momentum, void* scratch) {
+  const bool transposed = step.rows > step.columns;
+  const int64_t m = transposed ? step.columns : step.rows, n = transposed ? step.rows : step.columns;
+  const int64_t stride = RoundUp(n, 2), square = RoundUp(m, 2);
+  const Precision kHalf = Precision::kBFloat16;
+  char* next = static_cast<char*>(scratch);
+  const auto take = [&](int64_t bytes) {
+    char* piece = next;
+    next += RoundUp(bytes, 64);
+    return piece;
+  };
+  BFloat16* x = reinterpret_cast<BFloat16*>(take(m * stride * 2));          // [m, n]
+  BFloat16* y = reinterpret_cast<BFloat16*>(take(m * stride * 2));          // [m, n]: what is added to it
+  BFloat16* gram = reinterpret_cast<BFloat16*>(take(m * square * 2));       // [m, m], like the next two
+  BFloat16* scaled = reinterpret_cast<BFloat16*>(take(m * square * 2));
+  BFloat16* polynomial = reinterpret_cast<BFloat16*>(take(m * square * 2));
+  const Panels x_columns{.words = reinterpret_cast<Word*>(take(4 * Panels::Words(kHalf, n, m))), .K = n, .N = m, .precision = kHalf};
+  const Panels x_rows{.words = reinterpret_cast<Word*>(take(4 * Panels::Words(kHalf, m, n))), .K = m, .N = n, .precision = kHalf};
+  const Panels gram_rows{.words = reinterpret_cast<Word*>(take(4 * Panels::Words(kHalf, m, m))), .K = m, .N = m, .precision = kHalf};
+
+  const float squares = Momentum(step, gradient, momentum, y);
+  const float divisor = Round(Round(__builtin_sqrtf(squares)) + 1e-7f);
+  if (transposed) {
+    TransposeDivided(step.rows, step.columns, y, step.columns, divisor, x, stride);
+  } else {
+    for (int64_t i = 0; i < m; ++i)
+      for (int64_t j = 0; j < n; ++j) Put(Get(y[i * n + j]) / divisor, x + i * stride + j);
+  }
+  // A row that ends within a word goes on with 0.
+  for (int64_t i = 0; i < m; ++i) {
+    if (stride > n) x[i * stride + n] = {0};
+    if (square > m) scaled[i * square + m] = polynomial[i * square + m] = {0};
+  }
+  for (int64_t iteration = 0; iteration < step.iterations; ++iteration) {
+    PackTransposed({x, kHalf}, stride, x_columns, {0, m});
+    Symmetric({.a = {x, kHalf}, .a_stride = stride, .b = x_columns}, m, {gram, kHalf});
+    PackRows({gram, kHalf}, m, gram_rows, {0, m});
+    for (int64_t i = 0; i < m; ++i) {
+#pragma omp simd
+      for (int64_t j = 0; j < m; ++j) Put(kC * Get(gram[i * m + j]), scaled + i * square + j);
+    }
+    // The squares land in `y`, which is large enough: m <= n.
+    Symmetric({.a = {scaled, kHalf}, .a_stride = square, .b = gram_rows}, m, {y, kHalf});
+    for (int64_t i = 0; i < m; ++i) {
+#pragma omp simd
+      for (int64_t j = 0; j < m; ++j) Put(Round(kB * Get(gram[i * m + j])) + Get(y[i * m + j]), polynomial + i * square + j);
+    }
+    PackRows({x, kHalf}, stride, x_rows, {0, m});
+    MultiplyTo({.a = {polynomial, kHalf}, .a_stride = square, .b = x_rows}, {y, kHalf}, stride, {0, m}, {0, n});
+#pragma omp simd
+    for (int64_t j = 0; j < m * stride; ++j) Put(Round(kA * Get(x[j])) + Get(y[j]), x + j);
+    if (stride > n)
+      for (int64_t i = 0; i < m; ++i) x[i * stride + n] = {0};
+  }
+  const float ratio = static_cast<float>(step.rows) / static_cast<float>(step.columns);
+  const float scale = __builtin_sqrtf(ratio > 1 ? ratio : 1), rate = step.learning_rate, keep = 1 - rate * step.weight_decay;
+  if (transposed) TransposeDivided(m, n, x, stride, 1, y, m);
+  const BFloat16* update = transposed ? y : x;
+  const int64_t update_stride = transposed ? m : stride;
+  for (int64_t i = 0; i < step.rows; ++i) {
+    float* __restrict p = parameter + i * step.columns;
+    const BFloat16* __restrict u = update + i * update_stride;
+#pragma omp simd
+    for (int64_t j = 0; j < step.columns; ++j) p[j] = p[j] * keep - rate * Round(scale * Get(u[j]));
+  }
+}
+
+}  // namespace fairway::FAIRWAY_TARGET
