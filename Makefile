@@ -29,6 +29,7 @@ make publish                 copy a finished submission into records/
 make verify-record RECORD=records/NAME
                              build a record's own source, score its artifact, compare
 make test, make test-all     the quick tests; all of them
+make bench                   races against PyTorch, into build/bench (about half an hour)
 make setup, programs, build  packages and LibTorch; the programs; the tests too
 make data                    fetch the published data set and tokenizer into data/
 make clean                   remove build/ (runs, data and the virtual environment stay)
@@ -38,7 +39,7 @@ A run lies in RUNS/PROFILE/seed-SEED, RUNS being runs; RUN=name keeps another in
 AUTHOR=… GITHUB_ID=… sign a submission. VENV=DIR is a virtual environment that clones share.
 endef
 
-.PHONY: help setup configure programs build test test-all data record $(STAGES) publish verify-record clean
+.PHONY: help setup configure programs build test test-all bench data record $(STAGES) publish verify-record clean
 help:
 	@$(info $(HELP)):
 
@@ -62,6 +63,10 @@ test: build
 
 test-all: build
 	@ctest --test-dir build --output-on-failure -j $$(nproc)
+
+bench: configure
+	@$(NINJA) bench-step
+	@"$$VENV/bin/python" bench/race.py --bin build/bin --out build/bench $(BENCH_FLAGS)
 
 data: setup
 	@scripts/fetch-data data

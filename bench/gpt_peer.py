@@ -4,6 +4,7 @@ Written from the definitions, not from the C++ code. It needs BIGRAM_VOCAB_SIZE 
 bfloat16 too, and knows no reset at a document's start. Shapes come from the environment (NUM_LAYERS=…).
 
     python gpt_peer.py bench --tokens 4096 --seq 2048 --mode compile --dtype bf16
+    python gpt_peer.py windows --seq 2048 --dtype bf16
     python gpt_peer.py check FOLDER
 """
 import argparse
@@ -225,6 +226,26 @@ def bench(a):
                           step_s_min=round(best, 4), tokens_per_s=round(a.tokens / median, 1))))
 
 
+def windows(a):
+    """Prints one JSON line: seconds a window of sliding evaluation, the published way: the whole model and all logits."""
+    torch.set_num_threads(a.threads)
+    torch.manual_seed(1337)
+    model = Model(Config()).eval()
+    if a.dtype == "bf16":
+        model.tok_emb.bfloat16(), model.bigram.embed.bfloat16()
+    count = 4
+    ids = torch.randint(0, model.c.vocab_size, (count, a.seq + 1))
+    times = []
+    with torch.inference_mode(), torch.autocast("cpu", dtype=torch.bfloat16, enabled=a.dtype == "bf16"):
+        for _ in range(a.steps + 1):
+            start = time.perf_counter()
+            logits = model.logits(ids[:, :-1])
+            F.cross_entropy(logits.reshape(-1, logits.size(-1)).float(), ids[:, 1:].reshape(-1), reduction="none")
+            times.append((time.perf_counter() - start) / count)
+    times = sorted(times[1:])
+    print(json.dumps(dict(dtype=a.dtype, seq=a.seq, window_s=times[len(times) // 2])))
+
+
 def check(a):
     """Loads a folder of the published script's numbers, takes its first two steps and compares logits, loss, gradients and
     weights (their distance over the way they have come); exits 1 past a tolerance."""
@@ -261,6 +282,12 @@ def check(a):
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     sub = parser.add_subparsers(required=True)
+    p = sub.add_parser("windows")
+    p.add_argument("--seq", type=int, default=2048)
+    p.add_argument("--dtype", choices=("fp32", "bf16"), default="bf16")
+    p.add_argument("--threads", type=int, default=os.cpu_count())
+    p.add_argument("--steps", type=int, default=2)
+    p.set_defaults(run=windows)
     p = sub.add_parser("bench")
     p.add_argument("--tokens", type=int, default=4096)
     p.add_argument("--seq", type=int, default=2048)

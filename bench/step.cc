@@ -1,20 +1,27 @@
-// bench-step: the time of whole training steps, of the matrix products in them alone, and of sliding evaluation, on random
-// tokens. bench/race.py runs it beside PyTorch.
+// bench-step: the time of whole training steps, of the matrix products in one alone, and of sliding evaluation's windows, on the
+// shards of DATA_PATH. bench/race.py runs it beside PyTorch.
 #include <ATen/Parallel.h>
-#include <sys/resource.h>
+#include <ATen/ops/matmul.h>
+#include <ATen/ops/ones.h>
 
 #include <algorithm>
 #include <chrono>
+#include <functional>
 #include <nlohmann/json.hpp>
 
+#include "common/base/error.h"
+#include "common/model/ops/product.h"
+#include "common/model/ops/team.h"
 #include "common/tool/tool.h"
 #include "common/train/trainer.h"
 
 namespace fairway {
 namespace {
 
-double Seconds() {
-  return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count();
+double SecondsOf(const std::function<void()>& work) {
+  const auto begin = std::chrono::steady_clock::now();
+  work();
+  return std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count();
 }
 
 double Median(std::vector<double> values) {
@@ -22,35 +29,100 @@ double Median(std::vector<double> values) {
   return values[values.size() / 2];
 }
 
-int Main(int argc, char** argv) {
-  int64_t steps = 5, warmup = 2;
-  Settings settings;
-  CommandLine line("bench-step", "Times training steps on random tokens.", "bench-step --steps 5 --precision bfloat16");
-  line.Option("--steps", steps, 1, 1000, "steps to time");
-  line.Option("--warmup", warmup, 0, 1000, "steps before that");
-  line.Use(settings, scope::kModel | scope::kTrain);
-  return RunTool(line, argc, argv, [&]() -> Json {
-    settings.ema_enabled = settings.swa_enabled = false;
-    settings.CheckTraining(1);
-    at::set_num_threads(settings.ThreadCount());
-    Trainer trainer(settings, ShardSet(settings.data_path, "train", settings.vocab_size));
-    StepProfile profile;
-    std::vector<double> times;
-    for (int64_t i = 0; i < warmup + steps; ++i) {
-      if (i == warmup) trainer.SetProfile(&profile);
-      const double begin = Seconds();
+// Operations a second in a product [M, K] x [K, N]: by the library's or by ours, whichever is faster.
+double BestRate(const Settings& settings, int64_t M, int64_t N, int64_t K) {
+  const Precision precision = settings.precision == "bfloat16" ? Precision::kBFloat16 : Precision::kFloat32;
+  const at::ScalarType dtype = precision == Precision::kBFloat16 ? at::kBFloat16 : at::kFloat;
+  const at::Tensor a = at::ones({M, K}, dtype), b = at::ones({K, N}, dtype), out = at::ones({M, N}, dtype);
+  std::vector<Word> words(Panels::Words(precision, K, N) + 16);
+  const Panels packed{.words = words.data(), .K = K, .N = N, .precision = precision};
+  PackRows(ElementsOf(b), N, packed, {0, K});
+  const auto ours = [&] {
+    RunTeam(at::get_num_threads(), [&](const Team& team) {
+      MultiplyTo({.a = ElementsOf(a), .a_stride = K, .b = packed}, ElementsOf(out), N, team.Share(M, 6), {0, N});
+    });
+  };
+  const auto library = [&] { at::matmul(a, b); };
+  double best = 1e9;
+  for (int i = 0; i < 5; ++i) best = std::min({best, SecondsOf(ours), SecondsOf(library)});
+  return 2.0 * static_cast<double>(M * N * K) / best;
+}
+
+// Seconds that the products of a step take at those rates: forward, towards the input and towards the weight for every linear
+// layer, six for causal attention, and Newton-Schulz with the symmetry of two of its three.
+double ProductSeconds(const Settings& s) {
+  const int64_t D = s.model_dim, d = D / s.num_heads, S = D + 2 * s.num_kv_heads * d, F = static_cast<int64_t>(s.mlp_mult * D), T = s.train_seq_len;
+  const int64_t rows = std::min<int64_t>(s.train_batch_tokens, 4096);
+  const double tokens = static_cast<double>(s.train_batch_tokens), layers = static_cast<double>(s.num_layers);
+  const auto linear = [&](int64_t out, int64_t in) {
+    const double one = 2 * tokens * static_cast<double>(out * in);
+    return one / BestRate(s, rows, out, in) + one / BestRate(s, rows, in, out) + one / BestRate(s, out, in, rows);
+  };
+  double seconds = layers * (linear(S, D) + linear(D, D) + linear(F, D) + linear(D, F)) + linear(s.vocab_size, D);
+  if (s.bigram_vocab_size > 0 && s.bigram_dim != D) seconds += linear(D, s.bigram_dim);
+  const double attention = 2 * tokens * static_cast<double>(T) / 2 * static_cast<double>(D);  // one product over all heads
+  seconds += layers * 3 * (attention / BestRate(s, T, T, d) + attention / BestRate(s, T, d, T));
+  const auto newton_schulz = [&](int64_t rows_of, int64_t columns) {
+    const int64_t m = std::min(rows_of, columns), n = std::max(rows_of, columns);
+    const double gram = static_cast<double>(m * m * n), square = static_cast<double>(m * m * m);
+    return static_cast<double>(s.muon_backend_steps) *
+           (gram / BestRate(s, m, m, n) + square / BestRate(s, m, m, m) + 2 * gram / BestRate(s, m, n, m));
+  };
+  const int64_t kv = s.num_kv_heads * d;
+  seconds += layers * (2 * newton_schulz(D, D) + 2 * newton_schulz(kv, D) + newton_schulz(F, D) + newton_schulz(D, F));
+  return seconds;
+}
+
+Json Steps(const Settings& settings, int64_t warmup, int64_t steps) {
+  Trainer trainer(settings, ShardSet(settings.data_path, "train", settings.vocab_size));
+  StepProfile profile;
+  std::vector<double> times;
+  for (int64_t i = 0; i < warmup + steps; ++i) {
+    if (i == warmup) trainer.SetProfile(&profile);
+    const double seconds = SecondsOf([&] {
       trainer.AccumulateGradients();
       trainer.Update(1);
-      if (i >= warmup) times.push_back(Seconds() - begin);
-    }
-    Json parts;
-    for (int i = 0; i < StepProfile::kOperations; ++i)
-      parts[StepProfile::kNames[i]] = profile.seconds[i] / static_cast<double>(steps);
-    rusage usage;
-    getrusage(RUSAGE_SELF, &usage);
-    const double median = Median(times);
-    return {{"tokens", settings.train_batch_tokens}, {"step_s", median}, {"tokens_per_s", settings.train_batch_tokens / median},
-            {"parts_s", parts}, {"peak_bytes", usage.ru_maxrss * 1024}};
+    });
+    if (i >= warmup) times.push_back(seconds);
+  }
+  Json parts;
+  for (int i = 0; i < StepProfile::kOperations; ++i) parts[StepProfile::kNames[i]] = profile.seconds[i] / static_cast<double>(steps);
+  return {{"step_s", Median(times)}, {"times_s", times}, {"parts_s", parts}, {"data_wait_s", trainer.data_wait_seconds()}};
+}
+
+Json Windows(const Settings& settings, int64_t steps) {
+  Trainer trainer(settings, ShardSet(settings.data_path, "train", settings.vocab_size));
+  const int64_t T = settings.train_seq_len, stride = settings.eval_stride, windows = settings.eval_batch_seqs;
+  std::vector<uint16_t> tokens(T + windows * stride + 1);
+  trainer.shards().Read(0, tokens.size(), tokens.data());
+  std::vector<const uint16_t*> sequences;
+  for (int64_t i = 0; i < windows; ++i) sequences.push_back(tokens.data() + i * stride);
+  std::vector<float> losses(windows * stride);
+  Engine& model = trainer.ModelForScoring();
+  std::vector<double> times;
+  for (int64_t i = 0; i <= steps; ++i) times.push_back(SecondsOf([&] { model.TokenLosses(sequences, T, T - stride, losses.data()); }));
+  times.erase(times.begin());
+  return {{"window_s", Median(times) / static_cast<double>(windows)}};
+}
+
+int Main(int argc, char** argv) {
+  int64_t steps = 5, warmup = 1;
+  std::string what = "steps";
+  Settings settings;
+  CommandLine line("bench-step", "Times training steps, their products alone, or windows of evaluation.",
+                   "bench-step --what steps --steps 5 --precision bfloat16");
+  line.Option("--what", what, "steps, products or windows");
+  line.Option("--steps", steps, 1, 1000, "repetitions to time");
+  line.Option("--warmup", warmup, 0, 1000, "steps before those");
+  line.Use(settings, scope::kModel | scope::kTrain | scope::kEvaluate);
+  return RunTool(line, argc, argv, [&]() -> Json {
+    settings.ema_enabled = settings.swa_enabled = false;  // PyTorch's side keeps none either
+    settings.CheckTraining(1);
+    at::set_num_threads(settings.ThreadCount());
+    if (what == "steps") return Steps(settings, warmup, steps);
+    if (what == "products") return {{"products_s", ProductSeconds(settings)}};
+    if (what == "windows") return Windows(settings, steps);
+    throw UsageError("--what: steps, products or windows");
   });
 }
 

@@ -1,0 +1,159 @@
+"""Races fairway against PyTorch on this machine: whole training steps, peak memory, windows of sliding evaluation. Every round runs
+every contestant once, one after the other, so that all see the same weather; medians over the rounds are compared.
+
+Writes results.json, table.md and race.svg into the folder given by --out."""
+
+import argparse
+import json
+import os
+import pathlib
+import random
+import statistics
+import struct
+import subprocess
+import sys
+import tempfile
+
+HERE = pathlib.Path(__file__).resolve().parent
+SHAPES = {
+    "record_shape": dict(TRAIN_BATCH_TOKENS=4096, TRAIN_SEQ_LEN=2048),
+    "small_shape": dict(TRAIN_BATCH_TOKENS=8192, TRAIN_SEQ_LEN=512, MODEL_DIM=128, NUM_HEADS=4, NUM_KV_HEADS=2, BIGRAM_VOCAB_SIZE=4096,
+                        BIGRAM_DIM=64),
+}
+COMMON = dict(GRAD_MICRO_STEPS=1, MAX_WALLCLOCK_SECONDS=0)
+
+
+def corpus(folder, tokens=300_000):
+    numbers = random.Random(1)
+    ids = struct.pack(f"<{tokens}H", *(numbers.randrange(1024) for _ in range(tokens)))
+    (folder / "fineweb_train_000000.bin").write_bytes(struct.pack("<256i", 20240520, 1, tokens, *[0] * 253) + ids)
+
+
+def run(command, settings):
+    """The command's JSON line and its peak memory in bytes."""
+    environment = os.environ | {name: str(value) for name, value in settings.items()}
+    with tempfile.TemporaryFile("w+") as out, tempfile.TemporaryFile("w+") as errors:
+        child = subprocess.Popen(list(map(str, command)), env=environment, stdout=out, stderr=errors)
+        _, status, usage = os.wait4(child.pid, 0)
+        child.returncode = os.waitstatus_to_exitcode(status)
+        out.seek(0), errors.seek(0)
+        if child.returncode != 0:
+            sys.exit(f"{' '.join(map(str, command))}: status {child.returncode}: {errors.read()[-2000:]}")
+        return json.loads(out.read().splitlines()[-1]), usage.ru_maxrss * 1024
+
+
+class Race:
+    def __init__(self, arguments):
+        self.arguments = arguments
+
+    def ours(self, what, shape, settings, precision, *more):
+        return run([self.arguments.bin / "bench-step", "--what", what, *more], COMMON | SHAPES[shape] | settings | {"PRECISION": precision})
+
+    def peer(self, command, shape, *more):
+        return run([self.arguments.python, HERE / "gpt_peer.py", command, "--seq", SHAPES[shape]["TRAIN_SEQ_LEN"], *more], SHAPES[shape])
+
+    def steps(self, shape, data):
+        contestants = {f"fairway {p}": (lambda p=p: self.ours("steps", shape, data, p, "--steps", self.arguments.steps))
+                       for p in ("bfloat16", "float32")}
+        for mode in self.arguments.modes:
+            for dtype in ("bf16", "fp32"):
+                contestants[f"PyTorch {mode} {dtype}"] = lambda mode=mode, dtype=dtype: self.peer(
+                    "bench", shape, "--tokens", SHAPES[shape]["TRAIN_BATCH_TOKENS"], "--mode", mode, "--dtype", dtype, "--steps", self.arguments.steps, "--warmup", 1)
+        seconds, memory, products = {}, {}, []
+        for number in range(self.arguments.rounds):
+            for name, start in contestants.items():
+                line, peak = start()
+                step = line.get("step_s", line.get("step_s_median"))
+                seconds.setdefault(name, []).append(step)
+                memory.setdefault(name, []).append(peak)
+                print(f"{shape} round {number + 1}: {name}: {step:.3f} s, {peak / 1e6:.0f} MB", file=sys.stderr, flush=True)
+            products.append(self.ours("products", shape, data, "bfloat16")[0]["products_s"])
+        tokens = SHAPES[shape]["TRAIN_BATCH_TOKENS"]
+        median = {name: statistics.median(all) for name, all in seconds.items()}
+        peak = {name: statistics.median(all) for name, all in memory.items()}
+        best = min((n for n in median if n.startswith("PyTorch")), key=median.get)
+        mine = min((n for n in median if n.startswith("fairway")), key=median.get)
+        return {"tokens_per_s": {n: tokens / s for n, s in median.items()}, "step_s": seconds, "peak_bytes": peak, "ours": mine,
+                "best_pytorch": best, "products_s": statistics.median(products),
+                "speed_ratio": median[best] / median[mine],
+                "gemm_ratio": median["fairway bfloat16"] / statistics.median(products),
+                "memory_ratio": peak[mine] / peak[best]}
+
+    def windows(self, data):
+        ours, theirs = [], {"fp32": [], "bf16": []}
+        for _ in range(self.arguments.rounds):
+            ours.append(self.ours("windows", "record_shape", data | {"EVAL_STRIDE": 64, "EVAL_BATCH_SEQS": 4}, "bfloat16", "--steps", 2)[0]["window_s"])
+            for dtype, all in theirs.items():
+                all.append(self.peer("windows", "record_shape", "--dtype", dtype, "--steps", 2)[0]["window_s"])
+        best = min(statistics.median(all) for all in theirs.values())
+        return {"window_s": {"fairway bfloat16": ours, **{f"PyTorch eager {d}": a for d, a in theirs.items()}},
+                "eval_ratio": best / statistics.median(ours)}
+
+    def growth(self, data):
+        rows = []
+        for tokens in (4096, 8192, 16384, 32768, 65536):
+            line, peak = self.ours("steps", "small_shape", data | {"TRAIN_BATCH_TOKENS": tokens}, "bfloat16", "--steps", 1)
+            rows.append({"tokens": tokens, "step_s": line["step_s"], "peak_bytes": peak, "data_wait_s": line["data_wait_s"]})
+        return rows
+
+
+def table(results):
+    lines = ["| shape | contestant | tokens/s | peak memory |", "|---|---|---:|---:|"]
+    for shape in SHAPES:
+        if shape not in results:
+            continue
+        r = results[shape]
+        for name, rate in sorted(r["tokens_per_s"].items(), key=lambda item: -item[1]):
+            lines.append(f"| {shape} | {name} | {rate:,.0f} | {r['peak_bytes'][name] / 1e6:,.0f} MB |")
+        lines.append(f"| {shape} | **speed {r['speed_ratio']:.2f} x {r['best_pytorch']}**; step / products alone {r['gemm_ratio']:.2f}; "
+                     f"memory {r['memory_ratio']:.2f} | | |")
+    if "evaluation" in results:
+        lines.append(f"| record_shape | sliding evaluation, windows/s over PyTorch's: **{results['evaluation']['eval_ratio']:.2f}** | | |")
+    if "growth" in results:
+        lines += ["", "| tokens a step (small shape) | seconds | microseconds a token | peak memory |", "|---:|---:|---:|---:|"]
+        lines += [f"| {r['tokens']:,} | {r['step_s']:.2f} | {1e6 * r['step_s'] / r['tokens']:.1f} | {r['peak_bytes'] / 1e6:,.0f} MB |"
+                  for r in results["growth"]]
+    return "\n".join(lines) + "\n"
+
+
+def picture(results, out):
+    shapes = [s for s in SHAPES if s in results]
+    names = list(results[shapes[0]]["tokens_per_s"])
+    rows = ["name " + " ".join(shapes)]
+    for name in names:
+        rows.append(f'"{name}" ' + " ".join(str(results[s]["tokens_per_s"].get(name, 0) / results[s]["tokens_per_s"][results[s]["best_pytorch"]])
+                                              for s in shapes))
+    (out / "race.dat").write_text("\n".join(rows) + "\n")
+    series = ", ".join(f"'{out / 'race.dat'}' using {2 + i}:xtic(1) title '{s.replace('_', ' ')}'" for i, s in enumerate(shapes))
+    subprocess.run(["gnuplot", "-e", f"set terminal svg size 760,420; set output '{out / 'race.svg'}'; set style data histograms; "
+                    "set style fill solid 0.8; set boxwidth 0.9; set yrange [0:*]; set ylabel 'tokens/s over the best PyTorch'; "
+                    f"set grid ytics; set xtics rotate by -25; plot {series}"], check=True)
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--bin", type=pathlib.Path, required=True, help="folder of bench-step")
+    parser.add_argument("--python", default=sys.executable, help="Python that has torch")
+    parser.add_argument("--out", type=pathlib.Path, required=True)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--steps", type=int, default=2, help="steps a contestant takes in a round")
+    parser.add_argument("--modes", nargs="+", choices=("eager", "compile"), default=["eager", "compile"])
+    parser.add_argument("--shapes", nargs="+", choices=tuple(SHAPES), default=list(SHAPES))
+    arguments = parser.parse_args()
+    arguments.out.mkdir(parents=True, exist_ok=True)
+    race, results = Race(arguments), {}
+    with tempfile.TemporaryDirectory() as folder:
+        corpus(pathlib.Path(folder))
+        data = {"DATA_PATH": folder}
+        for shape in arguments.shapes:
+            results[shape] = race.steps(shape, data)
+        results["evaluation"] = race.windows(data)
+        results["growth"] = race.growth(data)
+    (arguments.out / "results.json").write_text(json.dumps(results, indent=1) + "\n")
+    (arguments.out / "table.md").write_text(table(results))
+    picture(results, arguments.out)
+    print(table(results), end="")
+
+
+if __name__ == "__main__":
+    main()
