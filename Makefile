@@ -6,6 +6,8 @@ SHELL := bash
 # Variables of the command line reach programs and further makes through the environment, and only so: scripts/in-run turns
 # paths among them into absolute ones.
 MAKEOVERRIDES :=
+# They are values, not make's language: a dollar in a name stays one.
+$(foreach name,$(.VARIABLES),$(if $(filter command,$(origin $(name))),$(eval override export $(name) := $$(value $(name)))))
 
 export PROFILE ?= cpu-demo
 export SEED ?= 1337
@@ -30,6 +32,7 @@ make verify-record RECORD=records/NAME
                              build a record's own source, score its artifact, compare
 make test, make test-all     the quick tests; all of them
 make bench                   races against PyTorch, into build/bench (about half an hour)
+make test-faults [KILLS=200] kills the tiny profile's chain at random moments, and injects a fault at every write
 make setup, programs, build  packages and LibTorch; the programs; the tests too
 make data                    fetch the published data set and tokenizer into data/
 make clean                   remove build/ (runs, data and the virtual environment stay)
@@ -39,7 +42,7 @@ A run lies in RUNS/PROFILE/seed-SEED, RUNS being runs; RUN=name keeps another in
 AUTHOR=… GITHUB_ID=… sign a submission. VENV=DIR is a virtual environment that clones share.
 endef
 
-.PHONY: help setup configure programs build test test-all bench data record $(STAGES) publish verify-record clean
+.PHONY: help setup configure programs build test test-all test-faults bench data record $(STAGES) publish verify-record clean
 help:
 	@$(info $(HELP)):
 
@@ -67,6 +70,9 @@ test-all: build
 bench: configure
 	@$(NINJA) bench-step
 	@"$$VENV/bin/python" bench/race.py --bin build/bin --out build/bench $(BENCH_FLAGS)
+# Disks of a few kilobytes, hostile names and the like, then faults at every place, then kills.
+test-faults: build
+	@tests/faults/all build $${KILLS:-200}
 
 data: setup
 	@scripts/fetch-data data

@@ -61,9 +61,10 @@ int main(int argc, char** argv) {
                                      WithCommas(bytes).c_str(), WithCommas(code_bytes).c_str(),
                                      WithCommas(budget).c_str()));
       }
-      // The lineage first: an artifact never stands without it.
-      if (out != "-") WriteLineage(out + ".lineage", artifact, quantised);
       file->Write(artifact.bytes);
+      file->Flush();
+      // The lineage first, once the disk has room for both: an artifact never stands without it.
+      if (out != "-") WriteLineage(out + ".lineage", artifact, quantised);
       file->Commit();
     }
     return {{"tool", "pack-zstd"},

@@ -17,8 +17,21 @@ namespace fairway {
 namespace {
 
 constexpr size_t kBufferBytes = 1 << 20;
+constexpr char kTemporarySuffix[] = ".tmp";
 
 [[noreturn]] void Fail(const std::string& path, int error) { throw IoError(path, std::strerror(error)); }
+
+// A signal may end a call early where a file system waits for a network.
+template <typename Call>
+auto Retry(Call call) {
+  auto result = call();
+  while (result < 0 && errno == EINTR) result = call();
+  return result;
+}
+
+int Open(const std::string& path, int flags) {
+  return Retry([&] { return open(path.c_str(), flags | O_CLOEXEC, 0666); });
+}
 
 class Descriptor {
  public:
@@ -38,25 +51,46 @@ std::string ReadToEnd(int descriptor, const std::string& path) {
   while (true) {
     const size_t size = bytes.size();
     bytes.resize(size + kBufferBytes);
-    const ssize_t got = read(descriptor, bytes.data() + size, kBufferBytes);
-    bytes.resize(size + (got > 0 ? got : 0));
-    if (got < 0 && errno != EINTR) Fail(path, errno);
+    const ssize_t got = Retry([&] { return read(descriptor, bytes.data() + size, kBufferBytes); });
+    if (got < 0) Fail(path, errno);
+    bytes.resize(size + got);
     if (got == 0) return bytes;
   }
 }
 
 void WriteAll(int descriptor, const std::string& path, std::string_view text) {
   while (!text.empty()) {
-    const ssize_t written = write(descriptor, text.data(), text.size());
-    if (written < 0 && errno != EINTR) Fail(path, errno);
-    if (written > 0) text.remove_prefix(written);
+    const ssize_t written = Retry([&] { return write(descriptor, text.data(), text.size()); });
+    if (written < 0) Fail(path, errno);
+    text.remove_prefix(written);
   }
 }
 
-// A rename is safe from a power cut only once its directory is on disk.
-void SyncDirectory(const std::string& directory) {
-  const Descriptor descriptor(open(directory.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC));
-  if (descriptor.get() < 0 || fsync(descriptor.get()) != 0) Fail(directory, errno);
+std::string TemporaryOf(const std::string& path) { return DirectoryOf(path) + "/." + BaseName(path) + kTemporarySuffix; }
+
+// A file or folder that is to be flushed to the disk.
+class Synced {
+ public:
+  explicit Synced(std::string path) : path_(std::move(path)), descriptor_(Open(path_, O_RDONLY)) {
+    if (descriptor_.get() < 0) Fail(path_, errno);
+  }
+  void Sync() const {
+    // Some network file systems have nothing to synchronise in a folder, and say so.
+    if (Retry([&] { return fsync(descriptor_.get()); }) != 0 && errno != EINVAL) Fail(path_, errno);
+  }
+
+ private:
+  const std::string path_;
+  const Descriptor descriptor_;
+};
+
+// What a name stands for: the file that a link leads to, and the name itself where there is no file yet.
+std::string Target(const std::string& path) {
+  std::error_code error;
+  if (!std::filesystem::exists(path, error)) return path;
+  const std::string target = std::filesystem::canonical(path, error);
+  if (error) Fail(path, error.value());
+  return target;
 }
 
 }  // namespace
@@ -64,7 +98,7 @@ void SyncDirectory(const std::string& directory) {
 InputFile::InputFile(std::string path) : path_(std::move(path)) {
   const bool standard = path_ == "-";
   if (standard) path_ = "standard input";
-  const Descriptor descriptor(standard ? STDIN_FILENO : open(path_.c_str(), O_RDONLY | O_CLOEXEC));
+  const Descriptor descriptor(standard ? STDIN_FILENO : Open(path_, O_RDONLY));
   struct stat status;
   if (descriptor.get() < 0 || fstat(descriptor.get(), &status) != 0) Fail(path_, errno);
   if (S_ISDIR(status.st_mode)) Fail(path_, EISDIR);
@@ -98,22 +132,19 @@ OutputFile::OutputFile(std::string path) : path_(std::move(path)) {
     return;
   }
   if (path_.empty()) Fail(path_, ENOENT);
-  target_ = path_;
   struct stat status;
   if (stat(path_.c_str(), &status) == 0) {
     if (S_ISDIR(status.st_mode)) Fail(path_, EISDIR);
     if (!S_ISREG(status.st_mode)) {  // /dev/null must outlive a root who writes to it
-      descriptor_ = open(path_.c_str(), O_WRONLY | O_CLOEXEC);
+      descriptor_ = Open(path_, O_WRONLY);
       if (descriptor_ < 0) Fail(path_, errno);
       return;
     }
-    std::error_code error;
-    target_ = std::filesystem::canonical(path_, error);
-    if (error) Fail(path_, error.value());
   }
-  temporary_ = DirectoryOf(target_) + "/." + BaseName(target_) + ".tmp";
+  target_ = Target(path_);
+  temporary_ = TemporaryOf(target_);
   while (true) {
-    descriptor_ = open(temporary_.c_str(), O_RDWR | O_CREAT | O_CLOEXEC, 0666);
+    descriptor_ = Open(temporary_, O_RDWR | O_CREAT);
     if (descriptor_ < 0) Fail(path_, errno);
     if (flock(descriptor_, LOCK_EX | LOCK_NB) != 0) {
       const int error = errno;
@@ -128,7 +159,12 @@ OutputFile::OutputFile(std::string path) : path_(std::move(path)) {
     if (stat(temporary_.c_str(), &named) == 0 && fstat(descriptor_, &held) == 0 && named.st_ino == held.st_ino) break;
     close(descriptor_);
   }
-  if (ftruncate(descriptor_, 0) != 0) Fail(path_, errno);
+  if (Retry([&] { return ftruncate(descriptor_, 0); }) != 0) {
+    const int error = errno;
+    unlink(temporary_.c_str());
+    close(descriptor_);
+    Fail(path_, error);
+  }
 }
 
 OutputFile::~OutputFile() {
@@ -159,16 +195,59 @@ void OutputFile::Flush() {
 void OutputFile::Commit() {
   Flush();
   if (temporary_.empty()) return;
-  if (fsync(descriptor_) != 0) Fail(path_, errno);
+  if (Retry([&] { return fsync(descriptor_); }) != 0) Fail(path_, errno);
+  // The new name is safe from a power cut only once the folder is on the disk. It is opened first, so that one that cannot be
+  // opened is told while the old file is still there.
+  const Synced folder(DirectoryOf(target_));
   if (rename(temporary_.c_str(), target_.c_str()) != 0) Fail(path_, errno);
   temporary_.clear();
-  SyncDirectory(DirectoryOf(target_));
+  folder.Sync();
 }
+
+AppendedFile::AppendedFile(std::string path) : path_(std::move(path)) {
+  descriptor_ = Open(path_, O_WRONLY | O_APPEND | O_CREAT);
+  if (descriptor_ < 0) Fail(path_, errno);
+  try {
+    struct stat status;
+    if (fstat(descriptor_, &status) != 0) Fail(path_, errno);
+    if (S_ISREG(status.st_mode) && status.st_size > 0 && !InputFile(path_).text().ends_with('\n')) WriteLine(kCutOff);
+  } catch (...) {
+    close(descriptor_);
+    throw;
+  }
+}
+
+AppendedFile::~AppendedFile() { close(descriptor_); }
+
+void AppendedFile::WriteLine(std::string_view line) { WriteAll(descriptor_, path_, std::string(line) + "\n"); }
 
 void WriteFile(const std::string& path, std::string_view text) {
   OutputFile file(path);
   file.Write(text);
   file.Commit();
+}
+
+void RenameFile(const std::string& from, const std::string& to) {
+  const std::string target = Target(to);
+  const Synced folder(DirectoryOf(target));
+  if (rename(from.c_str(), target.c_str()) != 0) Fail(to, errno);
+  folder.Sync();
+}
+
+void SyncFile(const std::string& path) { Synced(path).Sync(); }
+
+void RemoveFile(const std::string& path) {
+  if (unlink(path.c_str()) != 0 && errno != ENOENT) Fail(path, errno);
+}
+
+void RemoveLeftOvers(const std::string& prefix) {
+  const std::string begin = "." + BaseName(prefix);
+  std::error_code error;
+  for (std::filesystem::directory_iterator entry(DirectoryOf(prefix), error), end; !error && entry != end; entry.increment(error)) {
+    const std::string name = entry->path().filename();
+    if (name.starts_with(begin) && name.ends_with(kTemporarySuffix)) RemoveFile(entry->path());
+  }
+  if (error) Fail(DirectoryOf(prefix), error.value());
 }
 
 void MakeDirectories(const std::string& path) {

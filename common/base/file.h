@@ -44,22 +44,52 @@ class OutputFile {
 
   void Write(std::span<const std::byte> bytes);
   void Write(std::string_view text);
+  void Flush();  // hands what was written to the system, so that a full disk is told now
   void Commit();
 
   uint64_t offset() const { return offset_; }  // bytes written so far
   const std::string& path() const { return path_; }
 
  private:
-  void Flush();
-
   std::string path_, target_, temporary_;  // as given, the file that is replaced, and its stand-in
   std::string buffer_;
   int descriptor_ = -1;
   uint64_t offset_ = 0;
 };
 
+// A file that grows by whole lines: a log. Each line is handed to the system in one piece, so that several writers do not mix
+// theirs and a killed one leaves what it said. What is there of a line that a killed writer or a full disk cut off is ended with
+// kCutOff, so that nobody takes it for one. A name that is a pipe or a device is written straight. Throws IoError.
+class AppendedFile {
+ public:
+  static constexpr std::string_view kCutOff = " [cut off]";
+
+  explicit AppendedFile(std::string path);
+  ~AppendedFile();
+  AppendedFile(const AppendedFile&) = delete;
+  AppendedFile& operator=(const AppendedFile&) = delete;
+
+  void WriteLine(std::string_view line);
+
+ private:
+  std::string path_;
+  int descriptor_ = -1;
+};
+
 // Writes a small text file in one go (atomically, as above).
 void WriteFile(const std::string& path, std::string_view text);
+
+// Gives a file another name in the same file system, in place of what has it (as in OutputFile::Commit: links stay).
+void RenameFile(const std::string& from, const std::string& to);
+
+// Flushes what was written into a file, or the names in a folder, to the disk.
+void SyncFile(const std::string& path);
+
+// Removes a file; one that is not there is fine.
+void RemoveFile(const std::string& path);
+
+// Removes what killed programs left of OutputFiles whose paths begin so. REQUIRES: nobody is writing one of them.
+void RemoveLeftOvers(const std::string& prefix);
 
 // Creates a directory and its parents; an existing one is fine. Throws IoError.
 void MakeDirectories(const std::string& path);

@@ -1,50 +1,42 @@
 #include "common/base/log.h"
 
-#include <spdlog/sinks/basic_file_sink.h>
-#include <spdlog/sinks/stdout_sinks.h>
-#include <spdlog/spdlog.h>
-
 #include <cstdarg>
+#include <cstdio>
+#include <memory>
+#include <mutex>
 
-#include "common/base/error.h"
+#include "common/base/file.h"
 #include "common/base/text.h"
 
 namespace fairway {
 namespace {
 
-spdlog::logger& Logger() {
-  static spdlog::logger logger = [] {
-    spdlog::logger made("fairway", std::make_shared<spdlog::sinks::stderr_sink_mt>());
-    made.set_pattern("%v");
-    made.flush_on(spdlog::level::info);
-    return made;
-  }();
-  return logger;
-}
+std::mutex mutex;  // guards what is below
+std::unique_ptr<AppendedFile> file;
 
 }  // namespace
 
 void OpenLog(const std::string& path) {
-  try {
-    auto sink = std::make_shared<spdlog::sinks::basic_file_sink_mt>(path);
-    sink->set_pattern("%v");
-    Logger().sinks().push_back(std::move(sink));
-  } catch (const spdlog::spdlog_ex& error) {
-    throw IoError(path, std::string("cannot open the log: ") + error.what());
-  }
+  const std::lock_guard lock(mutex);
+  file = std::make_unique<AppendedFile>(path);
 }
 
-void LogLine(const std::string& line) { Logger().info("{}", line); }
+void LogLine(const std::string& line) {
+  const std::lock_guard lock(mutex);
+  // Nobody may be listening any more there, which is no reason to stop.
+  std::fprintf(stderr, "%s\n", line.c_str());
+  if (file) file->WriteLine(line);
+}
 
 void Log(const char* format, ...) {
   va_list arguments;
   va_start(arguments, format);
   char* line = nullptr;
-  if (vasprintf(&line, format, arguments) >= 0) {
-    LogLine(line);
-    free(line);
-  }
+  const int length = vasprintf(&line, format, arguments);
   va_end(arguments);
+  if (length < 0) throw std::bad_alloc();
+  const std::unique_ptr<char, decltype(&free)> owner(line, free);
+  LogLine(line);
 }
 
 }  // namespace fairway

@@ -9,7 +9,8 @@ namespace fairway {
 // Lines go to this file too from now on, appended. Throws IoError.
 void OpenLog(const std::string& path);
 
-// One line, without its newline.
+// One line, without its newline. Throws IoError where the file cannot be written, after standard error has the line: a
+// record needs its log.
 void Log(const char* format, ...) __attribute__((format(printf, 1, 2)));
 void LogLine(const std::string& line);
 

@@ -77,6 +77,15 @@ std::string ShellQuote(std::string_view word) {
   return quoted + "'";
 }
 
+std::string Printable(std::string_view text) {
+  std::string line;
+  for (const char c : text) {
+    const bool control = static_cast<unsigned char>(c) < 0x20 || c == 0x7f;
+    line += c == '\n' ? "\\n" : control ? "\\x" + ToHex({&c, 1}) : std::string(1, c);
+  }
+  return line;
+}
+
 std::string ToHex(std::string_view bytes) {
   constexpr char kDigits[] = "0123456789abcdef";
   std::string text;

@@ -29,6 +29,9 @@ std::string WithCommas(int64_t value);
 // `word` quoted so that a POSIX shell reads it back as one word; unchanged where no quoting is needed.
 std::string ShellQuote(std::string_view word);
 
+// The text on one line: control characters, which names of files may have, as \n, \x1b.
+std::string Printable(std::string_view text);
+
 // Lower-case hexadecimal.
 std::string ToHex(std::string_view bytes);
 

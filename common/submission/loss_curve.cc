@@ -143,8 +143,7 @@ void DrawLossCurve(const std::string& directory, std::span<const Curve> curves) 
       throw IoError(directory + name, "gnuplot left it unfinished");
     }
   }
-  unlink((directory + "/" + kScript).c_str());
-  unlink((directory + "/" + kMessages).c_str());
+  for (const char* name : {kScript, kMessages}) RemoveFile(directory + "/" + name);
 }
 
 }  // namespace fairway

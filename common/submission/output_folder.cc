@@ -23,12 +23,6 @@ namespace fs = std::filesystem;
   throw IoError(path, std::strerror(error));
 }
 
-void Sync(const std::string& path) {
-  const int descriptor = open(path.c_str(), O_RDONLY | O_CLOEXEC);
-  if (descriptor < 0 || fsync(descriptor) != 0) Fail(path, errno);
-  close(descriptor);
-}
-
 void Clear(const std::string& directory) {
   for (const fs::directory_entry& entry : fs::directory_iterator(directory)) fs::remove_all(entry.path());
 }
@@ -62,6 +56,15 @@ OutputFolder::OutputFolder(const std::string& path, const std::string& proof) {
     close(lock_);
   }
   Clear(temporary_);
+  // Killed between two renames (see Commit) a program leaves the old record under this name, or what it was about to remove.
+  const std::string old = Old();
+  if (fs::exists(old)) {
+    if (fs::exists(path_)) {
+      fs::remove_all(old);
+    } else if (rename(old.c_str(), path_.c_str()) != 0) {
+      Fail(old, errno);
+    }
+  }
 }
 
 OutputFolder::~OutputFolder() {
@@ -71,22 +74,26 @@ OutputFolder::~OutputFolder() {
 }
 
 void OutputFolder::Commit() {
-  for (const fs::directory_entry& entry : fs::recursive_directory_iterator(temporary_)) Sync(entry.path());
-  Sync(temporary_);
+  for (const fs::directory_entry& entry : fs::recursive_directory_iterator(temporary_)) SyncFile(entry.path());
+  SyncFile(temporary_);
   if (rename(temporary_.c_str(), path_.c_str()) != 0) {  // there is a folder that is not empty
     if (errno != EEXIST && errno != ENOTEMPTY) Fail(path_, errno);
     if (renameat2(AT_FDCWD, temporary_.c_str(), AT_FDCWD, path_.c_str(), RENAME_EXCHANGE) != 0) {
       // A file system that cannot exchange two folders: there is a moment without either, but never half of one.
       if (errno != EINVAL && errno != ENOSYS) Fail(path_, errno);
-      const std::string old = temporary_ + ".old";
-      fs::remove_all(old);
-      if (rename(path_.c_str(), old.c_str()) != 0 || rename(temporary_.c_str(), path_.c_str()) != 0) Fail(path_, errno);
+      const std::string old = Old();
+      if (rename(path_.c_str(), old.c_str()) != 0) Fail(path_, errno);
+      if (rename(temporary_.c_str(), path_.c_str()) != 0) {
+        const int error = errno;
+        rename(old.c_str(), path_.c_str());
+        Fail(path_, error);
+      }
       if (rename(old.c_str(), temporary_.c_str()) != 0) Fail(old, errno);
     }
     fs::remove_all(temporary_);
   }
   temporary_.clear();
-  Sync(DirectoryOf(path_));
+  SyncFile(DirectoryOf(path_));
 }
 
 }  // namespace fairway

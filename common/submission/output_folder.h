@@ -20,6 +20,8 @@ class OutputFolder {
   void Commit();
 
  private:
+  std::string Old() const { return temporary_ + ".old"; }
+
   std::string path_, temporary_;
   int lock_ = -1;
 };

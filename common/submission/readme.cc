@@ -172,7 +172,7 @@ void AddLineage(const std::string& what, const std::string& identity, const Line
   }
 }
 
-std::string OneLine(std::string text) {
+std::string Printable(std::string text) {
   for (char& c : text) {
     if (c == '\n' || c == '\r') c = ' ';
   }
@@ -190,7 +190,7 @@ Table SummaryTable(const Record& record) {
 }
 
 std::string ReadMe(const Record& record) {
-  std::string text = "# " + OneLine(record.options.name) + "\n\n" + record.options.blurb + "\n\n";
+  std::string text = "# " + Printable(record.options.name) + "\n\n" + record.options.blurb + "\n\n";
   text += StringPrintf("Score: **%.8f bits a byte** (%.8f nats a token)", record.val_bpb, record.val_loss);
   if (record.val_bpb_std) {
     text += StringPrintf(", mean of the seeds %s with a sample standard deviation of %.8f", SeedList(record).c_str(),

@@ -4,6 +4,7 @@
 #include <map>
 
 #include "common/base/error.h"
+#include "common/base/file.h"
 #include "common/base/text.h"
 
 namespace fairway {
@@ -79,6 +80,7 @@ TrainLog ParseTrainLog(std::string_view text, const std::string& path) {
   for (int64_t number = 1; !text.empty(); ++number) {
     const std::string_view line = text.substr(0, text.find('\n'));
     text.remove_prefix(std::min(text.size(), line.size() + 1));
+    if (line.ends_with(AppendedFile::kCutOff)) continue;  // what a killed run got to say of it; the next one said it again
     const bool seed_line = line.starts_with("seed:");
     if (!seed_line && !line.starts_with("step:")) continue;
     const Fields fields(line, "line " + std::to_string(number), path);

@@ -21,6 +21,7 @@ namespace fs = std::filesystem;
 
 // A batch of documents is encoded in parallel and written in order; the text of a batch bounds the memory it takes.
 constexpr int64_t kBatchBytes = 16 << 20;
+constexpr char kByteTable[] = "byte_table.pb";
 
 // A folder inside the destination for shards under construction, so that renaming them stays within one file system.
 class StagingFolder {
@@ -132,7 +133,9 @@ void Install(const std::vector<ShardRecord>& files, const std::string& staging, 
       stale.push_back(entry.path());
   }
   for (const fs::path& path : stale) fs::remove(path);
-  for (const ShardRecord& file : files) fs::rename(fs::path(staging) / file.name, fs::path(options.folder) / file.name);
+  const auto install = [&](const std::string& name) { fs::rename(fs::path(staging) / name, fs::path(options.folder) / name); };
+  for (const ShardRecord& file : files) install(file.name);
+  install(kByteTable);
 }
 
 }  // namespace
@@ -172,17 +175,22 @@ SplitRecord WriteShards(DocumentSource& documents, const Tokenizer& tokenizer, c
   encode_batch();
   split.files = writer.Finish();
 
+  // All that takes room on the disk comes first.
+  byte_table.Write(staging.path() + "/" + kByteTable);
+  manifest.splits[options.split] = split;
+  manifest_file.Write(manifest.ToJson());
+  manifest_file.Flush();
+
+  // Whatever ends the program between here and the end, nobody takes the folder for whole.
+  const std::string unfinished = options.folder + "/" + UnfinishedName(options.split);
+  WriteFile(unfinished, "");
   try {
-    // A crash between here and the end leaves no manifest rather than a wrong one.
-    fs::remove(manifest_path);
     Install(split.files, staging.path(), options);
   } catch (const fs::filesystem_error& error) {
     throw IoError(error.path1(), error.code().message());
   }
-  byte_table.Write(options.folder + "/byte_table.pb");
-  manifest.splits[options.split] = split;
-  manifest_file.Write(manifest.ToJson());
   manifest_file.Commit();
+  RemoveFile(unfinished);
   return split;
 }
 

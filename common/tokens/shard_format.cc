@@ -21,6 +21,8 @@ bool IsShardName(std::string_view name, std::string_view split) {
   return name.size() > prefix.size() + 4 && name.starts_with(prefix) && name.ends_with(".bin");
 }
 
+std::string UnfinishedName(const std::string& split) { return ".fineweb_" + split + ".unfinished"; }
+
 std::string ShardHeader(int64_t tokens) {
   const int32_t fields[3] = {kMagic, kVersion, static_cast<int32_t>(tokens)};
   std::string header(kShardHeaderBytes, '\0');

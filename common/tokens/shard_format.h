@@ -18,6 +18,8 @@ inline constexpr int64_t kMaxShardTokens = INT32_MAX;
 std::string ShardName(const std::string& split, int64_t index);
 // Whether `name` is fineweb_SPLIT_*.bin.
 bool IsShardName(std::string_view name, std::string_view split);
+// A file of this name stands in a folder while, and after a program was killed while, the split is replaced by another.
+std::string UnfinishedName(const std::string& split);
 
 std::string ShardHeader(int64_t tokens);
 // Returns the number of tokens. `header` is the file's beginning, `file_bytes` its whole size. InputError naming

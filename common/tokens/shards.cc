@@ -39,6 +39,8 @@ std::vector<std::string> FindShards(const std::string& folder, const std::string
   namespace fs = std::filesystem;
   std::error_code error;
   std::vector<std::string> paths;
+  if (fs::exists(fs::path(folder) / UnfinishedName(split), error))
+    throw InputError(folder, "its split " + split + " is half replaced by another: tokenize-shard was interrupted; run it again");
   for (fs::directory_iterator entry(folder, error), end; !error && entry != end; entry.increment(error))
     if (IsShardName(entry->path().filename().string(), split)) paths.push_back(entry->path());
   if (error) throw IoError(folder, error.message());

@@ -164,7 +164,7 @@ bool CommandLine::Impl::Parse(int argc, char** argv) {
     return false;
   }
   if (!parser->log.empty()) OpenLog(parser->log);
-  LogLine(QuotedCommand());
+  LogLine(Printable(QuotedCommand()));
   return true;
 }
 

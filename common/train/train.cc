@@ -11,6 +11,7 @@
 #include <map>
 
 #include "common/base/error.h"
+#include "common/base/file.h"
 #include "common/base/interrupt.h"
 #include "common/base/log.h"
 #include "common/base/machine.h"
@@ -59,22 +60,26 @@ class Partials {
 
   std::map<int64_t, std::string> List() const {
     std::map<int64_t, std::string> found;
-    std::error_code ignored;  // a missing folder has none, and is reported where the checkpoint is written
-    for (const auto& entry : fs::directory_iterator(DirectoryOf(prefix_), ignored)) {
-      const std::string name = entry.path().filename(), begin = BaseName(prefix_);
+    std::error_code error;
+    for (fs::directory_iterator entry(DirectoryOf(prefix_), error), end; !error && entry != end; entry.increment(error)) {
+      const std::string name = entry->path().filename(), begin = BaseName(prefix_);
       int64_t step;
       if (!name.starts_with(begin) || !name.ends_with(".ckpt")) continue;
       if (!ParseInt(std::string_view(name).substr(begin.size(), name.size() - begin.size() - 5), &step)) continue;
       if (BaseName(Path(step)) == name) found[step] = Path(step);
     }
+    // A folder that cannot be read must not pass for one without a checkpoint.
+    if (error) throw IoError(DirectoryOf(prefix_), error.message());
     return found;
   }
 
   void KeepNewest(size_t count) const {
     const auto found = List();
     auto oldest = found.begin();
-    for (size_t left = found.size(); left > count; --left) fs::remove((oldest++)->second);
+    for (size_t left = found.size(); left > count; --left) RemoveFile((oldest++)->second);
   }
+
+  void RemoveUnfinished() const { RemoveLeftOvers(prefix_); }
 
  private:
   std::string prefix_;
@@ -141,6 +146,7 @@ class Run {
   Run(Settings settings, const std::string& out, const std::string& resume, Lineage lineage)
       : settings_(std::move(settings)),
         out_(out),
+        reservation_(out),
         partials_(out),
         trainer_(settings_, ShardSet(settings_.data_path, "train", settings_.vocab_size)),
         val_(settings_.data_path, "val", settings_.vocab_size),
@@ -149,6 +155,7 @@ class Run {
     lineage_.settings.emplace_back("torch.version", TORCH_VERSION);
     lineage_.settings.emplace_back("hardware", StringPrintf("%s, %d threads", CpuName().c_str(), settings_.ThreadCount()));
     lineage_.inputs = {LineageOf(trainer_.shards(), settings_)};
+    partials_.RemoveUnfinished();
     Resume(resume);
   }
 
@@ -281,8 +288,12 @@ class Run {
     if (stopped_by_clock_ && trainer_.step() < settings_.iterations)
       Log("stopping_early: wallclock_cap train_time:%.0fms step:%ld/%ld", 1e3 * clock_.seconds(), trainer_.step(),
           settings_.iterations);
-    const std::string identity = Write(out_);
-    partials_.KeepNewest(0);
+    // Written as a checkpoint to go on from and then given its name: killed at any point between, the next run finds either that
+    // one or a finished run without checkpoints.
+    const std::string newest = partials_.Path(trainer_.step()), identity = Write(newest);
+    partials_.KeepNewest(1);
+    reservation_.reset();
+    RenameFile(newest, out_);
     return Result(out_, identity, /*finished=*/true);
   }
 
@@ -296,6 +307,7 @@ class Run {
 
   const Settings settings_;
   const std::string out_;
+  std::optional<OutputFile> reservation_;  // keeps other processes from writing `out_` and its checkpoints meanwhile
   const Partials partials_;
   Trainer trainer_;
   const ShardSet val_;
@@ -315,9 +327,13 @@ TrainResult Train(Settings settings, const std::string& out, const std::string& 
   at::set_num_threads(settings.ThreadCount());
   if (settings.run_id.empty()) settings.run_id = StringPrintf("%08lx-%d", std::chrono::system_clock::now().time_since_epoch().count() / 1000000000, getpid());
   // Written at the very end: better to hear of a wrong path now.
-  if (!fs::is_directory(DirectoryOf(out))) throw IoError(out, "its folder does not exist");
+  std::error_code ignored;  // told by who writes
+  if (!fs::is_directory(DirectoryOf(out), ignored)) throw IoError(out, "its folder does not exist");
+  if (fs::is_other(out, ignored)) throw UsageError(out + ": a file is needed; a run keeps checkpoints beside it");
   CatchInterrupts();
-  return Run(std::move(settings), out, resume, std::move(lineage)).Execute();
+  // Through a link the checkpoints lie where the file does: they take its name in the end.
+  const std::string file = fs::is_symlink(out, ignored) ? fs::weakly_canonical(out, ignored).string() : out;
+  return Run(std::move(settings), file, resume, std::move(lineage)).Execute();
 }
 
 }  // namespace fairway

@@ -15,3 +15,12 @@ try_last tokenize-shard --tokenizer data/tokenizer.model --byte-table small/byte
 try ls -A small
 try_last sh -c 'ema-finalize train.ckpt - > /dev/full'
 try_last sh -c 'train --print-settings > /dev/full'
+
+# What was there is there still, and a log is no exception: a record needs all of it.
+rm small/filler
+echo "an older file" > small/older
+dd if=/dev/zero of=small/filler bs=1k 2> /dev/null
+try_last ema-finalize train.ckpt small/older
+try cat small/older
+try_last ema-finalize --log small/log train.ckpt other.ckpt
+try ls -A small other.ckpt

@@ -1,29 +1,5 @@
 # What make does again after which change, and that paths may look like anything. The programs are stand-ins.
-mkdir -p "it's a clone/build/bin" tools
-cd "it's a clone"
-cp -r "$root"/{Makefile,Makefile.runs,CMakeLists.txt,cmake,common,tools,requirements.txt,LICENSE,scripts,pipelines} .
-printf '#!/bin/sh\n' | tee scripts/setup ../tools/ninja > ../tools/cmake
-cat > scripts/make-corpus <<'SCRIPT'
-#!/bin/sh
-echo make-corpus >> "$RAN"
-mkdir -p "$1" && cd "$1" && touch fineweb_train_000000.bin byte_table.pb && echo {} > manifest.json
-SCRIPT
-chmod +x scripts/* ../tools/*
-for program in tokenize-shard train ema-finalize gptq-lite pack-zstd eval-sliding make-submission ckpt-inspect; do
-  cp "$here/stand-in" build/bin/$program
-  echo 1 > build/bin/$program.digest
-done
-export PATH=$PWD/../tools:$PATH RAN=$PWD/../ran
-
-# ran MAKE-ARGUMENTS…: runs make; on standard output stands what it ran, in order.
-ran() {
-  : > "$RAN"
-  make "$@" > ../make.out 2> ../make.err
-  local status=$?
-  paste -sd ' ' "$RAN"
-  grep -hE 'the table|^make: [^*]|^(train|verify-record):' ../make.err
-  return $status
-}
+stand_in_clone "it's a clone"
 
 try ran record SEED=1337
 try ran record SEED=1337
@@ -56,9 +32,6 @@ try ran quantise SEED=7 FAIL=gptq-lite
 try ran quantise SEED=7
 try ran train SEED=8 FAIL=train
 try ls runs/cpu-demo/seed-8
-
-# One at a time in a run.
-try sh -c 'flock runs/cpu-demo/seed-1337 make train 2>&1 | grep another'
 
 # Paths.
 mkdir -p "../my data"

@@ -3,11 +3,13 @@
 #include <fcntl.h>
 #include <gtest/gtest.h>
 #include <sys/mount.h>
+#include <sys/resource.h>
 #include <sys/stat.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
 #include <algorithm>
+#include <atomic>
 #include <csignal>
 #include <filesystem>
 #include <thread>
@@ -316,6 +318,90 @@ TEST_F(FileTest, ADashIsStandardOutput) {
   for (const int descriptor : {saved, file, full}) close(descriptor);
   EXPECT_EQ(Read(Path("out")), "checkpoint");
   EXPECT_EQ(message, "standard output: No space left on device");
+}
+
+TEST_F(FileTest, ASignalIsNoFailure) {
+  // A handler without SA_RESTART interrupts a write to a full pipe; the write goes on.
+  struct sigaction action = {}, before;
+  action.sa_handler = [](int) {};
+  sigaction(SIGUSR1, &action, &before);
+  ASSERT_EQ(mkfifo(Path("pipe").c_str(), 0600), 0);
+  const std::string text(4 << 20, 'x');
+  std::string read;
+  const pthread_t self = pthread_self();
+  std::thread reader([&] {
+    const InputFile file(Path("pipe"));
+    read = file.text();
+  });
+  std::atomic<bool> done = false;
+  std::thread signals([&] {
+    while (!done) {
+      pthread_kill(self, SIGUSR1);
+      usleep(200);
+    }
+  });
+  EXPECT_NO_THROW(WriteFile(Path("pipe"), text));
+  done = true;
+  signals.join();
+  reader.join();
+  sigaction(SIGUSR1, &before, nullptr);
+  EXPECT_EQ(read, text);
+}
+
+TEST_F(FileTest, AFileOverItsSizeLimitIsTold) {
+  const pid_t child = fork();
+  if (child == 0) {
+    signal(SIGXFSZ, SIG_IGN);  // as RunTool does
+    const rlimit limit = {1000, 1000};
+    setrlimit(RLIMIT_FSIZE, &limit);
+    _exit(IoMessage([&] { WriteFile(Path("out"), std::string(5000, 'x')); }) == Path("out") + ": File too large" ? 0 : 1);
+  }
+  int status;
+  waitpid(child, &status, 0);
+  EXPECT_EQ(status, 0);
+  EXPECT_EQ(List(), Names{});
+}
+
+// --- AppendedFile
+
+TEST_F(FileTest, LinesAreAppended) {
+  AppendedFile(Path("log")).WriteLine("one");
+  AppendedFile file(Path("log"));
+  EXPECT_EQ(Read(Path("log")), "one\n");
+  file.WriteLine("");
+  AppendedFile(Path("log")).WriteLine("from another program");
+  file.WriteLine("two");
+  EXPECT_EQ(Read(Path("log")), "one\n\nfrom another program\ntwo\n");
+  EXPECT_EQ(IoMessage([&] { AppendedFile(Path("missing/log")); }), Path("missing/log") + ": No such file or directory");
+  EXPECT_EQ(IoMessage([&] { AppendedFile("/dev/full").WriteLine("x"); }), "/dev/full: No space left on device");
+}
+
+TEST_F(FileTest, ALineThatWasCutOffIsMarked) {
+  WriteFile(Path("log"), "step:1/20 train_loss:6.9\nstep:2/20 train_lo");
+  AppendedFile(Path("log")).WriteLine("train --resume newest");
+  EXPECT_EQ(Read(Path("log")), "step:1/20 train_loss:6.9\nstep:2/20 train_lo [cut off]\ntrain --resume newest\n");
+}
+
+// --- names that change and go
+
+TEST_F(FileTest, ARenamedFileTakesThePlaceOfTheOther) {
+  fs::create_directory(Path("elsewhere"));
+  WriteFile(Path("elsewhere/file"), "old");
+  fs::create_symlink("elsewhere/file", Path("link"));
+  WriteFile(Path("from"), "new");
+  RenameFile(Path("from"), Path("link"));
+  EXPECT_EQ(Read(Path("elsewhere/file")), "new");
+  EXPECT_EQ(List(), (Names{"elsewhere", "link"}));
+  EXPECT_EQ(IoMessage([&] { RenameFile(Path("from"), Path("to")); }), Path("to") + ": No such file or directory");
+  RemoveFile(Path("missing"));
+  EXPECT_EQ(IoMessage([&] { RemoveFile(Path("elsewhere")); }), Path("elsewhere") + ": Is a directory");
+}
+
+TEST_F(FileTest, LeftOversAreRemovedByTheirPrefix) {
+  for (const char* name : {".run-1.tmp", ".run-22.tmp", "run-1", ".other.tmp", ".run-3", "run-4.tmp"}) WriteFile(Path(name), "");
+  RemoveLeftOvers(Path("run-"));
+  EXPECT_EQ(List(), (Names{".other.tmp", ".run-3", "run-1", "run-4.tmp"}));
+  EXPECT_EQ(IoMessage([&] { RemoveLeftOvers(Path("missing/run-")); }), Path("missing") + ": No such file or directory");
 }
 
 // --- folders and names

@@ -165,6 +165,11 @@ TEST(ShellQuote, LeavesPlainWordsAlone) {
   EXPECT_EQ(ShellQuote("it's"), "'it'\\''s'");
 }
 
+TEST(Printable, ShowsControlCharacters) {
+  EXPECT_EQ(Printable("a\nb\x1b[1m\x7f"), "a\\nb\\x1b[1m\\x7f");
+  EXPECT_EQ(Printable("plain: \u00fc 'x' \\"), "plain: \u00fc 'x' \\");
+}
+
 TEST(ToHex, IsLowerCaseTwoDigitsAByte) {
   EXPECT_EQ(ToHex(std::string_view("\x00\x09\xaf\xff", 4)), "0009afff");
   EXPECT_EQ(ToHex(""), "");

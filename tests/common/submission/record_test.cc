@@ -453,6 +453,24 @@ TEST(WriteRecord, GoesRoundWhatAKilledOneLeft) {
   EXPECT_FALSE(fs::exists(temporary));
 }
 
+// Where the file system cannot exchange two folders (see OutputFolder::Commit).
+TEST(WriteRecord, PutsBackWhatAKilledOneTookAway) {
+  const std::string out = Fresh("taken-away"), old = TemporaryRoot() + ".taken-away.tmp.old";
+  const std::string run = Finished("taken-away-run");
+  WriteRecord(MakeRecord({ReadRun(run)}, Dated()), out);
+  const auto before = Files(out);
+  fs::rename(out, old);
+  fs::remove(run + "/train.log");
+  Record record = MakeRecord({ReadRun(Finished("taken-away-other"))}, Dated());
+  record.runs[0].directory = run;
+  EXPECT_EQ(Outcome([&] { WriteRecord(record, out); }), "3: " + run + "/train.log: No such file or directory");
+  EXPECT_EQ(Files(out), before);
+  // It was put there already: then the old one is of no use.
+  MakeDirectories(old + "/stale");
+  WriteRecord(MakeRecord({ReadRun(Finished("taken-away-last"))}, Dated()), out);
+  EXPECT_FALSE(fs::exists(old));
+}
+
 TEST(WriteRecord, RefusesToWriteBesideAnotherProcess) {
   const std::string out = Fresh("busy"), temporary = TemporaryRoot() + ".busy.tmp";
   MakeDirectories(temporary);

@@ -77,6 +77,16 @@ TEST(TrainLog, AResumedRunReplacesWhatItDidAgain) {
   EXPECT_EQ(log.validation[1].loss, 4.2);
 }
 
+TEST(TrainLog, ALineThatWasCutOffCountsForNothing) {
+  const TrainLog log = ParseTrainLog(
+      "step:10/60 train_loss:5 train_time:10ms step_avg:1.00ms\n"
+      "step:20/60 train_lo [cut off]\n"
+      "seed: [cut off]\n"
+      "step:20/60 train_loss:4 train_time:20ms step_avg:1.00ms\n",
+      "train.log");
+  EXPECT_EQ(TrainSteps(log), (std::vector<int64_t>{10, 20}));
+}
+
 TEST(TrainLog, ARunThatStartsAgainReplacesAll) {
   const TrainLog log = ParseTrainLog(
       "seed:1\nstep:1/9 train_loss:5 train_time:1ms step_avg:1ms\nstep:9/9 train_loss:4 train_time:9ms step_avg:1ms\n"

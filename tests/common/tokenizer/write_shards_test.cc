@@ -114,6 +114,24 @@ TEST_F(WriteShardsTest, LeavesTheFolderAsItWasWhenADocumentIsNoText) {
   EXPECT_EQ(Files(), before);
 }
 
+TEST_F(WriteShardsTest, AHalfReplacedSplitIsNotRead) {
+  WriteBytes(folder_ / "short", "a short text");
+  Write({folder_ / "short"}, "val");
+  Write(OwnHeaders(), "train");
+  const auto whole = Files();
+  // What takes room comes first: the disk has nothing to refuse once shards are replaced. Here a folder is in the way of one.
+  std::filesystem::remove(folder_ / "out/byte_table.pb");
+  std::filesystem::create_directory(folder_ / "out/byte_table.pb");
+  EXPECT_THAT(MessageOf<IoError>([&] { Write({folder_ / "short"}, "train"); }), testing::HasSubstr("Is a directory"));
+  EXPECT_THAT(MessageOf<InputError>([&] { Tokens("train"); }),
+              StrEq(folder_ / "out: its split train is half replaced by another: tokenize-shard was interrupted; run it again"));
+  EXPECT_FALSE(Tokens("val").empty());
+  EXPECT_EQ(Manifest::Read(folder_ / "out").splits.size(), 2u);
+  std::filesystem::remove(folder_ / "out/byte_table.pb");
+  Write(OwnHeaders(), "train");
+  EXPECT_EQ(Files(), whole);
+}
+
 TEST_F(WriteShardsTest, KeepsOneTokenizerToAFolder) {
   Write(OwnHeaders(), "train");
   const std::string first = tokenizer_->digest();

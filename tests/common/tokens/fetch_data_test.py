@@ -311,6 +311,13 @@ class FetchDataTest(unittest.TestCase):
         with open(self.path("manifest.json"), "w", encoding="utf-8") as file:
             file.write("[]")
         self.assertRegex(self.fetch(status=4), "manifest.json: is not a manifest of token shards: ")
+        # A manifest names files of its own folder.
+        for name in ("../fineweb_val_000000.bin", "/etc/passwd", "fineweb_train_000000.bin", "fineweb_val_000000.bin/..", 7):
+            record = {"tokenizer_sha256": hashlib.sha256(TOKENIZER).hexdigest(),
+                      "files": [{"name": name, "tokens": 1, "bytes": 1, "sha256": ""}]}
+            with open(self.path("manifest.json"), "w", encoding="utf-8") as file:
+                json.dump({"format": 1, "splits": {"val": record}}, file)
+            self.assertRegex(self.fetch(status=4), "manifest.json: is not a manifest of token shards: ")
 
     def test_reports_a_full_disk(self):
         # A limit on the size of files stands in for the end of the disk.

@@ -97,7 +97,7 @@ TEST(RunTool, TextThatIsNotUtf8IsShownAsFarAsItGoes) {
   EXPECT_EQ(outcome.out, "{\"path\":\"a\xef\xbf\xbd\"}\n");
 }
 
-TEST(RunTool, EachFailureHasItsStatusAndOneLine) {
+TEST(RunTool, EachFailureHasItsStatusAndPrintable) {
   const auto fails = [](auto error) {
     Program program;
     program.body = [&]() -> Json { throw error; };

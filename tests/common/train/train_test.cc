@@ -3,6 +3,7 @@
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
+#include <unistd.h>
 
 #include <filesystem>
 
@@ -220,7 +221,57 @@ TEST_F(TrainTest, RefusesWhatIsNoTrainingCheckpoint) {
   }
 }
 
+TEST_F(TrainTest, RemovesWhatAKilledRunWasWriting) {
+  // Of a checkpoint by the clock nobody knows whether that step will have one again.
+  WriteBytes(folder / ".train.partial-000007.ckpt.tmp", "half a checkpoint");
+  WriteBytes(folder / ".train.ckpt.tmp", "");
+  WriteBytes(folder / ".other.partial-000007.ckpt.tmp", "somebody else's");
+  Run(Make(), "newest");
+  EXPECT_THAT(Partials(), ElementsAre(".other.partial-000007.ckpt.tmp"));
+  EXPECT_FALSE(std::filesystem::exists(folder / ".train.ckpt.tmp"));
+}
+
+TEST_F(TrainTest, FinishesWhatWasKilledBetweenItsLastTwoSteps) {
+  const Settings settings = Make();
+  const std::string identity = Run(settings).identity;
+  // The finished checkpoint had not got its name yet.
+  std::filesystem::rename(out, Partial(8));
+  EXPECT_EQ(Run(settings, "newest").identity, identity);
+  EXPECT_THAT(Partials(), ElementsAre());
+  EXPECT_EQ(CheckpointReader(out).identity(), identity);
+}
+
+TEST_F(TrainTest, ASecondRunOfOneNameIsRefused) {
+  const OutputFile first(out);
+  EXPECT_EQ(MessageOf<IoError>([&] { Run(Make()); }), out + ": another process is writing it");
+}
+
+TEST_F(TrainTest, AFolderThatCannotBeReadIsNotTakenForOneWithoutCheckpoints) {
+  std::filesystem::create_directory(folder / "blind");
+  std::filesystem::permissions(folder / "blind", std::filesystem::perms(0300));
+  // Permissions do not bind root, who is somebody else for a moment.
+  std::filesystem::permissions(folder.path(), std::filesystem::perms(0755));
+  const bool root = geteuid() == 0;
+  if (root && (chown((folder / "blind").c_str(), 65534, 65534) != 0 || seteuid(65534) != 0))
+    GTEST_SKIP() << "skipped: root reads everything, and may not become somebody else here";
+  const std::string message = MessageOf<IoError>([&] { Train(Make(), folder / "blind/train.ckpt", "newest", {}); });
+  ASSERT_TRUE(!root || seteuid(0) == 0);
+  std::filesystem::permissions(folder / "blind", std::filesystem::perms(0700));
+  EXPECT_EQ(message, folder / "blind: Permission denied");
+}
+
+TEST_F(TrainTest, ThroughALinkTheFileIsReplacedAndTheLinkStays) {
+  std::filesystem::create_directory(folder / "elsewhere");
+  WriteBytes(folder / "elsewhere/file.ckpt", "old");
+  std::filesystem::create_symlink("elsewhere/file.ckpt", out);
+  const std::string identity = Run(Make({{"checkpoint_every", "3"}})).identity;
+  EXPECT_TRUE(std::filesystem::is_symlink(out));
+  EXPECT_EQ(CheckpointReader(folder / "elsewhere/file.ckpt").identity(), identity);
+}
+
 TEST_F(TrainTest, HearsOfAWrongFolderAtOnce) {
+  EXPECT_EQ(MessageOf<UsageError>([&] { Train(Make(), "/dev/null", "", {}); }),
+            "/dev/null: a file is needed; a run keeps checkpoints beside it");
   EXPECT_EQ(MessageOf<IoError>([&] { Train(Make(), folder / "none/train.ckpt", "", {}); }),
             folder / "none/train.ckpt" + ": its folder does not exist");
 }
