@@ -70,6 +70,7 @@ test-all: build
 bench: configure
 	@$(NINJA) bench-step
 	@"$$VENV/bin/python" bench/race.py --bin build/bin --out build/bench $(BENCH_FLAGS)
+
 # Disks of a few kilobytes, hostile names and the like, then faults at every place, then kills.
 test-faults: build
 	@tests/faults/all build $${KILLS:-200}
