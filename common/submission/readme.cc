@@ -104,7 +104,7 @@ Table Activity(const Record& record) {
   for (const auto& [name, wins] : record.runs[0].counters.all()) {
     if (!name.starts_with(counter::kClipWinsPrefix)) continue;
     table.Row("of these, won by the quantile " + name.substr(std::string(counter::kClipWinsPrefix).size()),
-              [&](const FinishedRun& run) { return Count(run, name); });
+              [name = name](const FinishedRun& run) { return Count(run, name); });
   }
   table.Row("relative error of the quantised weights", [](const FinishedRun& run) {
     return StringPrintf("%.5f", run.counters.Get(counter::kQuantiseRelativeError));
