@@ -74,7 +74,7 @@ void Safetensors() {
 
 void Tokens() {
   const std::string model = root + "/tokenizer.model";
-  TrainOnOwnHeaders(model, 300);
+  TrainOnOwnHeaders(model);
   Seed("tokenizer", "trained", Bytes(model));
   Seed("byte_table", "model", Bytes(model));
   ByteTable::Read(model).Write(root + "/table.pb");
