@@ -9,6 +9,7 @@
 #include "common/base/digest.h"
 #include "common/base/error.h"
 #include "common/base/file.h"
+#include "common/base/json.h"
 #include "common/base/log.h"
 #include "common/base/machine.h"
 #include "common/base/text.h"
@@ -45,7 +46,7 @@ Subject Open(const std::string& path, Settings& settings) {
   const CheckpointReader weights = OpenWeights(std::move(file));
   weights.Expect({Kind::kWeights, Kind::kQuantised});
   settings.Adopt(weights.settings(), name);
-  settings.CheckModel();
+  settings.CheckModel(name);
   Json made_from = Json::array();
   for (const Lineage::Input& input : weights.lineage().inputs) made_from.push_back(input.identity);
   return {name, digest, weights.identity(), made_from, bytes, LoadParameters(weights, settings)};
@@ -127,7 +128,7 @@ Json Evaluate(const Options& options, Settings& settings) {
 // Holds a score to an earlier one of the same evaluation.
 void Compare(const Json& score, const Options& options) {
   const InputFile file(options.expect);
-  const Json expected = Json::parse(file.text(), nullptr, /*allow_exceptions=*/false);
+  const Json expected = ParseJson<Json>(file.text(), file.path());
   const auto require = [&](bool holds, const std::string& cause) {
     if (!holds) throw InputError(file.path(), cause);
   };

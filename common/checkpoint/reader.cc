@@ -1,4 +1,5 @@
 #include <algorithm>
+#include <cmath>
 #include <limits>
 #include <unordered_map>
 #include <unordered_set>
@@ -134,7 +135,11 @@ void CheckpointReader::State::Open() {
   for (size_t i = 0; i < tensors.size(); ++i)
     if (!index.emplace(tensors[i].name, i).second) Fail("has two tensors named " + tensors[i].name);
 
-  for (const pb::Counter& counter : footer.counter()) counters.Set(Text(counter.name()), counter.number());
+  for (const pb::Counter& counter : footer.counter()) {
+    if (counters.Has(Text(counter.name()))) Fail("has two counters named " + Shorten(counter.name(), 100));
+    if (!std::isfinite(counter.number())) Fail("its counter " + Shorten(counter.name(), 100) + " is not a finite number");
+    counters.Set(counter.name(), counter.number());
+  }
   lineage = ReadLineage(footer.lineage());
   identity = Text(footer.identity());
   if (has_unknown_fields) Log("%s: has fields that are newer than this program; they are ignored", name.c_str());
@@ -158,6 +163,9 @@ uint64_t CheckpointReader::State::OpenHeader() {
     Fail(StringPrintf("is of kind %u, which this program does not know", header.kind()));
   kind = static_cast<Kind>(header.kind());
   settings = ReadSettings(header);
+  std::unordered_set<std::string_view> names;
+  for (const auto& [name, value] : settings)
+    if (!names.insert(name).second) Fail("has two settings named " + Shorten(name, 100));
   has_unknown_fields = HasUnknownFields(header);
   return end;
 }
@@ -219,9 +227,7 @@ uint64_t CheckpointReader::State::OpenTensor(const pb::IndexEntry& entry, uint64
   info.name = tensor.name();
   info.dtype = static_cast<DType>(tensor.dtype());
   info.shape.assign(tensor.shape().begin(), tensor.shape().end());
-  if (PayloadBytes(info) != entry.length())
-    Fail(StringPrintf("tensor %s has shape %s of %s, which disagrees with its payload of %lu bytes", info.name.c_str(),
-                      ShapeText(info.shape).c_str(), DTypeName(info.dtype).data(), entry.length()));
+  if (const std::string error = ShapeError(info, entry.length()); !error.empty()) Fail(error);
   if (tensor.has_quantisation()) {
     const pb::Quantisation& quantisation = tensor.quantisation();
     info.quantisation = {Text(quantisation.grid()), quantisation.code_min(), quantisation.code_max(),
@@ -298,6 +304,12 @@ const std::vector<TensorInfo>& CheckpointReader::tensors() const {
 }
 const Counters& CheckpointReader::counters() const {
   return state_->counters;
+}
+int64_t CheckpointReader::Count(const std::string& counter) const {
+  const double value = counters().Get(counter);
+  if (!(value >= 0 && value <= 0x1p53) || value != std::floor(value))
+    state_->Fail("its counter " + counter + " is " + ShortestDouble(value) + ", which counts nothing");
+  return static_cast<int64_t>(value);
 }
 const Lineage& CheckpointReader::lineage() const {
   return state_->lineage;

@@ -250,7 +250,8 @@ TEST(Checkpoint, KeepsALineageOfTheGreatestDepth) {
   EXPECT_EQ(depth, CheckpointWriter::kMaxLineageDepth);
 
   Lineage deeper{"t", "", "", {}, {}};
-  AddInput(deeper, "parent", reader);
+  EXPECT_THROW(AddInput(deeper, "parent", reader), InputError);  // it is the file that is too deep
+  deeper.inputs.push_back({"parent", "00", reader.lineage()});
   EXPECT_THROW(CheckpointWriter(folder / "b.ckpt", Kind::kWeights, {}).Finish({}, deeper), std::logic_error);
 }
 
