@@ -75,7 +75,7 @@ test-tsan: flags = -DFAIRWAY_SANITIZE=thread -DFAIRWAY_LIBTORCH=OFF
 test-asan test-tsan: test-%: setup
 	@cmake -G Ninja -S . -B build-$* -DFAIRWAY_VENV="$$VENV" $(CMAKE_FLAGS) $(flags) > /dev/null
 	@flock build-$* ninja -C build-$* -j $$(nproc)
-	@ctest --test-dir build-$* --output-on-failure -j $$(nproc) -LE slow
+	@ASAN_OPTIONS=detect_leaks=1 ctest --test-dir build-$* --output-on-failure -j $$(nproc) -LE slow
 
 fuzz:
 	@PACKAGES="clang-14 libclang-rt-14-dev" scripts/setup

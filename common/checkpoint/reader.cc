@@ -285,8 +285,14 @@ void CheckpointReader::ExpectTensors(const std::vector<std::string>& names) cons
     if (!Has(name)) missing.push_back(name);
   for (const TensorInfo& info : tensors())
     if (!expected.contains(info.name)) unexpected.push_back(info.name);
-  if (!missing.empty()) causes.push_back("misses tensor " + Join(missing, ", "));
-  if (!unexpected.empty()) causes.push_back("has unexpected tensor " + Join(unexpected, ", "));
+  const auto list = [](std::vector<std::string> names) {
+    constexpr size_t kMost = 50;  // that anybody reads; a model may have thousands
+    const size_t more = names.size() - std::min(names.size(), kMost);
+    names.resize(names.size() - more);
+    return Join(names, ", ") + (more > 0 ? StringPrintf(" and %zu more", more) : "");
+  };
+  if (!missing.empty()) causes.push_back("misses tensor " + list(missing));
+  if (!unexpected.empty()) causes.push_back("has unexpected tensor " + list(unexpected));
   if (!causes.empty()) state_->Fail(Join(causes, "; "));
 }
 

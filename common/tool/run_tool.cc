@@ -33,7 +33,7 @@ std::string FirstLine(const char* what) { return std::string(std::string_view(wh
 
 int RunTool(CommandLine& line, int argc, char** argv, const std::function<Json()>& body) {
   const auto fail = [&](ExitStatus status, const std::string& cause) {
-    LogLine(line.impl_->name + ": " + Printable(cause));  // paths and damaged files hold anything; this is one line
+    LogLine(line.impl_->name + ": " + cause);
     return static_cast<int>(status);
   };
   std::vector<std::string> words;
