@@ -58,6 +58,16 @@ bool ParseWhole(std::string_view text, T* value) {
 bool ParseInt(std::string_view text, int64_t* value) { return ParseWhole(text, value); }
 bool ParseDouble(std::string_view text, double* value) { return ParseWhole(text, value) && std::isfinite(*value); }
 
+bool ParseBytes(std::string_view text, int64_t* value) {
+  int64_t unit = 1;
+  constexpr std::string_view kUnits = "KMG";
+  if (const size_t place = text.empty() ? std::string_view::npos : kUnits.find(text.back()); place != std::string_view::npos) {
+    for (size_t i = 0; i <= place; ++i) unit *= 1000;
+    text.remove_suffix(1);
+  }
+  return ParseInt(text, value) && *value >= 0 && !__builtin_mul_overflow(*value, unit, value);
+}
+
 std::string ShortestDouble(double value) {
   char buffer[32];
   return std::string(buffer, std::to_chars(buffer, buffer + sizeof buffer, value).ptr);

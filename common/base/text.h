@@ -19,6 +19,8 @@ std::string Join(const std::vector<std::string>& parts, std::string_view separat
 // The whole text as a number, or false: no blanks, no trailing characters, no overflow, no inf or nan.
 bool ParseInt(std::string_view text, int64_t* value);
 bool ParseDouble(std::string_view text, double* value);
+// A number of bytes: digits, and K, M or G for thousands, millions or billions of them.
+bool ParseBytes(std::string_view text, int64_t* value);
 
 // The shortest decimal text that reads back as the same double: 0.04, 1e-08, 3.
 std::string ShortestDouble(double value);

@@ -1,5 +1,6 @@
 #include "common/quantise/export.h"
 
+#include <algorithm>
 #include <cmath>
 #include <set>
 #include <span>
@@ -115,6 +116,17 @@ std::vector<ExportedTensor> ExportWeights(const CheckpointReader& weights, const
   std::vector<ExportedTensor> tensors;
   for (const TensorInfo& info : weights.tensors()) tensors.push_back(exporter.Export(info));
   return tensors;
+}
+
+double EstimateExport(const CheckpointReader& weights, const Settings& settings) {
+  double all = 0, largest = 0;
+  for (const TensorInfo& info : weights.tensors()) {
+    const double numel = info.numel(), rows = info.shape.empty() ? 1 : info.shape[0];
+    all += info.bytes();
+    // float32, and beside it codes or float16; what a row's search keeps; a sorted row for each thread.
+    largest = std::max(largest, 6 * numel + 160 * rows + (rows > 0 ? 4 * numel / rows : 0) * settings.ThreadCount());
+  }
+  return all + largest + 48e6;
 }
 
 ExportedTensor Total(const std::vector<ExportedTensor>& tensors) {

@@ -224,6 +224,15 @@ int Settings::ThreadCount() const {
   return std::max(1, static_cast<int>(std::thread::hardware_concurrency()));
 }
 
+void Settings::CheckMemory(double bytes) const {
+  if (memory_limit.empty()) return;
+  int64_t limit;
+  if (!ParseBytes(memory_limit, &limit))
+    throw UsageError("memory_limit = '" + Shorten(memory_limit, kMaxQuoted) + "' is no number of bytes such as 800M or 4G");
+  if (bytes > static_cast<double>(limit))
+    throw UsageError(StringPrintf("memory_limit = %s: about %.2f GB would be taken", memory_limit.c_str(), bytes / 1e9));
+}
+
 void Settings::CheckModel() const {
   const auto require = [](bool holds, const std::string& cause) {
     if (!holds) throw UsageError(cause);

@@ -80,6 +80,9 @@ struct Settings {
   // `threads`, or the number of processors this process may use where it is 0.
   int ThreadCount() const;
 
+  // UsageError where memory_limit is no number of bytes, or less than the `bytes` that a program estimates it will take.
+  void CheckMemory(double bytes) const;
+
   // Checks what concerns several settings at once: heads divide the width and each other, head size even, the batch is a
   // whole number of sequences in each micro-step. Throws UsageError naming the settings.
   void CheckModel() const;
