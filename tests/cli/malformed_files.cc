@@ -469,6 +469,11 @@ int main(int argc, char** argv) {
   Safetensors();
   Shards();
   Tables();
+  RawFile unaligned;  // and as it should be: data stand where they happen to
+  unaligned.tensors = {{"a", Field(1, "a") + Field(2, 4) + Field(3, Varint(1)), "1"},
+                       {"b", Field(1, "b") + Field(2, 6) + Field(3, Varint(2)), "1234567812345678"},
+                       {"c", Field(1, "c") + Field(2, 5) + Field(3, Varint(1)), "1234"}};
+  Put("unaligned", unaligned.Bytes());
   Texts();
   Manifests();
   Runs();

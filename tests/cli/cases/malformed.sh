@@ -36,5 +36,7 @@ in_a_run() {  # in_a_run FILE NAME: make-submission of a run that is whole but f
 }
 for file in files/scores/*; do in_a_run "$file" eval.json; done
 for file in files/log/*; do in_a_run "$file" train.log; done
+# No data need lie where a processor would like it.
+try_last ckpt-inspect files/unaligned
 try printf '%d kinds of malformed file\n' $kinds
 try ls -A
