@@ -10,13 +10,13 @@
 
 namespace fairway {
 
-struct Ran {
+struct Measured {
   int status = -1;         // as a shell says it
   int64_t peak_bytes = 0;  // resident, shared libraries and mapped files included
 };
 
 // Runs a shell command, one program, in `folder`, programs of `bin` on its path.
-inline Ran RunMeasured(const std::string& folder, const std::string& bin, const std::string& command) {
+inline Measured RunMeasured(const std::string& folder, const std::string& bin, const std::string& command) {
   const pid_t child = fork();
   if (child == 0) {
     const std::string path = "PATH=" + bin + ":/usr/bin:/bin", script = "exec " + command;

@@ -15,6 +15,7 @@
 #include "common/base/text.h"
 #include "common/evaluate/evaluate.h"
 #include "common/evaluate/generate.h"
+#include "common/evaluate/memory.h"
 #include "common/model/fused.h"
 #include "common/quantise/artifact.h"
 #include "common/tokens/shard_format.h"
@@ -47,6 +48,11 @@ Subject Open(const std::string& path, Settings& settings) {
   weights.Expect({Kind::kWeights, Kind::kQuantised});
   settings.Adopt(weights.settings(), name);
   settings.CheckModel(name);
+  double content = 0;
+  for (const TensorInfo& info : weights.tensors()) content += info.bytes();
+  const double memory = EstimateScoring(settings, bytes, content);
+  settings.CheckMemory(memory);
+  Log("estimate: memory %.2f GB", std::ceil(memory / 1e7) / 100);
   Json made_from = Json::array();
   for (const Lineage::Input& input : weights.lineage().inputs) made_from.push_back(input.identity);
   return {name, digest, weights.identity(), made_from, bytes, LoadParameters(weights, settings)};

@@ -155,7 +155,7 @@ TEST_F(Stages, QuantisingKeepsToTheMemoryThatItSaid) {
       writer.Add({.name = name, .dtype = DType::kFloat32, .shape = {2048, 2048}}, values);
     writer.Finish({}, {});
   }
-  const Ran ran = RunMeasured(folder_.path(), BINARY_DIR, "gptq-lite large.ckpt quantised.ckpt > out 2> log");
+  const Measured ran = RunMeasured(folder_.path(), BINARY_DIR, "gptq-lite large.ckpt quantised.ckpt > out 2> log");
   ASSERT_EQ(ran.status, 0) << Text("log");
   const int64_t estimate = EstimateOf(Text("log"));
   std::printf("summary: gptq-lite: estimated %ld MB, held %ld MB at most\n", estimate / 1000000, ran.peak_bytes / 1000000);
