@@ -33,16 +33,20 @@ make verify-record RECORD=records/NAME
 make test, make test-all     the quick tests; all of them
 make bench                   races against PyTorch, into build/bench (about half an hour)
 make test-faults [KILLS=200] kills the tiny profile's chain at random moments, and injects a fault at every write
+make test-asan [LIBTORCH=OFF]
+                             the quick tests under sanitizers of memory and of arithmetic; OFF: those that need no LibTorch
+make test-tsan               the same of threads, without LibTorch
+make fuzz SECONDS=60         every reader against damaged input, so long each
 make setup, programs, build  packages and LibTorch; the programs; the tests too
 make data                    fetch the published data set and tokenizer into data/
-make clean                   remove build/ (runs, data and the virtual environment stay)
+make clean                   remove build/ and its like (runs, data and the virtual environment stay)
 
 PROFILE=cpu-demo|published-531|record-h100x8|FILE chooses the settings; NAME=value changes one (ITERATIONS=100).
 A run lies in RUNS/PROFILE/seed-SEED, RUNS being runs; RUN=name keeps another in RUNS/PROFILE/name-seed-SEED.
 AUTHOR=… GITHUB_ID=… sign a submission. VENV=DIR is a virtual environment that clones share.
 endef
 
-.PHONY: help setup configure programs build test test-all test-faults bench data record $(STAGES) publish verify-record clean
+.PHONY: help setup configure programs build test test-all test-asan test-tsan fuzz test-faults bench data record $(STAGES) publish verify-record clean
 help:
 	@$(info $(HELP)):
 
@@ -75,6 +79,23 @@ bench: configure
 test-faults: build
 	@tests/faults/all build $${KILLS:-200}
 
+# Builds of their own, beside build/; docs/reliability.md says what they find. Of the threads none of ours needs LibTorch, whose
+# own the sanitizer does not understand.
+LIBTORCH ?= ON
+test-asan: flags = -DFAIRWAY_SANITIZE=address,undefined,float-cast-overflow -DFAIRWAY_LIBTORCH=$(LIBTORCH)
+test-tsan: flags = -DFAIRWAY_SANITIZE=thread -DFAIRWAY_LIBTORCH=OFF
+test-asan test-tsan: test-%: setup
+	@cmake -G Ninja -S . -B build-$* -DFAIRWAY_VENV="$$VENV" $(CMAKE_FLAGS) $(flags) > /dev/null
+	@flock build-$* ninja -C build-$* -j $$(nproc)
+	@ASAN_OPTIONS=detect_leaks=1 ctest --test-dir build-$* --output-on-failure -j $$(nproc) -LE slow
+
+fuzz:
+	@PACKAGES="clang-14 libclang-rt-14-dev" scripts/setup
+	@cmake -G Ninja -S . -B build-fuzz -DCMAKE_CXX_COMPILER=clang++-14 -DFAIRWAY_FUZZ=ON -DFAIRWAY_LIBTORCH=OFF -DFAIRWAY_TESTS=OFF \
+	  -DFAIRWAY_SANITIZE=fuzzer-no-link,address,undefined,float-cast-overflow > /dev/null
+	@flock build-fuzz ninja -C build-fuzz -j $$(nproc) fuzz
+	@tests/fuzz/run build-fuzz $(or $(SECONDS),60)
+
 data: setup
 	@scripts/fetch-data data
 
@@ -90,4 +111,4 @@ verify-record: setup
 	@scripts/verify-record $${RECORD:+"$$RECORD"}
 
 clean:
-	@rm -rf build
+	@rm -rf build build-asan build-tsan build-fuzz

@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <cmath>
 #include <cstdio>
+#include <cstring>
 #include <map>
 #include <nlohmann/json.hpp>
 #include <optional>
@@ -35,7 +36,7 @@ struct Options {
 
 // Least and greatest value, and how many are neither: an infinity or not a number.
 template <typename T>
-void AddRange(std::span<const T> values, Json& tensor) {
+void AddRange(const std::vector<T>& values, Json& tensor) {
   bool found = false;
   int64_t not_finite = 0;
   T low = 0, high = 0;
@@ -53,10 +54,12 @@ void AddRange(std::span<const T> values, Json& tensor) {
   if (not_finite > 0) tensor["not_finite"] = not_finite;
 }
 
-// Data in a file are aligned to their elements whatever their dtype (checkpoint.h).
+// A copy: a file that somebody else wrote may hold its data at any place.
 template <typename T>
-std::span<const T> As(std::span<const std::byte> data) {
-  return {reinterpret_cast<const T*>(data.data()), data.size() / sizeof(T)};
+std::vector<T> As(std::span<const std::byte> data) {
+  std::vector<T> values(data.size() / sizeof(T));
+  if (!values.empty()) std::memcpy(values.data(), data.data(), data.size());
+  return values;
 }
 
 Json DescribeTensor(const CheckpointReader& checkpoint, const TensorInfo& info) {
@@ -76,10 +79,8 @@ Json DescribeTensor(const CheckpointReader& checkpoint, const TensorInfo& info) 
     case DType::kInt64:
       AddRange(As<int64_t>(data), tensor);
       break;
-    default: {
-      const std::vector<float> values = Widen(info.dtype, data);
-      AddRange(std::span<const float>(values), tensor);
-    }
+    default:
+      AddRange(Widen(info.dtype, data), tensor);
   }
   if (info.quantisation) {
     tensor["grid"] = info.quantisation->grid;
@@ -212,17 +213,20 @@ constexpr std::string_view kSettingPrefix = "setting.";
 Json Export(const CheckpointReader& checkpoint, const std::string& path) {
   std::vector<TensorInfo> tensors;
   std::map<std::string, const TensorInfo*> codes;  // by the name of the weights
-  std::set<std::string> scales;
+  std::set<std::string> scales, names = {"", "__metadata__"};  // taken
   for (const TensorInfo& info : checkpoint.tensors())
     if (info.quantisation) scales.insert(info.quantisation->scale);
   for (const TensorInfo& info : checkpoint.tensors()) {
     if (scales.contains(info.name)) continue;
     tensors.push_back(info);
-    if (!info.quantisation) continue;
-    std::string name = info.name;
-    if (name.ends_with(".q")) name.resize(name.size() - 2);
-    codes[name] = &info;
-    tensors.back() = {name, DType::kFloat32, info.shape, {}};
+    if (info.quantisation) {
+      std::string name = info.name;
+      if (name.ends_with(".q")) name.resize(name.size() - 2);
+      codes[name] = &info;
+      tensors.back() = {name, DType::kFloat32, info.shape, {}};
+    }
+    if (const std::string& name = tensors.back().name; !names.insert(name).second)
+      throw InputError(checkpoint.path(), "tensor " + info.name + " cannot be exported as '" + name + "', a name that is taken");
   }
   SettingValues metadata = {{"kind", std::string(KindName(checkpoint.kind()))}, {"identity", checkpoint.identity()}};
   for (const auto& [name, value] : checkpoint.settings())
@@ -244,7 +248,7 @@ Json Import(const std::string& from, const std::string& to, Settings& settings) 
   for (const auto& [name, text] : reader.metadata())
     if (name.starts_with(kSettingPrefix)) values.emplace_back(name.substr(kSettingPrefix.size()), text);
   settings.Adopt(values, reader.path());
-  settings.CheckModel();
+  settings.CheckModel(reader.path());
 
   CheckpointWriter writer(to, Kind::kWeights, settings.Select(kWeightsScope));
   for (const TensorInfo& info : reader.tensors()) {

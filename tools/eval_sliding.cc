@@ -9,11 +9,13 @@
 #include "common/base/digest.h"
 #include "common/base/error.h"
 #include "common/base/file.h"
+#include "common/base/json.h"
 #include "common/base/log.h"
 #include "common/base/machine.h"
 #include "common/base/text.h"
 #include "common/evaluate/evaluate.h"
 #include "common/evaluate/generate.h"
+#include "common/evaluate/memory.h"
 #include "common/model/fused.h"
 #include "common/quantise/artifact.h"
 #include "common/tokens/shard_format.h"
@@ -45,7 +47,12 @@ Subject Open(const std::string& path, Settings& settings) {
   const CheckpointReader weights = OpenWeights(std::move(file));
   weights.Expect({Kind::kWeights, Kind::kQuantised});
   settings.Adopt(weights.settings(), name);
-  settings.CheckModel();
+  settings.CheckModel(name);
+  double content = 0;
+  for (const TensorInfo& info : weights.tensors()) content += info.bytes();
+  const double memory = EstimateScoring(settings, bytes, content);
+  settings.CheckMemory(memory);
+  Log("estimate: memory %.2f GB", std::ceil(memory / 1e7) / 100);
   Json made_from = Json::array();
   for (const Lineage::Input& input : weights.lineage().inputs) made_from.push_back(input.identity);
   return {name, digest, weights.identity(), made_from, bytes, LoadParameters(weights, settings)};
@@ -127,7 +134,7 @@ Json Evaluate(const Options& options, Settings& settings) {
 // Holds a score to an earlier one of the same evaluation.
 void Compare(const Json& score, const Options& options) {
   const InputFile file(options.expect);
-  const Json expected = Json::parse(file.text(), nullptr, /*allow_exceptions=*/false);
+  const Json expected = ParseJson<Json>(file.text(), file.path());
   const auto require = [&](bool holds, const std::string& cause) {
     if (!holds) throw InputError(file.path(), cause);
   };

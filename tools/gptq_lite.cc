@@ -1,4 +1,5 @@
 // gptq-lite: rounds weights to integer codes with one scale a row.
+#include <cmath>
 #include <map>
 #include <nlohmann/json.hpp>
 
@@ -45,6 +46,10 @@ int main(int argc, char** argv) {
     const CheckpointReader weights(in);
     weights.Expect({Kind::kWeights});
     settings.Adopt(weights.settings(), weights.path());
+
+    const double memory = EstimateExport(weights, settings);
+    settings.CheckMemory(memory);
+    Log("estimate: memory %.2f GB", std::ceil(memory / 1e7) / 100);
 
     CheckpointWriter writer(out, Kind::kQuantised,
                             settings.Select(scope::kModel | scope::kQuantise | scope::kEvaluate));

@@ -32,7 +32,7 @@ std::vector<float> Values(const CheckpointReader& training, const TensorInfo& we
   }
   std::vector<float> values = training.Floats(stored.name);
   if (set == "ema") return values;
-  const float snapshots = static_cast<float>(training.counters().Get(counter::kSwaSnapshots));
+  const float snapshots = static_cast<float>(training.Count(counter::kSwaSnapshots));
   for (float& value : values) value /= snapshots;
   return values;
 }
@@ -76,14 +76,13 @@ Source ParseSource(std::string_view text) {
 
 Source ChooseSource(const CheckpointReader& training, const Settings& settings) {
   Source source = ParseSource(settings.source);
-  const Counters& counters = training.counters();
   if (settings.compat && source.size() == 1 && source[0].set == "swa") {
     source[0].set = "last";
-    if (counters.Get(counter::kEmaUpdates) > 0) {
+    if (training.Count(counter::kEmaUpdates) > 0) {
       source[0].set = "ema";
       Announce(training, settings, "ema");
     }
-    if (counters.Get(counter::kSwaSnapshots) > 1) {
+    if (training.Count(counter::kSwaSnapshots) > 1) {
       source[0].set = "swa";
       Announce(training, settings, "swa");
     }
@@ -93,7 +92,7 @@ Source ChooseSource(const CheckpointReader& training, const Settings& settings) 
     const char* counter = part.set == "ema"   ? counter::kEmaUpdates
                           : part.set == "swa" ? counter::kSwaSnapshots
                                               : nullptr;
-    if (counter != nullptr && counters.Get(counter) == 0) {
+    if (counter != nullptr && training.Count(counter) == 0) {
       throw InputError(training.path(), "holds no " + part.set + " weights: its counter " + counter + " is 0");
     }
     Announce(training, settings, part.set);

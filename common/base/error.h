@@ -4,6 +4,8 @@
 #include <stdexcept>
 #include <string>
 
+#include "common/base/text.h"
+
 namespace fairway {
 
 // The exit statuses of every program; 128+n means "ended by signal n". README.md holds the same table.
@@ -16,10 +18,11 @@ enum class ExitStatus : int {
   kGate = 5,      // everything worked and the result is not good enough: over budget, score too low
 };
 
-// One line for a person: what is wrong, and with which file or setting. RunTool prints it and ends the program.
+// One line for a person: what is wrong, and with which file or setting. RunTool prints it and ends the program. Paths and
+// damaged files hold anything; what() is printable.
 class Error : public std::runtime_error {
  public:
-  Error(ExitStatus status, const std::string& message) : std::runtime_error(message), status_(status) {}
+  Error(ExitStatus status, const std::string& message) : std::runtime_error(Printable(message)), status_(status) {}
   ExitStatus status() const { return status_; }
 
  private:

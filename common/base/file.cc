@@ -12,6 +12,7 @@
 #include <system_error>
 
 #include "common/base/error.h"
+#include "common/base/read_error.h"
 
 namespace fairway {
 namespace {
@@ -108,6 +109,7 @@ InputFile::InputFile(std::string path) : path_(std::move(path)) {
     if (data == MAP_FAILED) Fail(path_, errno);
     mapped_ = true;
     bytes_ = {static_cast<const std::byte*>(data), static_cast<size_t>(status.st_size)};
+    NameMapping(bytes_, path_);
   } else {
     owned_ = ReadToEnd(descriptor.get(), path_);
     bytes_ = std::as_bytes(std::span<const char>(owned_));
@@ -122,7 +124,9 @@ InputFile::InputFile(InputFile&& other) noexcept
 }
 
 InputFile::~InputFile() {
-  if (mapped_) munmap(const_cast<std::byte*>(bytes_.data()), bytes_.size());
+  if (!mapped_) return;
+  ForgetMapping(bytes_);
+  munmap(const_cast<std::byte*>(bytes_.data()), bytes_.size());
 }
 
 OutputFile::OutputFile(std::string path) : path_(std::move(path)) {

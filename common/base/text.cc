@@ -1,5 +1,6 @@
 #include "common/base/text.h"
 
+#include <algorithm>
 #include <charconv>
 #include <cmath>
 #include <cstdarg>
@@ -57,6 +58,16 @@ bool ParseWhole(std::string_view text, T* value) {
 bool ParseInt(std::string_view text, int64_t* value) { return ParseWhole(text, value); }
 bool ParseDouble(std::string_view text, double* value) { return ParseWhole(text, value) && std::isfinite(*value); }
 
+bool ParseBytes(std::string_view text, int64_t* value) {
+  int64_t unit = 1;
+  constexpr std::string_view kUnits = "KMG";
+  if (const size_t place = text.empty() ? std::string_view::npos : kUnits.find(text.back()); place != std::string_view::npos) {
+    for (size_t i = 0; i <= place; ++i) unit *= 1000;
+    text.remove_suffix(1);
+  }
+  return ParseInt(text, value) && *value >= 0 && !__builtin_mul_overflow(*value, unit, value);
+}
+
 std::string ShortestDouble(double value) {
   char buffer[32];
   return std::string(buffer, std::to_chars(buffer, buffer + sizeof buffer, value).ptr);
@@ -77,13 +88,55 @@ std::string ShellQuote(std::string_view word) {
   return quoted + "'";
 }
 
-std::string Printable(std::string_view text) {
-  std::string line;
-  for (const char c : text) {
-    const bool control = static_cast<unsigned char>(c) < 0x20 || c == 0x7f;
-    line += c == '\n' ? "\\n" : control ? "\\x" + ToHex({&c, 1}) : std::string(1, c);
+namespace {
+
+// Bytes of the printable character that `text` begins with, or 0.
+size_t PrintableLength(std::string_view text) {
+  const auto byte = [&](size_t at) { return at < text.size() ? static_cast<unsigned char>(text[at]) : 0u; };
+  const unsigned lead = byte(0);
+  if (lead < 0x80) return lead < 0x20 || lead == 0x7f ? 0 : 1;
+  if (lead < 0xc2 || lead > 0xf4) return 0;
+  const size_t more = lead >= 0xf0 ? 3 : lead >= 0xe0 ? 2 : 1;
+  uint32_t code = lead & (0x3f >> more);
+  for (size_t k = 1; k <= more; ++k) {
+    if ((byte(k) & 0xc0) != 0x80) return 0;
+    code = code << 6 | (byte(k) & 0x3f);
   }
-  return line;
+  constexpr uint32_t kSmallest[] = {0, 0x80, 0x800, 0x10000};
+  const bool surrogate = code >= 0xd800 && code < 0xe000, control = code < 0xa0;
+  return code < kSmallest[more] || code > 0x10ffff || surrogate || control ? 0 : more + 1;
+}
+
+}  // namespace
+
+bool IsPrintable(std::string_view text) {
+  while (!text.empty()) {
+    const size_t length = PrintableLength(text);
+    if (length == 0) return false;
+    text.remove_prefix(length);
+  }
+  return true;
+}
+
+std::string Printable(std::string_view text) {
+  std::string out;
+  while (!text.empty()) {
+    const size_t length = PrintableLength(text);
+    if (length > 0) {
+      out += text.substr(0, length);
+    } else {
+      const char c = text[0];
+      out += c == '\n' ? "\\n" : c == '\r' ? "\\r" : c == '\t' ? "\\t" : StringPrintf("\\x%02x", static_cast<unsigned char>(c));
+    }
+    text.remove_prefix(std::max<size_t>(length, 1));
+  }
+  return out;
+}
+
+std::string Shorten(std::string_view text, size_t bytes) {
+  if (text.size() <= bytes) return std::string(text);
+  while (bytes > 0 && (text[bytes] & 0xc0) == 0x80) --bytes;
+  return std::string(text.substr(0, bytes)) + "…";
 }
 
 std::string ToHex(std::string_view bytes) {

@@ -19,6 +19,8 @@ std::string Join(const std::vector<std::string>& parts, std::string_view separat
 // The whole text as a number, or false: no blanks, no trailing characters, no overflow, no inf or nan.
 bool ParseInt(std::string_view text, int64_t* value);
 bool ParseDouble(std::string_view text, double* value);
+// A number of bytes: digits, and K, M or G for thousands, millions or billions of them.
+bool ParseBytes(std::string_view text, int64_t* value);
 
 // The shortest decimal text that reads back as the same double: 0.04, 1e-08, 3.
 std::string ShortestDouble(double value);
@@ -29,8 +31,12 @@ std::string WithCommas(int64_t value);
 // `word` quoted so that a POSIX shell reads it back as one word; unchanged where no quoting is needed.
 std::string ShellQuote(std::string_view word);
 
-// The text on one line: control characters, which names of files may have, as \n, \x1b.
+// Whether `text` is UTF-8 without control characters: fit for a terminal, for one line, and for JSON.
+bool IsPrintable(std::string_view text);
+// `text` made so: what is neither printable nor part of UTF-8 stands as \n, \r, \t or \xNN.
 std::string Printable(std::string_view text);
+// At most `bytes` of it, the rest as "…"; never half a character.
+std::string Shorten(std::string_view text, size_t bytes);
 
 // Lower-case hexadecimal.
 std::string ToHex(std::string_view bytes);

@@ -1,6 +1,10 @@
 #include "common/checkpoint/checkpoint.h"
 
+#include <algorithm>
 #include <stdexcept>
+
+#include "common/base/error.h"
+#include "common/base/text.h"
 
 namespace fairway {
 
@@ -42,7 +46,20 @@ Lineage OpenLineage(const std::string& tool, const std::string& version, const s
   return {tool, version, source_digest, settings.NonDefault(stages), {}};
 }
 
+namespace {
+
+int Depth(const Lineage& lineage) {
+  int deepest = 0;
+  for (const Lineage::Input& input : lineage.inputs) deepest = std::max(deepest, Depth(input.lineage));
+  return deepest + 1;
+}
+
+}  // namespace
+
 void AddInput(Lineage& lineage, const std::string& role, const CheckpointReader& input) {
+  if (Depth(input.lineage()) >= CheckpointWriter::kMaxLineageDepth)
+    throw InputError(input.path(), StringPrintf("its lineage is %d generations deep; nothing can be made from it",
+                                                Depth(input.lineage())));
   lineage.inputs.push_back({role, input.identity(), input.lineage()});
 }
 

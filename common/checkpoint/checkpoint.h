@@ -42,6 +42,8 @@ struct TensorInfo {
   std::vector<int64_t> shape;  // empty: a scalar
   std::optional<Quantisation> quantisation;
 
+  static constexpr size_t kMaxDimensions = 8;
+
   int64_t numel() const;
   uint64_t bytes() const { return numel() * DTypeSize(dtype); }
 };
@@ -78,7 +80,8 @@ Lineage OpenLineage(const std::string& tool, const std::string& version, const s
 
 class CheckpointReader;
 
-// Names `input` as something the product is made from, with its own lineage.
+// Names `input` as something the product is made from, with its own lineage. InputError where that is so deep that a checkpoint
+// could not hold one generation more.
 void AddInput(Lineage& lineage, const std::string& role, const CheckpointReader& input);
 
 // Writes tensors as they come; needs no more memory than one tensor. The file appears under its name in Finish.
@@ -89,14 +92,16 @@ class CheckpointWriter {
   CheckpointWriter(std::string* bytes, Kind kind, const SettingValues& settings);
   ~CheckpointWriter();
 
-  // REQUIRES: data.size() == info.bytes(); the name is of 1 to 255 printable ASCII characters and was not added before.
+  // REQUIRES: data.size() == info.bytes(); the name is of 1 to 255 printable ASCII characters and was not added before;
+  // at most kMaxDimensions sizes.
   void Add(const TensorInfo& info, std::span<const std::byte> data);
   template <typename T>
   void Add(const TensorInfo& info, const std::vector<T>& values) {
     Add(info, std::as_bytes(std::span<const T>(values)));
   }
 
-  // Returns the identity (hexadecimal). REQUIRES: the lineage is at most kMaxLineageDepth deep. Throws IoError.
+  // Returns the identity (hexadecimal). REQUIRES: the lineage is at most kMaxLineageDepth deep, counters are finite, text is
+  // printable: what is written can be read. Throws IoError.
   std::string Finish(const Counters& counters, const Lineage& lineage);
   static constexpr int kMaxLineageDepth = 40;
 
@@ -128,6 +133,8 @@ class CheckpointReader {
   const SettingValues& settings() const;
   const std::vector<TensorInfo>& tensors() const;  // in file order
   const Counters& counters() const;
+  // A counter that counts things. InputError where it is negative, no whole number, or beyond what a double counts exactly.
+  int64_t Count(const std::string& counter) const;
   const Lineage& lineage() const;
   const std::string& identity() const;
 

@@ -18,6 +18,8 @@ inline constexpr char kWarmupSteps[] = "warmup.steps";
 inline constexpr char kResumes[] = "resumes";
 inline constexpr char kStoppedByClock[] = "stop.wallclock";  // 1 where the wallclock ended the run, else 0
 
+inline constexpr char kSkippedUpdates[] = "train.skipped_updates";  // left out because a loss or a gradient was no finite number
+
 // Averages and late QAT.
 inline constexpr char kEmaUpdates[] = "ema.updates";
 inline constexpr char kSwaSnapshots[] = "swa.snapshots";

@@ -84,11 +84,21 @@ std::string Identity::Finish() const {
 
 std::string ShapeText(const std::vector<int64_t>& shape) {
   std::vector<std::string> sizes;
-  for (const int64_t size : shape) sizes.push_back(std::to_string(size));
+  for (size_t i = 0; i < std::min(shape.size(), TensorInfo::kMaxDimensions); ++i) sizes.push_back(std::to_string(shape[i]));
+  if (shape.size() > sizes.size()) sizes.push_back(StringPrintf("… (%zu sizes)", shape.size()));
   return "[" + Join(sizes, ", ") + "]";
 }
 
-// Bytes of a tensor of this shape, or nothing where they cannot be counted.
+std::string ShapeError(const TensorInfo& info, uint64_t payload_bytes) {
+  const std::string shape = StringPrintf("tensor %s has shape %s of %s, ", info.name.c_str(), ShapeText(info.shape).c_str(),
+                                         DTypeName(info.dtype).data());
+  if (info.shape.size() > TensorInfo::kMaxDimensions)
+    return shape + StringPrintf("which is more than %zu dimensions", TensorInfo::kMaxDimensions);
+  if (PayloadBytes(info) != payload_bytes)
+    return shape + StringPrintf("which disagrees with its payload of %lu bytes", payload_bytes);
+  return "";
+}
+
 std::optional<uint64_t> PayloadBytes(const TensorInfo& info) {
   // Sizes of zero are left out until the end: an overflow is one whether or not a zero follows it.
   int64_t product = 1, bytes;

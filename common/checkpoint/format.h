@@ -41,7 +41,10 @@ bool IsTensorName(std::string_view name);
 // Bytes of a tensor of this shape; nothing where a size is negative or the product overflows.
 std::optional<uint64_t> PayloadBytes(const TensorInfo& info);
 
-std::string ShapeText(const std::vector<int64_t>& shape);  // "[2, 512]"
+std::string ShapeText(const std::vector<int64_t>& shape);  // "[2, 512]"; of more than kMaxDimensions the first ones
+
+// What is wrong with a tensor of this shape and a payload of so many bytes; empty where nothing is.
+std::string ShapeError(const TensorInfo& info, uint64_t payload_bytes);
 
 // The SHA-256 of what a checkpoint says, whatever the order and the bytes it is laid out in. Numbers go in as 8 bytes,
 // little-endian; texts and data as their length and their bytes. A tensor has a digest of its own, over name, dtype,

@@ -1,4 +1,5 @@
 #include <algorithm>
+#include <cmath>
 #include <limits>
 #include <unordered_map>
 #include <unordered_set>
@@ -82,31 +83,6 @@ bool HasUnknownFields(const Message& message) {
   return false;
 }
 
-// UTF-8 without control characters: fit for a terminal and for JSON.
-bool IsPrintable(std::string_view text) {
-  for (size_t i = 0; i < text.size();) {
-    const auto byte = [&](size_t at) { return at < text.size() ? static_cast<unsigned char>(text[at]) : 0u; };
-    const unsigned lead = byte(i);
-    if (lead < 0x80) {
-      if (lead < 0x20 || lead == 0x7f) return false;
-      ++i;
-      continue;
-    }
-    const int more = lead >= 0xf0 ? 3 : lead >= 0xe0 ? 2 : 1;
-    if (lead < 0xc2 || lead > 0xf4) return false;
-    uint32_t code = lead & (0x3f >> more);
-    for (int k = 1; k <= more; ++k) {
-      if ((byte(i + k) & 0xc0) != 0x80) return false;
-      code = code << 6 | (byte(i + k) & 0x3f);
-    }
-    constexpr uint32_t kSmallest[] = {0, 0x80, 0x800, 0x10000};
-    if (code < kSmallest[more] || code > 0x10ffff || (code >= 0xd800 && code < 0xe000) || (code >= 0x80 && code < 0xa0))
-      return false;
-    i += more + 1;
-  }
-  return true;
-}
-
 }  // namespace
 
 struct CheckpointReader::State {
@@ -159,7 +135,11 @@ void CheckpointReader::State::Open() {
   for (size_t i = 0; i < tensors.size(); ++i)
     if (!index.emplace(tensors[i].name, i).second) Fail("has two tensors named " + tensors[i].name);
 
-  for (const pb::Counter& counter : footer.counter()) counters.Set(Text(counter.name()), counter.number());
+  for (const pb::Counter& counter : footer.counter()) {
+    if (counters.Has(Text(counter.name()))) Fail("has two counters named " + Shorten(counter.name(), 100));
+    if (!std::isfinite(counter.number())) Fail("its counter " + Shorten(counter.name(), 100) + " is not a finite number");
+    counters.Set(counter.name(), counter.number());
+  }
   lineage = ReadLineage(footer.lineage());
   identity = Text(footer.identity());
   if (has_unknown_fields) Log("%s: has fields that are newer than this program; they are ignored", name.c_str());
@@ -183,6 +163,9 @@ uint64_t CheckpointReader::State::OpenHeader() {
     Fail(StringPrintf("is of kind %u, which this program does not know", header.kind()));
   kind = static_cast<Kind>(header.kind());
   settings = ReadSettings(header);
+  std::unordered_set<std::string_view> names;
+  for (const auto& [name, value] : settings)
+    if (!names.insert(name).second) Fail("has two settings named " + Shorten(name, 100));
   has_unknown_fields = HasUnknownFields(header);
   return end;
 }
@@ -244,9 +227,7 @@ uint64_t CheckpointReader::State::OpenTensor(const pb::IndexEntry& entry, uint64
   info.name = tensor.name();
   info.dtype = static_cast<DType>(tensor.dtype());
   info.shape.assign(tensor.shape().begin(), tensor.shape().end());
-  if (PayloadBytes(info) != entry.length())
-    Fail(StringPrintf("tensor %s has shape %s of %s, which disagrees with its payload of %lu bytes", info.name.c_str(),
-                      ShapeText(info.shape).c_str(), DTypeName(info.dtype).data(), entry.length()));
+  if (const std::string error = ShapeError(info, entry.length()); !error.empty()) Fail(error);
   if (tensor.has_quantisation()) {
     const pb::Quantisation& quantisation = tensor.quantisation();
     info.quantisation = {Text(quantisation.grid()), quantisation.code_min(), quantisation.code_max(),
@@ -304,8 +285,14 @@ void CheckpointReader::ExpectTensors(const std::vector<std::string>& names) cons
     if (!Has(name)) missing.push_back(name);
   for (const TensorInfo& info : tensors())
     if (!expected.contains(info.name)) unexpected.push_back(info.name);
-  if (!missing.empty()) causes.push_back("misses tensor " + Join(missing, ", "));
-  if (!unexpected.empty()) causes.push_back("has unexpected tensor " + Join(unexpected, ", "));
+  const auto list = [](std::vector<std::string> names) {
+    constexpr size_t kMost = 50;  // that anybody reads; a model may have thousands
+    const size_t more = names.size() - std::min(names.size(), kMost);
+    names.resize(names.size() - more);
+    return Join(names, ", ") + (more > 0 ? StringPrintf(" and %zu more", more) : "");
+  };
+  if (!missing.empty()) causes.push_back("misses tensor " + list(missing));
+  if (!unexpected.empty()) causes.push_back("has unexpected tensor " + list(unexpected));
   if (!causes.empty()) state_->Fail(Join(causes, "; "));
 }
 
@@ -323,6 +310,12 @@ const std::vector<TensorInfo>& CheckpointReader::tensors() const {
 }
 const Counters& CheckpointReader::counters() const {
   return state_->counters;
+}
+int64_t CheckpointReader::Count(const std::string& counter) const {
+  const double value = counters().Get(counter);
+  if (!(value >= 0 && value <= 0x1p53) || value != std::floor(value))
+    state_->Fail("its counter " + counter + " is " + ShortestDouble(value) + ", which counts nothing");
+  return static_cast<int64_t>(value);
 }
 const Lineage& CheckpointReader::lineage() const {
   return state_->lineage;

@@ -1,13 +1,12 @@
 #include "common/checkpoint/safetensors.h"
 
 #include <algorithm>
-#include <nlohmann/json.hpp>
-#include <set>
 #include <stdexcept>
 #include <unordered_map>
 
 #include "common/base/digest.h"
 #include "common/base/error.h"
+#include "common/base/json.h"
 #include "common/base/text.h"
 #include "common/checkpoint/format.h"
 
@@ -16,7 +15,7 @@ namespace {
 
 using nlohmann::json;
 
-constexpr uint64_t kLengthBytes = 8;
+constexpr uint64_t kLengthBytes = 8, kMaxHeaderBytes = 100'000'000;
 constexpr char kMetadata[] = "__metadata__";
 
 struct Spelling {
@@ -34,7 +33,6 @@ struct Place {
 
 struct SafetensorsReader::State {
   explicit State(const std::string& path);
-  json ParseHeader(std::string_view text) const;
   std::pair<TensorInfo, Place> ReadEntry(const std::string& name, const json& entry) const;
   size_t IndexOf(std::string_view name) const;
   [[noreturn]] void Fail(const std::string& cause) const { throw InputError(file.path(), cause); }
@@ -54,7 +52,10 @@ SafetensorsReader::State::State(const std::string& path) : file(path) {
   const uint64_t length = format::Fixed64At(bytes, 0);
   if (length > bytes.size() - kLengthBytes)
     Fail(StringPrintf("is truncated or no safetensors file: its header would have %lu bytes", length));
-  const json header = ParseHeader(bytes.substr(kLengthBytes, length));
+  if (length > kMaxHeaderBytes)
+    Fail(StringPrintf("its header has %lu bytes; the format allows %lu", length, kMaxHeaderBytes));
+  const json header = ParseJson<json>(bytes.substr(kLengthBytes, length), file.path(), "its header ");
+  if (!header.is_object()) Fail("its header is not a JSON object");
   data = file.bytes().subspan(kLengthBytes + length);
 
   std::vector<std::pair<TensorInfo, Place>> entries;
@@ -83,26 +84,6 @@ SafetensorsReader::State::State(const std::string& path) : file(path) {
   for (size_t i = 0; i < tensors.size(); ++i) index.emplace(tensors[i].name, i);
 }
 
-// JSON itself lets a name stand twice; which of the two counts would be a guess.
-json SafetensorsReader::State::ParseHeader(std::string_view text) const {
-  std::vector<std::set<std::string>> names;
-  const auto check = [&](int, json::parse_event_t event, json& parsed) {
-    if (event == json::parse_event_t::object_start) names.emplace_back();
-    if (event == json::parse_event_t::object_end) names.pop_back();
-    if (event == json::parse_event_t::key && !names.back().insert(parsed.get<std::string>()).second)
-      Fail("its header has the name " + parsed.dump() + " twice");
-    return true;
-  };
-  json header;
-  try {
-    header = json::parse(text, check);
-  } catch (const json::exception&) {
-    Fail("its header is not JSON");
-  }
-  if (!header.is_object()) Fail("its header is not a JSON object");
-  return header;
-}
-
 std::pair<TensorInfo, Place> SafetensorsReader::State::ReadEntry(const std::string& name, const json& entry) const {
   if (!format::IsTensorName(name)) Fail("has a tensor whose name is not 1 to 255 printable ASCII characters");
   const auto whole = [](const json& value) { return value.is_number_unsigned() && value.get<uint64_t>() <= INT64_MAX; };
@@ -118,15 +99,13 @@ std::pair<TensorInfo, Place> SafetensorsReader::State::ReadEntry(const std::stri
   const auto spelling = std::find_if(std::begin(kSpellings), std::end(kSpellings),
                                      [&](const Spelling& one) { return dtype == one.name; });
   if (spelling == std::end(kSpellings))
-    Fail("tensor " + name + " is of dtype " + entry["dtype"].dump() + ", which this program does not know");
+    Fail("tensor " + name + " is of dtype " + Shorten(Printable(entry["dtype"].dump()), 100) + ", which this program does not know");
   TensorInfo info{name, spelling->dtype, entry["shape"].get<std::vector<int64_t>>(), {}};
   const Place place{entry["data_offsets"][0], entry["data_offsets"][1]};
   if (place.begin > place.end || place.end > data.size())
     Fail(StringPrintf("tensor %s lies at bytes %lu to %lu of %lu bytes of data: truncated or damaged", name.c_str(),
                       place.begin, place.end, data.size()));
-  if (format::PayloadBytes(info) != place.end - place.begin)
-    Fail(StringPrintf("tensor %s has shape %s of %s, which disagrees with its payload of %lu bytes", name.c_str(),
-                      format::ShapeText(info.shape).c_str(), DTypeName(info.dtype).data(), place.end - place.begin));
+  if (const std::string error = format::ShapeError(info, place.end - place.begin); !error.empty()) Fail(error);
   return {info, place};
 }
 

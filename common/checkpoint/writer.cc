@@ -1,6 +1,8 @@
+#include <cmath>
 #include <stdexcept>
 #include <unordered_set>
 
+#include "common/base/text.h"
 #include "common/checkpoint/format.h"
 
 namespace fairway {
@@ -12,26 +14,32 @@ void Require(bool holds, const std::string& what) {
   if (!holds) throw std::logic_error("CheckpointWriter: " + what);
 }
 
+// A reader refuses text that is not; better to stop before the file has its name.
+const std::string& Text(const std::string& text) {
+  Require(IsPrintable(text), "'" + Printable(text) + "' is not printable");
+  return text;
+}
+
 template <typename Message>
 void SetSettings(const SettingValues& settings, Message* message) {
   for (const auto& [name, value] : settings) {
     pb::Setting* setting = message->add_setting();
-    setting->set_name(name);
-    setting->set_value(value);
+    setting->set_name(Text(name));
+    setting->set_value(Text(value));
   }
 }
 
 void SetLineage(const Lineage& lineage, int depth, pb::Lineage* message) {
   // Readers of protobuf give up on messages that are nested too deep (100 levels; a generation takes two).
   Require(depth <= CheckpointWriter::kMaxLineageDepth, "lineage is too deep");
-  message->set_tool(lineage.tool);
-  message->set_version(lineage.version);
-  message->set_source_digest(lineage.source_digest);
+  message->set_tool(Text(lineage.tool));
+  message->set_version(Text(lineage.version));
+  message->set_source_digest(Text(lineage.source_digest));
   SetSettings(lineage.settings, message);
   for (const Lineage::Input& input : lineage.inputs) {
     pb::Input* child = message->add_input();
-    child->set_role(input.role);
-    child->set_identity(input.identity);
+    child->set_role(Text(input.role));
+    child->set_identity(Text(input.identity));
     if (!input.lineage.tool.empty()) SetLineage(input.lineage, depth + 1, child->mutable_lineage());
   }
 }
@@ -44,10 +52,10 @@ std::string Description(const TensorInfo& info) {
   for (const int64_t size : info.shape) tensor.add_shape(size);
   if (info.quantisation) {
     pb::Quantisation* quantisation = tensor.mutable_quantisation();
-    quantisation->set_grid(info.quantisation->grid);
+    quantisation->set_grid(Text(info.quantisation->grid));
     quantisation->set_code_min(info.quantisation->code_min);
     quantisation->set_code_max(info.quantisation->code_max);
-    quantisation->set_scale(info.quantisation->scale);
+    quantisation->set_scale(Text(info.quantisation->scale));
   }
   return tensor.SerializeAsString();
 }
@@ -112,6 +120,7 @@ CheckpointWriter::~CheckpointWriter() = default;
 
 void CheckpointWriter::Add(const TensorInfo& info, std::span<const std::byte> data) {
   Require(IsTensorName(info.name), "'" + info.name + "' is no name for a tensor");
+  Require(info.shape.size() <= TensorInfo::kMaxDimensions, info.name + " has too many dimensions");
   Require(data.size() == info.bytes(), "the data of " + info.name + " are not of its size");
   Require(state_->names.insert(info.name).second, info.name + " is added twice");
 
@@ -141,7 +150,8 @@ std::string CheckpointWriter::Finish(const Counters& counters, const Lineage& li
   pb::Footer& footer = state_->footer;
   for (const auto& [name, value] : counters.all()) {
     pb::Counter* counter = footer.add_counter();
-    counter->set_name(name);
+    Require(std::isfinite(value), "the counter " + name + " is not a finite number");
+    counter->set_name(Text(name));
     counter->set_number(value);
   }
   if (!lineage.tool.empty()) SetLineage(lineage, 1, footer.mutable_lineage());

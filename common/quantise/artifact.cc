@@ -3,6 +3,7 @@
 #include <zstd.h>
 
 #include <algorithm>
+#include <cmath>
 #include <future>
 #include <memory>
 #include <stdexcept>
@@ -128,6 +129,7 @@ std::vector<float> Dequantise(const CheckpointReader& checkpoint, const TensorIn
   const std::span<const std::byte> data = checkpoint.Data(codes.name);
   std::vector<float> weights(data.size());
   for (int64_t row = 0; row < rows; ++row) {
+    if (!std::isfinite(scales[row])) refuse(StringPrintf("the scale of row %ld is not a finite number", row));
     for (int64_t i = row * columns; i < (row + 1) * columns; ++i) {
       const int code = static_cast<int8_t>(data[i]);
       if (code < quantisation.code_min || code > quantisation.code_max) {

@@ -43,7 +43,7 @@ inline CheckpointReader OpenWeights(const std::string& path) {
 }
 
 // The weights behind codes: code * scale[row], float32 [rows * columns]. `codes` must carry a Quantisation.
-// Throws InputError where scales are missing or of another shape, or a code is outside its grid.
+// Throws InputError where scales are missing, of another shape or not finite, or a code is outside its grid.
 std::vector<float> Dequantise(const CheckpointReader& checkpoint, const TensorInfo& codes);
 
 }  // namespace fairway

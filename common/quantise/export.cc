@@ -1,6 +1,8 @@
 #include "common/quantise/export.h"
 
+#include <algorithm>
 #include <cmath>
+#include <set>
 #include <span>
 
 #include "common/base/error.h"
@@ -9,17 +11,13 @@
 namespace fairway {
 namespace {
 
-bool IsFloat(DType dtype) {
-  return dtype == DType::kFloat32 || dtype == DType::kFloat16 || dtype == DType::kBFloat16;
-}
-
 class Exporter {
  public:
   Exporter(const CheckpointReader& weights, const Settings& settings, CheckpointWriter& out)
       : weights_(weights), settings_(settings), out_(out) {}
 
   ExportedTensor Export(const TensorInfo& info) {
-    if (!IsFloat(info.dtype)) return Copy(info);
+    if (!IsFloatingPoint(info.dtype)) return Copy(info);
     const std::vector<float> values = weights_.Floats(info.name);
     ExportedTensor report{.name = info.name, .numel = info.numel()};
     for (size_t i = 0; i < values.size(); ++i) {
@@ -42,8 +40,19 @@ class Exporter {
     throw InputError(weights_.path(), "tensor " + info.name + ": " + cause);
   }
 
+  // `made` of `from`: the names of codes and scales are new, and may be too long or another tensor's.
+  void Add(const TensorInfo& from, const TensorInfo& made, std::span<const std::byte> data) {
+    if (made.name.size() > 255 || !names_.insert(made.name).second)
+      Refuse(from, "cannot be exported as " + made.name + ", a name that is too long or another tensor's");
+    out_.Add(made, data);
+  }
+  template <typename T>
+  void Add(const TensorInfo& from, const TensorInfo& made, const std::vector<T>& values) {
+    Add(from, made, std::as_bytes(std::span<const T>(values)));
+  }
+
   ExportedTensor Copy(const TensorInfo& info) {
-    out_.Add(info, weights_.Data(info.name));
+    Add(info, info, weights_.Data(info.name));
     return {
         .name = info.name, .form = std::string(DTypeName(info.dtype)), .numel = info.numel(), .bytes = info.bytes()};
   }
@@ -61,8 +70,8 @@ class Exporter {
                            .dtype = DType::kInt8,
                            .shape = info.shape,
                            .quantisation = Quantisation{std::string(grid.name), grid.q_min, grid.q_max, scales.name}};
-    out_.Add(codes, matrix.codes);
-    out_.Add(scales, matrix.scales);
+    Add(info, codes, matrix.codes);
+    Add(info, scales, matrix.scales);
     report.form = grid.name;
     report.coded = true;
     report.bytes = codes.bytes() + scales.bytes();
@@ -76,7 +85,7 @@ class Exporter {
     report.form = DTypeName(kept.dtype);
     report.bytes = kept.bytes();
     if (kept.dtype == DType::kFloat32) {
-      out_.Add(kept, values);
+      Add(info, kept, values);
       return;
     }
     std::vector<uint16_t> halves(values.size());
@@ -86,12 +95,13 @@ class Exporter {
       if (!std::isfinite(error)) Refuse(info, StringPrintf("element %zu (%g) is too large for float16", i, values[i]));
       report.squared_error += error * error;
     }
-    out_.Add(kept, halves);
+    Add(info, kept, halves);
   }
 
   const CheckpointReader& weights_;
   const Settings& settings_;
   CheckpointWriter& out_;
+  std::set<std::string> names_;  // in `out_`
 };
 
 }  // namespace
@@ -106,6 +116,17 @@ std::vector<ExportedTensor> ExportWeights(const CheckpointReader& weights, const
   std::vector<ExportedTensor> tensors;
   for (const TensorInfo& info : weights.tensors()) tensors.push_back(exporter.Export(info));
   return tensors;
+}
+
+double EstimateExport(const CheckpointReader& weights, const Settings& settings) {
+  double all = 0, largest = 0;
+  for (const TensorInfo& info : weights.tensors()) {
+    const double numel = info.numel(), rows = info.shape.empty() ? 1 : info.shape[0];
+    all += info.bytes();
+    // float32, and beside it codes or float16; what a row's search keeps; a sorted row for each thread.
+    largest = std::max(largest, 6 * numel + 160 * rows + (rows > 0 ? 4 * numel / rows : 0) * settings.ThreadCount());
+  }
+  return all + largest + 48e6;
 }
 
 ExportedTensor Total(const std::vector<ExportedTensor>& tensors) {

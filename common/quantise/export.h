@@ -36,6 +36,10 @@ struct ExportedTensor {
 std::vector<ExportedTensor> ExportWeights(const CheckpointReader& weights, const Settings& settings,
                                           CheckpointWriter& out);
 
+// Bytes of memory that a program takes in which ExportWeights does its work, at most: the weights, the largest tensor on its way
+// to codes, and the program itself.
+double EstimateExport(const CheckpointReader& weights, const Settings& settings);
+
 // The sum of what happened (its name is empty; entropy_bits is the mean over all codes).
 ExportedTensor Total(const std::vector<ExportedTensor>& tensors);
 

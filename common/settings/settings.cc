@@ -84,6 +84,8 @@ std::string Parse(const SettingInfo&, std::string_view text, bool& value) {
   return "";
 }
 std::string Parse(const SettingInfo& info, std::string_view text, std::string& value) {
+  // What goes into checkpoints must be fit for them; paths are the file system's matter.
+  if (!(info.scopes & scope::kRun) && !IsPrintable(text)) return "holds what is not printable";
   const auto choices = Split(info.choices, '|');
   if (!choices.empty() && std::find(choices.begin(), choices.end(), text) == choices.end())
     return "must be one of " + Join(choices, ", ");
@@ -95,6 +97,9 @@ const Settings& Defaults() {
   static const Settings defaults;
   return defaults;
 }
+
+// Of a text that is refused, in the message.
+constexpr size_t kMaxQuoted = 200;
 
 constexpr std::string_view kPathSettings[] = {"data_path", "tokenizer_path", "byte_table"};
 
@@ -127,12 +132,12 @@ void Settings::Set(std::string_view name, std::string_view text, Origin origin, 
     throw UsageError(where + ": " + cause);
   };
   const size_t index = IndexOf(name);
-  if (index == kCount) fail("unknown setting '" + std::string(name) + "'");
+  if (index == kCount) fail("unknown setting '" + Shorten(name, kMaxQuoted) + "'");
   // Checked even where a stronger value stands already: a mistake in a profile is a mistake.
   Settings parsed;
   const std::string cause =
       std::visit([&](auto member) { return Parse(kTable[index], text, parsed.*member); }, kMembers[index]);
-  if (!cause.empty()) fail(std::string(name) + " = '" + std::string(text) + "' " + cause);
+  if (!cause.empty()) fail(std::string(name) + " = '" + Shorten(text, kMaxQuoted) + "' " + cause);
   if (origin < origins_[index]) return;
   std::visit([&](auto member) { this->*member = parsed.*member; }, kMembers[index]);
   origins_[index] = origin;
@@ -162,7 +167,7 @@ void Settings::LoadProfile(const std::string& profile) {
     if (text.empty()) continue;
     const std::string where = path + ":" + std::to_string(line);
     const size_t equals = text.find('=');
-    if (equals == std::string::npos) throw InputError(where, "'" + text + "' is not of the form name = value");
+    if (equals == std::string::npos) throw InputError(where, "'" + Shorten(text, kMaxQuoted) + "' is not of the form name = value");
     const std::string name = Trim(text.substr(0, equals));
     std::string value = Trim(text.substr(equals + 1));
     const bool is_path = std::find(std::begin(kPathSettings), std::end(kPathSettings), name) != std::end(kPathSettings);
@@ -184,6 +189,9 @@ void Settings::Adopt(const SettingValues& values, const std::string& path) {
     Settings there;  // in its own spelling a value may differ that is the same: 3.0 and 3
     there.Set(name, value, Origin::kCheckpoint, path);
     const size_t index = IndexOf(name);
+    // Where files lie and how many threads run is not for a file from elsewhere to say.
+    if (kTable[index].scopes & scope::kRun)
+      throw InputError(path, "sets " + name + ", which says how a run is carried out and is no part of a checkpoint");
     const bool explicitly_set = origins_[index] > Origin::kCheckpoint;
     if (explicitly_set && (kTable[index].scopes & scope::kModel) && Get(name) != there.Get(name))
       throw InputError(path, StringPrintf("is of another model: %s is %s there and %s by %s", name.c_str(), value.c_str(),
@@ -216,6 +224,15 @@ int Settings::ThreadCount() const {
   return std::max(1, static_cast<int>(std::thread::hardware_concurrency()));
 }
 
+void Settings::CheckMemory(double bytes) const {
+  if (memory_limit.empty()) return;
+  int64_t limit;
+  if (!ParseBytes(memory_limit, &limit))
+    throw UsageError("memory_limit = '" + Shorten(memory_limit, kMaxQuoted) + "' is no number of bytes such as 800M or 4G");
+  if (bytes > static_cast<double>(limit))
+    throw UsageError(StringPrintf("memory_limit = %s: about %.2f GB would be taken", memory_limit.c_str(), bytes / 1e9));
+}
+
 void Settings::CheckModel() const {
   const auto require = [](bool holds, const std::string& cause) {
     if (!holds) throw UsageError(cause);
@@ -229,6 +246,14 @@ void Settings::CheckModel() const {
           StringPrintf("mlp_mult = %s leaves no hidden units", ShortestDouble(mlp_mult).c_str()));
   require(bigram_vocab_size != 1, "bigram_vocab_size = 1 leaves no row for a bigram: at least 2, or 0 for none");
   require(xsa_last_n <= num_layers, StringPrintf("xsa_last_n = %ld is more than num_layers = %ld", xsa_last_n, num_layers));
+}
+
+void Settings::CheckModel(const std::string& path) const {
+  try {
+    CheckModel();
+  } catch (const UsageError& error) {
+    throw InputError(path, error.what());
+  }
 }
 
 void Settings::CheckTraining(int64_t world_size) const {

@@ -68,7 +68,8 @@ struct Settings {
   void LoadEnvironment();
 
   // Takes the settings of a checkpoint read from `path`. Of the model's shape a differing explicit value is refused by name
-  // (InputError); of other settings the explicit value stays. Names that this version does not know are an InputError.
+  // (InputError); of other settings the explicit value stays. Names that this version does not know are an InputError, as are
+  // settings that only say how a run is carried out.
   void Adopt(const SettingValues& values, const std::string& path);
 
   // The values of settings used by any of `stages` (kRun ones left out unless asked for), in table order.
@@ -79,9 +80,14 @@ struct Settings {
   // `threads`, or the number of processors this process may use where it is 0.
   int ThreadCount() const;
 
+  // UsageError where memory_limit is no number of bytes, or less than the `bytes` that a program estimates it will take.
+  void CheckMemory(double bytes) const;
+
   // Checks what concerns several settings at once: heads divide the width and each other, head size even, the batch is a
   // whole number of sequences in each micro-step. Throws UsageError naming the settings.
   void CheckModel() const;
+  // The same of a model that a file describes: InputError naming it.
+  void CheckModel(const std::string& path) const;
   void CheckTraining(int64_t world_size) const;
 
  private:

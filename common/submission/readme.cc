@@ -104,7 +104,7 @@ Table Activity(const Record& record) {
   for (const auto& [name, wins] : record.runs[0].counters.all()) {
     if (!name.starts_with(counter::kClipWinsPrefix)) continue;
     table.Row("of these, won by the quantile " + name.substr(std::string(counter::kClipWinsPrefix).size()),
-              [&](const FinishedRun& run) { return Count(run, name); });
+              [name = name](const FinishedRun& run) { return Count(run, name); });
   }
   table.Row("relative error of the quantised weights", [](const FinishedRun& run) {
     return StringPrintf("%.5f", run.counters.Get(counter::kQuantiseRelativeError));
@@ -130,6 +130,7 @@ Table Training(const Record& record) {
     return StringPrintf("%.2f s (%.2f%%)", wait, seconds > 0 ? 100 * wait / seconds : 0.0);
   });
   table.Row("tokens trained on", [](const FinishedRun& run) { return Count(run, counter::kTokens); });
+  table.Row("updates left out because numbers went astray", [](const FinishedRun& run) { return Count(run, counter::kSkippedUpdates); });
   table.Row("training loss of the last step",
             [](const FinishedRun& run) { return StringPrintf("%.4f", run.counters.Get(counter::kLastLoss)); });
   table.Row("times resumed", [](const FinishedRun& run) { return Count(run, counter::kResumes); });

@@ -4,11 +4,13 @@
 #include <zstd.h>
 
 #include <cerrno>
+#include <cmath>
 #include <set>
 
 #include "common/base/digest.h"
 #include "common/base/error.h"
 #include "common/base/file.h"
+#include "common/base/json.h"
 #include "common/base/text.h"
 #include "common/checkpoint/counter_names.h"
 #include "common/quantise/artifact.h"
@@ -35,19 +37,27 @@ void CheckLink(const std::string& path, const Lineage::Input& input, const Check
                         " is " + checkpoint.identity());
 }
 
-// Fields that the record reads from a file of scores.
+// Fields that the record reads from a file of scores, each of its type.
 Json ReadScores(const std::string& path) {
   const InputFile file(path);
-  Json scores = Json::parse(file.text(), nullptr, /*allow_exceptions=*/false);
+  Json scores = ParseJson<Json>(file.text(), path);
   if (!scores.is_object()) throw InputError(path, "is no JSON object");
-  for (const char* name : {"val_loss", "val_bpb", "targets", "bytes", "stride", "seq_len"}) {
-    if (!scores.contains(name)) throw InputError(path, std::string("misses ") + name);
-    if (!scores[name].is_number()) throw InputError(path, std::string(name) + " is no number");
-  }
-  for (const char* name : {"val_loss_plain", "val_bpb_plain", "artifact_digest", "identity", "made_from", "val_digest",
-                           "byte_table_digest", "method", "compat", "precision", "threads", "cpu"}) {
-    if (!scores.contains(name)) throw InputError(path, std::string("misses ") + name);
-  }
+  const auto require = [&](std::initializer_list<const char*> names, const char* type, auto is) {
+    for (const char* name : names) {
+      if (!scores.contains(name)) throw InputError(path, std::string("misses ") + name);
+      if (!is(scores[name])) throw InputError(path, std::string(name) + " is no " + type);
+    }
+  };
+  require({"val_loss", "val_bpb"}, "number", [](const Json& json) { return json.is_number(); });
+  // A split without a whole sequence has no plain score.
+  require({"val_loss_plain", "val_bpb_plain"}, "number", [](const Json& json) { return json.is_number() || json.is_null(); });
+  require({"targets", "bytes", "stride", "seq_len", "threads"}, "count", [](const Json& json) {
+    return json.is_number_unsigned() && json.get<uint64_t>() >= 1 && json.get<uint64_t>() <= INT64_MAX;
+  });
+  require({"compat"}, "switch", [](const Json& json) { return json.is_boolean(); });
+  require({"artifact_digest", "identity", "val_digest", "byte_table_digest", "method", "precision", "cpu"}, "printable text",
+          [](const Json& json) { return json.is_string() && IsPrintable(json.get_ref<const std::string&>()); });
+  require({"made_from"}, "list", [](const Json& json) { return json.is_array(); });
   return scores;
 }
 
@@ -182,9 +192,12 @@ FinishedRun ReadRun(const std::string& directory) {
     if (stated.contains(name)) run.stated.emplace_back(name, run.settings.Get(name));
   }
   run.counters = lineage.counters();
+  // The record counts with these.
+  for (const auto& [name, value] : run.counters.all())
+    if (std::fabs(value) > 0x1p53) throw InputError(lineage.path(), "its counter " + name + " is beyond all counting");
   run.lineage = lineage.lineage();
   run.artifact = Measure(artifact_file, artifact);
-  if (run.steps() == 0) throw InputError(lineage.path(), "counts no training step");
+  if (run.steps() <= 0) throw InputError(lineage.path(), "counts no training step");
 
   run.eval = ReadScores(path(run_file::kEval));
   CheckEval(path(run_file::kEval), run.eval, artifact_digest, quantised);

@@ -27,14 +27,14 @@ class Fields {
     const std::string& text = Text(key);
     double number;
     if (!text.ends_with(unit) || !ParseDouble(std::string_view(text).substr(0, text.size() - unit.size()), &number)) {
-      Fail("'" + key + ":" + text + "' is not a number" + (unit.empty() ? "" : " of " + std::string(unit)));
+      Fail("'" + key + ":" + Shorten(text, 100) + "' is not a number" + (unit.empty() ? "" : " of " + std::string(unit)));
     }
     return number;
   }
 
   int64_t Integer(const std::string& key) const {
     int64_t number;
-    if (!ParseInt(Text(key), &number)) Fail("'" + key + ":" + Text(key) + "' is not an integer");
+    if (!ParseInt(Text(key), &number)) Fail("'" + key + ":" + Shorten(Text(key), 100) + "' is not an integer");
     return number;
   }
 
@@ -45,7 +45,7 @@ class Fields {
     const size_t slash = text.find('/');
     if (slash == std::string::npos || !ParseInt(text.substr(0, slash), &step) ||
         !ParseInt(text.substr(slash + 1), &of) || step < 0) {
-      Fail("'step:" + text + "' is not a step of a run");
+      Fail("'step:" + Shorten(text, 100) + "' is not a step of a run");
     }
     return step;
   }

@@ -49,6 +49,15 @@ class DocumentIterator : public sentencepiece::SentenceIterator {
   bool done_ = false;
 };
 
+// False where the bytes are no model: the library says so by a status, by an exception, or not at all.
+bool Load(std::string_view bytes, sentencepiece::SentencePieceProcessor& processor) {
+  try {
+    return !bytes.empty() && processor.LoadFromSerializedProto(bytes).ok();
+  } catch (const std::exception&) {
+    return false;
+  }
+}
+
 }  // namespace
 
 struct Tokenizer::State {
@@ -59,8 +68,7 @@ struct Tokenizer::State {
 Tokenizer::Tokenizer(const std::string& path) : state_(std::make_unique<State>()) {
   const InputFile file(path);
   sentencepiece::SentencePieceProcessor& processor = state_->processor;
-  if (file.bytes().empty() || !processor.LoadFromSerializedProto(file.text()).ok())
-    throw InputError(file.path(), "is not a SentencePiece model");
+  if (!Load(file.text(), processor)) throw InputError(file.path(), "is not a SentencePiece model");
   if (size() > std::numeric_limits<uint16_t>::max() + 1)
     throw InputError(file.path(), StringPrintf("has %ld pieces; a shard's ids have 16 bits", size()));
   if (processor.bos_id() != kBos)

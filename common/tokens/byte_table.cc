@@ -83,7 +83,11 @@ std::vector<ByteTable::Piece> PiecesOfTable(std::string_view bytes, const std::s
     throw InputError(path, "the byte table does not parse");
   std::vector<ByteTable::Piece> pieces;
   for (const pb::Piece& piece : message.piece()) {
-    if (piece.bytes() > std::numeric_limits<uint8_t>::max() || (piece.byte() && ByteOf(piece.text()) < 0))
+    // What it says must follow from its text: a score stands on it.
+    const bool leading_space = piece.text().starts_with(kSpace), spelt = !piece.boundary() && !piece.byte();
+    const size_t bytes = piece.byte() ? 1 : piece.text().size() - (leading_space ? kSpace.size() : 0);
+    if (piece.bytes() > std::numeric_limits<uint8_t>::max() || piece.bytes() != (piece.boundary() ? 0 : bytes) ||
+        piece.leading_space() != (spelt && leading_space) || (piece.byte() && (piece.boundary() || ByteOf(piece.text()) < 0)))
       throw InputError(path, StringPrintf("piece %zu of the byte table is not one that can be", pieces.size()));
     pieces.push_back(
         {piece.text(), static_cast<uint8_t>(piece.bytes()), piece.leading_space(), piece.boundary(), piece.byte()});

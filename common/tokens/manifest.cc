@@ -1,12 +1,12 @@
 #include "common/tokens/manifest.h"
 
 #include <filesystem>
-#include <nlohmann/json.hpp>
 
 #include "common/base/digest.h"
-#include "common/base/error.h"
 #include "common/base/file.h"
+#include "common/base/json.h"
 #include "common/base/text.h"
+#include "common/tokens/shard_format.h"
 
 namespace fairway {
 namespace {
@@ -15,16 +15,54 @@ using Json = nlohmann::ordered_json;
 
 constexpr int kFormat = 1;
 
-SplitRecord ReadSplit(const Json& json) {
-  SplitRecord split;
-  for (const Json& file : json.at("files"))
-    split.files.push_back({file.at("name"), file.at("tokens"), file.at("bytes"), file.at("sha256")});
-  split.documents = json.value("documents", int64_t{-1});
-  split.text_bytes = json.value("text_bytes", int64_t{-1});
-  split.corpus_sha256 = json.value("corpus_sha256", "");
-  split.tokenizer_sha256 = json.at("tokenizer_sha256");
-  return split;
-}
+// The parts of a manifest, each as what it must be. Throws InputError naming the part.
+class ManifestReader {
+ public:
+  explicit ManifestReader(const std::string& path) : path_(path) {}
+
+  [[noreturn]] void Fail(const std::string& cause) const {
+    throw InputError(path_, "is not a manifest of token shards: " + cause);
+  }
+
+  const Json& Part(const Json& json, const char* name) const {
+    if (!json.is_object() || !json.contains(name)) Fail(std::string("misses ") + name);
+    return json[name];
+  }
+  int64_t Number(const Json& json, const char* name, int64_t high) const {
+    const Json& part = Part(json, name);
+    if (!part.is_number_unsigned() || part.get<uint64_t>() > static_cast<uint64_t>(high))
+      Fail(std::string(name) + " is no whole number up to " + std::to_string(high));
+    return part.get<int64_t>();
+  }
+  std::string Text(const Json& json, const char* name) const {
+    const Json& part = Part(json, name);
+    if (!part.is_string()) Fail(std::string(name) + " is no text");
+    return part.get<std::string>();
+  }
+  // Goes into the lineage of what is made from the shards.
+  std::string Digest(const Json& json, const char* name) const {
+    const std::string digest = Text(json, name);
+    if (digest.find_first_not_of("0123456789abcdef") != std::string::npos) Fail(std::string(name) + " is no digest");
+    return digest;
+  }
+
+  SplitRecord Split(const Json& json) const {
+    SplitRecord split;
+    const Json& files = Part(json, "files");
+    if (!files.is_array()) Fail("files is no list");
+    for (const Json& file : files)
+      split.files.push_back({Text(file, "name"), Number(file, "tokens", kMaxShardTokens), Number(file, "bytes", INT64_MAX),
+                             Digest(file, "sha256")});
+    if (json.contains("documents")) split.documents = Number(json, "documents", INT64_MAX);
+    if (json.contains("text_bytes")) split.text_bytes = Number(json, "text_bytes", INT64_MAX);
+    if (json.contains("corpus_sha256")) split.corpus_sha256 = Digest(json, "corpus_sha256");
+    split.tokenizer_sha256 = Digest(json, "tokenizer_sha256");
+    return split;
+  }
+
+ private:
+  const std::string& path_;
+};
 
 Json WriteSplit(const SplitRecord& split) {
   Json json;
@@ -61,14 +99,13 @@ Manifest Manifest::Read(const std::string& folder) {
   Manifest manifest;
   if (!std::filesystem::exists(path)) return manifest;
   const InputFile file(path);
-  try {
-    const Json json = Json::parse(file.text());
-    if (const int format = json.at("format"); format != kFormat)
-      throw InputError(path, "is a manifest of format " + std::to_string(format) + "; this program reads format 1");
-    for (const auto& [name, split] : json.at("splits").items()) manifest.splits[name] = ReadSplit(split);
-  } catch (const Json::exception& error) {
-    throw InputError(path, std::string("is not a manifest of token shards: ") + error.what());
-  }
+  const ManifestReader reader(path);
+  const Json json = ParseJson<Json>(file.text(), path, "is not a manifest of token shards: it ");
+  if (const int64_t format = reader.Number(json, "format", INT64_MAX); format != kFormat)
+    throw InputError(path, "is a manifest of format " + std::to_string(format) + "; this program reads format 1");
+  const Json& splits = reader.Part(json, "splits");
+  if (!splits.is_object()) reader.Fail("splits is no object");
+  for (const auto& [name, split] : splits.items()) manifest.splits[name] = reader.Split(split);
   return manifest;
 }
 

@@ -71,6 +71,25 @@ std::span<std::byte> PagesOf(std::span<const std::byte> bytes) {
   return {reinterpret_cast<std::byte*>(first), begin + bytes.size() - first};
 }
 
+// Takes what has been read out of this process again; the system keeps it as long as it likes. Without that a run would come to
+// hold all that it ever read.
+void Release(std::span<const std::byte> bytes) {
+  const std::span<std::byte> pages = PagesOf(bytes);
+  madvise(pages.data(), pages.size(), MADV_DONTNEED);
+}
+
+std::string Digest(const InputFile& file) {
+  constexpr size_t kPart = 1 << 26;
+  Sha256 sha256;
+  for (std::span<const std::byte> rest = file.bytes(); !rest.empty();) {
+    const std::span<const std::byte> part = rest.first(std::min(kPart, rest.size()));
+    sha256.Update(part);
+    Release(part);
+    rest = rest.subspan(part.size());
+  }
+  return ToHex(sha256.Finish());
+}
+
 }  // namespace
 
 struct ShardSet::State {
@@ -105,7 +124,9 @@ const std::vector<std::string>& ShardSet::files() const {
 
 void ShardSet::Read(int64_t begin, int64_t count, uint16_t* out) const {
   ForEachPart(state_->shards, begin, count, [&](const Shard& shard, int64_t first, int64_t part) {
-    std::memcpy(out, shard.Payload(first, part).data(), 2 * part);
+    const std::span<const std::byte> payload = shard.Payload(first, part);
+    std::memcpy(out, payload.data(), payload.size());
+    Release(payload);
     // A maximum is quick to take; where the culprit stands is looked for only when there is one.
     if (*std::max_element(out, out + part) >= state_->vocab_size) {
       const uint16_t* bad = std::find_if(out, out + part, [&](uint16_t id) { return id >= state_->vocab_size; });
@@ -146,7 +167,7 @@ std::string ShardSet::Identity() const {
   }
   if (digests.size() != state_->shards.size()) {
     digests.clear();
-    for (const Shard& shard : state_->shards) digests.push_back(Sha256Hex(shard.file.bytes()));
+    for (const Shard& shard : state_->shards) digests.push_back(Digest(shard.file));
   }
   return SplitIdentity(digests);
 }

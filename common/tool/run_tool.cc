@@ -8,6 +8,7 @@
 #include "common/base/error.h"
 #include "common/base/interrupt.h"
 #include "common/base/log.h"
+#include "common/base/read_error.h"
 #include "common/base/text.h"
 #include "common/tool/command_line_impl.h"
 
@@ -46,6 +47,7 @@ int RunTool(CommandLine& line, int argc, char** argv, const std::function<Json()
   std::vector<std::string> words;
   for (int i = 0; i < argc; ++i) words.push_back(ShellQuote(i == 0 ? line.impl_->name : argv[i]));
   quoted_command = Join(words, " ");
+  CatchReadErrors(line.impl_->name);
   try {
     if (!line.impl_->Parse(argc, argv)) {
       return std::fflush(stdout) == 0 ? 0 : fail(ExitStatus::kIo, "standard output: cannot write");

@@ -3,9 +3,11 @@
 #include <ATen/ops/matmul.h>
 #include <ATen/ops/ones.h>
 
+#include <algorithm>
 #include <chrono>
 #include <cmath>
 
+#include "common/evaluate/memory.h"
 #include "common/model/transformer.h"
 #include "common/quantise/grid.h"
 
@@ -36,12 +38,9 @@ Estimate EstimateTraining(const Settings& s) {
   estimate.flops_per_step = tokens * 6 * (products + L * D * T);
   // Newton-Schulz: per iteration three products, 2 m m n + m m m multiply-adds for an m x n matrix; counted for m = D.
   estimate.flops_per_step += s.muon_backend_steps * 2 * L * (2 * 3 * D * D * D + 2 * 2 * D * D * F + D * D * D * 3);
-  // What autograd keeps a token: about 26 rows of width D and 3 of width F a block, five rows of logits.
-  const double micro = s.micro_batch_seqs > 0 ? std::min<double>(s.micro_batch_seqs * T, tokens / s.grad_micro_steps)
-                                              : tokens / s.grad_micro_steps;
-  const double element = s.precision == "bfloat16" ? 2 : 4;
-  const double activations = micro * element * (L * (26 * D + 3 * F) + 5 * s.vocab_size);
-  estimate.memory_bytes = state + activations;
+  // Gradients in float32 as well, initial values, and one tensor on its way into a checkpoint; the stream's 64 MB read ahead.
+  const int64_t sequences = s.train_batch_tokens / s.grad_micro_steps / s.train_seq_len;
+  estimate.memory_bytes = kLibTorchBytes + 64e6 + 1.5 * state + std::max(EngineBytes(s, sequences, /*training=*/true), ScoringBytes(s));
   return estimate;
 }
 

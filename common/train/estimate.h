@@ -7,12 +7,12 @@ namespace fairway {
 
 struct Estimate {
   int64_t parameters;       // elements
-  double memory_bytes;      // of the process at its peak, LibTorch's own 115 MB left out
+  double memory_bytes;      // of the process at its peak, at most
   double flops_per_step;    // floating-point operations of the matrix products of one step
   double artifact_bytes;    // packed, if codes come near the entropy of Gaussian rows
 };
 
-// Sums over the parameters and activations of plain autograd; the constants stand beside their reasons in estimate.cc.
+// Sums over the parameters and the engine's workspace; the constants stand beside their reasons in estimate.cc.
 Estimate EstimateTraining(const Settings& settings);
 
 // Floating-point operations a second that a product of 1024 x 1024 matrices reaches here, in the run's precision (about 0.2 s).

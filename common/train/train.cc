@@ -136,7 +136,7 @@ void LogEstimate(const Settings& s, const Estimate& estimate) {
   const double rate = MeasureProducts(s), products = estimate.flops_per_step * static_cast<double>(s.iterations) / rate;
   const bool clock = s.max_wallclock_seconds > 0;
   Log("estimate: memory %.2f GB; time at %s %.0f s (%.1f GFLOP of products a step, %.0f GFLOP/s on %d threads); artifact %.2f MB",
-      estimate.memory_bytes / 1e9, clock ? "most" : "least", clock ? s.max_wallclock_seconds : products,
+      std::ceil(estimate.memory_bytes / 1e7) / 100, clock ? "most" : "least", clock ? s.max_wallclock_seconds : products,
       estimate.flops_per_step / 1e9, rate / 1e9, at::get_num_threads(), estimate.artifact_bytes / 1e6);
 }
 
@@ -212,11 +212,16 @@ class Run {
     }
     const double begun = clock_.seconds();
     const std::vector<float> losses = trainer_.AccumulateGradients();
-    loss_ = 0;
-    for (float loss : losses) loss_ += loss / static_cast<double>(losses.size());
-    if (!std::isfinite(loss_)) throw Diverged(StringPrintf("the loss of step %ld", trainer_.step() + 1), loss_);
+    double loss = 0;
+    for (float of_micro : losses) loss += of_micro / static_cast<double>(losses.size());
     const int64_t snapshots = trainer_.swa_snapshots();
-    trainer_.Update(scale);
+    const bool updated = std::isfinite(loss) && std::isfinite(trainer_.Update(scale));
+    if (updated) {
+      loss_ = loss;
+      skipped_in_a_row_ = 0;
+    } else {
+      LeaveOut(loss);
+    }
     const int64_t step = trainer_.step();
     if (snapshots == 0 && trainer_.swa_snapshots() == 1) Log("swa:start step:%ld", step);
 
@@ -225,9 +230,23 @@ class Run {
     // (specification 3, row 20).
     stopped_by_clock_ = cap > 0 && (settings_.compat ? elapsed >= cap : elapsed + (elapsed - begun) > cap);
     const int64_t every = settings_.train_log_every;
-    if (every > 0 && (step <= 10 || step % every == 0 || stopped_by_clock_))
+    if (updated && every > 0 && (step <= 10 || step % every == 0 || stopped_by_clock_))
       Log("step:%ld/%ld train_loss:%.4f %s data_wait:%.0fms tokens/s:%.0f", step, settings_.iterations, loss_, Timing().c_str(),
           1e3 * trainer_.data_wait_seconds(), static_cast<double>(step * settings_.train_batch_tokens) / elapsed);
+  }
+
+  // A step whose loss or gradient is no finite number: the end, or a step without an update. Where the weights themselves have
+  // gone astray, or every step does, there is nothing to be had from going on.
+  void LeaveOut(double loss) {
+    const int64_t step = trainer_.step() + 1;
+    const std::string tensor = trainer_.FindNonFinite();
+    std::string what = StringPrintf("the loss of step %ld is %f", step, loss);
+    if (!tensor.empty()) what += ", " + tensor + " is not finite";
+    if (settings_.on_nonfinite == "stop" || (!tensor.empty() && !tensor.starts_with("gradient"))) throw Diverged(what);
+    if (++skipped_in_a_row_ > kMostSkippedInARow)
+      throw Diverged(StringPrintf("%ld updates in a row were left out, ", kMostSkippedInARow) + what);
+    trainer_.SkipUpdate();
+    Log("nonfinite: %s; update left out, %ld so far", what.c_str(), trainer_.skipped_updates());
   }
 
   void Validate() {
@@ -235,7 +254,7 @@ class Run {
     score_ = EvaluatePlain(trainer_.ModelForScoring(), val_, table_, settings_);
     // The last update of all shows here alone.
     if (!std::isfinite(score_.val_loss))
-      throw Diverged(StringPrintf("the validation loss after step %ld", trainer_.step()), score_.val_loss);
+      throw Diverged(StringPrintf("the validation loss after step %ld is %f", trainer_.step(), score_.val_loss));
     Log("step:%ld/%ld val_loss:%.4f val_bpb:%.4f %s", trainer_.step(), settings_.iterations, score_.val_loss, score_.val_bpb,
         Timing().c_str());
     clock_.Start();
@@ -254,6 +273,8 @@ class Run {
 
   // Time spent writing counts as training time: a cap on the clock is a promise about the clock on the wall.
   std::string Write(const std::string& path) const {
+    if (const std::string tensor = trainer_.FindNonFinite(); !tensor.empty())
+      throw Diverged(StringPrintf("after step %ld %s is not finite", trainer_.step(), tensor.c_str()));
     CheckpointWriter writer(path, Kind::kTraining, settings_.Select(kStages));
     Counters counters;
     trainer_.Save(writer, counters);
@@ -272,9 +293,9 @@ class Run {
     return identity;
   }
 
-  GateError Diverged(const std::string& what, double loss) const {
+  GateError Diverged(const std::string& what) const {
     const auto partials = partials_.List();
-    return GateError(StringPrintf("training diverged: %s is %f; the last checkpoint before it: %s", what.c_str(), loss,
+    return GateError(StringPrintf("training diverged: %s; the last checkpoint before it: %s", what.c_str(),
                                   partials.empty() ? "none" : partials.rbegin()->second.c_str()));
   }
 
@@ -315,7 +336,9 @@ class Run {
   Lineage lineage_;
   Stopwatch clock_{0};
   double checkpointed_seconds_ = 0;
-  double warmup_steps_ = 0, resumes_ = 0, loss_ = 0;
+  static constexpr int64_t kMostSkippedInARow = 10;
+  int64_t skipped_in_a_row_ = 0;
+  double warmup_steps_ = 0, resumes_ = 0, loss_ = 0;  // loss_: of the last step that was updated by
   bool stopped_by_clock_ = false;
   Score score_;
 };
@@ -330,6 +353,7 @@ TrainResult Train(Settings settings, const std::string& out, const std::string& 
   std::error_code ignored;  // told by who writes
   if (!fs::is_directory(DirectoryOf(out), ignored)) throw IoError(out, "its folder does not exist");
   if (fs::is_other(out, ignored)) throw UsageError(out + ": a file is needed; a run keeps checkpoints beside it");
+  settings.CheckMemory(EstimateTraining(settings).memory_bytes);
   CatchInterrupts();
   // Through a link the checkpoints lie where the file does: they take its name in the end.
   const std::string file = fs::is_symlink(out, ignored) ? fs::weakly_canonical(out, ignored).string() : out;

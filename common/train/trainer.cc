@@ -1,6 +1,9 @@
 #include "common/train/trainer.h"
 
+#include <cmath>
+
 #include <ATen/TensorOperators.h>
+#include <ATen/ops/isfinite.h>
 
 #include "common/base/error.h"
 #include "common/base/text.h"
@@ -60,6 +63,7 @@ double Trainer::Update(double scale) {
   StepClock clock(profile_);
   const double norm = optimizer_.GradientNorm();
   clock.Done(StepProfile::kClip);
+  if (!std::isfinite(norm)) return norm;
   optimizer_.Step(scale, MuonMomentum(settings_, step_), optimizer_.ClipFactor(norm));
   clock = StepClock(profile_);
   if (ema_) ema_->Update();
@@ -73,6 +77,21 @@ void Trainer::SetProfile(StepProfile* profile) {
   profile_ = profile;
   model_.SetProfile(profile);
   optimizer_.SetProfile(profile);
+}
+
+void Trainer::SkipUpdate() {
+  for (const at::Tensor& gradients : gradients_.buffers()) gradients.zero_();
+  ++step_;
+  ++skipped_updates_;
+}
+
+std::string Trainer::FindNonFinite() const {
+  const auto finite = [](const at::Tensor& tensor) { return at::isfinite(tensor).all().item<bool>(); };
+  for (const auto& [name, tensor] : State())
+    if (!finite(tensor.detach())) return name;
+  for (const auto& [name, gradient] : gradients())
+    if (!finite(gradient)) return "gradient of " + name;
+  return "";
 }
 
 int64_t Trainer::StartFakeQuantisation() {
@@ -114,6 +133,7 @@ void Trainer::Save(CheckpointWriter& writer, Counters& counters) const {
   for (const auto& [name, tensor] : State()) AddTensor(writer, name, tensor);
   counters.Set(counter::kSteps, static_cast<double>(step_));
   counters.Set(counter::kTokens, static_cast<double>(step_ * settings_.train_batch_tokens));
+  counters.Set(counter::kSkippedUpdates, static_cast<double>(skipped_updates_));
   counters.Set(counter::kDataWaitSeconds, data_wait_seconds());
   counters.Set(kDataPosition, static_cast<double>(stream_.position()));
   counters.Set(kAdamSteps, static_cast<double>(optimizer_.adam_steps()));
@@ -126,8 +146,9 @@ void Trainer::Save(CheckpointWriter& writer, Counters& counters) const {
 void Trainer::Restore(const CheckpointReader& checkpoint) {
   for (const auto& [name, tensor] : State()) CopyTensor(checkpoint, name, tensor);
   const Counters& counters = checkpoint.counters();
-  const auto count = [&](const char* name) { return static_cast<int64_t>(counters.Get(name)); };
+  const auto count = [&](const char* name) { return checkpoint.Count(name); };
   step_ = count(counter::kSteps);
+  skipped_updates_ = count(counter::kSkippedUpdates);
   stream_.Seek(count(kDataPosition));
   optimizer_.set_adam_steps(count(kAdamSteps));
   if (ema_) ema_->set_updates(count(counter::kEmaUpdates));

@@ -26,8 +26,13 @@ class Trainer {
   // Returns each micro-batch's loss in nats.
   std::vector<float> AccumulateGradients();
   // Clips, steps the optimisers with every learning rate times `scale`, updates the EMA, counts the step, and takes an SWA
-  // snapshot where the rule asks for one. Returns the gradient norm before clipping.
+  // snapshot where the rule asks for one. Returns the gradient norm before clipping; where that is no finite number, nothing was done.
   double Update(double scale);
+  // Counts the step and leaves its update out.
+  void SkipUpdate();
+  // The first tensor with an element that is no finite number: of all that a checkpoint holds; then, of the gradients, as "gradient
+  // of NAME". Empty where there is none.
+  std::string FindNonFinite() const;
   // Late QAT from now on. Returns how many matrices it replaces in each step.
   int64_t StartFakeQuantisation();
   // warmup_steps steps that leave no trace: everything is put back to where it was. `on_step` hears 1, 2, …
@@ -38,6 +43,7 @@ class Trainer {
   const NamedTensors& parameters() const { return parameters_.tensors(); }
   const NamedTensors& gradients() const { return gradients_.tensors(); }
   int64_t step() const { return step_; }  // steps taken
+  int64_t skipped_updates() const { return skipped_updates_; }  // of these, the ones whose update was left out
   bool fake_quantises() const { return qat_first_step_.has_value(); }
   int64_t swa_snapshots() const { return swa_ ? swa_->snapshots() : 0; }
   double data_wait_seconds() const { return data_wait_before_ + stream_.wait_seconds(); }
@@ -63,7 +69,7 @@ class Trainer {
   Optimizer optimizer_;
   std::optional<Ema> ema_;
   std::optional<Swa> swa_;
-  int64_t step_ = 0;
+  int64_t step_ = 0, skipped_updates_ = 0;
   std::optional<int64_t> qat_first_step_;
   int64_t qat_replacements_ = 0;  // matrices, one a step
   StepProfile* profile_ = nullptr;

@@ -111,6 +111,45 @@ TEST(ShortestDouble, IsShortAndReadsBackTheSame) {
   }
 }
 
+TEST(ParseBytes, TakesThousandsMillionsAndBillions) {
+  int64_t value = -1;
+  for (const auto& [text, bytes] : {std::pair<const char*, int64_t>{"0", 0}, {"123", 123}, {"2K", 2000}, {"800M", 800'000'000},
+                                    {"4G", 4'000'000'000}, {"9223372036G", 9'223'372'036'000'000'000}}) {
+    EXPECT_TRUE(ParseBytes(text, &value)) << text;
+    EXPECT_EQ(value, bytes);
+  }
+  for (const char* text : {"", "G", "-1", "1.5G", "4g", "4GB", "4 G", "4T", "9223372037G", "99999999999999999999"})
+    EXPECT_FALSE(ParseBytes(text, &value)) << text;
+}
+
+TEST(Printable, ShowsWhatATerminalWouldObey) {
+  for (const char* text : {"", "plain", "caf\xc3\xa9 \xe6\x9c\xa8 \xf0\x9f\x98\x80", "\\n"}) {
+    EXPECT_TRUE(IsPrintable(text)) << text;
+    EXPECT_EQ(Printable(text), text);
+  }
+  for (const auto& [text, shown] : std::vector<std::pair<std::string, std::string>>{
+           {"a\nb", "a\\nb"},
+           {"\t\r\x1b[2J\x7f", "\\t\\r\\x1b[2J\\x7f"},
+           {std::string("\0a", 2), "\\x00a"},
+           {"caf\xe9", "caf\\xe9"},
+           {"\xc0\x80", "\\xc0\\x80"},          // overlong
+           {"\xed\xa0\x80", "\\xed\\xa0\\x80"},  // a surrogate
+           {"\xf4\x90\x80\x80", "\\xf4\\x90\\x80\\x80"},
+           {"\xc2\x85", "\\xc2\\x85"},  // a control character of two bytes
+           {"\xe6\x9c", "\\xe6\\x9c"}}) {
+    EXPECT_FALSE(IsPrintable(text)) << shown;
+    EXPECT_EQ(Printable(text), shown);
+  }
+}
+
+TEST(Shorten, CutsBetweenCharacters) {
+  EXPECT_EQ(Shorten("abc", 3), "abc");
+  EXPECT_EQ(Shorten("abcd", 3), "abc…");
+  EXPECT_EQ(Shorten("ab\xc3\xa9", 3), "ab…");
+  EXPECT_EQ(Shorten("\xc3\xa9", 1), "…");
+  EXPECT_EQ(Shorten("", 0), "");
+}
+
 TEST(WithCommas, GroupsByThree) {
   EXPECT_EQ(WithCommas(0), "0");
   EXPECT_EQ(WithCommas(999), "999");

@@ -3,83 +3,16 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <cstdio>
 #include <random>
 
-#include "common/base/digest.h"
 #include "common/base/error.h"
 #include "common/checkpoint/checkpoint.h"
+#include "raw_file.h"
 #include "temporary_folder.h"
 
 namespace fairway {
 namespace {
-
-// --- a writer of anything: protobuf fields by hand, with hashes that agree, so that what is refused is the defect
-// itself
-
-std::string Varint(uint64_t value) {
-  std::string out;
-  for (; value >= 0x80; value >>= 7) out += static_cast<char>(value | 0x80);
-  return out + static_cast<char>(value);
-}
-std::string Fixed(uint64_t value) {
-  std::string out;
-  for (int i = 0; i < 8; ++i) out += static_cast<char>(value >> 8 * i);
-  return out;
-}
-std::string Field(int number, uint64_t value) {
-  return Varint(number << 3) + Varint(value);
-}
-std::string Field(int number, std::string_view bytes) {
-  return Varint(number << 3 | 2) + Varint(bytes.size()) + std::string(bytes);
-}
-std::string FixedField(int number, uint64_t value) {
-  return Varint(number << 3 | 1) + Fixed(value);
-}
-
-uint64_t HashOf(std::string_view bytes) {
-  Xxh3 hash;
-  hash.Update(bytes);
-  return hash.Digest();
-}
-
-// One message per tensor, as it stands in the file; `data` is the payload within its last bytes.
-struct RawTensor {
-  std::string name, fields, data;
-};
-
-RawTensor Floats(const std::string& name, int64_t count) {
-  return {name, Field(1, name) + Field(2, 1) + Field(3, Varint(count)), std::string(4 * count, 'x')};
-}
-
-struct RawFile {
-  std::string header = Field(1, 1) + Field(2, 2) + Field(3, Field(1, "num_layers") + Field(2, "2"));
-  std::vector<RawTensor> tensors = {Floats("a", 2), Floats("b", 3)};
-  std::string between;       // fields before each tensor
-  std::string after;         // fields between the last tensor and the footer
-  std::string more_footer;   // further fields of the footer
-  int skip_in_index = -1;    // a tensor that the index leaves out
-  int64_t offset_error = 0;  // of the first entry of the index
-
-  std::string Bytes() const {
-    std::string file = "\tfairway\n" + Field(2, header);
-    const uint64_t header_hash = HashOf(file);
-    std::string index;
-    uint64_t begin = file.size();
-    for (size_t i = 0; i < tensors.size(); ++i) {
-      file += between + Field(3, tensors[i].fields + Field(15, tensors[i].data));
-      const uint64_t error = i == 0 ? offset_error : 0, size = tensors[i].data.size();
-      if (static_cast<int>(i) == skip_in_index) continue;
-      index += Field(1, Field(1, tensors[i].name) + FixedField(2, file.size() - size + error) + FixedField(3, size) +
-                            FixedField(4, HashOf(std::string_view(file).substr(begin))));
-      begin = file.size();
-    }
-    file += after;
-    const uint64_t offset = file.size();
-    const std::string body = index + more_footer + FixedField(5, header_hash);
-    const std::string footer = std::string("\x7a") + Varint(body.size() + 18) + body;
-    return file + footer + FixedField(6, HashOf(footer)) + FixedField(15, offset);
-  }
-};
 
 std::string OpenAndVerify(const std::string& bytes) {
   try {
@@ -127,12 +60,18 @@ TEST(CheckpointDamage, EveryFlippedBitIsNoticed) {
     noticed += found;
     EXPECT_TRUE(found) << "bit " << bit % 8 << " of byte " << bit / 8;
   }
-  EXPECT_EQ(noticed, static_cast<int>(8 * bytes.size()));
+  std::printf("summary: checkpoint: %zu bits flipped, %d noticed\n", 8 * bytes.size(), noticed);
 }
 
 TEST(CheckpointDamage, EveryTruncationIsNoticedOnOpening) {
   const std::string bytes = Small();
-  for (size_t size = 0; size < bytes.size(); ++size) EXPECT_NE(Open(bytes.substr(0, size)), "fine") << size;
+  int noticed = 0;
+  for (size_t size = 0; size < bytes.size(); ++size) {
+    const bool found = Open(bytes.substr(0, size)) != "fine";
+    noticed += found;
+    EXPECT_TRUE(found) << size;
+  }
+  std::printf("summary: checkpoint: cut at %zu lengths, %d noticed\n", bytes.size(), noticed);
   EXPECT_NE(Open(bytes + '\0'), "fine");
   EXPECT_NE(Open(bytes + bytes), "fine");
 }

@@ -250,8 +250,40 @@ TEST(Checkpoint, KeepsALineageOfTheGreatestDepth) {
   EXPECT_EQ(depth, CheckpointWriter::kMaxLineageDepth);
 
   Lineage deeper{"t", "", "", {}, {}};
-  AddInput(deeper, "parent", reader);
+  EXPECT_THROW(AddInput(deeper, "parent", reader), InputError);  // it is the file that is too deep
+  deeper.inputs.push_back({"parent", "00", reader.lineage()});
   EXPECT_THROW(CheckpointWriter(folder / "b.ckpt", Kind::kWeights, {}).Finish({}, deeper), std::logic_error);
+}
+
+// A reader would refuse it: better to stop before the file has its name.
+TEST(Checkpoint, WritesNothingThatCouldNotBeRead) {
+  const TemporaryFolder folder;
+  const auto finish = [&](const SettingValues& settings, const Counters& counters, const Lineage& lineage) {
+    CheckpointWriter(folder / "a.ckpt", Kind::kWeights, settings).Finish(counters, lineage);
+  };
+  EXPECT_THROW(finish({{"source", "a\nb"}}, {}, {}), std::logic_error);
+  EXPECT_THROW(finish({}, {}, {"t", "caf\xe9", "", {}, {}}), std::logic_error);
+  EXPECT_THROW(finish({}, {}, {"t", "", "", {{"a", "\x1b"}}, {}}), std::logic_error);
+  EXPECT_THROW(finish({}, {}, {"t", "", "", {}, {{"text", "\n", {}}}}), std::logic_error);
+  Counters counters;
+  counters.Set("loss", NAN);
+  EXPECT_THROW(finish({}, counters, {}), std::logic_error);
+  EXPECT_TRUE(std::filesystem::is_empty(folder.path()));
+  CheckpointWriter writer(folder / "a.ckpt", Kind::kWeights, {});
+  EXPECT_THROW(writer.Add({"a", DType::kInt8, std::vector<int64_t>(9, 1), {}}, std::vector<int8_t>{1}), std::logic_error);
+}
+
+TEST(Checkpoint, CountsWithWholeNumbers) {
+  const TemporaryFolder folder;
+  Counters counters;
+  for (const auto& [name, value] : {std::pair("three", 3.0), {"most", 0x1p53}, {"beyond", 0x1p54}, {"half", 0.5}, {"negative", -1.0}})
+    counters.Set(name, value);
+  CheckpointWriter(folder / "a.ckpt", Kind::kWeights, {}).Finish(counters, {});
+  const CheckpointReader reader(folder / "a.ckpt");
+  EXPECT_EQ(reader.Count("three"), 3);
+  EXPECT_EQ(reader.Count("most"), 1ll << 53);
+  EXPECT_EQ(reader.Count("absent"), 0);
+  for (const char* name : {"beyond", "half", "negative"}) EXPECT_THROW(reader.Count(name), InputError) << name;
 }
 
 TEST(Checkpoint, OpensALineageAndCopiesTensors) {

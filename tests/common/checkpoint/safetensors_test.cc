@@ -94,7 +94,7 @@ TEST_F(Safetensors, RefusesEveryDefectByName) {
   EXPECT_EQ(Open(Raw("{}x", "")), "its header is not JSON");
   EXPECT_EQ(Open(Raw("{\"\xff\":1}", "")), "its header is not JSON");
   EXPECT_EQ(Open(Raw("[]", "")), "its header is not a JSON object");
-  EXPECT_EQ(Open(Raw(std::string(200000, '['), "")), "its header is not JSON");
+  EXPECT_EQ(Open(Raw(std::string(200000, '['), "")), "its header nests deeper than 32 levels");
   EXPECT_EQ(Open(Raw(R"({"__metadata__":[]})", "")), "its __metadata__ is not an object of texts");
   EXPECT_EQ(Open(Raw(R"({"__metadata__":{"a":1}})", "")), "its __metadata__ is not an object of texts");
   EXPECT_EQ(

@@ -3,6 +3,7 @@
 #include <gtest/gtest.h>
 
 #include <cmath>
+#include <cstdio>
 #include <nlohmann/json.hpp>
 #include <optional>
 
@@ -11,6 +12,7 @@
 #include "common/model/fused.h"
 #include "tests/common/evaluate/program.h"
 #include "tests/common/evaluate/tiny_model.h"
+#include "tests/peak_memory.h"
 
 namespace fairway {
 namespace {
@@ -50,6 +52,21 @@ class EvalSlidingTest : public testing::Test {
   ByteTable table;
   std::optional<ShardSet> val;
 };
+
+TEST_F(EvalSlidingTest, KeepsToTheMemoryThatItSaid) {
+  const std::string program = "eval-sliding --data-path . --val-batch-size 256 --eval-batch-seqs 3 --threads 1 weights.ckpt ";
+  const Measured refused = RunMeasured(folder.path(), BINARY_DIR, program + "--memory-limit 100M > out 2> log");
+  EXPECT_EQ(refused.status, 2);
+  EXPECT_THAT(ReadBytes(folder / "log"), HasSubstr("eval-sliding: memory_limit = 100M: about 0."));
+#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
+  GTEST_SKIP() << "skipped: a sanitizer takes memory of its own";
+#endif
+  const Measured ran = RunMeasured(folder.path(), BINARY_DIR, program + "--memory-limit 1G > out 2> log");
+  const std::string log = ReadBytes(folder / "log");
+  ASSERT_EQ(ran.status, 0) << log;
+  std::printf("summary: eval-sliding: estimated %ld MB, held %ld MB at most\n", EstimateOf(log) / 1000000, ran.peak_bytes / 1000000);
+  EXPECT_LE(ran.peak_bytes, EstimateOf(log));
+}
 
 TEST_F(EvalSlidingTest, SaysWhatTheLibraryScores) {
   const json result = Scored("--out eval.json");
@@ -142,7 +159,7 @@ TEST_F(EvalSlidingTest, HoldsAScoreToAnEarlierOne) {
   EXPECT_EQ(other.status, 4);
   EXPECT_THAT(other.err, EndsWith("changed.json: is of another evaluation: stride is 4 there and 5 here\n"));
   WriteBytes(folder / "no.json", "not json");
-  EXPECT_THAT(Evaluate("--expect no.json").err, EndsWith("no.json: is not an eval.json\n"));
+  EXPECT_THAT(Evaluate("--expect no.json").err, EndsWith("no.json: is not JSON\n"));
 }
 
 TEST_F(EvalSlidingTest, ContinuesAPrompt) {

@@ -69,10 +69,13 @@ inline ByteTable TinyTable(int64_t vocab_size) {
   ByteTable table;
   for (int64_t id = 0; id < vocab_size; ++id) {
     const bool boundary = id < 4;
+    const bool leading_space = !boundary && id % 3 == 0;
+    const uint8_t bytes = boundary ? 0 : 1 + id % 4;
     table.pieces.push_back(
-        {.text = boundary ? "<" + std::to_string(id) + ">" : std::string(1, static_cast<char>('A' + id - 4)),
-         .bytes = static_cast<uint8_t>(boundary ? 0 : 1 + id % 4),
-         .leading_space = !boundary && id % 3 == 0,
+        {.text = boundary ? "<" + std::to_string(id) + ">"
+                          : (leading_space ? "\xe2\x96\x81" : "") + std::string(bytes, static_cast<char>('A' + id - 4)),
+         .bytes = bytes,
+         .leading_space = leading_space,
          .boundary = boundary});
   }
   return table;

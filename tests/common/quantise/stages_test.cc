@@ -3,6 +3,7 @@
 #include <gtest/gtest.h>
 #include <sys/wait.h>
 
+#include <cstdio>
 #include <cstdlib>
 #include <filesystem>
 #include <nlohmann/json.hpp>
@@ -13,6 +14,7 @@
 #include "common/checkpoint/counter_names.h"
 #include "common/quantise/artifact.h"
 #include "tests/common/checkpoint/temporary_folder.h"
+#include "tests/peak_memory.h"
 
 namespace fairway {
 namespace {
@@ -139,6 +141,35 @@ TEST_F(Stages, TheBudgetIsAGate) {
   EXPECT_EQ(Run("pack-zstd --budget 10 --dry-run quantised.ckpt b.zst &> log"), 0);
   EXPECT_FALSE(Exists("b.zst"));
   EXPECT_EQ(Run("pack-zstd quantised.ckpt 2> log"), 2);
+}
+
+TEST_F(Stages, QuantisingKeepsToTheMemoryThatItSaid) {
+#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
+  GTEST_SKIP() << "skipped: a sanitizer takes memory of its own";
+#endif
+  {
+    CheckpointWriter writer(folder_ / "large.ckpt", Kind::kWeights, {});
+    std::vector<float> values(4 << 20);
+    for (size_t i = 0; i < values.size(); ++i) values[i] = static_cast<float>(i % 1009) - 504;
+    for (const char* name : {"blocks.0.attn.c_q.weight", "blocks.0.mlp.fc.weight", "tok_emb.weight"})
+      writer.Add({.name = name, .dtype = DType::kFloat32, .shape = {2048, 2048}}, values);
+    writer.Finish({}, {});
+  }
+  const Measured ran = RunMeasured(folder_.path(), BINARY_DIR, "gptq-lite large.ckpt quantised.ckpt > out 2> log");
+  ASSERT_EQ(ran.status, 0) << Text("log");
+  const int64_t estimate = EstimateOf(Text("log"));
+  std::printf("summary: gptq-lite: estimated %ld MB, held %ld MB at most\n", estimate / 1000000, ran.peak_bytes / 1000000);
+  EXPECT_LE(ran.peak_bytes, estimate);
+  EXPECT_LE(estimate, 2 * ran.peak_bytes) << "a bound that says nothing";
+
+  std::filesystem::remove(folder_ / "quantised.ckpt");
+  EXPECT_EQ(Run("gptq-lite --memory-limit 100M large.ckpt quantised.ckpt 2> log"), 2);
+  EXPECT_THAT(Text("log"), HasSubstr("gptq-lite: memory_limit = 100M: about 0."));
+  EXPECT_FALSE(Exists("quantised.ckpt"));
+  EXPECT_EQ(Run("gptq-lite --memory-limit 4X large.ckpt quantised.ckpt 2> log"), 2);
+  EXPECT_THAT(Text("log"), HasSubstr("gptq-lite: memory_limit = '4X' is no number of bytes such as 800M or 4G\n"));
+  EXPECT_EQ(Run("MEMORY_LIMIT=2G gptq-lite large.ckpt quantised.ckpt &> log"), 0);
+  EXPECT_TRUE(Exists("quantised.ckpt"));
 }
 
 TEST_F(Stages, AnArtifactMayGoToStandardOutput) {

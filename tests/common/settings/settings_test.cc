@@ -438,6 +438,27 @@ TEST(Adopt, RefusesWhatItDoesNotKnowOrCannotBe) {
             "4 x.ckpt: num_layers = '0' must be between 1 and 256");
 }
 
+// Where files lie and how many threads run is not for a file from elsewhere to say.
+TEST(Adopt, RefusesHowARunIsCarriedOut) {
+  for (const char* name : {"data_path", "tokenizer_path", "byte_table", "threads", "run_id", "memory_limit"}) {
+    Settings s;
+    EXPECT_EQ(ErrorOf([&] { s.Adopt({{name, "1"}}, "x.ckpt"); }),
+              std::string("4 x.ckpt: sets ") + name + ", which says how a run is carried out and is no part of a checkpoint");
+    EXPECT_EQ(s.Get(name), Settings().Get(name));
+  }
+}
+
+// A checkpoint could not be read again that held such text; paths are the file system's matter.
+TEST(Set, RefusesTextThatIsNotPrintable) {
+  Settings s;
+  for (const char* text : {"tok\n_emb", "tok\x1b[2J", "caf\xe9"}) {
+    EXPECT_EQ(ErrorOf([&] { s.Set("fp16_keep_name_patterns", text, Origin::kCommandLine, "--fp16-keep-name-patterns"); }),
+              "2 --fp16-keep-name-patterns: fp16_keep_name_patterns = '" + Printable(text) + "' holds what is not printable");
+    s.Set("data_path", text, Origin::kCommandLine, "--data-path");
+    EXPECT_EQ(s.data_path, text);
+  }
+}
+
 TEST(Adopt, GivesBackWhatSelectTook) {
   Settings s;
   s.Set("num_layers", "3", Origin::kCommandLine, "x");
@@ -519,6 +540,22 @@ TEST(CheckTraining, NamesABatchThatDoesNotDivide) {
   EXPECT_NO_THROW(s.CheckTraining(1));
   s.Set("num_heads", "7", Origin::kCommandLine, "x");  // the model is checked too
   EXPECT_EQ(ErrorOf([&] { s.CheckTraining(1); }), "2 num_heads = 7 does not divide model_dim = 512");
+}
+
+TEST(CheckModel, NamesTheFileThatDescribesIt) {
+  Settings s;
+  s.Set("num_heads", "7", Origin::kCheckpoint, "x.ckpt");
+  EXPECT_EQ(ErrorOf([&] { s.CheckModel("x.ckpt"); }), "4 x.ckpt: num_heads = 7 does not divide model_dim = 512");
+}
+
+TEST(CheckMemory, RefusesWhatWouldTakeMore) {
+  Settings s;
+  EXPECT_NO_THROW(s.CheckMemory(1e15));
+  s.memory_limit = "4G";
+  EXPECT_NO_THROW(s.CheckMemory(4e9));
+  EXPECT_EQ(ErrorOf([&] { s.CheckMemory(4.01e9); }), "2 memory_limit = 4G: about 4.01 GB would be taken");
+  s.memory_limit = "much";
+  EXPECT_EQ(ErrorOf([&] { s.CheckMemory(1); }), "2 memory_limit = 'much' is no number of bytes such as 800M or 4G");
 }
 
 TEST(ThreadCount, IsWhatIsAskedForOrWhatTheProcessMayUse) {

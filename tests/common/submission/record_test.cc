@@ -196,6 +196,8 @@ TEST(ReadRun, RefusesScoresThatItCannotRead) {
   Edit(path, "\"val_loss\"", "\"lost\"");
   EXPECT_EQ(Reading(directory), "4: " + path + ": misses val_loss");
   WriteFile(path, "{");
+  EXPECT_EQ(Reading(directory), "4: " + path + ": is not JSON");
+  WriteFile(path, "[]");
   EXPECT_EQ(Reading(directory), "4: " + path + ": is no JSON object");
 }
 

@@ -119,18 +119,26 @@ Options Diverging() {
   return {{"matrix_lr", "1000"}, {"muon_weight_decay", "1000"}, {"iterations", "50"}, {"warmdown_iters", "0"}};
 }
 
-TEST_F(TrainTest, DivergenceNamesTheStepAndTheLastCheckpoint) {
+TEST_F(TrainTest, DivergenceNamesTheStepTheTensorAndTheLastCheckpoint) {
   const std::string message = MessageOf<GateError>([&] { Run(Make(Diverging())); });
-  EXPECT_THAT(message, testing::MatchesRegex(
-                           "training diverged: the loss of step [0-9]+ is -?nan; the last checkpoint before it: none"));
+  EXPECT_THAT(message, testing::MatchesRegex("training diverged: the loss of step [0-9]+ is -?nan, .* is not finite; "
+                                             "the last checkpoint before it: none"));
   EXPECT_FALSE(std::filesystem::exists(out));
+}
+
+// The step whose update leaves weights that are no numbers, or no loss at all.
+int StepOf(const std::string& message) {
+  for (const char* format : {"training diverged: the loss of step %d", "training diverged: the validation loss after step %d",
+                             "training diverged: after step %d"}) {
+    if (int step = 0; std::sscanf(message.c_str(), format, &step) == 1) return step;
+  }
+  ADD_FAILURE() << message;
+  return 0;
 }
 
 // Where the last update of all breaks the weights, no loss of a step tells.
 TEST_F(TrainTest, AnEndThatDivergedIsNoResult) {
-  int step = 0;
-  const std::string message = MessageOf<GateError>([&] { Run(Make(Diverging())); });
-  ASSERT_EQ(std::sscanf(message.c_str(), "training diverged: the loss of step %d", &step), 1) << message;
+  const int step = StepOf(MessageOf<GateError>([&] { Run(Make(Diverging())); }));
   Options options = Diverging();
   options["iterations"] = std::to_string(step - 1);
   EXPECT_THAT(MessageOf<GateError>([&] { Run(Make(options)); }),
@@ -138,13 +146,57 @@ TEST_F(TrainTest, AnEndThatDivergedIsNoResult) {
   EXPECT_FALSE(std::filesystem::exists(out));
 }
 
+// A checkpoint of what is no number has no name to go by: the ones before it stay.
+TEST_F(TrainTest, NoCheckpointHoldsWhatIsNoNumber) {
+  Options options = Diverging();
+  options.insert({{"checkpoint_every", "1"}, {"keep_checkpoints", "100"}});
+  const std::string message = MessageOf<GateError>([&] { Run(Make(options)); });
+  ASSERT_FALSE(Partials().empty());
+  EXPECT_THAT(message, HasSubstr("; the last checkpoint before it: " + (folder / Partials().back())));
+  for (const std::string& name : Partials()) {
+    const CheckpointReader checkpoint(folder / name);
+    for (const TensorInfo& info : checkpoint.tensors())
+      for (const float value : checkpoint.Floats(info.name)) ASSERT_TRUE(std::isfinite(value)) << name << " " << info.name;
+  }
+}
+
+// Weights so large that no loss comes of them, and yet numbers.
+TEST_F(TrainTest, LeavesOutUpdatesWhereToldTo) {
+  const Settings settings = Make();
+  Trainer trainer = MakeTrainer(settings);
+  TakeSteps(trainer, settings, 1);
+  for (const auto& [name, tensor] : trainer.parameters())
+    if (name == "blocks.0.mlp.fc.weight") tensor.detach().fill_(3e38f);
+  Save(trainer, settings, Partial(1));
+  EXPECT_THAT(MessageOf<GateError>([&] { Run(settings, "newest"); }),
+              testing::MatchesRegex("training diverged: the loss of step 2 is -?nan, gradient of [a-z_0-9./]+ is not finite; .*"));
+  EXPECT_THAT(log, Not(HasSubstr("left out")));
+  // How a run is carried out, so that it can go on in the other way.
+  // Seven steps are left; nothing is validated before the last of them.
+  EXPECT_THAT(MessageOf<GateError>([&] { Run(Make({{"on_nonfinite", "skip"}}), "newest"); }),
+              HasSubstr("training diverged: the validation loss after step 8 is "));
+  EXPECT_THAT(log, HasSubstr("nonfinite: the loss of step 2 is "));
+  EXPECT_THAT(log, HasSubstr(" is not finite; update left out, 1 so far\n"));
+  EXPECT_THAT(log, HasSubstr("update left out, 7 so far\n"));
+}
+
+TEST_F(TrainTest, ManyUpdatesLeftOutInARowAreTheEnd) {
+  const Settings settings = Make({{"iterations", "50"}, {"on_nonfinite", "skip"}});
+  Trainer trainer = MakeTrainer(settings);
+  TakeSteps(trainer, settings, 1);
+  for (const auto& [name, tensor] : trainer.parameters())
+    if (name == "blocks.0.mlp.fc.weight") tensor.detach().fill_(3e38f);
+  Save(trainer, settings, Partial(1));
+  EXPECT_THAT(MessageOf<GateError>([&] { Run(settings, "newest"); }),
+              HasSubstr("training diverged: 10 updates in a row were left out, the loss of step 12 is "));
+}
+
 TEST_F(TrainTest, KeepsTheNewestCheckpoints) {
   for (const int keep : {1, 3}) {
     Options options = Diverging();
     options.insert({{"checkpoint_every", "1"}, {"keep_checkpoints", std::to_string(keep)}});
     const std::string message = MessageOf<GateError>([&] { Run(Make(options)); });
-    int step = 0;
-    ASSERT_EQ(std::sscanf(message.c_str(), "training diverged: the loss of step %d", &step), 1) << message;
+    const int step = StepOf(message);
     ASSERT_GT(step, 3);
     ASSERT_LT(step, 10);
     std::vector<std::string> expected;

@@ -95,6 +95,59 @@ TEST_F(TrainerTest, MicroStepsAreAMeanOverTheSameTargets) {
   EXPECT_EQ(one.AccumulateGradients().size(), 1);
 }
 
+// One gradient that is no number spoils one update, and nothing else.
+TEST_F(TrainerTest, LeavesOutAnUpdate) {
+  const Settings settings = Make();
+  Trainer trainer = MakeTrainer(settings);
+  TakeSteps(trainer, settings, 1);
+  const std::string before = Save(trainer, settings, folder / "before.ckpt");
+  EXPECT_EQ(trainer.FindNonFinite(), "");
+  for (const float poison : {NAN, INFINITY}) {
+    trainer.AccumulateGradients();
+    for (const auto& [name, gradient] : trainer.gradients())
+      if (name == "blocks.0.attn.c_q.weight") gradient.view({-1})[3].fill_(poison);
+    EXPECT_EQ(trainer.FindNonFinite(), "gradient of blocks.0.attn.c_q.weight");
+    const int64_t step = trainer.step();
+    EXPECT_FALSE(std::isfinite(trainer.Update(1)));
+    EXPECT_EQ(trainer.step(), step);
+    trainer.SkipUpdate();
+    EXPECT_EQ(trainer.step(), step + 1);
+    EXPECT_EQ(trainer.FindNonFinite(), "");
+    EXPECT_EQ(Save(trainer, settings, folder / "after.ckpt"), before) << "tensors changed";
+  }
+  const CheckpointReader after(folder / "after.ckpt");
+  EXPECT_EQ(after.Count(counter::kSkippedUpdates), 2);
+  EXPECT_EQ(after.Count(counter::kSteps), 3);
+  EXPECT_EQ(after.Count(counter::kEmaUpdates), 1);
+  Trainer resumed = MakeTrainer(settings);
+  resumed.Restore(after);
+  EXPECT_EQ(resumed.skipped_updates(), 2);
+  TakeSteps(trainer, settings, 8);
+  TakeSteps(resumed, settings, 8);
+  EXPECT_EQ(Save(resumed, settings, folder / "a.ckpt"), Save(trainer, settings, folder / "b.ckpt"));
+
+  for (const auto& [name, tensor] : trainer.parameters())
+    if (name == "tok_emb.weight") tensor.detach().fill_(NAN);
+  EXPECT_EQ(trainer.FindNonFinite(), "tok_emb.weight");
+}
+
+// What a checkpoint counts with must count something.
+TEST_F(TrainerTest, RefusesCountersThatCountNothing) {
+  const Settings settings = Make();
+  const Trainer trainer = MakeTrainer(settings);
+  for (const char* name : {"data.position", "adam.steps", counter::kSteps, counter::kQatReplacements}) {
+    Counters counters;
+    std::string bytes;
+    CheckpointWriter writer(&bytes, Kind::kTraining, {});
+    trainer.Save(writer, counters);
+    counters.Set(name, -5);
+    writer.Finish(counters, {});
+    Trainer other = MakeTrainer(settings);
+    EXPECT_EQ(MessageOf<InputError>([&] { other.Restore(CheckpointReader(bytes, "F")); }),
+              std::string("F: its counter ") + name + " is -5, which counts nothing");
+  }
+}
+
 TEST_F(TrainerTest, LossesAreThoseOfTheModelOnTheSpans) {
   const Settings settings = Make();
   Trainer trainer = MakeTrainer(settings);

@@ -1,0 +1,43 @@
+#include "common/evaluate/memory.h"
+
+#include <algorithm>
+
+#include "common/model/fused.h"
+
+namespace fairway {
+namespace {
+
+double Elements(const ParameterSpec& spec) {
+  double numel = 1;
+  for (int64_t size : spec.shape) numel *= static_cast<double>(size);
+  return numel;
+}
+
+}  // namespace
+
+double EngineBytes(const Settings& s, int64_t sequences, bool training) {
+  // A chunk holds a thousand rows for each thread, or a sequence for each, whichever is more.
+  const int64_t threads = s.ThreadCount(), T = s.train_seq_len, chunk = std::max(threads * 1024 / T + 1, threads);
+  const int64_t most = std::min(s.micro_batch_seqs > 0 ? s.micro_batch_seqs : chunk, sequences);
+  double weights = 0;
+  for (const ParameterSpec& spec : ParameterSpecs(s)) weights += Elements(spec);
+  return static_cast<double>(FusedTransformer::WorkspaceBytes(s, most, T, training)) + 8 * weights;
+}
+
+double ScoringBytes(const Settings& s) {
+  const int64_t plain = std::max<int64_t>(s.val_batch_size / 8 / s.train_seq_len, 1), windows = std::max(plain, s.eval_batch_seqs);
+  // Two losses and a token of each position.
+  return EngineBytes(s, windows, /*training=*/false) + 10.0 * windows * s.train_seq_len;
+}
+
+double EstimateScoring(const Settings& s, double file_bytes, double content_bytes) {
+  double weights = 0, largest = 0;
+  for (const ParameterSpec& spec : ParameterSpecs(s)) {
+    const double numel = Elements(spec);
+    weights += 4 * numel;
+    largest = std::max(largest, 8 * numel);  // on its way from codes
+  }
+  return kLibTorchBytes + file_bytes + content_bytes + weights + largest + ScoringBytes(s);
+}
+
+}  // namespace fairway

@@ -1,0 +1,79 @@
+// Shards far larger than memory: files that are holes but for their ends.
+#include <unistd.h>
+
+#include <cstdio>
+#include <fstream>
+
+#include "common/base/text.h"
+#include "common/tokens/shards.h"
+#include "tests/common/tokens/scratch.h"
+
+namespace fairway {
+namespace {
+
+constexpr int64_t kShards = 47;  // 202 GB
+
+// A line of /proc/self/status in bytes.
+int64_t Status(const std::string& name) {
+  std::ifstream status("/proc/self/status");
+  for (std::string line; std::getline(status, line);) {
+    int64_t kilobytes;
+    if (line.starts_with(name + ":") && ParseInt(Split(line.substr(name.size() + 1), ' ').front(), &kilobytes)) return kilobytes << 10;
+  }
+  return 0;
+}
+
+// How much more memory the process held at most while `action` ran than before it.
+template <typename Action>
+int64_t Growth(Action action) {
+  std::ofstream("/proc/self/clear_refs") << 5;  // the peak begins anew
+  const int64_t before = Status("VmRSS");
+  action();
+  return Status("VmHWM") - before;
+}
+
+class SparseShards : public testing::Test {
+ protected:
+  void SetUp() override {
+    for (int64_t i = 0; i < kShards; ++i) {
+      const std::string path = folder_ / ShardName("train", i);
+      WriteBytes(path, ShardHeader(kMaxShardTokens));
+      if (truncate(path.c_str(), kShardHeaderBytes + 2 * kMaxShardTokens) != 0)
+        GTEST_SKIP() << "skipped: this file system has no sparse files of 4 GB";
+      std::fstream file(path, std::ios::binary | std::ios::in | std::ios::out);
+      const uint16_t last = static_cast<uint16_t>(i + 1);
+      file.seekp(-2, std::ios::end).write(reinterpret_cast<const char*>(&last), 2);
+    }
+  }
+
+  ScratchFolder folder_;
+};
+
+TEST_F(SparseShards, AreReadAtTheirFarEndInLittleMemory) {
+  const int64_t growth = Growth([&] {
+    TokenStream stream(ShardSet(folder_.path(), "train", 1024));
+    const int64_t all = stream.shards().tokens();
+    EXPECT_EQ(all, kShards * kMaxShardTokens);
+    for (int64_t shard = 1; shard <= kShards; ++shard) {
+      stream.Seek(shard * kMaxShardTokens - 1);
+      EXPECT_EQ(stream.Take(1), std::vector<uint16_t>{static_cast<uint16_t>(shard)});
+    }
+    stream.Seek(all - 2);
+    EXPECT_EQ(stream.Take(3), (std::vector<uint16_t>{0, kShards, 0}));
+  });
+  std::printf("summary: %ld GB of shards: the process grew by %ld MB\n", kShards * 2 * kMaxShardTokens / 1000000000, growth / 1000000);
+  EXPECT_LT(growth, 200 << 20);
+}
+
+// A hundred megabytes are read ahead; half a gigabyte is read.
+TEST_F(SparseShards, LeaveTheProcessWhenTheyHaveBeenRead) {
+  TokenStream stream(ShardSet(folder_.path(), "train", 1024));
+  const int64_t growth = Growth([&] {
+    for (int step = 0; step < 256; ++step) stream.Take(1 << 20);
+  });
+  EXPECT_LT(growth, 200 << 20);
+  EXPECT_EQ(stream.position(), 256 << 20);
+}
+
+}  // namespace
+}  // namespace fairway
