@@ -36,6 +36,9 @@ int64_t Growth(Action action) {
 class SparseShards : public testing::Test {
  protected:
   void SetUp() override {
+#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
+    GTEST_SKIP() << "skipped: a sanitizer takes memory of its own";
+#endif
     for (int64_t i = 0; i < kShards; ++i) {
       const std::string path = folder_ / ShardName("train", i);
       WriteBytes(path, ShardHeader(kMaxShardTokens));
