@@ -28,7 +28,8 @@ inline Measured RunMeasured(const std::string& folder, const std::string& bin, c
   int status = 0;
   rusage usage = {};
   wait4(child, &status, 0, &usage);
-  return {WIFEXITED(status) ? WEXITSTATUS(status) : 128 + WTERMSIG(status), static_cast<int64_t>(usage.ru_maxrss) << 10};
+  return {WIFEXITED(status) ? WEXITSTATUS(status) : 128 + WTERMSIG(status), static_cast<int64_t>(usage.ru_maxrss)
+                                                                                << 10};
 }
 
 // Of "estimate: memory 0.42 GB" in a log, the bytes; 0 where there is no such line.

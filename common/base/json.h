@@ -15,9 +15,9 @@ namespace fairway {
 // The JSON library copies, compares and prints values by recursion: depth costs stack.
 inline constexpr int kMaxJsonDepth = 32;
 
-// Parses `text` from the file `path` into nlohmann::json or ordered_json. Throws InputError, whose cause begins with `subject`,
-// where it is not JSON or nests deeper than kMaxJsonDepth, or where an object has a name twice: JSON lets it, and which of the two
-// counts would be a guess.
+// Parses `text` from the file `path` into nlohmann::json or ordered_json. Throws InputError, whose cause begins with
+// `subject`, where it is not JSON or nests deeper than kMaxJsonDepth, or where an object has a name twice: JSON lets
+// it, and which of the two counts would be a guess.
 template <typename Json>
 Json ParseJson(std::string_view text, const std::string& path, const std::string& subject = "") {
   std::vector<std::set<std::string>> names;

@@ -16,8 +16,8 @@ struct Mapping {
   std::string path;
 };
 
-// By their first byte. A handler may wait for nobody, so this is a flag rather than a mutex; and it allocates nothing. Both live
-// until the process is gone.
+// By their first byte. A handler may wait for nobody, so this is a flag rather than a mutex; and it allocates nothing.
+// Both live until the process is gone.
 std::atomic_flag busy;
 std::map<const std::byte*, Mapping>& Mappings() {
   static auto& mappings = *new std::map<const std::byte*, Mapping>;
@@ -40,7 +40,8 @@ void Say(const std::string& text) {
 }
 
 void OnBusError(int, siginfo_t* info, void*) {
-  static const std::string kCause = "cannot be read any more: it was cut, or its disk failed\n", kSomeFile = "a file: ", kColon = ": ";
+  static const std::string kCause = "cannot be read any more: it was cut, or its disk failed\n",
+                           kSomeFile = "a file: ", kColon = ": ";
   Say(Program());
   const auto* address = static_cast<const std::byte*>(info->si_addr);
   const std::string* path = nullptr;

@@ -1,4 +1,5 @@
-// A mapped file can fail while it is used: somebody cut it, or its disk broke. The system then sends SIGBUS to whoever touches it.
+// A mapped file can fail while it is used: somebody cut it, or its disk broke. The system then sends SIGBUS to whoever
+// touches it.
 #pragma once
 
 #include <cstddef>
@@ -7,7 +8,8 @@
 
 namespace fairway {
 
-// From now on that ends the program with one line "PROGRAM: FILE: …" on standard error and status 3, as failed reads do.
+// From now on that ends the program with one line "PROGRAM: FILE: …" on standard error and status 3, as failed reads
+// do.
 void CatchReadErrors(const std::string& program);
 
 // Names a mapping for that line, and forgets it again.

@@ -25,7 +25,8 @@ double EngineBytes(const Settings& s, int64_t sequences, bool training) {
 }
 
 double ScoringBytes(const Settings& s) {
-  const int64_t plain = std::max<int64_t>(s.val_batch_size / 8 / s.train_seq_len, 1), windows = std::max(plain, s.eval_batch_seqs);
+  const int64_t plain = std::max<int64_t>(s.val_batch_size / 8 / s.train_seq_len, 1),
+                windows = std::max(plain, s.eval_batch_seqs);
   // Two losses and a token of each position.
   return EngineBytes(s, windows, /*training=*/false) + 10.0 * windows * s.train_seq_len;
 }

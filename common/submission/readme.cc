@@ -130,7 +130,8 @@ Table Training(const Record& record) {
     return StringPrintf("%.2f s (%.2f%%)", wait, seconds > 0 ? 100 * wait / seconds : 0.0);
   });
   table.Row("tokens trained on", [](const FinishedRun& run) { return Count(run, counter::kTokens); });
-  table.Row("updates left out because numbers went astray", [](const FinishedRun& run) { return Count(run, counter::kSkippedUpdates); });
+  table.Row("updates left out because numbers went astray",
+            [](const FinishedRun& run) { return Count(run, counter::kSkippedUpdates); });
   table.Row("training loss of the last step",
             [](const FinishedRun& run) { return StringPrintf("%.4f", run.counters.Get(counter::kLastLoss)); });
   table.Row("times resumed", [](const FinishedRun& run) { return Count(run, counter::kResumes); });

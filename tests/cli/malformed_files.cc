@@ -1,5 +1,6 @@
-// malformed-files DIR: one file for every way in which a file can be wrong, DIR/KIND/NAME; the case malformed.sh says what becomes
-// of each. A file is as right as it can be but for its one defect: hashes, where they are not the defect, agree.
+// malformed-files DIR: one file for every way in which a file can be wrong, DIR/KIND/NAME; the case malformed.sh says
+// what becomes of each. A file is as right as it can be but for its one defect: hashes, where they are not the defect,
+// agree.
 #include <zstd.h>
 
 #include <cmath>
@@ -54,7 +55,8 @@ void Checkpoints() {
   put("header-beyond-file", magic + "\x12\xff\xff\xff\xff\xff\xff\xff\xff\x7f");
   put("header-garbage", magic + Field(2, "\xff"));
   put("header-flipped", Replaced(good, "num_layers", "Num_layers"));
-  put("footer-flipped", good.substr(0, good.size() - 30) + char(good[good.size() - 30] ^ 1) + good.substr(good.size() - 29));
+  put("footer-flipped",
+      good.substr(0, good.size() - 30) + char(good[good.size() - 30] ^ 1) + good.substr(good.size() - 29));
   put("footer-beyond-file", good.substr(0, good.size() - 8) + Fixed(1ull << 40));
   put("data-flipped", Replaced(good, "xxxxxxxx", "xxyxxxxx"));
   with("identity", [](RawFile&) {});
@@ -63,9 +65,12 @@ void Checkpoints() {
   with("setting-control", [](RawFile& file) { file.header += Field(3, Field(1, "source") + Field(2, "a\x1b[2J")); });
   with("setting-twice", [](RawFile& file) { file.header += Field(3, Field(1, "num_layers") + Field(2, "3")); });
   with("footer-garbage", [](RawFile& file) { file.more_footer = Field(3, "\xff"); });
-  with("counter-nan", [](RawFile& file) { file.more_footer = Field(2, Field(1, "steps") + FixedField(2, 0x7ff8000000000000)); });
-  with("counter-infinite", [](RawFile& file) { file.more_footer = Field(2, Field(1, "steps") + FixedField(2, 0x7ff0000000000000)); });
-  with("counter-twice", [](RawFile& file) { file.more_footer = Field(2, Field(1, "steps")) + Field(2, Field(1, "steps")); });
+  with("counter-nan",
+       [](RawFile& file) { file.more_footer = Field(2, Field(1, "steps") + FixedField(2, 0x7ff8000000000000)); });
+  with("counter-infinite",
+       [](RawFile& file) { file.more_footer = Field(2, Field(1, "steps") + FixedField(2, 0x7ff0000000000000)); });
+  with("counter-twice",
+       [](RawFile& file) { file.more_footer = Field(2, Field(1, "steps")) + Field(2, Field(1, "steps")); });
   with("lineage-control", [](RawFile& file) { file.more_footer = Field(3, Field(1, "train\n")); });
   with("lineage-endless", [](RawFile& file) {
     std::string lineage;
@@ -103,8 +108,8 @@ void Checkpoints() {
 using Change = std::function<void(CheckpointWriter&)>;
 constexpr uint16_t kOne = 0x3c00, kInfinity = 0x7c00;
 
-void Stage(const std::string& name, Kind kind, const SettingValues& settings, const Change& add, const Counters& counters = {},
-           const Lineage& lineage = {}) {
+void Stage(const std::string& name, Kind kind, const SettingValues& settings, const Change& add,
+           const Counters& counters = {}, const Lineage& lineage = {}) {
   MakeDirectories(DirectoryOf(root + "/" + name));
   CheckpointWriter writer(root + "/" + name, kind, settings);
   add(writer);
@@ -119,13 +124,18 @@ Counters Counted(const std::string& name, double value) {
 
 void Stages() {
   const auto matrix = [](const std::string& name, float value = 1) {
-    return [=](CheckpointWriter& out) { out.Add({name, DType::kFloat32, {2, 3}, {}}, std::vector<float>{1, 2, 3, value, 5, 6}); };
+    return [=](CheckpointWriter& out) {
+      out.Add({name, DType::kFloat32, {2, 3}, {}}, std::vector<float>{1, 2, 3, value, 5, 6});
+    };
   };
   const auto training = [&](const std::string& name, const Counters& counters, const Change& add = {}) {
-    Stage("training/" + name, Kind::kTraining, {{"num_layers", "2"}}, [&](CheckpointWriter& out) {
-      matrix("w")(out);
-      if (add) add(out);
-    }, counters);
+    Stage(
+        "training/" + name, Kind::kTraining, {{"num_layers", "2"}},
+        [&](CheckpointWriter& out) {
+          matrix("w")(out);
+          if (add) add(out);
+        },
+        counters);
   };
   training("swa-none", {});
   training("swa-negative", Counted(counter::kSwaSnapshots, -1));
@@ -139,7 +149,8 @@ void Stages() {
     out.Add({"swa_sum/w", DType::kInt32, {2, 3}, {}}, std::vector<int32_t>(6));
   });
 
-  const auto weights = [&](const std::string& name, const Change& add, const SettingValues& settings = {}, const Lineage& lineage = {}) {
+  const auto weights = [&](const std::string& name, const Change& add, const SettingValues& settings = {},
+                           const Lineage& lineage = {}) {
     SettingValues all = settings;
     all.emplace_back("keep_max_numel", "4");
     Stage("weights/" + name, Kind::kWeights, all, add, {}, lineage);
@@ -147,7 +158,9 @@ void Stages() {
   weights("not-a-number", matrix("w", NAN));
   weights("infinite", matrix("w", INFINITY));
   weights("too-large", matrix("w", 1e30f));
-  weights("too-large-kept", [](CheckpointWriter& out) { out.Add({"w", DType::kFloat32, {2}, {}}, std::vector<float>{1, 1e6f}); });
+  weights("too-large-kept", [](CheckpointWriter& out) {
+    out.Add({"w", DType::kFloat32, {2}, {}}, std::vector<float>{1, 1e6f});
+  });
   weights("name-long", matrix(std::string(255, 'w')));
   weights("name-taken", [&](CheckpointWriter& out) {
     matrix("w")(out);
@@ -159,11 +172,12 @@ void Stages() {
   weights("setting-long", matrix("w"), {{std::string(100000, 'n'), "8"}});
   weights("setting-of-run", matrix("w"), {{"threads", "4096"}});
   Lineage deep{"t", "", "", {}, {}};
-  for (int depth = 1; depth < CheckpointWriter::kMaxLineageDepth; ++depth) deep = Lineage{"t", "", "", {}, {{"parent", "00", deep}}};
+  for (int depth = 1; depth < CheckpointWriter::kMaxLineageDepth; ++depth)
+    deep = Lineage{"t", "", "", {}, {{"parent", "00", deep}}};
   weights("lineage-deep", matrix("w"), {}, deep);
 
-  const auto quantised = [](const std::string& name, const TensorInfo& codes, int8_t code, const std::vector<uint16_t>& scales,
-                            const std::string& more = "") {
+  const auto quantised = [](const std::string& name, const TensorInfo& codes, int8_t code,
+                            const std::vector<uint16_t>& scales, const std::string& more = "") {
     Stage("quantised/" + name, Kind::kQuantised, {}, [&](CheckpointWriter& out) {
       std::string data(codes.bytes(), static_cast<char>(code));
       out.Add(codes, std::as_bytes(std::span<const char>(data)));
@@ -184,7 +198,8 @@ void Stages() {
   Stage("models/heads", Kind::kWeights, {{"num_heads", "3"}}, matrix("w"));
   Stage("models/tensors", Kind::kWeights, {{"num_layers", "1"}, {"xsa_last_n", "1"}}, matrix("w"));
   // A kilobyte that describes a model of 10 terabytes.
-  Stage("models/gigantic", Kind::kWeights, {{"num_layers", "256"}, {"model_dim", "65536"}, {"mlp_mult", "64"}}, matrix("tok_emb.weight"));
+  Stage("models/gigantic", Kind::kWeights, {{"num_layers", "256"}, {"model_dim", "65536"}, {"mlp_mult", "64"}},
+        matrix("tok_emb.weight"));
 }
 
 // --- artifacts
@@ -255,7 +270,9 @@ void Safetensors() {
   put("not-utf8", "{\"\xff\":1}");
   put("not-an-object", "[]");
   put("deep", "{\"a\":" + std::string(50000, '[') + std::string(50000, ']') + "}");
-  put("name-twice", R"({"a":{"dtype":"I8","shape":[1],"data_offsets":[0,1]},"a":{"dtype":"I8","shape":[1],"data_offsets":[0,1]}})", "1");
+  put("name-twice",
+      R"({"a":{"dtype":"I8","shape":[1],"data_offsets":[0,1]},"a":{"dtype":"I8","shape":[1],"data_offsets":[0,1]}})",
+      "1");
   put("name-newline", R"({"a\n":{"dtype":"I8","shape":[1],"data_offsets":[0,1]}})", "1");
   put("metadata-list", R"({"__metadata__":[]})");
   put("metadata-number", R"({"__metadata__":{"a":1}})");
@@ -272,7 +289,9 @@ void Safetensors() {
   one("offsets-reversed", R"({"dtype":"F32","shape":[1],"data_offsets":[4,0]})");
   one("hole", R"({"dtype":"I8","shape":[1],"data_offsets":[1,2]})", "12");
   one("data-over", R"({"dtype":"I8","shape":[1],"data_offsets":[0,1]})", "12");
-  put("overlap", R"({"a":{"dtype":"I8","shape":[2],"data_offsets":[0,2]},"b":{"dtype":"I8","shape":[2],"data_offsets":[1,3]}})", "123");
+  put("overlap",
+      R"({"a":{"dtype":"I8","shape":[2],"data_offsets":[0,2]},"b":{"dtype":"I8","shape":[2],"data_offsets":[1,3]}})",
+      "123");
   metadata("setting-unknown", R"("setting.num_experts":"8")");
   metadata("setting-of-run", R"("setting.data_path":"/etc")");
   metadata("setting-control", R"("setting.fp16_keep_name_patterns":"tok\u001b_emb")");
@@ -287,7 +306,9 @@ void Shards() {
     std::memcpy(bytes.data() + 4 * index, &value, 4);
     return bytes;
   };
-  const auto put = [](const std::string& name, const std::string& bytes) { Put("shards/" + name + "/fineweb_train_000000.bin", bytes); };
+  const auto put = [](const std::string& name, const std::string& bytes) {
+    Put("shards/" + name + "/fineweb_train_000000.bin", bytes);
+  };
   put("empty", "");
   put("header-cut", good.substr(0, 500));
   put("magic", field(good, 0, 12345));
@@ -310,17 +331,20 @@ struct RawPiece {
 };
 
 std::string Table(const std::vector<RawPiece>& pieces) {
-  std::string bytes = "\x09" "fwbytes\n";
+  std::string bytes =
+      "\x09"
+      "fwbytes\n";
   for (const RawPiece& piece : pieces) {
-    bytes += Field(2, Field(1, piece.text) + Field(2, piece.bytes) + Field(3, piece.leading_space) + Field(4, piece.boundary) +
-                          Field(5, piece.byte));
+    bytes += Field(2, Field(1, piece.text) + Field(2, piece.bytes) + Field(3, piece.leading_space) +
+                          Field(4, piece.boundary) + Field(5, piece.byte));
   }
   return bytes + FixedField(15, HashOf(bytes));
 }
 
 std::string Model(const std::vector<std::pair<std::string, int>>& pieces) {
   std::string bytes;
-  for (const auto& [text, type] : pieces) bytes += Field(1, Field(1, text) + std::string("\x15\0\0\0\0", 5) + Field(3, type));
+  for (const auto& [text, type] : pieces)
+    bytes += Field(1, Field(1, text) + std::string("\x15\0\0\0\0", 5) + Field(3, type));
   return bytes;
 }
 
@@ -334,7 +358,9 @@ void Tables() {
   put("flipped", Replaced(good, "<unk>", "<Unk>"));
   put("no-pieces", Table({}));
   put("garbage", [] {
-    const std::string bytes = "\x09" "fwbytes\n\x12\xff";
+    const std::string bytes =
+        "\x09"
+        "fwbytes\n\x12\xff";
     return bytes + FixedField(15, HashOf(bytes));
   }());
   put("bytes-256", Table({{std::string(256, 'a'), 256}}));
@@ -381,7 +407,9 @@ void Texts() {
   put("switch", "compat = yes\n");
   put("control", "fp16_keep_name_patterns = tok\x1b[2J_emb\n");
   put("not-utf8", "fp16_keep_name_patterns = tok\xff_emb\n");
-  put("binary", std::string("\x7f" "ELF\0\1\2\3\x1b[2J", 12));
+  put("binary", std::string("\x7f"
+                            "ELF\0\1\2\3\x1b[2J",
+                            12));
   put("long-line", std::string(1 << 20, 'x'));
 
   const auto lines = [](const std::string& name, const std::string& text) { Put("documents/" + name, text); };
@@ -399,7 +427,9 @@ void Texts() {
 }
 
 void Manifests() {
-  const auto put = [](const std::string& name, const std::string& text) { Put("manifest/" + name + "/manifest.json", text); };
+  const auto put = [](const std::string& name, const std::string& text) {
+    Put("manifest/" + name + "/manifest.json", text);
+  };
   Manifest manifest;
   manifest.splits["val"] = {{{"fineweb_val_000000.bin", 4, 1032, "33"}}, 1, 4, "cc", "dd"};
   const std::string good = manifest.ToJson();
@@ -416,7 +446,8 @@ void Manifests() {
   put("name-twice", R"({"format": 1, "format": 1, "splits": {}})");
   put("deep", R"({"format": 1, "splits": )" + std::string(50000, '[') + std::string(50000, ']') + "}");
   put("tokens-negative", Replaced(good, "\"tokens\": 4,\n          \"bytes\"", "\"tokens\": -4,\n          \"bytes\""));
-  put("tokens-beyond-counting", Replaced(good, "\"tokens\": 4,\n          \"bytes\"", "\"tokens\": 1e300,\n          \"bytes\""));
+  put("tokens-beyond-counting",
+      Replaced(good, "\"tokens\": 4,\n          \"bytes\"", "\"tokens\": 1e300,\n          \"bytes\""));
   put("digest-number", Replaced(good, "\"33\"", "33"));
   put("digest-control", Replaced(good, "\"cc\"", "\"c\\nc\""));
 }
@@ -428,7 +459,9 @@ void Runs() {
   FakeRun().Write(run);
   const std::string scores(InputFile(run + "/eval.json").text()), log(InputFile(run + "/train.log").text());
   const auto put = [](const std::string& name, const std::string& text) { Put("scores/" + name, text); };
-  const auto changed = [&](const std::string& name, const std::string& from, const std::string& to) { put(name, Replaced(scores, from, to)); };
+  const auto changed = [&](const std::string& name, const std::string& from, const std::string& to) {
+    put(name, Replaced(scores, from, to));
+  };
   put("empty", "");
   put("cut", scores.substr(0, scores.size() / 2));
   put("list", "[]");
@@ -442,7 +475,8 @@ void Runs() {
   changed("targets-beyond-counting", "\"targets\": 12000", "\"targets\": 1e300");
   changed("processor-number", "\"cpu\": \"Abacus 9000\"", "\"cpu\": 9000");
   changed("digest-control", "\"val_digest\": \"76a1\"", "\"val_digest\": \"76\\u001b[2J\"");
-  changed("digest-deep", "\"val_digest\": \"76a1\"", "\"val_digest\": " + std::string(50000, '[') + std::string(50000, ']'));
+  changed("digest-deep", "\"val_digest\": \"76a1\"",
+          "\"val_digest\": " + std::string(50000, '[') + std::string(50000, ']'));
 
   const auto line = [&](const std::string& name, const std::string& text) { Put("log/" + name, log + text); };
   Put("log/empty", "");

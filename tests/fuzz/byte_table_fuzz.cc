@@ -17,7 +17,8 @@ FUZZ(input) {
       table.Decode(table.Encode("And the LORD said\xff unto them"));
     } catch (const UsageError&) {  // a table without pieces for it
     }
-    for (int64_t id : ids) fuzz::Require(table.Bytes(0, id) >= 0 && table.Bytes(0, id) <= 256, "a piece stands for no number of bytes");
+    for (int64_t id : ids)
+      fuzz::Require(table.Bytes(0, id) >= 0 && table.Bytes(0, id) <= 256, "a piece stands for no number of bytes");
     table.Write(fuzz::Folder() + "/table");
     const ByteTable read = ByteTable::Read(fuzz::Folder() + "/table");
     fuzz::Require(read.size() == table.size(), "what was written reads back otherwise");

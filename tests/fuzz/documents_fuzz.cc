@@ -6,7 +6,8 @@ using namespace fairway;
 
 FUZZ(input) {
   static fuzz::MemoryFile file;
-  for (const DocumentFormat& format : {DocumentFormat{}, DocumentFormat{.key = {}, .separator = '\f'}, DocumentFormat{.key = "text", .separator = {}}}) {
+  for (const DocumentFormat& format : {DocumentFormat{}, DocumentFormat{.key = {}, .separator = '\f'},
+                                       DocumentFormat{.key = "text", .separator = {}}}) {
     fuzz::Takes([&] {
       DocumentSource source({file.With(input)}, format);
       for (RawDocument document; source.Next(&document);) {

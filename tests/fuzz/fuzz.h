@@ -1,6 +1,6 @@
-// What the fuzz targets share. A target hands an input to a reader of ours; the reader either takes it, or refuses it with an
-// InputError that a person can read. Anything else that leaves a reader is a finding: another exception, a sanitizer's report, an
-// allocation out of proportion, a hang.
+// What the fuzz targets share. A target hands an input to a reader of ours; the reader either takes it, or refuses it
+// with an InputError that a person can read. Anything else that leaves a reader is a finding: another exception, a
+// sanitizer's report, an allocation out of proportion, a hang.
 #pragma once
 
 #include <sys/mman.h>
@@ -44,7 +44,8 @@ class MemoryFile {
   }
   const std::string& With(std::string_view content) {
     Require(ftruncate(descriptor_, 0) == 0, "cannot empty the file");
-    Require(pwrite(descriptor_, content.data(), content.size(), 0) == static_cast<ssize_t>(content.size()), "cannot write the file");
+    Require(pwrite(descriptor_, content.data(), content.size(), 0) == static_cast<ssize_t>(content.size()),
+            "cannot write the file");
     return path_;
   }
 
@@ -56,7 +57,9 @@ class MemoryFile {
 // A folder of this process, for readers that want one.
 inline const std::string& Folder() {
   static const std::string& folder = *[] {
-    std::string name = (std::filesystem::exists("/dev/shm") ? "/dev/shm" : std::filesystem::temp_directory_path().string()) + "/fairway-fuzz-XXXXXX";
+    std::string name =
+        (std::filesystem::exists("/dev/shm") ? "/dev/shm" : std::filesystem::temp_directory_path().string()) +
+        "/fairway-fuzz-XXXXXX";
     Require(mkdtemp(name.data()) != nullptr, "cannot make a folder");
     std::atexit([] { std::filesystem::remove_all(Folder()); });
     return new std::string(name);  // outlives what runs at exit
@@ -67,10 +70,10 @@ inline const std::string& Folder() {
 }  // namespace fairway::fuzz
 
 // FUZZ(input) { … } defines what libFuzzer calls with each input, a std::string_view.
-#define FUZZ(input)                                                           \
-  static void FuzzOne(std::string_view input);                                \
-  extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {   \
-    FuzzOne({reinterpret_cast<const char*>(data), size});                     \
-    return 0;                                                                 \
-  }                                                                           \
+#define FUZZ(input)                                                         \
+  static void FuzzOne(std::string_view input);                              \
+  extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) { \
+    FuzzOne({reinterpret_cast<const char*>(data), size});                   \
+    return 0;                                                               \
+  }                                                                         \
   static void FuzzOne(std::string_view input)

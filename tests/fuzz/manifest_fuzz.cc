@@ -1,7 +1,6 @@
 // manifest.json.
-#include "common/tokens/manifest.h"
-
 #include "common/base/file.h"
+#include "common/tokens/manifest.h"
 #include "tests/fuzz/fuzz.h"
 
 using namespace fairway;

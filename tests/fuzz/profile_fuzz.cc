@@ -14,7 +14,8 @@ void Use(const Settings& settings) {
     }
   }
   settings.NonDefault(scope::kAll);
-  for (const auto& [name, value] : settings.Select(scope::kAll)) fuzz::Require(IsPrintable(value), "a value that no checkpoint could hold");
+  for (const auto& [name, value] : settings.Select(scope::kAll))
+    fuzz::Require(IsPrintable(value), "a value that no checkpoint could hold");
 }
 
 }  // namespace

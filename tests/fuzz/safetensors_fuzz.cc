@@ -1,6 +1,5 @@
 // A safetensors file, and its way into a checkpoint (ckpt-inspect --import).
 #include "common/checkpoint/safetensors.h"
-
 #include "tests/fuzz/fuzz.h"
 
 using namespace fairway;

@@ -1,5 +1,5 @@
-// fuzz-seeds DIR: writes the inputs that the fuzz targets start from, DIR/TARGET/NAME. Made here rather than kept in the
-// repository: they follow the formats, and their hashes are those of agreeing_digest.cc.
+// fuzz-seeds DIR: writes the inputs that the fuzz targets start from, DIR/TARGET/NAME. Made here rather than kept in
+// the repository: they follow the formats, and their hashes are those of agreeing_digest.cc.
 #include <zstd.h>
 
 #include <cstdio>
@@ -22,7 +22,9 @@ void Seed(const std::string& target, const std::string& name, std::string_view b
   WriteFile(root + "/" + target + "/" + name, bytes);
 }
 
-std::string Bytes(const std::string& path) { return std::string(InputFile(path).text()); }
+std::string Bytes(const std::string& path) {
+  return std::string(InputFile(path).text());
+}
 
 // One frame whose block is not compressed, so that damage to the content stays where it was done; and the digest.
 std::string Artifact(const std::string& content) {
@@ -38,7 +40,8 @@ std::string Artifact(const std::string& content) {
 void Checkpoints() {
   std::string quantised;
   CheckpointWriter writer(&quantised, Kind::kQuantised, {{"num_layers", "2"}, {"keep_max_numel", "4"}});
-  writer.Add({"w.q", DType::kInt8, {2, 5}, Quantisation{"int6", -32, 31, "w.scale"}}, std::vector<int8_t>{1, 2, 3, 4, 5, -6, -7, -8, -9, -10});
+  writer.Add({"w.q", DType::kInt8, {2, 5}, Quantisation{"int6", -32, 31, "w.scale"}},
+             std::vector<int8_t>{1, 2, 3, 4, 5, -6, -7, -8, -9, -10});
   writer.Add({"w.scale", DType::kFloat16, {2}, {}}, std::vector<uint16_t>{0x3c00, 0x4000});
   writer.Add({"gain", DType::kFloat32, {}, {}}, std::vector<float>{1.5});
   writer.Finish({}, {});
@@ -59,16 +62,18 @@ void Checkpoints() {
   all.Add({"half", DType::kBFloat16, {1, 2}, {}}, std::vector<uint16_t>{1, 2});
   Counters counters;
   for (const char* name : {counter::kSteps, counter::kEmaUpdates, counter::kSwaSnapshots}) counters.Set(name, 3);
-  all.Finish(counters, {"train", "0.1.0", "ab", {{"seed", "1"}}, {{"corpus", "cd", {"tokenize-shard", "", "", {}, {}}}}});
+  all.Finish(counters,
+             {"train", "0.1.0", "ab", {{"seed", "1"}}, {{"corpus", "cd", {"tokenize-shard", "", "", {}, {}}}}});
   Seed("checkpoint", "training", training);
 }
 
 void Safetensors() {
   const std::vector<float> values = {1, 2, 3, 4, 5, 6};
   const std::string path = root + "/a.safetensors";
-  WriteSafetensors(path, {{"a", DType::kFloat32, {2, 3}, {}}, {"b", DType::kFloat32, {}, {}}, {"c", DType::kBFloat16, {1, 2}, {}}},
-                   {{"num_layers", "2"}},
-                   [&](const TensorInfo& info) { return std::as_bytes(std::span<const float>(values)).first(info.bytes()); });
+  WriteSafetensors(
+      path, {{"a", DType::kFloat32, {2, 3}, {}}, {"b", DType::kFloat32, {}, {}}, {"c", DType::kBFloat16, {1, 2}, {}}},
+      {{"num_layers", "2"}},
+      [&](const TensorInfo& info) { return std::as_bytes(std::span<const float>(values)).first(info.bytes()); });
   Seed("safetensors", "three", Bytes(path));
 }
 
@@ -81,9 +86,18 @@ void Tokens() {
   Seed("byte_table", "table", Bytes(root + "/table.pb"));
   // Few pieces: small inputs are damaged in more ways.
   std::string small;
-  for (const auto& [text, type] : {std::pair("<pad>", 3), {"<s>", 3}, {"</s>", 3}, {"<unk>", 2}, {"<0x41>", 6}, {"\xe2\x96\x81the", 1}, {"t", 1}, {"h", 1}, {"e", 1}}) {
+  for (const auto& [text, type] : {std::pair("<pad>", 3),
+                                   {"<s>", 3},
+                                   {"</s>", 3},
+                                   {"<unk>", 2},
+                                   {"<0x41>", 6},
+                                   {"\xe2\x96\x81the", 1},
+                                   {"t", 1},
+                                   {"h", 1},
+                                   {"e", 1}}) {
     const std::string spelling = text;
-    const std::string piece = "\x0a" + std::string(1, static_cast<char>(spelling.size())) + spelling + std::string("\x15\0\0\x80\xbf\x18", 6) + static_cast<char>(type);
+    const std::string piece = "\x0a" + std::string(1, static_cast<char>(spelling.size())) + spelling +
+                              std::string("\x15\0\0\x80\xbf\x18", 6) + static_cast<char>(type);
     small += "\x0a" + std::string(1, static_cast<char>(piece.size())) + piece;
   }
   Seed("tokenizer", "small", small);
@@ -96,7 +110,8 @@ void Tokens() {
   Seed("shards", "two", head + tokens + head + tokens);
 
   Manifest manifest;
-  manifest.splits["train"] = {{{"fineweb_train_000000.bin", 1, 1026, "11"}, {"fineweb_train_000001.bin", 2, 1028, "22"}}, 3, 400, "cc", "dd"};
+  manifest.splits["train"] = {
+      {{"fineweb_train_000000.bin", 1, 1026, "11"}, {"fineweb_train_000001.bin", 2, 1028, "22"}}, 3, 400, "cc", "dd"};
   manifest.splits["val"] = {{{"fineweb_val_000000.bin", 4, 1032, "33"}}, -1, -1, "", "dd"};
   Seed("manifest", "two-splits", manifest.ToJson());
 }

@@ -1,8 +1,7 @@
 // Token shards: two files of a split, cut from one input.
-#include "common/tokens/shards.h"
-
 #include "common/base/file.h"
 #include "common/tokens/shard_format.h"
+#include "common/tokens/shards.h"
 #include "tests/fuzz/fuzz.h"
 
 using namespace fairway;

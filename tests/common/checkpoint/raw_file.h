@@ -1,5 +1,5 @@
-// A writer of checkpoints that are wrong in one way: protobuf fields by hand, with hashes that agree, so that what is refused is
-// the defect itself.
+// A writer of checkpoints that are wrong in one way: protobuf fields by hand, with hashes that agree, so that what is
+// refused is the defect itself.
 #pragma once
 
 #include <cstdint>

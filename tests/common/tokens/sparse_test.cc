@@ -18,7 +18,8 @@ int64_t Status(const std::string& name) {
   std::ifstream status("/proc/self/status");
   for (std::string line; std::getline(status, line);) {
     int64_t kilobytes;
-    if (line.starts_with(name + ":") && ParseInt(Split(line.substr(name.size() + 1), ' ').front(), &kilobytes)) return kilobytes << 10;
+    if (line.starts_with(name + ":") && ParseInt(Split(line.substr(name.size() + 1), ' ').front(), &kilobytes))
+      return kilobytes << 10;
   }
   return 0;
 }
@@ -35,6 +36,9 @@ int64_t Growth(Action action) {
 class SparseShards : public testing::Test {
  protected:
   void SetUp() override {
+#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
+    GTEST_SKIP() << "skipped: a sanitizer takes memory of its own";
+#endif
     for (int64_t i = 0; i < kShards; ++i) {
       const std::string path = folder_ / ShardName("train", i);
       WriteBytes(path, ShardHeader(kMaxShardTokens));
@@ -61,7 +65,8 @@ TEST_F(SparseShards, AreReadAtTheirFarEndInLittleMemory) {
     stream.Seek(all - 2);
     EXPECT_EQ(stream.Take(3), (std::vector<uint16_t>{0, kShards, 0}));
   });
-  std::printf("summary: %ld GB of shards: the process grew by %ld MB\n", kShards * 2 * kMaxShardTokens / 1000000000, growth / 1000000);
+  std::printf("summary: %ld GB of shards: the process grew by %ld MB\n", kShards * 2 * kMaxShardTokens / 1000000000,
+              growth / 1000000);
   EXPECT_LT(growth, 200 << 20);
 }
 

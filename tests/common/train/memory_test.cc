@@ -17,12 +17,23 @@ class MemoryTest : public CorpusTest {
   // A model of some size; the settings of `more` besides.
   Measured Train(const std::string& more = "") {
     std::string profile;
-    const Options options = Names({{"model_dim", "256"}, {"num_heads", "4"}, {"num_kv_heads", "2"}, {"num_layers", "4"}, {"xsa_last_n", "2"},
-                                   {"mlp_mult", "3"}, {"bigram_vocab_size", "4096"}, {"bigram_dim", "128"}, {"train_seq_len", "128"},
-                                   {"train_batch_tokens", "4096"}, {"iterations", "3"}, {"val_batch_size", "1024"}, {"checkpoint_every", "1"}});
+    const Options options = Names({{"model_dim", "256"},
+                                   {"num_heads", "4"},
+                                   {"num_kv_heads", "2"},
+                                   {"num_layers", "4"},
+                                   {"xsa_last_n", "2"},
+                                   {"mlp_mult", "3"},
+                                   {"bigram_vocab_size", "4096"},
+                                   {"bigram_dim", "128"},
+                                   {"train_seq_len", "128"},
+                                   {"train_batch_tokens", "4096"},
+                                   {"iterations", "3"},
+                                   {"val_batch_size", "1024"},
+                                   {"checkpoint_every", "1"}});
     for (const auto& [name, value] : options) profile += name + " = " + value + "\n";
     WriteBytes(folder / "a.profile", profile);
-    return RunMeasured(folder.path(), BINARY_DIR, "train --profile ./a.profile --out train.ckpt " + more + " > out 2> log");
+    return RunMeasured(folder.path(), BINARY_DIR,
+                       "train --profile ./a.profile --out train.ckpt " + more + " > out 2> log");
   }
 };
 

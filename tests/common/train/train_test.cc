@@ -43,6 +43,15 @@ class TrainTest : public CorpusTest {
     Save(trainer, settings, Partial(steps));
   }
 
+  // After one step, weights so large that no loss comes of them, and yet numbers.
+  void LeaveHugeWeights(const Settings& settings) const {
+    Trainer trainer = MakeTrainer(settings);
+    TakeSteps(trainer, settings, 1);
+    for (const auto& [name, tensor] : trainer.parameters())
+      if (name == "blocks.0.mlp.fc.weight") tensor.fill_(3e38f);
+    Save(trainer, settings, Partial(1));
+  }
+
   std::vector<std::string> Partials() const {
     std::vector<std::string> names;
     for (const auto& entry : std::filesystem::directory_iterator(folder.path()))
@@ -160,14 +169,9 @@ TEST_F(TrainTest, NoCheckpointHoldsWhatIsNoNumber) {
   }
 }
 
-// Weights so large that no loss comes of them, and yet numbers.
 TEST_F(TrainTest, LeavesOutUpdatesWhereToldTo) {
   const Settings settings = Make();
-  Trainer trainer = MakeTrainer(settings);
-  TakeSteps(trainer, settings, 1);
-  for (const auto& [name, tensor] : trainer.parameters())
-    if (name == "blocks.0.mlp.fc.weight") tensor.detach().fill_(3e38f);
-  Save(trainer, settings, Partial(1));
+  LeaveHugeWeights(settings);
   EXPECT_THAT(MessageOf<GateError>([&] { Run(settings, "newest"); }),
               testing::MatchesRegex("training diverged: the loss of step 2 is -?nan, gradient of [a-z_0-9./]+ is not finite; .*"));
   EXPECT_THAT(log, Not(HasSubstr("left out")));
@@ -182,11 +186,7 @@ TEST_F(TrainTest, LeavesOutUpdatesWhereToldTo) {
 
 TEST_F(TrainTest, ManyUpdatesLeftOutInARowAreTheEnd) {
   const Settings settings = Make({{"iterations", "50"}, {"on_nonfinite", "skip"}});
-  Trainer trainer = MakeTrainer(settings);
-  TakeSteps(trainer, settings, 1);
-  for (const auto& [name, tensor] : trainer.parameters())
-    if (name == "blocks.0.mlp.fc.weight") tensor.detach().fill_(3e38f);
-  Save(trainer, settings, Partial(1));
+  LeaveHugeWeights(settings);
   EXPECT_THAT(MessageOf<GateError>([&] { Run(settings, "newest"); }),
               HasSubstr("training diverged: 10 updates in a row were left out, the loss of step 12 is "));
 }
