@@ -1,0 +1,64 @@
+// What a device operation is: a struct of sizes and pointers whose body computes one unit (a row, a head of a row, a slab of
+// rows, a column), several lanes working on it together. nvcc makes a kernel of the body, a block or a warp a unit; a CPU test
+// runs the very same body with one lane and with several.
+//
+// A lane has the columns first(), first() + count(), …; Sum and Max combine the lanes' values, give every lane the result, and
+// are barriers: what any lane wrote before one, all lanes may read after it.
+#pragma once
+
+#include <cmath>
+#include <cstdint>
+#include <cstring>
+
+#include "common/model/ops/formulas.h"
+
+#if defined(__CUDACC__)
+#define FAIRWAY_BODY __host__ __device__ inline
+#else
+#define FAIRWAY_BODY inline
+#endif
+
+// As the CUDA runtime declares it, so that who launches needs no header of CUDA's.
+typedef struct CUstream_st* cudaStream_t;
+
+namespace fairway::cuda {
+
+// The upper half of a float32. Conversions round to the nearest, halves to even; NaN stays NaN.
+struct BFloat16 {
+  uint16_t bits;
+};
+
+FAIRWAY_BODY float ToFloat(float x) { return x; }
+FAIRWAY_BODY float ToFloat(BFloat16 x) {
+  const uint32_t bits = static_cast<uint32_t>(x.bits) << 16;
+  float value;
+  memcpy(&value, &bits, sizeof value);
+  return value;
+}
+
+template <class T>
+FAIRWAY_BODY T To(float x);
+template <>
+FAIRWAY_BODY float To<float>(float x) {
+  return x;
+}
+template <>
+FAIRWAY_BODY BFloat16 To<BFloat16>(float x) {
+  uint32_t bits;
+  memcpy(&bits, &x, sizeof bits);
+  if ((bits & 0x7fffffffu) > 0x7f800000u) return {0x7fc0};
+  return {static_cast<uint16_t>((bits + 0x7fffu + ((bits >> 16) & 1u)) >> 16)};
+}
+
+// x as a T holds it.
+template <class T>
+FAIRWAY_BODY float Rounded(float x) {
+  return ToFloat(To<T>(x));
+}
+
+// Computes all units of an operation on `stream`; does not wait. Operation::kLanes lanes a unit: 32 are a warp, more a block.
+// Throws std::runtime_error where a launch is refused. Built for the operations of FAIRWAY_DEVICE_OPERATIONS (operations.h).
+template <class Operation>
+void Launch(const Operation& operation, cudaStream_t stream);
+
+}  // namespace fairway::cuda
