@@ -1,5 +1,6 @@
 #include "common/cuda/attention.h"
 
+#include <ATen/Context.h>
 #include <ATen/ops/_scaled_dot_product_efficient_attention.h>
 #include <ATen/ops/_scaled_dot_product_efficient_attention_backward.h>
 #include <ATen/ops/_scaled_dot_product_flash_attention.h>
@@ -25,6 +26,16 @@ at::Tensor SumOfGroups(const at::Tensor& gradient, int64_t Hkv) {
   const int64_t B = gradient.size(0), H = gradient.size(1), T = gradient.size(2), d = gradient.size(3);
   return H == Hkv ? gradient : gradient.reshape({B, Hkv, H / Hkv, T, d}).sum(2);
 }
+
+// The library's kernels add up in one order while this is there, so that a run repeats itself bit for bit.
+class InOneOrder {
+ public:
+  InOneOrder() {
+    at::globalContext().setDeterministicAlgorithms(true, /*warn_only=*/false);
+    at::globalContext().setDeterministicFillUninitializedMemory(false);
+  }
+  ~InOneOrder() { at::globalContext().setDeterministicAlgorithms(false, /*warn_only=*/false); }
+};
 
 // [B, H, T, d] -> [B T, H d]
 at::Tensor AsRows(const at::Tensor& heads) {
@@ -52,6 +63,7 @@ Attended Attend(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v) {
 AttentionGradients AttendBackward(const Attended& attended, const at::Tensor& q, const at::Tensor& k, const at::Tensor& v,
                                   const at::Tensor& dy) {
   const auto& [y, lse, random_state, unused] = attended;
+  const InOneOrder in_one_order;
   if (TakesGroups(q)) {
     const auto [dq, dk, dv] = at::_scaled_dot_product_flash_attention_backward(
         dy, q, k, v, y, lse, {}, {}, q.size(2), k.size(2), kNoDropout, kCausal, random_state, unused);

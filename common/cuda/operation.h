@@ -9,6 +9,7 @@
 #include <cmath>
 #include <cstdint>
 #include <cstring>
+#include <type_traits>
 
 #include "common/model/ops/formulas.h"
 
@@ -17,9 +18,6 @@
 #else
 #define FAIRWAY_BODY inline
 #endif
-
-// As the CUDA runtime declares it, so that who launches needs no header of CUDA's.
-typedef struct CUstream_st* cudaStream_t;
 
 namespace fairway::cuda {
 
@@ -56,9 +54,21 @@ FAIRWAY_BODY float Rounded(float x) {
   return ToFloat(To<T>(x));
 }
 
-// Computes all units of an operation on `stream`; does not wait. Operation::kLanes lanes a unit: 32 are a warp, more a block.
-// Throws std::runtime_error where a launch is refused. Built for the operations of FAIRWAY_DEVICE_OPERATIONS (operations.h).
-template <class Operation>
-void Launch(const Operation& operation, cudaStream_t stream);
+// Types of operations, numbered, so that a library that is loaded later can be told which one to launch.
+template <class... Types>
+struct OperationList {
+  template <class Operation>
+  static constexpr int NumberOf() {
+    int number = 0, found = -1;
+    ((found = std::is_same_v<Operation, Types> ? number : found, ++number), ...);
+    return found;
+  }
+  // Calls visit(operation) with the operation of type `number` that the pointer points to.
+  template <class Visit>
+  static void At(int number, const void* operation, Visit visit) {
+    int own = 0;
+    ((own++ == number ? visit(*static_cast<const Types*>(operation)) : void()), ...);
+  }
+};
 
 }  // namespace fairway::cuda

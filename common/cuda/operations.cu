@@ -57,8 +57,6 @@ __global__ void __launch_bounds__(kWarp* kWarpsPerBlock) OfWarps(const Operation
   if (unit < units) operation(Lanes<kWarp>{}, unit);
 }
 
-}  // namespace
-
 template <class Operation>
 void Launch(const Operation& operation, cudaStream_t stream) {
   const int64_t units = operation.units();
@@ -73,7 +71,10 @@ void Launch(const Operation& operation, cudaStream_t stream) {
     throw std::runtime_error(std::string("CUDA refused a kernel: ") + cudaGetErrorString(error));
 }
 
-#define INSTANTIATE(...) template void Launch(const __VA_ARGS__&, cudaStream_t);
-FAIRWAY_DEVICE_OPERATIONS(INSTANTIATE)
+}  // namespace
+
+void LaunchKernel(int number, const void* operation, cudaStream_t stream) {
+  Operations::At(number, operation, [&](const auto& own) { Launch(own, stream); });
+}
 
 }  // namespace fairway::cuda

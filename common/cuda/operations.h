@@ -674,32 +674,12 @@ struct MuonUpdate {
   }
 };
 
-// average <- decay average + (1 - decay) parameter
-template <class T>
-struct EmaUpdate {
-  static constexpr int kLanes = kRowLanes;
-  int64_t count;
-  float decay;
-  const T* parameter;
-  float* average;
-
-  int64_t units() const { return (count + kRun - 1) / kRun; }
-  template <class Lanes>
-  FAIRWAY_BODY void operator()(const Lanes& lanes, int64_t unit) const {
-    const int64_t end = (unit + 1) * kRun < count ? (unit + 1) * kRun : count;
-    for (int64_t i = unit * kRun + lanes.first(); i < end; i += lanes.count())
-      average[i] = decay * average[i] + (1.0f - decay) * ToFloat(parameter[i]);
-  }
-};
-
-// Calls ONE(operation) for every operation there is.
-#define FAIRWAY_DEVICE_OPERATIONS_OF(ONE, T)                                                                              \
-  ONE(EmbedForward<T>) ONE(EmbedBackward<T>) ONE(ScatterPieces<T>) ONE(MixNormForward<T>)            \
-  ONE(MixNormBackward<T>) ONE(QkForward<T>) ONE(QkBackward<T>) ONE(XsaForward<T>) ONE(XsaBackward<T>) ONE(Relu2Forward<T>) \
-  ONE(Relu2Backward<T>) ONE(CrossEntropy<T>) ONE(PrepareRows<T>) ONE(EmaUpdate<T>)
-#define FAIRWAY_DEVICE_OPERATIONS(ONE)         \
-  FAIRWAY_DEVICE_OPERATIONS_OF(ONE, float)     \
-  FAIRWAY_DEVICE_OPERATIONS_OF(ONE, BFloat16)  \
-  ONE(SmearForward) ONE(JoinPieces) ONE(FinishRows) ONE(AddColumns) ONE(MuonMomentum) ONE(MuonUpdate)
+using Operations = OperationList<
+    EmbedForward<float>, EmbedForward<BFloat16>, SmearForward, EmbedBackward<float>, EmbedBackward<BFloat16>, ScatterPieces<float>,
+    ScatterPieces<BFloat16>, JoinPieces, MixNormForward<float>, MixNormForward<BFloat16>, MixNormBackward<float>,
+    MixNormBackward<BFloat16>, QkForward<float>, QkForward<BFloat16>, QkBackward<float>, QkBackward<BFloat16>, XsaForward<float>,
+    XsaForward<BFloat16>, XsaBackward<float>, XsaBackward<BFloat16>, Relu2Forward<float>, Relu2Forward<BFloat16>,
+    Relu2Backward<float>, Relu2Backward<BFloat16>, CrossEntropy<float>, CrossEntropy<BFloat16>, PrepareRows<float>,
+    PrepareRows<BFloat16>, FinishRows, AddColumns, MuonMomentum, MuonUpdate>;
 
 }  // namespace fairway::cuda

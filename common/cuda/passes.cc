@@ -33,7 +33,7 @@ struct Matrix {
 template <class T>
 class PassesOf : public Passes {
  public:
-  PassesOf(const Settings& settings, const NamedTensors& parameters, const NamedTensors& gradients, cudaStream_t stream);
+  PassesOf(const Settings& settings, const NamedTensors& parameters, const NamedTensors& gradients, Machine& machine);
 
   int64_t Prepare(bool fake_quantise) override;
   void Reserve(int64_t B, int64_t T_, bool training) override;
@@ -63,6 +63,9 @@ class PassesOf : public Passes {
   at::Tensor Empty(at::IntArrayRef shape, at::ScalarType dtype) const {
     return at::empty(shape, at::TensorOptions().dtype(dtype).device(device_));
   }
+  at::Tensor Integers(int32_t* data, at::IntArrayRef shape) const {
+    return at::for_blob(data, shape).options(at::TensorOptions().dtype(at::kInt).device(device_)).target_device(device_).make_tensor();
+  }
   at::Tensor Find(const NamedTensors& tensors, const std::string& name) const;
   template <class Value>
   Value* PointerOf(const NamedTensors& tensors, const std::string& name) const;
@@ -76,7 +79,7 @@ class PassesOf : public Passes {
 
   template <class Operation>
   void Run(const Operation& operation) const {
-    Launch(operation, stream_);
+    machine_.Launch(operation);
   }
   // sum = beta sum + a b, the sum in float32 whatever the products take.
   static void FloatProduct(at::Tensor sum, const at::Tensor& a, const at::Tensor& b, double beta = 1);
@@ -110,8 +113,8 @@ class PassesOf : public Passes {
 
   const Settings settings_;
   const NamedTensors parameters_, gradients_;
+  Machine& machine_;
   const at::Device device_;
-  const cudaStream_t stream_;
   const int64_t V_, L_, D_, H_, Hkv_, d_, F_, bigram_dim_, encoder_;
   const float cap_;
 
@@ -181,12 +184,12 @@ Matrix<T> PassesOf<T>::MatrixOf(const std::string& name, const at::Tensor& used,
 }
 
 template <class T>
-PassesOf<T>::PassesOf(const Settings& settings, const NamedTensors& parameters, const NamedTensors& gradients, cudaStream_t stream)
+PassesOf<T>::PassesOf(const Settings& settings, const NamedTensors& parameters, const NamedTensors& gradients, Machine& machine)
     : settings_(settings),
       parameters_(parameters),
       gradients_(gradients),
-      device_(parameters.front().second.device()),
-      stream_(stream),
+      machine_(machine),
+      device_(machine.device()),
       V_(settings.vocab_size),
       L_(settings.num_layers),
       D_(settings.model_dim),
@@ -376,8 +379,7 @@ template <class T>
 void PassesOf<T>::Embed(const Inputs& in) {
   const T* bigram = nullptr;
   if (bigram_dim_ > 0) {
-    const at::Tensor rows = at::from_blob(in.bigrams.row, {N_}, at::TensorOptions().dtype(at::kInt).device(device_));
-    at::index_select_out(bigram_, bigram_embed_, 0, rows);
+    at::index_select_out(bigram_, bigram_embed_, 0, Integers(in.bigrams.row, {N_}));
     if (bigram_proj_.defined()) at::mm_out(u_, bigram_, bigram_proj_.t());  // its scale is in its weights
     bigram = Data<T>(bigram_proj_.defined() ? u_ : bigram_);
   }
@@ -574,7 +576,7 @@ void PassesOf<T>::AccumulateGradients(const Inputs& in, float share, at::Tensor 
   dx0_.zero_();
   for (int64_t i = L_ - 1; i >= 0; --i) BlockBackward(i);
   EmbedBackward(in);
-  loss.add_(losses_.sum(at::kDouble));
+  loss.add_(losses_.sum(at::kDouble), static_cast<double>(share));
 }
 
 template <class T>
@@ -592,8 +594,7 @@ at::Tensor PassesOf<T>::TokenLosses(const Inputs& in, int64_t first) {
   const at::Tensor xa = tail(saved_[L_ - 1].xa), x = x_[L_].narrow(0, 0, N);
   Mlp(L_ - 1, xa, saved_[L_ - 1].h.narrow(0, 0, N), x);
   Norm({.D = D_, .x = Data<float>(x)}, u_, N);
-  const at::Tensor targets =
-      tail(at::from_blob(in.targets, {N_, 1}, at::TensorOptions().dtype(at::kInt).device(device_)));
+  const at::Tensor targets = tail(Integers(in.targets, {N_, 1}));
   at::Tensor losses = Empty({B_, scored}, at::kFloat);
   for (int64_t begin = 0; begin < N; begin += kHeadRows) {
     const int64_t rows = std::min(kHeadRows, N - begin);
@@ -613,9 +614,9 @@ at::Tensor PassesOf<T>::TokenLosses(const Inputs& in, int64_t first) {
 }  // namespace
 
 std::unique_ptr<Passes> MakePasses(const Settings& settings, const NamedTensors& parameters, const NamedTensors& gradients,
-                                   cudaStream_t stream) {
-  if (settings.precision == "float32") return std::make_unique<PassesOf<float>>(settings, parameters, gradients, stream);
-  return std::make_unique<PassesOf<BFloat16>>(settings, parameters, gradients, stream);
+                                   Machine& machine) {
+  if (settings.precision == "float32") return std::make_unique<PassesOf<float>>(settings, parameters, gradients, machine);
+  return std::make_unique<PassesOf<BFloat16>>(settings, parameters, gradients, machine);
 }
 
 }  // namespace fairway::cuda

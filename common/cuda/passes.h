@@ -2,8 +2,8 @@
 // (operations.h), the library's matrix products and attention, gradients written by hand. What is folded into the matrices and
 // what is kept for the way back is the same; here all rows of a micro-batch go through an operation at once.
 //
-// Everything is put on one stream and nothing waits for it, so that a captured graph can replay it. The same code runs on CPU
-// tensors, where a test launches the operations' bodies: this is how it is proved without a GPU.
+// Everything is put on one stream and nothing waits for it, so that a captured graph can replay it. On a machine that is the CPU
+// the same code computes the same: this is how tests prove it without a GPU.
 #pragma once
 
 #include <ATen/core/Tensor.h>
@@ -11,6 +11,7 @@
 #include <memory>
 
 #include "common/cuda/inputs.h"
+#include "common/cuda/machine.h"
 #include "common/model/transformer.h"
 
 namespace fairway::cuda {
@@ -26,7 +27,7 @@ class Passes {
   // that a graph has captured.
   virtual void Reserve(int64_t B, int64_t T, bool training) = 0;
 
-  // Adds to the gradients those of `share` times the sum of the losses, and to `loss`, float64 [1] on the device, that sum.
+  // Adds to the gradients those of `share` times the sum of the losses, and to `loss`, float64 [1] on the device, that product.
   virtual void AccumulateGradients(const Inputs& in, float share, at::Tensor loss) = 0;
   // Makes the gradients those of the parameters.
   virtual void FinishGradients() = 0;
@@ -36,10 +37,10 @@ class Passes {
   virtual at::Tensor TokenLosses(const Inputs& in, int64_t first) = 0;
 };
 
-// Works on the storage of `parameters` and, for training, `gradients`, all on one device; settings.precision says whether
+// Works on the storage of `parameters` and, for training, `gradients`, all on the machine's device; settings.precision says whether
 // products take float32 or bfloat16. Throws UsageError naming the settings where the library's attention does not take the
 // head size.
 std::unique_ptr<Passes> MakePasses(const Settings& settings, const NamedTensors& parameters, const NamedTensors& gradients,
-                                   cudaStream_t stream);
+                                   Machine& machine);
 
 }  // namespace fairway::cuda

@@ -49,7 +49,7 @@ class FlatLayout {
 class FlatTensors {
  public:
   FlatTensors(const FlatLayout& layout, at::ScalarType embeddings, Group first = Group::kEmbeddings,
-              Group last = Group::kMatrices);
+              Group last = Group::kMatrices, at::Device device = at::kCPU);
 
   // The tensors of these groups, in the specification's order, as views.
   const NamedTensors& tensors() const { return tensors_; }
