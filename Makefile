@@ -96,6 +96,7 @@ fuzz:
 	  -DFAIRWAY_SANITIZE=fuzzer-no-link,address,undefined,float-cast-overflow > /dev/null
 	@flock build-fuzz ninja -C build-fuzz -j $$(nproc) fuzz
 	@tests/fuzz/run build-fuzz $(or $(SECONDS),60)
+
 check-gpu: build
 	@build/tests/check_gpu
 
