@@ -6,6 +6,9 @@
 
 #include "common/base/error.h"
 #include "common/base/machine.h"
+#include "common/cuda/optimizer.h"
+#include "common/cuda/transformer.h"
+#include "common/model/fused.h"
 
 namespace fairway {
 namespace {
@@ -35,6 +38,20 @@ cuda::Machine* ChooseDevice(const Settings& settings) {
     const std::string cause = error.what();  // LibTorch appends a stack trace
     throw IoError("DEVICE=" + settings.device, "CUDA does not start: " + cause.substr(0, cause.find('\n')));
   }
+}
+
+at::Device DeviceOf(const cuda::Machine* machine) { return machine != nullptr ? machine->device() : at::Device(at::kCPU); }
+
+std::unique_ptr<Engine> MakeEngine(const Settings& settings, NamedTensors parameters, NamedTensors gradients,
+                                   cuda::Machine* machine) {
+  if (machine != nullptr) return cuda::MakeEngine(settings, std::move(parameters), std::move(gradients), *machine);
+  return std::make_unique<FusedTransformer>(settings, std::move(parameters), std::move(gradients));
+}
+
+std::unique_ptr<Optimizer> MakeOptimizer(const Settings& settings, const FlatLayout& layout, FlatTensors parameters,
+                                         FlatTensors gradients, cuda::Machine* machine) {
+  if (machine == nullptr) return std::make_unique<Optimizer>(settings, layout, std::move(parameters), std::move(gradients));
+  return std::make_unique<cuda::DeviceOptimizer>(settings, layout, std::move(parameters), std::move(gradients), *machine);
 }
 
 }  // namespace fairway

@@ -1,7 +1,9 @@
-// Where a run computes.
+// Where a run computes, and what computes it there.
 #pragma once
 
 #include "common/cuda/machine.h"
+#include "common/model/engine.h"
+#include "common/optim/optimizer.h"
 #include "common/settings/settings.h"
 
 namespace fairway {
@@ -12,5 +14,13 @@ namespace fairway {
 //
 // REQUIRES: no operation on tensors before it has asked LibTorch about CUDA; LibTorch would remember that there is none.
 cuda::Machine* ChooseDevice(const Settings& settings);
+
+// What follows is on the machine, or with null on the CPU; parameters and gradients are tensors there.
+at::Device DeviceOf(const cuda::Machine* machine);
+// Throws UsageError where a GPU cannot compute the model (passes.h).
+std::unique_ptr<Engine> MakeEngine(const Settings& settings, NamedTensors parameters, NamedTensors gradients,
+                                   cuda::Machine* machine);
+std::unique_ptr<Optimizer> MakeOptimizer(const Settings& settings, const FlatLayout& layout, FlatTensors parameters,
+                                         FlatTensors gradients, cuda::Machine* machine);
 
 }  // namespace fairway

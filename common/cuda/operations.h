@@ -639,8 +639,7 @@ constexpr int64_t kRun = 4096;
 struct MuonMomentum {
   static constexpr int kLanes = kRowLanes;
   int64_t count;
-  const float* factor;
-  float beta;
+  float factor, beta;
   const float* gradient;
   float* momentum;
   BFloat16* nesterov;
@@ -650,7 +649,7 @@ struct MuonMomentum {
   FAIRWAY_BODY void operator()(const Lanes& lanes, int64_t unit) const {
     const int64_t end = (unit + 1) * kRun < count ? (unit + 1) * kRun : count;
     for (int64_t i = unit * kRun + lanes.first(); i < end; i += lanes.count()) {
-      const float g = *factor * gradient[i];
+      const float g = factor * gradient[i];
       momentum[i] = beta * momentum[i] + g;
       nesterov[i] = To<BFloat16>(g + beta * momentum[i]);
     }

@@ -1,12 +1,10 @@
 #include "common/cuda/optimizer.h"
 
 #include <ATen/TensorOperators.h>
-#include <ATen/core/grad_mode.h>
 #include <ATen/ops/_fused_adamw.h>
 #include <ATen/ops/baddbmm.h>
 #include <ATen/ops/bmm.h>
 #include <ATen/ops/linalg_vector_norm.h>
-#include <ATen/ops/ones_like.h>
 #include <ATen/ops/stack.h>
 #include <ATen/ops/zeros.h>
 #include <ATen/ops/zeros_like.h>
@@ -40,22 +38,9 @@ at::Tensor NewtonSchulzOf(at::Tensor x, int64_t steps) {
 
 DeviceOptimizer::DeviceOptimizer(const Settings& settings, const FlatLayout& layout, FlatTensors parameters, FlatTensors gradients,
                                  Machine& machine)
-    : settings_(settings),
+    : Optimizer(settings, layout, std::move(parameters), std::move(gradients)),
       machine_(machine),
-      parameters_(std::move(parameters)),
-      gradients_(std::move(gradients)),
-      // Compat keeps the moments in the parameter's dtype, as the framework's optimiser does.
-      m_(layout, settings.compat ? layout.embeddings_dtype() : at::kFloat, Group::kEmbeddings, Group::kVectors,
-         machine.device()),
-      v_(layout, settings.compat ? layout.embeddings_dtype() : at::kFloat, Group::kEmbeddings, Group::kVectors,
-         machine.device()),
-      momentum_(layout, at::kFloat, Group::kMatrices, Group::kMatrices, machine.device()),
       nesterov_(at::zeros_like(momentum_.group(Group::kMatrices), at::kBFloat16)),
-      adams_{{Group::kEmbeddings, settings.tie_embeddings ? settings.tied_embed_lr : settings.embed_lr, settings.weight_decay},
-             {Group::kHead, settings.head_lr, 0},
-             {Group::kVectors, settings.scalar_lr, settings.weight_decay}},
-      norm_(ScalarBeside(parameters_)),
-      factor_(ScalarBeside(parameters_)),
       inverse_factor_(ScalarBeside(parameters_)),
       learning_rate_(ScalarBeside(parameters_)),
       steps_(ScalarBeside(parameters_)) {
@@ -73,26 +58,19 @@ DeviceOptimizer::DeviceOptimizer(const Settings& settings, const FlatLayout& lay
   for (const auto& [shape, muons] : by_shape) muons_.push_back(muons);
 }
 
-void DeviceOptimizer::Step(double scale, double momentum, bool clip) {
-  const at::NoGradGuard no_grad;
-  const auto set = [](at::Tensor scalar, const at::Tensor& value) { scalar.copy_(value); };
-  std::vector<at::Tensor> norms;
-  for (const at::Tensor& gradients : gradients_.buffers())
-    norms.push_back(at::linalg_vector_norm(gradients, 2, {}, false, at::kFloat));
-  set(norm_, at::linalg_vector_norm(at::stack(norms)));
-  at::Tensor factor = at::ones_like(norm_);
-  if (clip && settings_.grad_clip_norm > 0) factor = (settings_.grad_clip_norm / (norm_ + 1e-6)).clamp_max(1);
-  set(factor_, factor);
-  set(inverse_factor_, factor.reciprocal());
+double DeviceOptimizer::GradientNorm() const {
+  return at::linalg_vector_norm(gradients_.buffers().front(), 2, {}, false, at::kDouble).item<double>();
+}
 
-  ++adam_steps_;
-  at::Tensor(steps_).fill_(static_cast<double>(adam_steps_));
+void DeviceOptimizer::Step(double scale, double momentum, double gradient_factor) {
+  inverse_factor_.fill_(1 / gradient_factor);
+  steps_.fill_(static_cast<double>(++adam_steps_));
   for (const Adam& adam : adams_) {
     // Moments wider than the parameter (bfloat16 embeddings): the step is taken in the moments' dtype.
     const at::Tensor &parameter = parameters_.group(adam.group), &m = m_.group(adam.group);
     if (parameter.numel() == 0) continue;
     const at::Tensor weight = parameter.to(m.scalar_type());
-    at::Tensor(learning_rate_).fill_(adam.learning_rate * scale);
+    learning_rate_.fill_(adam.learning_rate * scale);
     at::_fused_adamw_({weight}, {gradients_.group(adam.group).to(m.scalar_type())}, {m}, {v_.group(adam.group)}, {}, {steps_},
                       learning_rate_, settings_.beta1, settings_.beta2, adam.weight_decay, settings_.adam_eps,
                       /*amsgrad=*/false, /*maximize=*/false, /*grad_scale=*/inverse_factor_);
@@ -101,7 +79,7 @@ void DeviceOptimizer::Step(double scale, double momentum, bool clip) {
 
   const at::Tensor &gradient = gradients_.group(Group::kMatrices), &buffer = momentum_.group(Group::kMatrices);
   machine_.Launch(MuonMomentum{.count = gradient.numel(),
-                      .factor = factor_.const_data_ptr<float>(),
+                      .factor = static_cast<float>(gradient_factor),
                       .beta = static_cast<float>(momentum),
                       .gradient = gradient.const_data_ptr<float>(),
                       .momentum = buffer.mutable_data_ptr<float>(),
@@ -119,19 +97,6 @@ void DeviceOptimizer::Step(double scale, double momentum, bool clip) {
     }
   }
   for (const at::Tensor& gradients : gradients_.buffers()) gradients.zero_();
-}
-
-double DeviceOptimizer::GradientNorm() const { return norm_.item<float>(); }
-
-NamedTensors DeviceOptimizer::State() const {
-  NamedTensors state;
-  for (size_t i = 0; i < m_.tensors().size(); ++i) {
-    const std::string& name = m_.tensors()[i].first;
-    state.emplace_back("adam_m/" + name, m_.tensors()[i].second);
-    state.emplace_back("adam_v/" + name, v_.tensors()[i].second);
-  }
-  for (const auto& [name, tensor] : momentum_.tensors()) state.emplace_back("muon/" + name, tensor);
-  return state;
 }
 
 }  // namespace fairway::cuda

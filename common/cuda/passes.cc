@@ -73,8 +73,6 @@ class PassesOf : public Passes {
   static Value* Data(const at::Tensor& tensor) {
     return tensor.defined() ? static_cast<Value*>(tensor.mutable_data_ptr()) : nullptr;
   }
-  // The float32 memory where the gradient of `name` adds up; FinishGradients brings it into one of another dtype.
-  at::Tensor Accumulator(const std::string& name);
   Matrix<T> MatrixOf(const std::string& name, const at::Tensor& used, const std::string& scale = "", int64_t scale_stride = 1);
 
   template <class Operation>
@@ -120,7 +118,6 @@ class PassesOf : public Passes {
 
   std::vector<Layer> layers_;
   std::vector<Matrix<T>*> matrices_;
-  std::vector<std::pair<at::Tensor, at::Tensor>> accumulators_;  // gradient, and the float32 sums to bring there
   at::Tensor tok_emb_, output_;  // output_: the table that logits come from, as products use it
   at::Tensor tok_emb_gradient_, output_gradient_, bigram_embed_, bigram_embed_gradient_;
   std::optional<Matrix<T>> bigram_proj_of_, lm_head_of_;
@@ -155,17 +152,9 @@ Value* PassesOf<T>::PointerOf(const NamedTensors& tensors, const std::string& na
 }
 
 template <class T>
-at::Tensor PassesOf<T>::Accumulator(const std::string& name) {
-  const at::Tensor gradient = Find(gradients_, name);
-  if (!gradient.defined() || gradient.scalar_type() == at::kFloat) return gradient;
-  accumulators_.emplace_back(gradient, at::zeros(gradient.sizes(), gradient.options().dtype(at::kFloat)));
-  return accumulators_.back().second;
-}
-
-template <class T>
 Matrix<T> PassesOf<T>::MatrixOf(const std::string& name, const at::Tensor& used, const std::string& scale, int64_t scale_stride) {
   const at::Tensor weight = Find(parameters_, name);
-  Matrix<T> m{.used = Data<T>(used), .gradient = Accumulator(name)};
+  Matrix<T> m{.used = Data<T>(used), .gradient = Find(gradients_, name)};
   m.rows = {.rows = weight.size(0), .columns = weight.size(1), .weight = Data<float>(weight)};
   if (const std::optional<Grid> grid = TrainingGrid(name, weight, settings_)) {
     m.has_grid = true;
@@ -208,14 +197,14 @@ PassesOf<T>::PassesOf(const Settings& settings, const NamedTensors& parameters, 
   }
   sums_ = Empty({D_}, at::kFloat);
   tok_emb_ = Find(parameters_, "tok_emb.weight");
-  tok_emb_gradient_ = Accumulator("tok_emb.weight");
+  tok_emb_gradient_ = Find(gradients_, "tok_emb.weight");
   skip_weights_ = PointerOf<float>(parameters_, "skip_weights");
   skip_weights_gradient_ = PointerOf<float>(gradients_, "skip_weights");
   gate_ = PointerOf<float>(parameters_, "smear.gate");
   gate_gradient_ = PointerOf<float>(gradients_, "smear.gate");
   if (bigram_dim_ > 0) {
     bigram_embed_ = Find(parameters_, "bigram.embed.weight");
-    bigram_embed_gradient_ = Accumulator("bigram.embed.weight");
+    bigram_embed_gradient_ = Find(gradients_, "bigram.embed.weight");
     bigram_scale_ = PointerOf<float>(parameters_, "bigram.scale");
     bigram_scale_gradient_ = PointerOf<float>(gradients_, "bigram.scale");
     if (bigram_dim_ != D_) {
@@ -285,10 +274,6 @@ void PassesOf<T>::FinishGradients() {
                    .scale_gradient = m->scale_gradient,
                    .shares = Data<float>(sums_)});
     if (m->rows.scale_stride == 0) AddPartials(Data<float>(sums_), m->rows.rows, 1, 1, m->scale_gradient);
-  }
-  for (auto& [gradient, sums] : accumulators_) {
-    gradient.add_(sums);
-    sums.zero_();
   }
 }
 
@@ -576,7 +561,7 @@ void PassesOf<T>::AccumulateGradients(const Inputs& in, float share, at::Tensor 
   dx0_.zero_();
   for (int64_t i = L_ - 1; i >= 0; --i) BlockBackward(i);
   EmbedBackward(in);
-  loss.add_(losses_.sum(at::kDouble), static_cast<double>(share));
+  loss.add_(losses_.sum(at::kDouble));
 }
 
 template <class T>

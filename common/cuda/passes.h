@@ -27,7 +27,7 @@ class Passes {
   // that a graph has captured.
   virtual void Reserve(int64_t B, int64_t T, bool training) = 0;
 
-  // Adds to the gradients those of `share` times the sum of the losses, and to `loss`, float64 [1] on the device, that product.
+  // Adds to the gradients those of `share` times the sum of the losses, and to `loss`, float64 [1] on the device, that sum.
   virtual void AccumulateGradients(const Inputs& in, float share, at::Tensor loss) = 0;
   // Makes the gradients those of the parameters.
   virtual void FinishGradients() = 0;
@@ -37,7 +37,7 @@ class Passes {
   virtual at::Tensor TokenLosses(const Inputs& in, int64_t first) = 0;
 };
 
-// Works on the storage of `parameters` and, for training, `gradients`, all on the machine's device; settings.precision says whether
+// Works on the storage of `parameters` and, for training, `gradients` (float32), all on the machine's device; settings.precision says whether
 // products take float32 or bfloat16. Throws UsageError naming the settings where the library's attention does not take the
 // head size.
 std::unique_ptr<Passes> MakePasses(const Settings& settings, const NamedTensors& parameters, const NamedTensors& gradients,

@@ -1,5 +1,7 @@
 #include "common/cuda/transformer.h"
 
+#include <ATen/TensorOperators.h>
+#include <ATen/ops/cat.h>
 #include <ATen/ops/empty.h>
 #include <ATen/ops/zeros.h>
 #include <c10/core/Event.h>
@@ -20,12 +22,17 @@ class DeviceEngine : public Engine {
       : settings_(settings),
         machine_(machine),
         passes_(MakePasses(settings, parameters, gradients, machine)),
-        loss_(at::zeros({1}, at::TensorOptions().dtype(at::kDouble).device(machine.device()))) {}
+        loss_(at::zeros({1}, at::TensorOptions().dtype(at::kDouble).device(machine.device()))) {
+    Prepare(/*fake_quantise=*/false);
+  }
 
-  int64_t Prepare(bool fake_quantise) override { return passes_->Prepare(fake_quantise); }
+  int64_t Prepare(bool fake_quantise) override {
+    losses_.clear();
+    return passes_->Prepare(fake_quantise);
+  }
   void FinishGradients() override { passes_->FinishGradients(); }
 
-  double AccumulateGradients(std::span<const uint16_t* const> sequences, int64_t T, double share) override {
+  void AccumulateGradients(std::span<const uint16_t* const> sequences, int64_t T, double share) override {
     const int64_t all = static_cast<int64_t>(sequences.size()), at_a_time = AtATime(all);
     const float share_of_one = static_cast<float>(share / static_cast<double>(all * T));
     for (int64_t first = 0; first < all; first += at_a_time) {
@@ -33,9 +40,16 @@ class DeviceEngine : public Engine {
       const Inputs inputs = Begin(chunk, T, /*training=*/true);
       MicroStep(inputs, share_of_one);
     }
-    const double loss = loss_.item<double>();
+    losses_.push_back(loss_ / static_cast<double>(all * T));
     loss_.zero_();
-    return loss / share;
+  }
+
+  std::vector<float> Losses() const override {
+    std::vector<float> losses;
+    if (losses_.empty()) return losses;
+    const at::Tensor all = at::cat(losses_).to(at::kFloat).cpu();
+    losses.assign(all.const_data_ptr<float>(), all.const_data_ptr<float>() + all.numel());
+    return losses;
   }
 
   void TokenLosses(std::span<const uint16_t* const> sequences, int64_t T, int64_t first, float* losses) override {
@@ -115,7 +129,8 @@ class DeviceEngine : public Engine {
   const Settings settings_;
   Machine& machine_;
   const std::unique_ptr<Passes> passes_;
-  const at::Tensor loss_;  // float64 [1]
+  const at::Tensor loss_;            // float64 [1], where a replayed micro-step adds its losses
+  std::vector<at::Tensor> losses_;  // float64 [1] each: what Losses brings to the host
   Shape shape_{0, 0, false};
   at::Tensor inputs_;
   std::array<Stage, 2> stages_;

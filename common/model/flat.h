@@ -55,6 +55,7 @@ class FlatTensors {
   const NamedTensors& tensors() const { return tensors_; }
   // A group's elements, [range(group).size()], as a view.
   const at::Tensor& group(Group group) const { return groups_.at(static_cast<size_t>(group) - first_); }
+  at::Device device() const { return buffers_.front().device(); }
   // The memory itself: one buffer, or the embeddings' and another one where their dtype is its own.
   const std::vector<at::Tensor>& buffers() const { return buffers_; }
 

@@ -2,6 +2,7 @@
 #include "common/cuda/optimizer.h"
 
 #include <ATen/TensorOperators.h>
+#include <ATen/ops/matmul.h>
 #include <ATen/ops/norm.h>
 #include <ATen/ops/randn.h>
 #include <gtest/gtest.h>
@@ -13,9 +14,9 @@
 namespace fairway::cuda {
 namespace {
 
-FlatTensors Random(const FlatLayout& layout, uint64_t seed, double scale) {
+FlatTensors Random(const FlatLayout& layout, uint64_t seed, double scale, at::ScalarType embeddings = at::kFloat) {
   at::Generator generator = at::make_generator<at::CPUGeneratorImpl>(seed);
-  const FlatTensors flat(layout, layout.embeddings_dtype());
+  const FlatTensors flat(layout, embeddings);
   for (const auto& [name, tensor] : flat.tensors()) tensor.copy_(at::randn(tensor.sizes(), generator, at::kFloat).mul(scale));
   return flat;
 }
@@ -31,7 +32,7 @@ void ExpectSteps(const Options& options, double gradient_scale) {
   const Settings settings = Shape(options);
   const FlatLayout layout(settings);
   const FlatTensors ours = Random(layout, 1, 1), theirs = Random(layout, 1, 1);
-  const FlatTensors our_gradients(layout, layout.embeddings_dtype()), their_gradients(layout, layout.embeddings_dtype());
+  const FlatTensors our_gradients(layout, at::kFloat), their_gradients(layout, at::kFloat);
   HostMachine machine;
   DeviceOptimizer device(settings, layout, ours, our_gradients, machine);
   Optimizer cpu(settings, layout, theirs, their_gradients);
@@ -42,11 +43,10 @@ void ExpectSteps(const Options& options, double gradient_scale) {
       our_gradients.tensors()[i].second.copy_(gradients.tensors()[i].second);
       their_gradients.tensors()[i].second.copy_(gradients.tensors()[i].second);
     }
-    const bool clip = step != 1;
     const double norm = cpu.GradientNorm();
-    cpu.Step(0.7, 0.9, clip ? cpu.ClipFactor(norm) : 1);
-    device.Step(0.7, 0.9, clip);
-    EXPECT_NEAR(device.GradientNorm(), norm, 1e-3 * norm);
+    EXPECT_NEAR(device.GradientNorm(), norm, 1e-5 * norm);
+    for (Optimizer* optimizer : std::initializer_list<Optimizer*>{&device, &cpu})
+      optimizer->Step(0.7, 0.9, step == 1 ? 1 : optimizer->ClipFactor(norm));
     for (const at::Tensor& gradients : our_gradients.buffers()) EXPECT_EQ(gradients.abs().max().item<float>(), 0);
   }
   NamedTensors all = ours.tensors(), expected = theirs.tensors();
@@ -75,28 +75,43 @@ TEST(DeviceOptimizer, StepsBFloat16EmbeddingsAsTheCpuDoes) {
   for (const char* compat : {"0", "1"}) {
     const Settings settings = Shape({{"precision", "bfloat16"}, {"compat", compat}});
     const FlatLayout layout(settings);
-    const FlatTensors ours = Random(layout, 1, 1), theirs = Random(layout, 1, 1);
+    const FlatTensors ours = Random(layout, 1, 1, at::kBFloat16), theirs = Random(layout, 1, 1, at::kBFloat16);
     const FlatTensors our_gradients = Random(layout, 2, 1), their_gradients = Random(layout, 2, 1);
     HostMachine machine;
     DeviceOptimizer device(settings, layout, ours, our_gradients, machine);
     Optimizer cpu(settings, layout, theirs, their_gradients);
-    device.Step(1, 0.9, /*clip=*/false);
+    device.Step(1, 0.9);
     cpu.Step(1, 0.9);
-    const at::Tensor difference = ours.group(Group::kEmbeddings).to(at::kFloat) - theirs.group(Group::kEmbeddings).to(at::kFloat);
-    EXPECT_EQ(difference.abs().max().item<float>(), 0) << compat;
+    // The step's last bits may flip a rounding of a bfloat16 weight, 2^-8 of it, and under compat one of a moment.
+    const at::Tensor a = ours.group(Group::kEmbeddings).to(at::kFloat), b = theirs.group(Group::kEmbeddings).to(at::kFloat);
+    EXPECT_TRUE(((a - b).abs() <= b.abs() * 0x1p-7 + 1e-6).all().item<bool>()) << compat;
+    EXPECT_LE((a != b).sum().item<int64_t>(), a.numel() / 20) << compat;
   }
+}
+
+// The iteration of specification 1, section 4, on one matrix, without a rounding and without its last scaling.
+at::Tensor Formula(const at::Tensor& g, int64_t steps) {
+  const bool tall = g.size(0) > g.size(1);
+  at::Tensor x = g.to(at::kDouble);
+  x = x / (x.norm() + 1e-7);
+  if (tall) x = x.t();
+  for (int64_t i = 0; i < steps; ++i) {
+    const at::Tensor a = at::matmul(x, x.t());
+    x = 3.4445 * x + at::matmul(-4.7750 * a + 2.0315 * at::matmul(a, a), x);
+  }
+  return tall ? x.t() : x;
 }
 
 TEST(NewtonSchulzOf, DoesMatricesOfOneShapeAtOnce) {
   at::Generator generator = at::make_generator<at::CPUGeneratorImpl>(uint64_t{3});
   for (const auto& [rows, columns] : {std::pair(16, 16), {8, 24}, {24, 8}}) {
     const at::Tensor all = at::randn({3, rows, columns}, generator, at::kFloat);
-    const at::Tensor together = NewtonSchulzOf(all.to(at::kBFloat16), 5);
-    const double scale = std::sqrt(std::max(1.0, static_cast<double>(rows) / columns));
-    for (int i = 0; i < 3; ++i) {
-      const at::Tensor alone = NewtonSchulz(all[i], 5).to(at::kFloat) / scale;
-      // Each of them is within 5% of the formula (optim/optimizer_test.cc).
-      EXPECT_LE((together[i].to(at::kFloat) - alone).norm().item<double>(), 0.1 * alone.norm().item<double>());
+    for (const auto& [steps, rounding] : {std::pair(0, 0.004), {1, 0.02}, {5, 0.05}}) {  // as in optim/optimizer_test.cc
+      const at::Tensor together = NewtonSchulzOf(all.to(at::kBFloat16), steps).to(at::kDouble);
+      for (int i = 0; i < 3; ++i) {
+        const at::Tensor alone = Formula(all[i], steps);
+        EXPECT_LE((together[i] - alone).norm().item<double>(), rounding * alone.norm().item<double>()) << rows << " " << steps;
+      }
     }
   }
 }
