@@ -8,9 +8,9 @@
 
 #include <cmath>
 #include <cstdint>
-#include <cstring>
 #include <type_traits>
 
+#include "common/model/ops/element.h"
 #include "common/model/ops/formulas.h"
 
 #if defined(__CUDACC__)
@@ -21,18 +21,8 @@
 
 namespace fairway::cuda {
 
-// The upper half of a float32. Conversions round to the nearest, halves to even; NaN stays NaN.
-struct BFloat16 {
-  uint16_t bits;
-};
-
 FAIRWAY_BODY float ToFloat(float x) { return x; }
-FAIRWAY_BODY float ToFloat(BFloat16 x) {
-  const uint32_t bits = static_cast<uint32_t>(x.bits) << 16;
-  float value;
-  memcpy(&value, &bits, sizeof value);
-  return value;
-}
+FAIRWAY_BODY float ToFloat(BFloat16 x) { return formula::FromBFloat16(x.bits); }
 
 template <class T>
 FAIRWAY_BODY T To(float x);
@@ -42,10 +32,8 @@ FAIRWAY_BODY float To<float>(float x) {
 }
 template <>
 FAIRWAY_BODY BFloat16 To<BFloat16>(float x) {
-  uint32_t bits;
-  memcpy(&bits, &x, sizeof bits);
-  if ((bits & 0x7fffffffu) > 0x7f800000u) return {0x7fc0};
-  return {static_cast<uint16_t>((bits + 0x7fffu + ((bits >> 16) & 1u)) >> 16)};
+  // A GPU's NaN has all bits set: rounding would carry it over to -0.
+  return {x == x ? formula::ToBFloat16(x) : uint16_t{0x7fc0}};
 }
 
 // x as a T holds it.
