@@ -37,6 +37,7 @@ make test-asan [LIBTORCH=OFF]
                              the quick tests under sanitizers of memory and of arithmetic; OFF: those that need no LibTorch
 make test-tsan               the same of threads, without LibTorch
 make fuzz SECONDS=60         every reader against damaged input, so long each
+make check-gpu               what a GPU computes against the CPU, and the time of a step there
 make setup, programs, build  packages and LibTorch; the programs; the tests too
 make data                    fetch the published data set and tokenizer into data/
 make clean                   remove build/ and its like (runs, data and the virtual environment stay)
@@ -46,7 +47,7 @@ A run lies in RUNS/PROFILE/seed-SEED, RUNS being runs; RUN=name keeps another in
 AUTHOR=… GITHUB_ID=… sign a submission. VENV=DIR is a virtual environment that clones share.
 endef
 
-.PHONY: help setup configure programs build test test-all test-asan test-tsan fuzz test-faults bench data record $(STAGES) publish verify-record clean
+.PHONY: help setup configure programs build test test-all check-gpu test-asan test-tsan fuzz test-faults bench data record $(STAGES) publish verify-record clean
 help:
 	@$(info $(HELP)):
 
@@ -95,6 +96,9 @@ fuzz:
 	  -DFAIRWAY_SANITIZE=fuzzer-no-link,address,undefined,float-cast-overflow > /dev/null
 	@flock build-fuzz ninja -C build-fuzz -j $$(nproc) fuzz
 	@tests/fuzz/run build-fuzz $(or $(SECONDS),60)
+
+check-gpu: build
+	@build/tests/check_gpu
 
 data: setup
 	@scripts/fetch-data data

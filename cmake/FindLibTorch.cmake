@@ -8,6 +8,10 @@ file(GLOB LIBTORCH_ROOT ${FAIRWAY_VENV}/lib/python3*/site-packages/torch)
 
 find_library(LIBTORCH_CPU torch_cpu PATHS ${LIBTORCH_ROOT}/lib NO_DEFAULT_PATH)
 find_library(LIBTORCH_C10 c10 PATHS ${LIBTORCH_ROOT}/lib NO_DEFAULT_PATH)
+find_library(LIBTORCH_CUDA torch_cuda PATHS ${LIBTORCH_ROOT}/lib NO_DEFAULT_PATH)
+find_library(LIBTORCH_C10_CUDA c10_cuda PATHS ${LIBTORCH_ROOT}/lib NO_DEFAULT_PATH)
+# The CUDA runtime that the wheel's libraries use.
+file(GLOB LIBTORCH_CUDART ${LIBTORCH_ROOT}/../nvidia/cu*/lib/libcudart.so.*)
 include(FindPackageHandleStandardArgs)
 find_package_handle_standard_args(LibTorch REQUIRED_VARS LIBTORCH_CPU LIBTORCH_C10
   REASON_FAILURE_MESSAGE "no torch wheel in ${FAIRWAY_VENV}: run `make setup`")

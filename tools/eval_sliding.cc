@@ -13,10 +13,10 @@
 #include "common/base/log.h"
 #include "common/base/machine.h"
 #include "common/base/text.h"
+#include "common/cuda/device.h"
 #include "common/evaluate/evaluate.h"
 #include "common/evaluate/generate.h"
 #include "common/evaluate/memory.h"
-#include "common/model/fused.h"
 #include "common/quantise/artifact.h"
 #include "common/tokens/shard_format.h"
 #include "common/tool/tool.h"
@@ -76,13 +76,16 @@ Score Sliding(Engine& model, const ShardSet& val, const ByteTable& table, const 
   });
 }
 
-Json Evaluate(const Options& options, Settings& settings) {
+Json Evaluate(const Options& options, Settings& settings, cuda::Machine* machine) {
   const auto start = std::chrono::steady_clock::now();
   const Subject subject = Open(options.artifact, settings);
   const ShardSet val(settings.data_path, "val", settings.vocab_size);
   const ByteTable table = ByteTable::Load(settings);
 
-  FusedTransformer model(settings, subject.parameters);
+  NamedTensors parameters = subject.parameters;
+  for (auto& [name, tensor] : parameters) tensor = tensor.to(DeviceOf(machine));
+  const std::unique_ptr<Engine> engine = MakeEngine(settings, parameters, {}, machine);
+  Engine& model = *engine;
 
   const bool sliding = IsSliding(settings);
   std::optional<Score> plain;  // none of a split without a whole sequence
@@ -126,7 +129,7 @@ Json Evaluate(const Options& options, Settings& settings) {
       {"byte_table_digest", table.digest},
       {"precision", settings.precision},
       {"threads", settings.ThreadCount()},
-      {"cpu", CpuName()},
+      {"cpu", machine != nullptr ? machine->name() : CpuName()},
       {"seconds", SecondsSince(start)},
   };
 }
@@ -197,6 +200,7 @@ int Main(int argc, char** argv) {
   line.Option("--temperature", options.temperature, 0, 1e3, "of the draws; 0: always the likeliest token [0]");
   line.Use(settings, scope::kEvaluate);
   return RunTool(line, argc, argv, [&]() -> Json {
+    cuda::Machine* const machine = ChooseDevice(settings);
     at::set_num_threads(settings.ThreadCount());
     if (!options.prompt.empty()) {
       if (!options.out.empty() || !options.expect.empty()) {
@@ -204,7 +208,7 @@ int Main(int argc, char** argv) {
       }
       return Continue(options, settings);
     }
-    const Json score = Evaluate(options, settings);
+    const Json score = Evaluate(options, settings, machine);
     if (!options.expect.empty()) Compare(score, options);
     if (!options.out.empty()) WriteFile(options.out, score.dump(2) + "\n");
     return score;

@@ -1,4 +1,4 @@
-// What a program can say about the machine it runs on.
+// What a program can say about its build and the machine it runs on.
 #pragma once
 
 #include <string>
@@ -7,5 +7,11 @@ namespace fairway {
 
 // The processor's name as the system gives it, "AMD EPYC 9B45"; "unknown" where it gives none.
 std::string CpuName();
+
+// Whether this build has kernels for GPUs.
+bool BuiltWithCuda();
+
+// The GPUs that the CUDA driver offers this process (CUDA_VISIBLE_DEVICES counts); 0 without a driver.
+int GpuCount();
 
 }  // namespace fairway

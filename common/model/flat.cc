@@ -37,7 +37,7 @@ FlatLayout::FlatLayout(const Settings& settings) {
   begins_.push_back(end);
 }
 
-FlatTensors::FlatTensors(const FlatLayout& layout, at::ScalarType embeddings, Group first, Group last)
+FlatTensors::FlatTensors(const FlatLayout& layout, at::ScalarType embeddings, Group first, Group last, at::Device device)
     : first_(static_cast<size_t>(first)) {
   const auto dtype_of = [&](size_t group) { return group == 0 ? embeddings : at::kFloat; };
   const auto range_of = [&](size_t group) { return layout.range(static_cast<Group>(group)); };
@@ -46,7 +46,7 @@ FlatTensors::FlatTensors(const FlatLayout& layout, at::ScalarType embeddings, Gr
     size_t end = group + 1;
     while (end <= static_cast<size_t>(last) && dtype_of(end) == dtype_of(group)) ++end;
     const int64_t begin = range_of(group).first;
-    buffers_.push_back(at::zeros({range_of(end - 1).last - begin}, dtype_of(group)));
+    buffers_.push_back(at::zeros({range_of(end - 1).last - begin}, at::TensorOptions().dtype(dtype_of(group)).device(device)));
     for (; group < end; ++group)
       groups_.push_back(buffers_.back().narrow(0, range_of(group).first - begin, range_of(group).size()));
   }

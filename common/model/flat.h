@@ -49,12 +49,13 @@ class FlatLayout {
 class FlatTensors {
  public:
   FlatTensors(const FlatLayout& layout, at::ScalarType embeddings, Group first = Group::kEmbeddings,
-              Group last = Group::kMatrices);
+              Group last = Group::kMatrices, at::Device device = at::kCPU);
 
   // The tensors of these groups, in the specification's order, as views.
   const NamedTensors& tensors() const { return tensors_; }
   // A group's elements, [range(group).size()], as a view.
   const at::Tensor& group(Group group) const { return groups_.at(static_cast<size_t>(group) - first_); }
+  at::Device device() const { return buffers_.front().device(); }
   // The memory itself: one buffer, or the embeddings' and another one where their dtype is its own.
   const std::vector<at::Tensor>& buffers() const { return buffers_; }
 

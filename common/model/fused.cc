@@ -843,9 +843,12 @@ int64_t FusedTransformer::WorkspaceBytes(const Settings& settings, int64_t seque
 FusedTransformer::FusedTransformer(const Settings& settings, NamedTensors parameters, NamedTensors gradients)
     : impl_(std::make_unique<Impl>(settings, std::move(parameters), std::move(gradients))) {}
 FusedTransformer::~FusedTransformer() = default;
-int64_t FusedTransformer::Prepare(bool fake_quantise) { return impl_->Prepare(fake_quantise); }
-double FusedTransformer::AccumulateGradients(std::span<const uint16_t* const> sequences, int64_t T, double share) {
-  return impl_->AccumulateGradients(sequences, T, share);
+int64_t FusedTransformer::Prepare(bool fake_quantise) {
+  losses_.clear();
+  return impl_->Prepare(fake_quantise);
+}
+void FusedTransformer::AccumulateGradients(std::span<const uint16_t* const> sequences, int64_t T, double share) {
+  losses_.push_back(static_cast<float>(impl_->AccumulateGradients(sequences, T, share)));
 }
 void FusedTransformer::FinishGradients() { impl_->FinishGradients(); }
 void FusedTransformer::TokenLosses(std::span<const uint16_t* const> sequences, int64_t T, int64_t first, float* losses) {

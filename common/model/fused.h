@@ -21,7 +21,6 @@
 #include <vector>
 
 #include "common/model/engine.h"
-#include "common/model/step_profile.h"
 #include "common/model/transformer.h"
 
 namespace fairway {
@@ -34,12 +33,12 @@ class FusedTransformer : public Engine {
   ~FusedTransformer() override;
 
   int64_t Prepare(bool fake_quantise) override;
-  double AccumulateGradients(std::span<const uint16_t* const> sequences, int64_t T, double share) override;
+  void AccumulateGradients(std::span<const uint16_t* const> sequences, int64_t T, double share) override;
   void FinishGradients() override;
+  std::vector<float> Losses() const override { return losses_; }
   void TokenLosses(std::span<const uint16_t* const> sequences, int64_t T, int64_t first, float* losses) override;
 
-  // Times operations from now on; null: no more. `profile` must outlive this or the next call.
-  void SetProfile(StepProfile* profile);
+  void SetProfile(StepProfile* profile) override;
 
   // Bytes of working memory for chunks of `sequences` sequences of T tokens.
   static int64_t WorkspaceBytes(const Settings& settings, int64_t sequences, int64_t T, bool training);
@@ -47,6 +46,7 @@ class FusedTransformer : public Engine {
  private:
   class Impl;
   std::unique_ptr<Impl> impl_;
+  std::vector<float> losses_;
 };
 
 }  // namespace fairway

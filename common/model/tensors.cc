@@ -1,5 +1,7 @@
 #include "common/model/tensors.h"
 
+#include <ATen/ops/empty.h>
+
 #include <algorithm>
 #include <cstring>
 
@@ -23,7 +25,7 @@ DType DTypeOf(const at::Tensor& tensor) {
 }  // namespace
 
 void AddTensor(CheckpointWriter& writer, const std::string& name, const at::Tensor& tensor) {
-  const at::Tensor whole = tensor.detach().contiguous();
+  const at::Tensor whole = tensor.detach().cpu().contiguous();
   const TensorInfo info{.name = name, .dtype = DTypeOf(whole), .shape = whole.sizes().vec()};
   writer.Add(info, {static_cast<const std::byte*>(whole.const_data_ptr()), info.bytes()});
 }
@@ -34,7 +36,9 @@ void CopyTensor(const CheckpointReader& checkpoint, const std::string& name, at:
     throw InputError(checkpoint.path(), "tensor " + name + " has another shape or dtype than the settings give");
   const auto data = checkpoint.Data(name);
   TORCH_INTERNAL_ASSERT(tensor.is_contiguous());
-  std::memcpy(tensor.mutable_data_ptr(), data.data(), data.size());
+  const at::Tensor host = tensor.is_cpu() ? tensor : at::empty(tensor.sizes(), tensor.scalar_type());
+  std::memcpy(host.mutable_data_ptr(), data.data(), data.size());
+  if (!tensor.is_cpu()) tensor.copy_(host);
 }
 
 }  // namespace fairway

@@ -1,7 +1,7 @@
 #include "common/optim/average.h"
 
 #include <ATen/Parallel.h>
-#include <ATen/ops/zeros.h>
+#include <ATen/ops/zeros_like.h>
 
 #include "common/model/ops/team.h"
 #include "common/optim/flat_kernels.h"
@@ -9,10 +9,18 @@
 namespace fairway {
 
 Ema::Ema(const FlatLayout& layout, const FlatTensors& parameters, double decay)
-    : parameters_(parameters), values_(layout, at::kFloat), decay_(decay) {}
+    : parameters_(parameters),
+      values_(layout, at::kFloat, Group::kEmbeddings, Group::kMatrices, parameters.device()),
+      decay_(decay) {}
 
 void Ema::Update() {
   const float decay = updates_ == 0 ? 0 : static_cast<float>(decay_);  // the first takes the weights as they are
+  ++updates_;
+  if (!parameters_.device().is_cpu()) {
+    for (size_t i = 0; i < values_.tensors().size(); ++i)
+      values_.tensors()[i].second.lerp_(parameters_.tensors()[i].second.to(at::kFloat), 1 - decay);
+    return;
+  }
   // The embeddings may be of another dtype, and so in a buffer of their own.
   float* average = values_.buffers().front().data_ptr<float>();
   for (const at::Tensor& buffer : parameters_.buffers()) {
@@ -20,12 +28,11 @@ void Ema::Update() {
             [&](const Team& team) { MovingAverage(decay, ElementsOf(buffer), average, team.Share(buffer.numel(), 16)); });
     average += buffer.numel();
   }
-  ++updates_;
 }
 
 Swa::Swa(const NamedTensors& parameters, bool compat) : parameters_(parameters) {
   for (const auto& [name, parameter] : parameters)
-    sums_.emplace_back(name, at::zeros(parameter.sizes(), compat ? parameter.scalar_type() : at::kFloat));
+    sums_.emplace_back(name, at::zeros_like(parameter, compat ? parameter.scalar_type() : at::kFloat));
 }
 
 void Swa::AddSnapshot() {

@@ -17,9 +17,11 @@ Optimizer::Optimizer(const Settings& settings, const FlatLayout& layout, FlatTen
       parameters_(std::move(parameters)),
       gradients_(std::move(gradients)),
       // Compat keeps the moments in the parameter's dtype, as the framework's optimiser does.
-      m_(layout, settings.compat ? layout.embeddings_dtype() : at::kFloat, Group::kEmbeddings, Group::kVectors),
-      v_(layout, settings.compat ? layout.embeddings_dtype() : at::kFloat, Group::kEmbeddings, Group::kVectors),
-      momentum_(layout, at::kFloat, Group::kMatrices, Group::kMatrices),
+      m_(layout, settings.compat ? layout.embeddings_dtype() : at::kFloat, Group::kEmbeddings, Group::kVectors,
+         parameters_.device()),
+      v_(layout, settings.compat ? layout.embeddings_dtype() : at::kFloat, Group::kEmbeddings, Group::kVectors,
+         parameters_.device()),
+      momentum_(layout, at::kFloat, Group::kMatrices, Group::kMatrices, parameters_.device()),
       adams_{{Group::kEmbeddings, settings.tie_embeddings ? settings.tied_embed_lr : settings.embed_lr, settings.weight_decay},
              {Group::kHead, settings.head_lr, 0},
              {Group::kVectors, settings.scalar_lr, settings.weight_decay}} {

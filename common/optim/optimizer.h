@@ -9,15 +9,16 @@ namespace fairway {
 
 class Optimizer {
  public:
-  // Works on the memory of both. REQUIRES: they are of `layout`, the parameters with the model's dtypes, the gradients float32.
+  virtual ~Optimizer() = default;
+  // Works on the memory of both, its moments beside them. REQUIRES: they are of `layout`, the parameters with the model's dtypes, the gradients float32.
   Optimizer(const Settings& settings, const FlatLayout& layout, FlatTensors parameters, FlatTensors gradients);
 
   // The 2-norm of all gradients together.
-  double GradientNorm() const;
+  virtual double GradientNorm() const;
   // What clips gradients of this norm to grad_clip_norm (<= 0: leaves them): a factor for Step.
   double ClipFactor(double norm) const;
   // One step with every learning rate times `scale` and every gradient times `gradient_factor`. The gradients are 0 afterwards.
-  void Step(double scale, double momentum, double gradient_factor = 1);
+  virtual void Step(double scale, double momentum, double gradient_factor = 1);
 
   // Times its parts from now on; null: no more.
   void SetProfile(StepProfile* profile) { profile_ = profile; }
@@ -27,23 +28,26 @@ class Optimizer {
   int64_t adam_steps() const { return adam_steps_; }
   void set_adam_steps(int64_t steps) { adam_steps_ = steps; }
 
- private:
+ protected:
   struct Adam {
     Group group;
     double learning_rate, weight_decay;
   };
+
+  const Settings settings_;
+  const FlatTensors parameters_, gradients_, m_, v_, momentum_;
+  const std::vector<Adam> adams_;
+  int64_t adam_steps_ = 0;
+
+ private:
   struct Muon {
     at::Tensor parameter, gradient, momentum;
   };
   void StepAdam(const Adam& adam, double scale, double gradient_factor);
   void StepMuon(double scale, double momentum, double gradient_factor);
 
-  Settings settings_;
-  FlatTensors parameters_, gradients_, m_, v_, momentum_;
-  std::vector<Adam> adams_;
   std::vector<Muon> muons_;  // the most work first
   std::vector<std::vector<char>> scratch_;  // of each thread
-  int64_t adam_steps_ = 0;
   StepProfile* profile_ = nullptr;
 };
 

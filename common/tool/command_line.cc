@@ -6,6 +6,7 @@
 
 #include "common/base/error.h"
 #include "common/base/log.h"
+#include "common/base/machine.h"
 #include "common/base/text.h"
 #include "common/tool/command_line_impl.h"
 
@@ -56,7 +57,10 @@ CommandLine::CommandLine(std::string name, std::string purpose, std::string exam
   app.name(impl_->name);
   app.description(purpose);
   app.footer(std::string(kExitStatuses) + "\n\nexample:\n  " + example);
-  app.set_version_flag("--version", [this] { return impl_->name + " " + Version(); });
+  app.set_version_flag("--version", [this] {
+    const std::string gpus = BuiltWithCuda() ? StringPrintf(", GPUs here: %d", GpuCount()) : "";
+    return impl_->name + " " + Version() + gpus;
+  });
   app.set_help_flag("--help", "print this and exit");
   app.get_formatter()->column_width(34);
 }

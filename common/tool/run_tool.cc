@@ -8,6 +8,7 @@
 #include "common/base/error.h"
 #include "common/base/interrupt.h"
 #include "common/base/log.h"
+#include "common/base/machine.h"
 #include "common/base/read_error.h"
 #include "common/base/text.h"
 #include "common/tool/command_line_impl.h"
@@ -68,7 +69,7 @@ int RunTool(CommandLine& line, int argc, char** argv, const std::function<Json()
 std::string SourceDigest() { return kSourceDigest; }
 
 std::string Version() {
-  return StringPrintf("fairway %s (sources %.12s), CPU only", kVersion, kSourceDigest);
+  return StringPrintf("fairway %s (sources %.12s), %s", kVersion, kSourceDigest, BuiltWithCuda() ? "CPU and CUDA" : "CPU only");
 }
 
 const std::string& QuotedCommand() { return quoted_command; }

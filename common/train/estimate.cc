@@ -44,15 +44,18 @@ Estimate EstimateTraining(const Settings& s) {
   return estimate;
 }
 
-double MeasureProducts(const Settings& s) {
-  constexpr int64_t kSize = 1024;
-  const at::Tensor a = at::ones({kSize, kSize}, s.precision == "bfloat16" ? at::kBFloat16 : at::kFloat);
-  at::matmul(a, a);
+double MeasureProducts(const Settings& s, at::Device device) {
+  const int64_t size = device.is_cuda() ? 8192 : 1024;
+  const double operations_of_one = 2.0 * static_cast<double>(size) * static_cast<double>(size) * static_cast<double>(size);
+  const at::ScalarType dtype = s.precision == "bfloat16" ? at::kBFloat16 : at::kFloat;
+  const at::Tensor a = at::ones({size, size}, at::TensorOptions().dtype(dtype).device(device));
+  const auto product = [&] { at::matmul(a, a).view(-1)[0].item<float>(); };  // the last waits for it
+  product();
   const auto begin = std::chrono::steady_clock::now();
   double seconds = 0, operations = 0;
   while (seconds < 0.2) {
-    at::matmul(a, a);
-    operations += 2.0 * kSize * kSize * kSize;
+    product();
+    operations += operations_of_one;
     seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count();
   }
   return operations / seconds;

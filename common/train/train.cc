@@ -17,6 +17,7 @@
 #include "common/base/machine.h"
 #include "common/base/text.h"
 #include "common/checkpoint/counter_names.h"
+#include "common/cuda/device.h"
 #include "common/evaluate/evaluate.h"
 #include "common/optim/schedule.h"
 #include "common/tokens/byte_table.h"
@@ -132,28 +133,37 @@ void LogHeader(const Settings& s, const Estimate& estimate) {
   Log("xsa_active_layers:[%s] use_xsa_count:%ld", Join(xsa, ", ").c_str(), s.xsa_last_n);
 }
 
-void LogEstimate(const Settings& s, const Estimate& estimate) {
-  const double rate = MeasureProducts(s), products = estimate.flops_per_step * static_cast<double>(s.iterations) / rate;
+// What computes: a GPU, or a processor with its threads.
+std::string HardwareName(const cuda::Machine* machine, const Settings& s) {
+  return machine != nullptr ? machine->name() : StringPrintf("%s, %d threads", CpuName().c_str(), s.ThreadCount());
+}
+
+void LogEstimate(const Settings& s, const Estimate& estimate, const cuda::Machine* machine) {
+  const double rate = MeasureProducts(s, DeviceOf(machine));
+  const double products = estimate.flops_per_step * static_cast<double>(s.iterations) / rate;
   const bool clock = s.max_wallclock_seconds > 0;
-  Log("estimate: memory %.2f GB; time at %s %.0f s (%.1f GFLOP of products a step, %.0f GFLOP/s on %d threads); artifact %.2f MB",
+  Log("estimate: memory %.2f GB; time at %s %.0f s (%.1f GFLOP of products a step, %.0f GFLOP/s on %s); artifact %.2f MB",
       std::ceil(estimate.memory_bytes / 1e7) / 100, clock ? "most" : "least", clock ? s.max_wallclock_seconds : products,
-      estimate.flops_per_step / 1e9, rate / 1e9, at::get_num_threads(), estimate.artifact_bytes / 1e6);
+      estimate.flops_per_step / 1e9, rate / 1e9,
+      machine != nullptr ? machine->name().c_str() : StringPrintf("%d threads", at::get_num_threads()).c_str(),
+      estimate.artifact_bytes / 1e6);
 }
 
 // The run's state around the Trainer, and what is done with it between steps.
 class Run {
  public:
-  Run(Settings settings, const std::string& out, const std::string& resume, Lineage lineage)
+  Run(Settings settings, const std::string& out, const std::string& resume, Lineage lineage, cuda::Machine* machine)
       : settings_(std::move(settings)),
         out_(out),
         reservation_(out),
         partials_(out),
-        trainer_(settings_, ShardSet(settings_.data_path, "train", settings_.vocab_size)),
+        machine_(machine),
+        trainer_(settings_, ShardSet(settings_.data_path, "train", settings_.vocab_size), machine),
         val_(settings_.data_path, "val", settings_.vocab_size),
         table_(ByteTable::Load(settings_)),
         lineage_(std::move(lineage)) {
     lineage_.settings.emplace_back("torch.version", TORCH_VERSION);
-    lineage_.settings.emplace_back("hardware", StringPrintf("%s, %d threads", CpuName().c_str(), settings_.ThreadCount()));
+    lineage_.settings.emplace_back("hardware", HardwareName(machine_, settings_));
     lineage_.inputs = {LineageOf(trainer_.shards(), settings_)};
     partials_.RemoveUnfinished();
     Resume(resume);
@@ -162,7 +172,7 @@ class Run {
   TrainResult Execute() {
     const Estimate estimate = EstimateTraining(settings_);
     LogHeader(settings_, estimate);
-    LogEstimate(settings_, estimate);
+    LogEstimate(settings_, estimate, machine_);
     if (resumes_ == 0) WarmUp();
     checkpointed_seconds_ = clock_.seconds();
     clock_.Start();
@@ -330,6 +340,7 @@ class Run {
   const std::string out_;
   std::optional<OutputFile> reservation_;  // keeps other processes from writing `out_` and its checkpoints meanwhile
   const Partials partials_;
+  cuda::Machine* const machine_;  // null: the CPU
   Trainer trainer_;
   const ShardSet val_;
   const ByteTable table_;
@@ -347,6 +358,7 @@ class Run {
 
 TrainResult Train(Settings settings, const std::string& out, const std::string& resume, Lineage lineage) {
   settings.CheckTraining(/*world_size=*/1);
+  cuda::Machine* const machine = ChooseDevice(settings);
   at::set_num_threads(settings.ThreadCount());
   if (settings.run_id.empty()) settings.run_id = StringPrintf("%08lx-%d", std::chrono::system_clock::now().time_since_epoch().count() / 1000000000, getpid());
   // Written at the very end: better to hear of a wrong path now.
@@ -357,7 +369,7 @@ TrainResult Train(Settings settings, const std::string& out, const std::string& 
   CatchInterrupts();
   // Through a link the checkpoints lie where the file does: they take its name in the end.
   const std::string file = fs::is_symlink(out, ignored) ? fs::weakly_canonical(out, ignored).string() : out;
-  return Run(std::move(settings), file, resume, std::move(lineage)).Execute();
+  return Run(std::move(settings), file, resume, std::move(lineage), machine).Execute();
 }
 
 }  // namespace fairway

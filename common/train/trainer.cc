@@ -18,8 +18,8 @@ namespace {
 constexpr char kDataPosition[] = "data.position";  // tokens of the stream consumed
 constexpr char kAdamSteps[] = "adam.steps";
 
-FlatTensors InitialFlatParameters(const Settings& settings, const FlatLayout& layout) {
-  FlatTensors flat(layout, layout.embeddings_dtype());
+FlatTensors InitialFlatParameters(const Settings& settings, const FlatLayout& layout, at::Device device) {
+  FlatTensors flat(layout, layout.embeddings_dtype(), Group::kEmbeddings, Group::kMatrices, device);
   const NamedTensors initial = InitialParameters(settings);
   for (size_t i = 0; i < initial.size(); ++i) flat.tensors()[i].second.copy_(initial[i].second);
   return flat;
@@ -27,14 +27,14 @@ FlatTensors InitialFlatParameters(const Settings& settings, const FlatLayout& la
 
 }  // namespace
 
-Trainer::Trainer(const Settings& settings, ShardSet train)
+Trainer::Trainer(const Settings& settings, ShardSet train, cuda::Machine* machine)
     : settings_(settings),
       stream_(std::move(train)),
       layout_(settings),
-      parameters_(InitialFlatParameters(settings, layout_)),
-      gradients_(layout_, at::kFloat),
-      model_(settings, parameters_.tensors(), gradients_.tensors()),
-      optimizer_(settings, layout_, parameters_, gradients_) {
+      parameters_(InitialFlatParameters(settings, layout_, DeviceOf(machine))),
+      gradients_(layout_, at::kFloat, Group::kEmbeddings, Group::kMatrices, DeviceOf(machine)),
+      model_(MakeEngine(settings, parameters_.tensors(), gradients_.tensors(), machine)),
+      optimizer_(MakeOptimizer(settings, layout_, parameters_, gradients_, machine)) {
   if (const int64_t held = shards().tokens(); held <= settings.train_seq_len) {
     throw InputError(shards().files().front(), StringPrintf("the training split holds %ld tokens where at least %ld are needed",
                                                             held, settings.train_seq_len + 1));
@@ -45,26 +45,25 @@ Trainer::Trainer(const Settings& settings, ShardSet train)
 
 std::vector<float> Trainer::AccumulateGradients() {
   const int64_t tokens = settings_.train_batch_tokens / settings_.grad_micro_steps, T = settings_.train_seq_len;
-  qat_replacements_ += model_.Prepare(fake_quantises());
-  std::vector<float> losses;
+  qat_replacements_ += model_->Prepare(fake_quantises());
   for (int64_t micro = 0; micro < settings_.grad_micro_steps; ++micro) {
     // One token more than there are targets; the next span starts after it (specification 1, section 4).
     const std::vector<uint16_t> span = stream_.Take(tokens + 1);
     std::vector<const uint16_t*> sequences;
     for (int64_t first = 0; first < tokens; first += T) sequences.push_back(span.data() + first);
     const double share = 1 / static_cast<double>(settings_.grad_micro_steps);
-    losses.push_back(static_cast<float>(model_.AccumulateGradients(sequences, T, share)));
+    model_->AccumulateGradients(sequences, T, share);
   }
-  model_.FinishGradients();
-  return losses;
+  model_->FinishGradients();
+  return model_->Losses();
 }
 
 double Trainer::Update(double scale) {
   StepClock clock(profile_);
-  const double norm = optimizer_.GradientNorm();
+  const double norm = optimizer_->GradientNorm();
   clock.Done(StepProfile::kClip);
   if (!std::isfinite(norm)) return norm;
-  optimizer_.Step(scale, MuonMomentum(settings_, step_), optimizer_.ClipFactor(norm));
+  optimizer_->Step(scale, MuonMomentum(settings_, step_), optimizer_->ClipFactor(norm));
   clock = StepClock(profile_);
   if (ema_) ema_->Update();
   ++step_;
@@ -75,8 +74,8 @@ double Trainer::Update(double scale) {
 
 void Trainer::SetProfile(StepProfile* profile) {
   profile_ = profile;
-  model_.SetProfile(profile);
-  optimizer_.SetProfile(profile);
+  model_->SetProfile(profile);
+  optimizer_->SetProfile(profile);
 }
 
 void Trainer::SkipUpdate() {
@@ -96,12 +95,12 @@ std::string Trainer::FindNonFinite() const {
 
 int64_t Trainer::StartFakeQuantisation() {
   qat_first_step_ = step_;
-  return model_.Prepare(/*fake_quantise=*/true);
+  return model_->Prepare(/*fake_quantise=*/true);
 }
 
 Engine& Trainer::ModelForScoring() {
-  model_.Prepare(/*fake_quantise=*/false);
-  return model_;
+  model_->Prepare(/*fake_quantise=*/false);
+  return *model_;
 }
 
 void Trainer::WarmUp(const std::function<void(int64_t)>& on_step) {
@@ -109,12 +108,12 @@ void Trainer::WarmUp(const std::function<void(int64_t)>& on_step) {
   for (const auto& [name, tensor] : State()) before.emplace_back(name, tensor.clone());
   for (int64_t i = 1; i <= settings_.warmup_steps; ++i) {
     AccumulateGradients();
-    optimizer_.Step(/*scale=*/1, settings_.muon_momentum);
+    optimizer_->Step(/*scale=*/1, settings_.muon_momentum);
     on_step(i);
   }
   NamedTensors state = State();
   for (size_t i = 0; i < state.size(); ++i) state[i].second.copy_(before[i].second);
-  optimizer_.set_adam_steps(0);
+  optimizer_->set_adam_steps(0);
   stream_.Seek(0);
 }
 
@@ -124,7 +123,7 @@ NamedTensors Trainer::State() const {
     for (const auto& [name, tensor] : ema_->values()) state.emplace_back("ema/" + name, tensor);
   if (swa_)
     for (const auto& [name, tensor] : swa_->sums()) state.emplace_back("swa_sum/" + name, tensor);
-  const NamedTensors optimizer = optimizer_.State();
+  const NamedTensors optimizer = optimizer_->State();
   state.insert(state.end(), optimizer.begin(), optimizer.end());
   return state;
 }
@@ -136,7 +135,7 @@ void Trainer::Save(CheckpointWriter& writer, Counters& counters) const {
   counters.Set(counter::kSkippedUpdates, static_cast<double>(skipped_updates_));
   counters.Set(counter::kDataWaitSeconds, data_wait_seconds());
   counters.Set(kDataPosition, static_cast<double>(stream_.position()));
-  counters.Set(kAdamSteps, static_cast<double>(optimizer_.adam_steps()));
+  counters.Set(kAdamSteps, static_cast<double>(optimizer_->adam_steps()));
   if (ema_) counters.Set(counter::kEmaUpdates, static_cast<double>(ema_->updates()));
   if (swa_) counters.Set(counter::kSwaSnapshots, static_cast<double>(swa_->snapshots()));
   counters.Set(counter::kQatReplacements, static_cast<double>(qat_replacements_));
@@ -150,7 +149,7 @@ void Trainer::Restore(const CheckpointReader& checkpoint) {
   step_ = count(counter::kSteps);
   skipped_updates_ = count(counter::kSkippedUpdates);
   stream_.Seek(count(kDataPosition));
-  optimizer_.set_adam_steps(count(kAdamSteps));
+  optimizer_->set_adam_steps(count(kAdamSteps));
   if (ema_) ema_->set_updates(count(counter::kEmaUpdates));
   if (swa_) swa_->set_snapshots(count(counter::kSwaSnapshots));
   qat_replacements_ = count(counter::kQatReplacements);

@@ -8,8 +8,8 @@
 #include <vector>
 
 #include "common/checkpoint/checkpoint.h"
+#include "common/cuda/device.h"
 #include "common/model/flat.h"
-#include "common/model/fused.h"
 #include "common/optim/optimizer.h"
 #include "common/settings/settings.h"
 #include "common/tokens/shards.h"
@@ -20,7 +20,8 @@ namespace fairway {
 class Trainer {
  public:
   // Initial weights from settings.seed, the stream at its beginning. REQUIRES: settings.CheckTraining(1) passed.
-  Trainer(const Settings& settings, ShardSet train);
+  // On `machine`, or with null on the CPU.
+  Trainer(const Settings& settings, ShardSet train, cuda::Machine* machine = nullptr);
 
   // Forward and backward over the step's micro-batches; the gradients of their mean loss afterwards stand in gradients().
   // Returns each micro-batch's loss in nats.
@@ -65,8 +66,8 @@ class Trainer {
   TokenStream stream_;
   FlatLayout layout_;
   FlatTensors parameters_, gradients_;
-  FusedTransformer model_;
-  Optimizer optimizer_;
+  std::unique_ptr<Engine> model_;
+  std::unique_ptr<Optimizer> optimizer_;
   std::optional<Ema> ema_;
   std::optional<Swa> swa_;
   int64_t step_ = 0, skipped_updates_ = 0;

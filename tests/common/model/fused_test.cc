@@ -51,7 +51,8 @@ Computed Compute(const Settings& settings, const NamedTensors& parameters, const
   Computed result{.loss = 0, .gradients = ZerosLike(parameters), .rounded = 0};
   FusedTransformer model(settings, parameters, result.gradients);
   result.rounded = model.Prepare(fake_quantise);
-  result.loss = model.AccumulateGradients(batch.sequences, batch.ids.size(1), share);
+  model.AccumulateGradients(batch.sequences, batch.ids.size(1), share);
+  result.loss = model.Losses().at(0);
   model.FinishGradients();
   return result;
 }

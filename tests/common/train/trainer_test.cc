@@ -8,6 +8,7 @@
 
 #include "common/base/error.h"
 #include "common/optim/schedule.h"
+#include "tests/common/cuda/host_machine.h"
 #include "tests/common/train/corpus.h"
 
 namespace fairway {
@@ -25,10 +26,13 @@ std::map<std::string, double> CountersOf(const std::string& path) {
 
 // Cut after every step: before and after the first snapshot, the start of late QAT and the stream's new beginning.
 TEST_F(TrainerTest, GoesOnBitForBitFromEveryStep) {
-  for (const auto& [precision, compat] : {std::pair("float32", "0"), {"bfloat16", "1"}}) {
-    SCOPED_TRACE(std::string(precision) + " compat=" + compat);
+  cuda::HostMachine host;
+  for (const auto& [precision, compat, machine] :
+       std::vector<std::tuple<std::string, std::string, cuda::Machine*>>{
+           {"float32", "0", nullptr}, {"bfloat16", "1", nullptr}, {"bfloat16", "0", &host}}) {
+    SCOPED_TRACE(precision + " compat=" + compat + (machine != nullptr ? " on a device" : ""));
     const Settings settings = Make({{"precision", precision}, {"compat", compat}});
-    Trainer whole = MakeTrainer(settings);
+    Trainer whole = MakeTrainer(settings, machine);
     TakeSteps(whole, settings, 8);
     const std::string identity = Save(whole, settings, folder / "whole.ckpt");
     const auto counters = CountersOf(folder / "whole.ckpt");
@@ -38,10 +42,10 @@ TEST_F(TrainerTest, GoesOnBitForBitFromEveryStep) {
     EXPECT_EQ(counters.at(counter::kQatReplacements), 3 * (3 * 6 + 1));  // steps, matrices
     EXPECT_EQ(counters.at(counter::kTokens), 8 * 64);
     for (int64_t cut = 0; cut <= 8; ++cut) {
-      Trainer first = MakeTrainer(settings);
+      Trainer first = MakeTrainer(settings, machine);
       TakeSteps(first, settings, cut);
       Save(first, settings, folder / "cut.ckpt");
-      Trainer second = MakeTrainer(settings);
+      Trainer second = MakeTrainer(settings, machine);
       second.Restore(CheckpointReader(folder / "cut.ckpt"));
       EXPECT_EQ(second.step(), cut);
       EXPECT_EQ(second.fake_quantises(), cut > 5);
@@ -50,6 +54,20 @@ TEST_F(TrainerTest, GoesOnBitForBitFromEveryStep) {
       EXPECT_EQ(CountersOf(folder / "resumed.ckpt"), counters) << "cut after step " << cut;
     }
   }
+}
+
+// A whole schedule: warm-up, late QAT, averages. In bfloat16 both optimisers round Newton-Schulz their own way.
+TEST_F(TrainerTest, TrainsOnADeviceAsOnTheCpu) {
+  const Settings settings = Make({{"warmup_steps", "2"}});
+  cuda::HostMachine host;
+  Trainer ours = MakeTrainer(settings, &host), theirs = MakeTrainer(settings);
+  for (Trainer* trainer : {&ours, &theirs}) trainer->WarmUp([](int64_t) {});
+  for (int64_t step = 1; step <= 8; ++step) {
+    for (Trainer* trainer : {&ours, &theirs}) TakeSteps(*trainer, settings, step);
+    EXPECT_THAT(ours.Losses(), testing::Pointwise(testing::FloatNear(step == 1 ? 1e-5 : 2e-2), theirs.Losses())) << "step " << step;
+    EXPECT_NEAR(ours.GradientNorm(), theirs.GradientNorm(), (step == 1 ? 1e-5 : 0.05) * theirs.GradientNorm()) << "step " << step;
+  }
+  EXPECT_GT(host.captures(), 0);
 }
 
 // Relative distance of the gradients of the first step, over all parameters.

@@ -1,0 +1,80 @@
+#include "common/cuda/inputs.h"
+
+#include <algorithm>
+#include <numeric>
+
+#include "common/tokens/shard_format.h"
+
+namespace fairway::cuda {
+namespace {
+
+constexpr int64_t kPositionsPerPiece = 64;
+constexpr int64_t kIntegersPerPiece = sizeof(Piece) / sizeof(int32_t);
+
+// Sorts by counting: stable, and linear in positions and rows.
+void SortByRow(TableInputs& table, int64_t N, int64_t rows) {
+  std::vector<int32_t> begin(rows + 1, 0);
+  for (int64_t n = 0; n < N; ++n) ++begin[table.row[n] + 1];
+  std::partial_sum(begin.begin(), begin.end(), begin.begin());
+  std::vector<int32_t> next(begin.begin(), begin.end() - 1);
+  for (int64_t n = 0; n < N; ++n) table.order[next[table.row[n]]++] = static_cast<int32_t>(n);
+
+  Piece *piece = table.piece, *joint = table.joint;
+  int32_t partials = 0;
+  for (int32_t row = 0; row < rows; ++row) {
+    const int32_t first = begin[row], last = begin[row + 1];
+    if (last - first > kPositionsPerPiece) {
+      const int32_t first_partial = partials;
+      for (int32_t i = first; i < last; i += kPositionsPerPiece)
+        *piece++ = {row, i, std::min<int32_t>(i + kPositionsPerPiece, last), partials++};
+      *joint++ = {row, first_partial, partials, -1};
+    } else if (last > first) {
+      *piece++ = {row, first, last, -1};
+    }
+  }
+  std::fill(piece, table.piece + table.pieces, Piece{});
+  std::fill(joint, table.joint + table.joints, Piece{});
+}
+
+}  // namespace
+
+Inputs::Inputs(const Settings& settings, int64_t B, int64_t T, int32_t* memory) : B(B), T(T), N(B * T), size(0) {
+  const auto take = [&](int64_t integers) {
+    int32_t* piece = memory == nullptr ? nullptr : memory + size;
+    size += (integers + 3) / 4 * 4;  // pieces are read 16 bytes at a time
+    return piece;
+  };
+  const auto take_table = [&](int64_t rows) {
+    TableInputs table{};
+    // Every row's last piece may be short; a joint has more than one piece.
+    table.pieces = rows == 0 ? 0 : std::min(rows, N) + N / kPositionsPerPiece;
+    table.joints = rows == 0 ? 0 : N / kPositionsPerPiece;
+    table.row = take(rows == 0 ? 0 : N);
+    table.order = take(rows == 0 ? 0 : N);
+    table.piece = reinterpret_cast<Piece*>(take(table.pieces * kIntegersPerPiece));
+    table.joint = reinterpret_cast<Piece*>(take(table.joints * kIntegersPerPiece));
+    return table;
+  };
+  targets = take(N);
+  joined = take(N);
+  tokens = take_table(settings.vocab_size);
+  bigrams = take_table(settings.bigram_vocab_size);
+}
+
+void Inputs::Fill(const Settings& settings, std::span<const uint16_t* const> sequences) {
+  const int32_t rows = static_cast<int32_t>(settings.bigram_vocab_size);
+  for (int64_t b = 0; b < B; ++b) {
+    for (int64_t t = 0; t < T; ++t) {
+      const int64_t n = b * T + t;
+      const uint16_t* token = sequences[b] + t;
+      tokens.row[n] = token[0];
+      targets[n] = token[1];
+      joined[n] = t > 0 && !(settings.reset_at_bos && token[0] == kBos);
+      if (rows > 0) bigrams.row[n] = joined[n] ? formula::BigramRow(token[0], token[-1], rows) : rows - 1;
+    }
+  }
+  SortByRow(tokens, N, settings.vocab_size);
+  if (rows > 0) SortByRow(bigrams, N, rows);
+}
+
+}  // namespace fairway::cuda

@@ -1,0 +1,48 @@
+// What computes device operations: a GPU, behind libfairway_cuda.so, which programs load where they use one (device.h); in tests
+// the CPU. Everything else that runs on a GPU, LibTorch's operations on its tensors, needs no more than that the library is there.
+#pragma once
+
+#include <ATen/core/Tensor.h>
+
+#include <functional>
+#include <memory>
+#include <string>
+
+#include "common/cuda/operations.h"
+
+namespace fairway::cuda {
+
+// Work that has been put on a stream once and can be put there again at the price of one launch.
+class Graph {
+ public:
+  virtual ~Graph() = default;
+  virtual void Replay() = 0;
+};
+
+class Machine {
+ public:
+  virtual ~Machine() = default;
+
+  virtual at::Device device() const = 0;
+  virtual std::string name() const = 0;
+
+  // Puts an operation on the machine's stream, where LibTorch's operations of this thread stand too; does not wait. Throws
+  // std::runtime_error where the launch is refused.
+  template <class Operation>
+  void Launch(const Operation& operation) {
+    LaunchNumber(Operations::NumberOf<Operation>(), &operation);
+  }
+
+  // Records what `work` puts on the stream, without doing it. `work` must have run once before, uncaptured.
+  virtual std::unique_ptr<Graph> Capture(const std::function<void()>& work) = 0;
+
+ private:
+  virtual void LaunchNumber(int number, const void* operation) = 0;
+};
+
+// The function that libfairway_cuda.so exports: makes the first GPU, and a stream of its own, current on this thread. Throws what
+// CUDA reports.
+inline constexpr char kMachineSymbol[] = "FairwayCudaMachine";
+using MachineFunction = Machine*();
+
+}  // namespace fairway::cuda

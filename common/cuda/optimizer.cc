@@ -1,0 +1,102 @@
+#include "common/cuda/optimizer.h"
+
+#include <ATen/TensorOperators.h>
+#include <ATen/ops/_fused_adamw.h>
+#include <ATen/ops/baddbmm.h>
+#include <ATen/ops/bmm.h>
+#include <ATen/ops/linalg_vector_norm.h>
+#include <ATen/ops/stack.h>
+#include <ATen/ops/zeros.h>
+#include <ATen/ops/zeros_like.h>
+
+#include <algorithm>
+#include <cmath>
+#include <map>
+
+
+namespace fairway::cuda {
+namespace {
+
+at::Tensor ScalarBeside(const FlatTensors& tensors) {
+  return at::zeros({}, tensors.buffers().front().options().dtype(at::kFloat));
+}
+
+}  // namespace
+
+at::Tensor NewtonSchulzOf(at::Tensor x, int64_t steps) {
+  constexpr double a = 3.4445, b = -4.7750, c = 2.0315;
+  const bool tall = x.size(1) > x.size(2);
+  x = x / (at::linalg_vector_norm(x, 2, {1, 2}, /*keepdim=*/true) + 1e-7);
+  if (tall) x = x.transpose(1, 2);
+  for (int64_t i = 0; i < steps; ++i) {
+    const at::Tensor gram = at::bmm(x, x.transpose(1, 2));
+    x = at::baddbmm(x, at::baddbmm(gram, gram, gram, b, c), x, a, 1);
+  }
+  if (tall) x = x.transpose(1, 2);
+  return x;
+}
+
+DeviceOptimizer::DeviceOptimizer(const Settings& settings, const FlatLayout& layout, FlatTensors parameters, FlatTensors gradients,
+                                 Machine& machine)
+    : Optimizer(settings, layout, std::move(parameters), std::move(gradients)),
+      machine_(machine),
+      nesterov_(at::zeros_like(momentum_.group(Group::kMatrices), at::kBFloat16)),
+      inverse_factor_(ScalarBeside(parameters_)),
+      learning_rate_(ScalarBeside(parameters_)),
+      steps_(ScalarBeside(parameters_)) {
+  std::map<std::pair<int64_t, int64_t>, Muons> by_shape;
+  for (size_t i = 0; i < layout.entries().size(); ++i) {
+    const FlatLayout::Entry& entry = layout.entries()[i];
+    if (entry.group != Group::kMatrices) continue;
+    const int64_t rows = entry.spec.shape[0], columns = entry.spec.shape[1];
+    Muons& muons = by_shape[{rows, columns}];
+    muons.scale = std::sqrt(std::max(1.0, static_cast<double>(rows) / static_cast<double>(columns)));
+    muons.parameters.push_back(parameters_.tensors()[i].second);
+    muons.nesterovs.push_back(nesterov_.narrow(0, entry.range.first - layout.range(Group::kMatrices).first, entry.range.size())
+                                  .view(entry.spec.shape));
+  }
+  for (const auto& [shape, muons] : by_shape) muons_.push_back(muons);
+}
+
+double DeviceOptimizer::GradientNorm() const {
+  return at::linalg_vector_norm(gradients_.buffers().front(), 2, {}, false, at::kDouble).item<double>();
+}
+
+void DeviceOptimizer::Step(double scale, double momentum, double gradient_factor) {
+  inverse_factor_.fill_(1 / gradient_factor);
+  steps_.fill_(static_cast<double>(++adam_steps_));
+  for (const Adam& adam : adams_) {
+    // Moments wider than the parameter (bfloat16 embeddings): the step is taken in the moments' dtype.
+    const at::Tensor &parameter = parameters_.group(adam.group), &m = m_.group(adam.group);
+    if (parameter.numel() == 0) continue;
+    const at::Tensor weight = parameter.to(m.scalar_type());
+    learning_rate_.fill_(adam.learning_rate * scale);
+    at::_fused_adamw_({weight}, {gradients_.group(adam.group).to(m.scalar_type())}, {m}, {v_.group(adam.group)}, {}, {steps_},
+                      learning_rate_, settings_.beta1, settings_.beta2, adam.weight_decay, settings_.adam_eps,
+                      /*amsgrad=*/false, /*maximize=*/false, /*grad_scale=*/inverse_factor_);
+    if (!weight.is_same(parameter)) parameter.copy_(weight);
+  }
+
+  const at::Tensor &gradient = gradients_.group(Group::kMatrices), &buffer = momentum_.group(Group::kMatrices);
+  machine_.Launch(MuonMomentum{.count = gradient.numel(),
+                      .factor = static_cast<float>(gradient_factor),
+                      .beta = static_cast<float>(momentum),
+                      .gradient = gradient.const_data_ptr<float>(),
+                      .momentum = buffer.mutable_data_ptr<float>(),
+                      .nesterov = static_cast<BFloat16*>(nesterov_.mutable_data_ptr())});
+  for (const Muons& muons : muons_) {
+    const at::Tensor updates = NewtonSchulzOf(at::stack(muons.nesterovs), settings_.muon_backend_steps).contiguous();
+    for (size_t i = 0; i < muons.parameters.size(); ++i) {
+      const at::Tensor update = updates[static_cast<int64_t>(i)];
+      machine_.Launch(MuonUpdate{.count = update.numel(),
+                        .learning_rate = static_cast<float>(settings_.matrix_lr * scale),
+                        .decay = static_cast<float>(settings_.muon_weight_decay),
+                        .scale = static_cast<float>(muons.scale),
+                        .update = static_cast<const BFloat16*>(update.const_data_ptr()),
+                        .parameter = muons.parameters[i].mutable_data_ptr<float>()});
+    }
+  }
+  for (const at::Tensor& gradients : gradients_.buffers()) gradients.zero_();
+}
+
+}  // namespace fairway::cuda

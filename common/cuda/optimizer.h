@@ -1,0 +1,38 @@
+// The optimisers of specification 1, section 4, on a device: Newton-Schulz on all matrices of one shape at once, the library's fused
+// AdamW. A step waits for nothing; the norm does, which the host decides by.
+#pragma once
+
+#include <vector>
+
+#include "common/cuda/machine.h"
+#include "common/optim/optimizer.h"
+
+namespace fairway::cuda {
+
+class DeviceOptimizer : public Optimizer {
+ public:
+  // As Optimizer's, on the machine's device.
+  DeviceOptimizer(const Settings& settings, const FlatLayout& layout, FlatTensors parameters, FlatTensors gradients,
+                  Machine& machine);
+
+  // Waits for the device.
+  double GradientNorm() const override;
+  void Step(double scale, double momentum, double gradient_factor = 1) override;
+
+ private:
+  // Matrices of one shape.
+  struct Muons {
+    std::vector<at::Tensor> nesterovs, parameters;
+    double scale;
+  };
+
+  Machine& machine_;
+  at::Tensor nesterov_;  // bfloat16, in the matrices' order
+  std::vector<Muons> muons_;
+  at::Tensor inverse_factor_, learning_rate_, steps_;  // float32 scalars
+};
+
+// `steps` Newton-Schulz iterations on x, bfloat16 [matrices, rows, columns], without the last scaling.
+at::Tensor NewtonSchulzOf(at::Tensor x, int64_t steps);
+
+}  // namespace fairway::cuda

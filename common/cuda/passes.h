@@ -1,0 +1,46 @@
+// The transformer's forward and backward pass on a device, as common/model/fused.h has it on CPUs: fused operations
+// (operations.h), the library's matrix products and attention, gradients written by hand. What is folded into the matrices and
+// what is kept for the way back is the same; here all rows of a micro-batch go through an operation at once.
+//
+// Everything is put on one stream and nothing waits for it, so that a captured graph can replay it. On a machine that is the CPU
+// the same code computes the same: this is how tests prove it without a GPU.
+#pragma once
+
+#include <ATen/core/Tensor.h>
+
+#include <memory>
+
+#include "common/cuda/inputs.h"
+#include "common/cuda/machine.h"
+#include "common/model/transformer.h"
+
+namespace fairway::cuda {
+
+class Passes {
+ public:
+  virtual ~Passes() = default;
+
+  // Takes the parameters as they are now; returns how many matrices were rounded to their export grid.
+  virtual int64_t Prepare(bool fake_quantise) = 0;
+
+  // Memory for passes over N = B T rows; that of other shapes is given back. Before a pass of this shape, and not between those
+  // that a graph has captured.
+  virtual void Reserve(int64_t B, int64_t T, bool training) = 0;
+
+  // Adds to the gradients those of `share` times the sum of the losses, and to `loss`, float64 [1] on the device, that sum.
+  virtual void AccumulateGradients(const Inputs& in, float share, at::Tensor loss) = 0;
+  // Makes the gradients those of the parameters.
+  virtual void FinishGradients() = 0;
+
+  // Losses in nats at positions first … T - 1: float32 [B, T - first] on the device. After attention, the last block is
+  // computed for these positions alone.
+  virtual at::Tensor TokenLosses(const Inputs& in, int64_t first) = 0;
+};
+
+// Works on the storage of `parameters` and, for training, `gradients` (float32), all on the machine's device; settings.precision says whether
+// products take float32 or bfloat16. Throws UsageError naming the settings where the library's attention does not take the
+// head size.
+std::unique_ptr<Passes> MakePasses(const Settings& settings, const NamedTensors& parameters, const NamedTensors& gradients,
+                                   Machine& machine);
+
+}  // namespace fairway::cuda

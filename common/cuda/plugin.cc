@@ -1,0 +1,59 @@
+// libfairway_cuda.so: the machine that is a GPU.
+#include <ATen/Context.h>
+#include <ATen/cuda/CUDAContext.h>
+#include <ATen/cuda/CUDAGraph.h>
+
+#include "common/cuda/machine.h"
+
+namespace fairway::cuda {
+
+// operations.cu
+void LaunchKernel(int number, const void* operation, cudaStream_t stream);
+
+namespace {
+
+class CudaGraph : public Graph {
+ public:
+  explicit CudaGraph(const std::function<void()>& work) {
+    graph_.capture_begin();
+    work();
+    graph_.capture_end();
+  }
+  void Replay() override { graph_.replay(); }
+
+ private:
+  at::cuda::CUDAGraph graph_;
+};
+
+class Gpu : public Machine {
+ public:
+  Gpu() : device_(at::kCUDA, 0), stream_(Stream(device_)) {
+    // Sums of products are float32 to the end, also where a product is split along them.
+    at::globalContext().setAllowBF16ReductionCuBLAS(false);
+  }
+
+  at::Device device() const override { return device_; }
+  std::string name() const override { return at::cuda::getDeviceProperties(device_.index())->name; }
+  std::unique_ptr<Graph> Capture(const std::function<void()>& work) override { return std::make_unique<CudaGraph>(work); }
+
+ private:
+  static at::cuda::CUDAStream Stream(at::Device device) {
+    c10::cuda::set_device(device.index());
+    // Not the default stream: a graph cannot be captured there.
+    const at::cuda::CUDAStream stream = at::cuda::getStreamFromPool(/*isHighPriority=*/false, device.index());
+    at::cuda::setCurrentCUDAStream(stream);
+    return stream;
+  }
+  void LaunchNumber(int number, const void* operation) override { LaunchKernel(number, operation, stream_.stream()); }
+
+  const at::Device device_;
+  const at::cuda::CUDAStream stream_;
+};
+
+}  // namespace
+}  // namespace fairway::cuda
+
+extern "C" __attribute__((visibility("default"))) fairway::cuda::Machine* FairwayCudaMachine() {
+  static fairway::cuda::Gpu gpu;
+  return &gpu;
+}

@@ -1,0 +1,149 @@
+#include "common/cuda/transformer.h"
+
+#include <ATen/TensorOperators.h>
+#include <ATen/ops/cat.h>
+#include <ATen/ops/empty.h>
+#include <ATen/ops/zeros.h>
+#include <c10/core/Event.h>
+#include <c10/core/impl/VirtualGuardImpl.h>
+
+#include <algorithm>
+#include <array>
+#include <optional>
+
+#include "common/cuda/passes.h"
+
+namespace fairway::cuda {
+namespace {
+
+class DeviceEngine : public Engine {
+ public:
+  DeviceEngine(const Settings& settings, const NamedTensors& parameters, const NamedTensors& gradients, Machine& machine)
+      : settings_(settings),
+        machine_(machine),
+        passes_(MakePasses(settings, parameters, gradients, machine)),
+        loss_(at::zeros({1}, at::TensorOptions().dtype(at::kDouble).device(machine.device()))) {
+    Prepare(/*fake_quantise=*/false);
+  }
+
+  int64_t Prepare(bool fake_quantise) override {
+    losses_.clear();
+    return passes_->Prepare(fake_quantise);
+  }
+  void FinishGradients() override { passes_->FinishGradients(); }
+
+  void AccumulateGradients(std::span<const uint16_t* const> sequences, int64_t T, double share) override {
+    const int64_t all = static_cast<int64_t>(sequences.size()), at_a_time = AtATime(all);
+    const float share_of_one = static_cast<float>(share / static_cast<double>(all * T));
+    for (int64_t first = 0; first < all; first += at_a_time) {
+      const auto chunk = sequences.subspan(first, std::min(at_a_time, all - first));
+      const Inputs inputs = Begin(chunk, T, /*training=*/true);
+      MicroStep(inputs, share_of_one);
+    }
+    losses_.push_back(loss_ / static_cast<double>(all * T));
+    loss_.zero_();
+  }
+
+  std::vector<float> Losses() const override {
+    std::vector<float> losses;
+    if (losses_.empty()) return losses;
+    const at::Tensor all = at::cat(losses_).to(at::kFloat).cpu();
+    losses.assign(all.const_data_ptr<float>(), all.const_data_ptr<float>() + all.numel());
+    return losses;
+  }
+
+  void TokenLosses(std::span<const uint16_t* const> sequences, int64_t T, int64_t first, float* losses) override {
+    const int64_t all = static_cast<int64_t>(sequences.size()), at_a_time = AtATime(all);
+    for (int64_t done = 0; done < all; done += at_a_time) {
+      const auto chunk = sequences.subspan(done, std::min(at_a_time, all - done));
+      const at::Tensor scored = passes_->TokenLosses(Begin(chunk, T, /*training=*/false), first).cpu();
+      losses = std::copy_n(scored.const_data_ptr<float>(), scored.numel(), losses);
+    }
+  }
+
+ private:
+  struct Shape {
+    int64_t B, T;
+    bool training;
+    bool operator==(const Shape&) const = default;
+  };
+  // Where the host puts a micro-batch together: page-locked memory, so that its copy to the device waits for nothing.
+  class Stage {
+   public:
+    void Reserve(int64_t size, at::Device device) {
+      Wait();
+      const bool gpu = device.is_cuda();
+      memory_ = at::empty({size}, at::TensorOptions().dtype(at::kInt).pinned_memory(gpu));
+      if (gpu && !copied_) copied_.emplace(device.type());
+    }
+    // The memory, once the last copy out of it is done.
+    int32_t* Wait() {
+      if (copied_) copied_->synchronize();
+      return memory_.defined() ? memory_.mutable_data_ptr<int32_t>() : nullptr;
+    }
+    void CopyTo(const at::Tensor& device) {
+      device.copy_(memory_, /*non_blocking=*/true);
+      if (copied_) copied_->record(c10::impl::VirtualGuardImpl(device.device().type()).getStream(device.device()));
+    }
+
+   private:
+    at::Tensor memory_;
+    std::optional<c10::Event> copied_;  // none where host and device are one
+  };
+
+  int64_t AtATime(int64_t all) const { return settings_.micro_batch_seqs > 0 ? std::min(settings_.micro_batch_seqs, all) : all; }
+
+  // Makes room for passes of this shape and puts the tokens on their way to the device.
+  Inputs Begin(std::span<const uint16_t* const> sequences, int64_t T, bool training) {
+    const Shape shape{static_cast<int64_t>(sequences.size()), T, training};
+    const int64_t size = Inputs::Size(settings_, shape.B, T);
+    if (shape != shape_) {
+      graph_.reset();  // it works on memory that goes now
+      warm_ = false;
+      passes_->Reserve(shape.B, T, training);
+      inputs_ = at::empty({size}, at::TensorOptions().dtype(at::kInt).device(machine_.device()));
+      for (Stage& stage : stages_) stage.Reserve(size, machine_.device());
+      shape_ = shape;
+    }
+    Stage& stage = stages_[turn_++ % stages_.size()];
+    Inputs(settings_, shape.B, T, stage.Wait()).Fill(settings_, sequences);
+    stage.CopyTo(inputs_);
+    return Inputs(settings_, shape.B, T, inputs_.mutable_data_ptr<int32_t>());
+  }
+
+  // The first micro-step of a shape runs as it is, and lets the libraries take what memory they want; the second is captured.
+  void MicroStep(const Inputs& inputs, float share) {
+    const auto work = [this, inputs, share] { passes_->AccumulateGradients(inputs, share, loss_); };
+    if (!warm_) {
+      work();
+      warm_ = true;
+      return;
+    }
+    if (graph_ == nullptr || share != captured_share_) {
+      graph_ = machine_.Capture(work);
+      captured_share_ = share;
+    }
+    graph_->Replay();
+  }
+
+  const Settings settings_;
+  Machine& machine_;
+  const std::unique_ptr<Passes> passes_;
+  const at::Tensor loss_;            // float64 [1], where a replayed micro-step adds its losses
+  std::vector<at::Tensor> losses_;  // float64 [1] each: what Losses brings to the host
+  Shape shape_{0, 0, false};
+  at::Tensor inputs_;
+  std::array<Stage, 2> stages_;
+  size_t turn_ = 0;
+  bool warm_ = false;
+  std::unique_ptr<Graph> graph_;
+  float captured_share_ = 0;
+};
+
+}  // namespace
+
+std::unique_ptr<Engine> MakeEngine(const Settings& settings, NamedTensors parameters, NamedTensors gradients, Machine& machine) {
+  return std::make_unique<DeviceEngine>(settings, parameters, gradients, machine);
+}
+
+}  // namespace fairway::cuda

@@ -1,0 +1,65 @@
+// Where a run computes, on a machine with or without a GPU, in a build with or without CUDA.
+#include "common/cuda/device.h"
+
+#include <dlfcn.h>
+#include <gtest/gtest.h>
+
+#include "common/base/error.h"
+#include "common/base/machine.h"
+
+namespace fairway {
+namespace {
+
+Settings On(const char* device) {
+  Settings settings;
+  settings.Set("device", device, Origin::kCommandLine, "test");
+  return settings;
+}
+
+bool HasLoadedCuda() { return dlopen("libtorch_cuda.so", RTLD_NOW | RTLD_NOLOAD) != nullptr; }
+
+// The status and the line that a user gets.
+std::pair<ExitStatus, std::string> Refusal(const Settings& settings) {
+  try {
+    ChooseDevice(settings);
+  } catch (const Error& error) {
+    return {error.status(), error.what()};
+  }
+  return {ExitStatus::kDone, ""};
+}
+
+TEST(ChooseDevice, TakesTheCpuWhereItIsAskedForOrThereIsNoGpu) {
+  EXPECT_EQ(ChooseDevice(On("cpu")), nullptr);
+  if (GpuCount() > 0) GTEST_SKIP() << "skipped: there is a GPU";
+  EXPECT_EQ(ChooseDevice(On("auto")), nullptr);
+  EXPECT_FALSE(HasLoadedCuda());
+}
+
+TEST(ChooseDevice, RefusesCudaWhereThereIsNone) {
+  if (GpuCount() > 0) GTEST_SKIP() << "skipped: there is a GPU";
+  const auto [status, line] = Refusal(On("cuda"));
+  if (BuiltWithCuda()) {
+    EXPECT_EQ(status, ExitStatus::kIo);
+    EXPECT_EQ(line, "DEVICE=cuda: no GPU: the CUDA driver is missing or offers none");
+  } else {
+    EXPECT_EQ(status, ExitStatus::kUsage);
+    EXPECT_EQ(line, "DEVICE=cuda: this build is for CPUs only; it was made without nvcc");
+  }
+  EXPECT_FALSE(HasLoadedCuda());
+}
+
+// Run with a driver that offers a GPU and then does nothing (CMakeLists.txt): the library is found and loaded with all that it
+// needs, and the user hears why CUDA does not start.
+TEST(ChooseDevice, DISABLED_SaysWhyCudaDoesNotStart) {
+  ASSERT_EQ(GpuCount(), 1);
+  for (const char* device : {"auto", "cuda"}) {
+    const auto [status, line] = Refusal(On(device));
+    EXPECT_EQ(status, ExitStatus::kIo);
+    EXPECT_TRUE(line.starts_with(std::string("DEVICE=") + device + ": CUDA does not start: ")) << line;
+    EXPECT_EQ(line.find('\n'), std::string::npos);
+    EXPECT_TRUE(HasLoadedCuda());
+  }
+}
+
+}  // namespace
+}  // namespace fairway

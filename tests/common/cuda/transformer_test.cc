@@ -1,0 +1,93 @@
+// The device's engine with the CPU as its machine: what is captured and replayed, when; losses and gradients as FusedTransformer
+// has them, chunks, changes of shape between training and scoring.
+#include "common/cuda/transformer.h"
+
+#include <ATen/Parallel.h>
+#include <ATen/TensorOperators.h>
+#include <ATen/ops/zeros_like.h>
+#include <gmock/gmock.h>
+
+#include "common/model/fused.h"
+#include "tests/common/cuda/host_machine.h"
+#include "tests/common/model/shapes.h"
+
+namespace fairway::cuda {
+namespace {
+
+struct Batch {
+  Batch(const Settings& settings, int64_t B, int64_t T, uint64_t seed = 4) : T(T) {
+    const at::Tensor all = RandomIds(settings, B, T + 1, seed);
+    const int64_t* from = all.const_data_ptr<int64_t>();
+    tokens.assign(from, from + all.numel());
+    for (int64_t b = 0; b < B; ++b) sequences.push_back(tokens.data() + b * (T + 1));
+  }
+  int64_t T;
+  std::vector<uint16_t> tokens;
+  std::vector<const uint16_t*> sequences;
+};
+
+NamedTensors ZerosLike(const NamedTensors& parameters) {
+  NamedTensors zeros;
+  for (const auto& [name, tensor] : parameters) zeros.emplace_back(name, at::zeros_like(tensor));
+  return zeros;
+}
+
+void ExpectNear(const NamedTensors& ours, const NamedTensors& theirs) {
+  for (size_t i = 0; i < ours.size(); ++i) {
+    const double largest = theirs[i].second.abs().max().item<double>();
+    EXPECT_LE((ours[i].second - theirs[i].second).abs().max().item<double>(), 1e-4 * largest + 1e-6) << ours[i].first;
+  }
+}
+
+TEST(DeviceEngine, DoesWhatTheCpuDoesThroughCaptureAndReplay) {
+  at::set_num_threads(1);
+  // Five sequences at once are computed as they are, captured, replayed, three times. In chunks of 2, 2 and 1 the second one is
+  // captured each time, and in those of 3 and 2 none comes twice.
+  for (const auto& [at_a_time, captures] : {std::pair("0", 3), {"2", 9}, {"3", 0}}) {
+    const Settings settings = Shape({{"micro_batch_seqs", at_a_time}});
+    const NamedTensors parameters = RandomParameters(settings), gradients = ZerosLike(parameters), expected = ZerosLike(parameters);
+    HostMachine machine;
+    const auto engine = MakeEngine(settings, parameters, gradients, machine);
+    FusedTransformer fused(settings, parameters, expected);
+    for (int step = 0; step < 3; ++step) {
+      for (const NamedTensors* all : {&gradients, &expected})
+        for (const auto& [name, tensor] : *all) tensor.zero_();
+      EXPECT_EQ(engine->Prepare(step == 2), fused.Prepare(step == 2));
+      for (int micro = 0; micro < 3; ++micro) {
+        const Batch batch(settings, 5, 9, static_cast<uint64_t>(10 * step + micro));
+        engine->AccumulateGradients(batch.sequences, batch.T, 1 / 3.0);
+        fused.AccumulateGradients(batch.sequences, batch.T, 1 / 3.0);
+      }
+      engine->FinishGradients();
+      fused.FinishGradients();
+      EXPECT_THAT(engine->Losses(), testing::Pointwise(testing::FloatNear(1e-5), fused.Losses()));
+      EXPECT_EQ(fused.Losses().size(), 3);
+      ExpectNear(gradients, expected);
+      // Scoring between steps takes the memory, and so the graph.
+      const Batch batch(settings, 4, 12);
+      std::vector<float> ours(4 * 9), theirs(4 * 9);
+      engine->TokenLosses(batch.sequences, batch.T, 3, ours.data());
+      fused.TokenLosses(batch.sequences, batch.T, 3, theirs.data());
+      for (size_t i = 0; i < ours.size(); ++i) EXPECT_NEAR(ours[i], theirs[i], 5e-5);
+    }
+    EXPECT_EQ(machine.captures(), captures);
+  }
+}
+
+TEST(DeviceEngine, CapturesAgainForAnotherShare) {
+  const Settings settings = Shape({});
+  const NamedTensors parameters = RandomParameters(settings), gradients = ZerosLike(parameters);
+  const Batch batch(settings, 2, 9);
+  HostMachine machine;
+  const auto engine = MakeEngine(settings, parameters, gradients, machine);
+  engine->Prepare(false);
+  for (double share : {1.0, 1.0, 1.0, 0.5, 0.5, 1.0}) engine->AccumulateGradients(batch.sequences, batch.T, share);
+  EXPECT_THAT(engine->Losses(), testing::SizeIs(6));
+  EXPECT_THAT(engine->Losses(), testing::Each(testing::FloatNear(engine->Losses()[0], 1e-6)));
+  engine->Prepare(false);
+  EXPECT_THAT(engine->Losses(), testing::IsEmpty());
+  EXPECT_EQ(machine.captures(), 3);
+}
+
+}  // namespace
+}  // namespace fairway::cuda
