@@ -1,4 +1,4 @@
-# The whole record in miniature: the published architecture, narrower, on the King James Bible; about three minutes of training
+# The whole record in miniature: the published architecture, narrower, on the King James Bible; a minute or two of training
 # on two cores. Bounded by steps, so that a seed gives the same bytes again.
 
 data_path = ../data/bible-kjv

@@ -106,7 +106,7 @@ TEST(NewtonSchulzOf, DoesMatricesOfOneShapeAtOnce) {
   at::Generator generator = at::make_generator<at::CPUGeneratorImpl>(uint64_t{3});
   for (const auto& [rows, columns] : {std::pair(16, 16), {8, 24}, {24, 8}}) {
     const at::Tensor all = at::randn({3, rows, columns}, generator, at::kFloat);
-    for (const auto& [steps, rounding] : {std::pair(0, 0.004), {1, 0.02}, {5, 0.05}}) {  // as in optim/optimizer_test.cc
+    for (const auto& [steps, rounding] : {std::pair(0, 0.006), {1, 0.02}, {5, 0.05}}) {  // as in optim/optimizer_test.cc, and the norm's
       const at::Tensor together = NewtonSchulzOf(all.to(at::kBFloat16), steps).to(at::kDouble);
       for (int i = 0; i < 3; ++i) {
         const at::Tensor alone = Formula(all[i], steps);

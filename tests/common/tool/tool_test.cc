@@ -323,7 +323,9 @@ TEST(VersionFlag, NamesTheProgramAndItsSources) {
   Program program;
   const Outcome outcome = program.Run({"--version"});
   EXPECT_EQ(outcome.status, 0);
-  EXPECT_EQ(outcome.out, "demo " + Version() + "\n");
+  // In a build with CUDA it also says what GPUs there are.
+  EXPECT_THAT(outcome.out, testing::MatchesRegex("demo fairway [^,]*, (CPU only|CPU and CUDA, GPUs here: [0-9]+)\n"));
+  EXPECT_THAT(outcome.out, StartsWith("demo " + Version()));
   EXPECT_THAT(Version(), HasSubstr(SourceDigest().substr(0, 12)));
 }
 
