@@ -5,13 +5,11 @@
 #include <ATen/TensorOperators.h>
 #include <ATen/ops/norm.h>
 #include <ATen/ops/zeros.h>
-#include <ATen/ops/zeros_like.h>
 #include <gtest/gtest.h>
 
 #include "common/base/error.h"
 #include "tests/common/cuda/host_machine.h"
-#include "tests/common/model/formula.h"
-#include "tests/common/model/shapes.h"
+#include "tests/common/model/engines.h"
 
 namespace fairway::cuda {
 namespace {
@@ -23,59 +21,29 @@ constexpr double kValue = 5e-5, kGradient = 2e-4, kNothing = 1e-6;
 constexpr double kBFloat16 = 0.08;
 constexpr int64_t kManyElements = 16;
 
-struct Batch {
-  Batch(const Settings& settings, int64_t B, int64_t T) : B(B), T(T) {
-    const at::Tensor all = RandomIds(settings, B, T + 1);
-    ids = all.narrow(1, 0, T).contiguous();
-    targets = all.narrow(1, 1, T).contiguous();
-    const int64_t* from = all.const_data_ptr<int64_t>();
-    tokens.assign(from, from + all.numel());
-    for (int64_t b = 0; b < B; ++b) sequences.push_back(tokens.data() + b * (T + 1));
-    memory.resize(Inputs::Size(settings, B, T));
-    inputs.emplace(settings, B, T, memory.data());
-    inputs->Fill(settings, sequences);
+// The same as the passes take it.
+struct DeviceBatch : Batch {
+  DeviceBatch(const Settings& settings, int64_t B, int64_t T)
+      : Batch(settings, B, T), memory(Inputs::Size(settings, B, T)), inputs(settings, B, T, memory.data()) {
+    inputs.Fill(settings, sequences);
   }
-  int64_t B, T;
-  at::Tensor ids, targets;
-  std::vector<uint16_t> tokens;
-  std::vector<const uint16_t*> sequences;
   std::vector<int32_t> memory;
-  std::optional<Inputs> inputs;
+  Inputs inputs;
 };
 
-struct Computed {
-  double loss;  // the mean
-  NamedTensors gradients;
-  int64_t rounded;
-};
-
-Computed Compute(const Settings& settings, const NamedTensors& parameters, const Batch& batch, int lanes = 1,
+Computed Compute(const Settings& settings, const NamedTensors& parameters, const DeviceBatch& batch, int lanes = 1,
                  bool fake_quantise = false, int times = 1) {
-  Computed result{};
-  for (const auto& [name, tensor] : parameters) result.gradients.emplace_back(name, at::zeros_like(tensor, at::kFloat));
+  Computed result{.loss = 0, .gradients = ZerosLike(parameters), .rounded = 0};
   HostMachine machine(lanes);
   const auto passes = MakePasses(settings, parameters, result.gradients, machine);
   result.rounded = passes->Prepare(fake_quantise);
-  passes->Reserve(batch.B, batch.T, /*training=*/true);
-  const double N = static_cast<double>(batch.B * batch.T);
+  passes->Reserve(batch.inputs.B, batch.inputs.T, /*training=*/true);
+  const double N = static_cast<double>(batch.inputs.N);
   const at::Tensor loss = at::zeros({1}, at::kDouble);
-  for (int i = 0; i < times; ++i) passes->AccumulateGradients(*batch.inputs, static_cast<float>(1 / N / times), loss);
+  for (int i = 0; i < times; ++i) passes->AccumulateGradients(batch.inputs, static_cast<float>(1 / N / times), loss);
   passes->FinishGradients();
   result.loss = loss.item<double>() / N / times;
   return result;
-}
-
-void ExpectGradients(const NamedTensors& ours, const NamedTensors& theirs, double tolerance) {
-  for (size_t i = 0; i < ours.size(); ++i) {
-    const at::Tensor expected = theirs[i].second;
-    if (!expected.defined() || expected.numel() == 0) {
-      EXPECT_TRUE(ours[i].second.numel() == 0 || ours[i].second.abs().max().item<double>() == 0) << ours[i].first;
-      continue;
-    }
-    const double largest = expected.abs().max().item<double>();
-    EXPECT_LE((ours[i].second - expected).abs().max().item<double>(), tolerance * largest + kNothing)
-        << ours[i].first << " of up to " << largest;
-  }
 }
 
 void ExpectNearInNorm(const NamedTensors& ours, const NamedTensors& theirs, double tolerance) {
@@ -88,21 +56,16 @@ void ExpectNearInNorm(const NamedTensors& ours, const NamedTensors& theirs, doub
 }
 
 void ExpectFormula(const Settings& settings, int64_t B, int64_t T, int lanes = 1) {
-  SCOPED_TRACE(testing::Message() << "layers " << settings.num_layers << " width " << settings.model_dim << " heads "
-                                  << settings.num_heads << "/" << settings.num_kv_heads << " bigram "
-                                  << settings.bigram_vocab_size << "x" << settings.bigram_dim << " xsa " << settings.xsa_last_n
-                                  << " tied " << settings.tie_embeddings << " reset " << settings.reset_at_bos << " B " << B
-                                  << " T " << T);
+  SCOPED_TRACE(ShapeOf(settings, B, T));
   const bool float32 = settings.precision == "float32";
   const NamedTensors parameters = RandomParameters(settings);
   const Formula formula(settings, parameters);
-  const Batch batch(settings, B, T);
+  const DeviceBatch batch(settings, B, T);
   const at::Tensor losses = formula.TokenLosses(batch.ids, batch.targets);
   losses.mean().backward();
   const Computed computed = Compute(settings, parameters, batch, lanes);
   EXPECT_NEAR(computed.loss, losses.mean().item<double>(), float32 ? kValue : kBFloat16);
-  NamedTensors expected;
-  for (const auto& [name, tensor] : parameters) expected.emplace_back(name, formula.parameter(name).grad());
+  const NamedTensors expected = FormulaGradients(formula, parameters);
   if (float32) ExpectGradients(computed.gradients, expected, kGradient);
   else ExpectNearInNorm(computed.gradients, expected, kBFloat16);
 
@@ -111,7 +74,7 @@ void ExpectFormula(const Settings& settings, int64_t B, int64_t T, int lanes = 1
   passes->Prepare(false);
   passes->Reserve(B, T, /*training=*/false);
   for (int64_t first : {int64_t{0}, T / 2, T - 1}) {
-    const at::Tensor scored = passes->TokenLosses(*batch.inputs, first);
+    const at::Tensor scored = passes->TokenLosses(batch.inputs, first);
     ASSERT_EQ(scored.sizes(), at::IntArrayRef({B, T - first}));
     EXPECT_LE((scored - losses.narrow(1, first, T - first)).abs().max().item<double>(), float32 ? kValue : kBFloat16) << first;
   }
@@ -148,32 +111,24 @@ TEST(Passes, BFloat16) {
 TEST(Passes, AgreesWithThePlainCompositionAtLargerShapes) {
   const Settings settings = Shape({{"num_heads", "2"}, {"num_kv_heads", "1"}, {"model_dim", "32"}, {"xsa_last_n", "2"}});
   const NamedTensors parameters = RandomParameters(settings);
-  const Batch batch(settings, 27, 305);
+  const DeviceBatch batch(settings, 27, 305);
   const Computed computed = Compute(settings, parameters, batch);
-  const Transformer plain(settings, WithGradients(parameters));
-  const at::Tensor loss = plain.Loss(batch.ids, batch.targets);
-  loss.backward();
-  EXPECT_NEAR(computed.loss, loss.item<double>(), kValue);
-  NamedTensors gradients;
-  for (const auto& [name, tensor] : parameters) gradients.emplace_back(name, tensor.grad());
-  ExpectGradients(computed.gradients, gradients, 1e-3);
+  const Computed plain = ComputePlainly(settings, parameters, batch);
+  EXPECT_NEAR(computed.loss, plain.loss, kValue);
+  ExpectGradients(computed.gradients, plain.gradients, 1e-3);
 }
 
 TEST_P(PassesTest, FakeQuantisesAsThePlainCompositionDoes) {
   for (const char* compat : {"0", "1"}) {
     const Settings settings = Shape({{"compat", compat}, {"tie_embeddings", "0"}});
     const NamedTensors parameters = RandomParameters(settings);
-    const Batch batch(settings, 2, 30);
+    const DeviceBatch batch(settings, 2, 30);
     const Computed computed = Compute(settings, parameters, batch, GetParam(), /*fake_quantise=*/true);
-    Transformer plain(settings, WithGradients(parameters));
-    EXPECT_EQ(computed.rounded, plain.SetFakeQuantisation(true));
+    const Computed plain = ComputePlainly(settings, parameters, batch, /*fake_quantise=*/true);
+    EXPECT_EQ(computed.rounded, plain.rounded);
     EXPECT_GT(computed.rounded, 0);
-    const at::Tensor loss = plain.Loss(batch.ids, batch.targets);
-    loss.backward();
-    EXPECT_NEAR(computed.loss, loss.item<double>(), kValue);
-    NamedTensors gradients;
-    for (const auto& [name, tensor] : parameters) gradients.emplace_back(name, tensor.grad());
-    ExpectGradients(computed.gradients, gradients, 1e-3);
+    EXPECT_NEAR(computed.loss, plain.loss, kValue);
+    ExpectGradients(computed.gradients, plain.gradients, 1e-3);
   }
 }
 
@@ -181,7 +136,7 @@ TEST(Passes, MicroBatchesAddUp) {
   for (const char* precision : {"float32", "bfloat16"}) {
     const Settings settings = Shape({{"precision", precision}});
     const NamedTensors parameters = RandomParameters(settings);
-    const Batch batch(settings, 2, 9);
+    const DeviceBatch batch(settings, 2, 9);
     const Computed once = Compute(settings, parameters, batch), twice = Compute(settings, parameters, batch, 1, false, 2);
     EXPECT_NEAR(once.loss, twice.loss, 1e-9);
     ExpectNearInNorm(twice.gradients, once.gradients, 1e-5);

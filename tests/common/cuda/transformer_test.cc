@@ -4,40 +4,14 @@
 
 #include <ATen/Parallel.h>
 #include <ATen/TensorOperators.h>
-#include <ATen/ops/zeros_like.h>
 #include <gmock/gmock.h>
 
 #include "common/model/fused.h"
 #include "tests/common/cuda/host_machine.h"
-#include "tests/common/model/shapes.h"
+#include "tests/common/model/engines.h"
 
 namespace fairway::cuda {
 namespace {
-
-struct Batch {
-  Batch(const Settings& settings, int64_t B, int64_t T, uint64_t seed = 4) : T(T) {
-    const at::Tensor all = RandomIds(settings, B, T + 1, seed);
-    const int64_t* from = all.const_data_ptr<int64_t>();
-    tokens.assign(from, from + all.numel());
-    for (int64_t b = 0; b < B; ++b) sequences.push_back(tokens.data() + b * (T + 1));
-  }
-  int64_t T;
-  std::vector<uint16_t> tokens;
-  std::vector<const uint16_t*> sequences;
-};
-
-NamedTensors ZerosLike(const NamedTensors& parameters) {
-  NamedTensors zeros;
-  for (const auto& [name, tensor] : parameters) zeros.emplace_back(name, at::zeros_like(tensor));
-  return zeros;
-}
-
-void ExpectNear(const NamedTensors& ours, const NamedTensors& theirs) {
-  for (size_t i = 0; i < ours.size(); ++i) {
-    const double largest = theirs[i].second.abs().max().item<double>();
-    EXPECT_LE((ours[i].second - theirs[i].second).abs().max().item<double>(), 1e-4 * largest + 1e-6) << ours[i].first;
-  }
-}
 
 TEST(DeviceEngine, DoesWhatTheCpuDoesThroughCaptureAndReplay) {
   at::set_num_threads(1);
@@ -55,19 +29,19 @@ TEST(DeviceEngine, DoesWhatTheCpuDoesThroughCaptureAndReplay) {
       EXPECT_EQ(engine->Prepare(step == 2), fused.Prepare(step == 2));
       for (int micro = 0; micro < 3; ++micro) {
         const Batch batch(settings, 5, 9, static_cast<uint64_t>(10 * step + micro));
-        engine->AccumulateGradients(batch.sequences, batch.T, 1 / 3.0);
-        fused.AccumulateGradients(batch.sequences, batch.T, 1 / 3.0);
+        engine->AccumulateGradients(batch.sequences, 9, 1 / 3.0);
+        fused.AccumulateGradients(batch.sequences, 9, 1 / 3.0);
       }
       engine->FinishGradients();
       fused.FinishGradients();
       EXPECT_THAT(engine->Losses(), testing::Pointwise(testing::FloatNear(1e-5), fused.Losses()));
       EXPECT_EQ(fused.Losses().size(), 3);
-      ExpectNear(gradients, expected);
+      ExpectGradients(gradients, expected, 1e-4);
       // Scoring between steps takes the memory, and so the graph.
       const Batch batch(settings, 4, 12);
       std::vector<float> ours(4 * 9), theirs(4 * 9);
-      engine->TokenLosses(batch.sequences, batch.T, 3, ours.data());
-      fused.TokenLosses(batch.sequences, batch.T, 3, theirs.data());
+      engine->TokenLosses(batch.sequences, 12, 3, ours.data());
+      fused.TokenLosses(batch.sequences, 12, 3, theirs.data());
       for (size_t i = 0; i < ours.size(); ++i) EXPECT_NEAR(ours[i], theirs[i], 5e-5);
     }
     EXPECT_EQ(machine.captures(), captures);
@@ -81,7 +55,7 @@ TEST(DeviceEngine, CapturesAgainForAnotherShare) {
   HostMachine machine;
   const auto engine = MakeEngine(settings, parameters, gradients, machine);
   engine->Prepare(false);
-  for (double share : {1.0, 1.0, 1.0, 0.5, 0.5, 1.0}) engine->AccumulateGradients(batch.sequences, batch.T, share);
+  for (double share : {1.0, 1.0, 1.0, 0.5, 0.5, 1.0}) engine->AccumulateGradients(batch.sequences, 9, share);
   EXPECT_THAT(engine->Losses(), testing::SizeIs(6));
   EXPECT_THAT(engine->Losses(), testing::Each(testing::FloatNear(engine->Losses()[0], 1e-6)));
   engine->Prepare(false);

@@ -8,8 +8,7 @@
 #include <ATen/ops/zeros.h>
 #include <gtest/gtest.h>
 
-#include "tests/common/model/formula.h"
-#include "tests/common/model/shapes.h"
+#include "tests/common/model/engines.h"
 
 namespace fairway {
 namespace {
@@ -17,34 +16,6 @@ namespace {
 // As in transformer_test.cc: float32 against float64, and the reasons.
 constexpr double kValue = 5e-5;
 constexpr double kGradient = 2e-4;
-constexpr double kNothing = 1e-6;
-
-// Sequences of T + 1 tokens, as the stream gives them, and the same as tensors.
-struct Batch {
-  Batch(const Settings& settings, int64_t B, int64_t T) {
-    const at::Tensor all = RandomIds(settings, B, T + 1);
-    ids = all.narrow(1, 0, T).contiguous();
-    targets = all.narrow(1, 1, T).contiguous();
-    const int64_t* from = all.const_data_ptr<int64_t>();
-    tokens.assign(from, from + all.numel());
-    for (int64_t b = 0; b < B; ++b) sequences.push_back(tokens.data() + b * (T + 1));
-  }
-  at::Tensor ids, targets;
-  std::vector<uint16_t> tokens;
-  std::vector<const uint16_t*> sequences;
-};
-
-NamedTensors ZerosLike(const NamedTensors& parameters) {
-  NamedTensors zeros;
-  for (const auto& [name, tensor] : parameters) zeros.emplace_back(name, at::zeros(tensor.sizes(), at::kFloat));
-  return zeros;
-}
-
-struct Computed {
-  double loss;
-  NamedTensors gradients;
-  int64_t rounded;
-};
 
 Computed Compute(const Settings& settings, const NamedTensors& parameters, const Batch& batch, double share = 1,
                  bool fake_quantise = false) {
@@ -57,31 +28,8 @@ Computed Compute(const Settings& settings, const NamedTensors& parameters, const
   return result;
 }
 
-void ExpectGradients(const NamedTensors& ours, const NamedTensors& theirs, double tolerance) {
-  for (size_t i = 0; i < ours.size(); ++i) {
-    const at::Tensor expected = theirs[i].second;
-    if (!expected.defined() || expected.numel() == 0) {
-      EXPECT_TRUE(ours[i].second.numel() == 0 || ours[i].second.abs().max().item<double>() == 0) << ours[i].first;
-      continue;
-    }
-    const double largest = expected.abs().max().item<double>();
-    EXPECT_LE((ours[i].second - expected).abs().max().item<double>(), tolerance * largest + kNothing)
-        << ours[i].first << " of up to " << largest;
-  }
-}
-
-NamedTensors FormulaGradients(const Formula& formula, const NamedTensors& parameters) {
-  NamedTensors gradients;
-  for (const auto& [name, tensor] : parameters) gradients.emplace_back(name, formula.parameter(name).grad());
-  return gradients;
-}
-
 void ExpectFormula(const Settings& settings, int64_t B, int64_t T) {
-  SCOPED_TRACE(testing::Message() << "layers " << settings.num_layers << " width " << settings.model_dim << " heads "
-                                  << settings.num_heads << "/" << settings.num_kv_heads << " bigram "
-                                  << settings.bigram_vocab_size << "x" << settings.bigram_dim << " xsa " << settings.xsa_last_n
-                                  << " tied " << settings.tie_embeddings << " reset " << settings.reset_at_bos << " B " << B
-                                  << " T " << T);
+  SCOPED_TRACE(ShapeOf(settings, B, T));
   const NamedTensors parameters = RandomParameters(settings);
   const Formula formula(settings, parameters);
   const Batch batch(settings, B, T);
@@ -136,13 +84,9 @@ TEST_P(FusedTest, AgreesWithThePlainCompositionAtLargerShapes) {
     const NamedTensors parameters = RandomParameters(settings);
     const Batch batch(settings, 5, T);
     const Computed computed = Compute(settings, parameters, batch);
-    const Transformer plain(settings, WithGradients(parameters));
-    const at::Tensor loss = plain.Loss(batch.ids, batch.targets);
-    loss.backward();
-    EXPECT_NEAR(computed.loss, loss.item<double>(), kValue);
-    NamedTensors gradients;
-    for (const auto& [name, tensor] : parameters) gradients.emplace_back(name, tensor.grad());
-    ExpectGradients(computed.gradients, gradients, 1e-3);
+    const Computed plain = ComputePlainly(settings, parameters, batch);
+    EXPECT_NEAR(computed.loss, plain.loss, kValue);
+    ExpectGradients(computed.gradients, plain.gradients, 1e-3);
   }
 }
 
@@ -208,15 +152,11 @@ TEST_P(FusedTest, FakeQuantisesAsThePlainCompositionDoes) {
     const NamedTensors parameters = RandomParameters(settings);
     const Batch batch(settings, 2, 30);
     const Computed computed = Compute(settings, parameters, batch, 1, /*fake_quantise=*/true);
-    Transformer plain(settings, WithGradients(parameters));
-    EXPECT_EQ(computed.rounded, plain.SetFakeQuantisation(true));
+    const Computed plain = ComputePlainly(settings, parameters, batch, /*fake_quantise=*/true);
+    EXPECT_EQ(computed.rounded, plain.rounded);
     EXPECT_GT(computed.rounded, 0);
-    const at::Tensor loss = plain.Loss(batch.ids, batch.targets);
-    loss.backward();
-    EXPECT_NEAR(computed.loss, loss.item<double>(), kValue);
-    NamedTensors gradients;
-    for (const auto& [name, tensor] : parameters) gradients.emplace_back(name, tensor.grad());
-    ExpectGradients(computed.gradients, gradients, 1e-3);
+    EXPECT_NEAR(computed.loss, plain.loss, kValue);
+    ExpectGradients(computed.gradients, plain.gradients, 1e-3);
   }
 }
 
