@@ -63,7 +63,8 @@ TEST_P(GoldenRecordShape, FourSteps) {
       // The learning rate is far too high for this batch and the loss rises to 10: tiny's noise, tenfold.
       EXPECT_NEAR(losses[micro], golden, golden::Float32Tolerance(10 * noise.Loss(step)));
     }
-    EXPECT_NEAR(norm / result["grad_norms"][step].get<double>(), 1, golden::Float32Tolerance(10 * noise.GradientNorm(step)) + 1e-5);
+    // The original adds squares in float32: at step 0 its norm is 1.4e-5 below that of its own gradients' digests.
+    EXPECT_NEAR(norm / result["grad_norms"][step].get<double>(), 1, golden::Float32Tolerance(10 * noise.GradientNorm(step)) + 2e-5);
   }
   ExpectNorms(result["digests"]["last"], trainer.parameters(), 0.01);
 }
