@@ -9,6 +9,19 @@ constexpr float kA = 3.4445f, kB = -4.7750f, kC = 2.0315f;
 
 float Round(float x) { return formula::FromBFloat16(formula::ToBFloat16(x)); }
 
+Vector Rounded(Vector x) {
+  BFloat16 lanes[kLanes];
+  PutLanes(x, lanes, kLanes);
+  return GetLanes(lanes, kLanes);
+}
+
+// to[j] = value(get) for all j < count, kLanes of them at a time: get(from) is from[j] and its neighbours.
+template <class Value>
+FAIRWAY_INLINE void Each(int64_t count, BFloat16* to, Value value) {
+  for (int64_t j = 0; j < count; j += kLanes)
+    PutLanes(value([&](const BFloat16* from) { return GetLanes(from + j, count - j); }), to + j, count - j);
+}
+
 // Below its diagonal, and in whole blocks on it, a symmetric matrix [m, m] has been computed: the rest follows.
 void Mirror(int64_t m, BFloat16* matrix) {
   constexpr int64_t kBlock = 32;
@@ -93,20 +106,14 @@ void MuonUpdate(const MuonStep& step, float* parameter, float* gradient, float* 
     PackTransposed({x, kHalf}, stride, x_columns, {0, m});
     Symmetric({.a = {x, kHalf}, .a_stride = stride, .b = x_columns}, m, {gram, kHalf});
     PackRows({gram, kHalf}, m, gram_rows, {0, m});
-    for (int64_t i = 0; i < m; ++i) {
-#pragma omp simd
-      for (int64_t j = 0; j < m; ++j) Put(kC * Get(gram[i * m + j]), scaled + i * square + j);
-    }
+    for (int64_t i = 0; i < m; ++i) Each(m, scaled + i * square, [&](auto get) { return kC * get(gram + i * m); });
     // The squares land in `y`, which is large enough: m <= n.
     Symmetric({.a = {scaled, kHalf}, .a_stride = square, .b = gram_rows}, m, {y, kHalf});
-    for (int64_t i = 0; i < m; ++i) {
-#pragma omp simd
-      for (int64_t j = 0; j < m; ++j) Put(Round(kB * Get(gram[i * m + j])) + Get(y[i * m + j]), polynomial + i * square + j);
-    }
+    for (int64_t i = 0; i < m; ++i)
+      Each(m, polynomial + i * square, [&](auto get) { return Rounded(kB * get(gram + i * m)) + get(y + i * m); });
     PackRows({x, kHalf}, stride, x_rows, {0, m});
     MultiplyTo({.a = {polynomial, kHalf}, .a_stride = square, .b = x_rows}, {y, kHalf}, stride, {0, m}, {0, n});
-#pragma omp simd
-    for (int64_t j = 0; j < m * stride; ++j) Put(Round(kA * Get(x[j])) + Get(y[j]), x + j);
+    Each(m * stride, x, [&](auto get) { return Rounded(kA * get(x)) + get(y); });
     if (stride > n)
       for (int64_t i = 0; i < m; ++i) x[i * stride + n] = {0};
   }

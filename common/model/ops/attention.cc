@@ -5,7 +5,11 @@
 namespace fairway::FAIRWAY_TARGET {
 namespace {
 
-constexpr int64_t kQueries = kAttentionQueries, kKeys = kAttentionKeys;
+// A block's queries and keys, and the rows of it whose scores are made and used up at a time, so that they stay in the first cache.
+constexpr int64_t kQueries = kAttentionQueries, kKeys = kAttentionKeys, kStrip = 24;
+constexpr float kLog2E = 1.44269504088896341f;
+
+int64_t Least(int64_t a, int64_t b) { return a < b ? a : b; }
 
 // Where a sequence's heads stand.
 struct Frame {
@@ -46,12 +50,34 @@ Strided RowsOf(const E* rows, int64_t stride) {
   return {reinterpret_cast<const Word*>(rows), stride / kGroup<E>, 1};
 }
 
+// Keys and values as the second operand of a product along d: panels of kPanel positions, each [d / G, kPanel] words.
+constexpr int64_t kPanel = 64;
 template <class E>
-float Dot(const E* __restrict a, const E* __restrict b, int64_t count) {
-  float sum = 0;
-#pragma omp simd reduction(+ : sum)
-  for (int64_t c = 0; c < count; ++c) sum += Get(a[c]) * Get(b[c]);
-  return sum;
+void PackPositions(const Frame& f, const E* rows, Word* panels) {
+  for (int64_t j = 0; j < f.T; j += kPanel)
+    TransposeRows<E>(f.T - j < kPanel ? f.T - j : kPanel, f.d, rows + j * f.stride, f.stride, panels + j * (f.d / kGroup<E>), kPanel);
+}
+
+// scores [rows, count], kKeys apart = queries times `count` positions from j0 on, a multiple of kPanel.
+template <class E>
+FAIRWAY_INLINE void Scores(const Frame& f, int64_t rows, Strided queries, const Word* panels, int64_t j0, int64_t count, float* scores) {
+  const int64_t steps = f.d / kGroup<E>;
+  for (int64_t n = 0; n < count; n += kPanel)
+    Multiply<E>(rows, count - n < kPanel ? count - n : kPanel, steps, queries, panels + (j0 + n) * steps, kPanel,
+                StoreRows<float>{scores + n, kKeys});
+}
+
+// The words of rows i and i + 1 of a block, i even; they stand kPairs apart.
+constexpr int64_t kPairs = kKeys + 16;  // a power of two would put every row into the same few places of the cache
+template <class E>
+FAIRWAY_INLINE void PutPair(Vector top, Vector bottom, int64_t i, int64_t j, Word* pairs) {
+  Word* to = pairs + i / kGroup<E> * kPairs + j;
+  if constexpr (kGroup<E> == 2) {
+    StoreLanes(PairLanes(top, bottom), to, kLanes);
+  } else {
+    StoreLanes(reinterpret_cast<WordVector&>(top), to, kLanes);
+    StoreLanes(reinterpret_cast<WordVector&>(bottom), to + kPairs, kLanes);
+  }
 }
 
 template <class E>
@@ -60,53 +86,49 @@ void Forward(const QkShape& shape, const float* gain, const E* qkv, int64_t sequ
   constexpr int64_t G = kGroup<E>;
   const Frame f(shape, sequence, kv);
   Pieces pieces(scratch);
-  Word* keys = pieces.Take<Word>(f.d / G * f.positions);               // [d / G, positions]
+  Word* keys = pieces.Take<Word>(f.d / G * f.positions);               // panels
   Word* values = pieces.Take<Word>(RoundUp(f.T, G) / G * f.columns);   // [T / G, columns]
-  float* sums = pieces.Take(kQueries * f.columns);
-  float* scores = pieces.Take(kQueries * kKeys);
-  E* p = pieces.Take<E>(kQueries * kKeys);
-  TransposeRows<E>(f.T, f.d, qkv + f.key, f.stride, keys, f.positions);
+  float* sums = pieces.Take(kStrip * f.columns);
+  float* scores = pieces.Take(kStrip * kKeys);
+  E* p = pieces.Take<E>(kStrip * kKeys);
+  PackPositions(f, qkv + f.key, keys);
   PairRows<E>(f.T, f.d, qkv + f.value, f.stride, values, f.columns);
   for (int64_t head = f.head; head < f.head + f.group; ++head) {
-    const float scale = gain[head] * f.root;
-    for (int64_t i0 = first; i0 < f.T; i0 += kQueries) {
-      const int64_t rows = f.T - i0 < kQueries ? f.T - i0 : kQueries;
+    const float scale = gain[head] * f.root * kLog2E;  // powers of two are taken: of scores times that
+    for (int64_t i0 = first; i0 < f.T; i0 += kStrip) {
+      const int64_t rows = f.T - i0 < kStrip ? f.T - i0 : kStrip;
       const Strided queries = RowsOf(qkv + (f.row + i0) * f.stride + head * f.d, f.stride);
-      float largest[kQueries], total[kQueries];
+      float largest[kStrip];
+      Vector total[kStrip];
       for (int64_t i = 0; i < rows; ++i) {
         largest[i] = -__builtin_inff();
-        total[i] = 0;
+        total[i] = Vector{};
       }
       for (int64_t j0 = 0; j0 < i0 + rows; j0 += kKeys) {
         const int64_t causal = i0 + rows - j0, seen = causal < kKeys ? causal : kKeys, count = RoundUp(seen, 16);
-        Multiply<E>(rows, seen, f.d / G, queries, keys + j0, f.positions, StoreRows<float>{scores, kKeys});
+        Scores<E>(f, rows, queries, keys, j0, seen, scores);
         for (int64_t i = 0; i < rows; ++i) {
-          float* __restrict s = scores + i * kKeys;
-          E* __restrict out = p + i * kKeys;
+          const float* s = scores + i * kKeys;
+          E* out = p + i * kKeys;
           int64_t last = i0 + i - j0 + 1;  // keys of this block that the row sees; one before the block sees none
           last = last < 0 ? 0 : (last > seen ? seen : last);
-          float top = largest[i];
-#pragma omp simd reduction(max : top)
-          for (int64_t j = 0; j < last; ++j) {
-            s[j] *= scale;
-            top = s[j] > top ? s[j] : top;
-          }
-          float sum = 0;
-#pragma omp simd reduction(+ : sum)
-          for (int64_t j = 0; j < last; ++j) {
-            const float e = formula::Exp(s[j] - top);
-            Put(e, out + j);
-            sum += e;
-          }
-          for (int64_t j = last; j < count; ++j) Put(0, out + j);
-          if (top > largest[i]) {
-            const float shrink = formula::Exp(largest[i] - top);
+          Vector tops = Vector{} - __builtin_inff();
+          int64_t j = 0;
+          for (; j + kLanes <= last; j += kLanes) tops = Larger(tops, scale * GetLanes(s + j, kLanes));
+          if (j < last) tops = Larger(tops, FirstLanes(scale * GetLanes(s + j, kLanes), last - j, -__builtin_inff()));
+          const float before = largest[i], here = JoinLanes(tops, Larger), top = here > before ? here : before;
+          if (top > before && j0 > 0) {
+            const float shrink = Exp2(Vector{} + (before - top))[0];
             total[i] *= shrink;
-            if (j0 > 0)
-              for (int64_t c = 0; c < f.columns; ++c) sums[i * f.columns + c] *= shrink;
-            largest[i] = top;
+            for (int64_t c = 0; c < f.columns; ++c) sums[i * f.columns + c] *= shrink;
           }
-          total[i] += sum;
+          largest[i] = top;
+          const auto put = [&](Vector e) __attribute__((always_inline)) {
+            PutLanes(e, out + j, kLanes);
+            total[i] += e;
+          };
+          for (j = 0; j + kLanes <= last; j += kLanes) put(Exp2(scale * GetLanes(s + j, kLanes) - top));
+          for (; j < count; j += kLanes) put(FirstLanes(Exp2(scale * GetLanes(s + j, kLanes) - top), last - j, 0));
         }
         const Word* block = values + j0 / G * f.columns;
         const int64_t steps = RoundUp(seen, G) / G;
@@ -114,11 +136,11 @@ void Forward(const QkShape& shape, const float* gain, const E* qkv, int64_t sequ
         else Multiply<E>(rows, f.d, steps, RowsOf(p, kKeys), block, f.columns, StoreRows<float>{sums, f.columns});
       }
       for (int64_t i = 0; i < rows; ++i) {
-        const float inverse = 1.0f / total[i];
+        const float all = JoinLanes(total[i], [](Vector a, Vector b) { return a + b; }), inverse = 1.0f / all;
         E* __restrict out = y + (f.row + i0 + i) * shape.H * f.d + head * f.d;
 #pragma omp simd
         for (int64_t c = 0; c < f.d; ++c) Put(sums[i * f.columns + c] * inverse, out + c);
-        lse[(sequence * shape.H + head) * f.T + i0 + i] = largest[i] + __builtin_logf(total[i]);
+        lse[(sequence * shape.H + head) * f.T + i0 + i] = largest[i] / kLog2E + __builtin_logf(all);
       }
     }
   }
@@ -131,7 +153,7 @@ void Backward(const QkShape& shape, const float* gain, const E* qkv, const E* y,
   const Frame f(shape, sequence, kv);
   const int64_t steps = f.d / G, pairs = RoundUp(f.T, G) / G;
   Pieces pieces(scratch);
-  Word* keys_t = pieces.Take<Word>(steps * f.positions);    // [d / G, positions]
+  Word* keys_t = pieces.Take<Word>(steps * f.positions);    // panels, like the next
   Word* values_t = pieces.Take<Word>(steps * f.positions);
   Word* keys = pieces.Take<Word>(pairs * f.columns);        // [T / G, columns], like the next two
   Word* queries = pieces.Take<Word>(pairs * f.columns);
@@ -140,18 +162,18 @@ void Backward(const QkShape& shape, const float* gain, const E* qkv, const E* y,
   float* dkeys = pieces.Take(f.T * f.columns);
   float* dvalues = pieces.Take(f.T * f.columns);
   float* products = pieces.Take(f.T);                       // dy_i . y_i
-  float* p = pieces.Take(kQueries * kKeys);
-  float* ds = pieces.Take(kQueries * kKeys);
-  Word* p_pairs = pieces.Take<Word>(kQueries * kKeys / G);  // [kQueries / G, kKeys], words along the queries
-  Word* ds_pairs = pieces.Take<Word>(kQueries * kKeys / G);
-  E* ds_rows = pieces.Take<E>(kQueries * kKeys);
-  TransposeRows<E>(f.T, f.d, qkv + f.key, f.stride, keys_t, f.positions);
-  TransposeRows<E>(f.T, f.d, qkv + f.value, f.stride, values_t, f.positions);
+  float* scores = pieces.Take(kStrip * kKeys);
+  float* dscores = pieces.Take(kStrip * kKeys);
+  E* ds_rows = pieces.Take<E>(kStrip * kKeys);
+  Word* p_pairs = pieces.Take<Word>(kQueries / G * kPairs);  // [kQueries / G, kPairs], words along the queries
+  Word* ds_pairs = pieces.Take<Word>(kQueries / G * kPairs);
+  PackPositions(f, qkv + f.key, keys_t);
+  PackPositions(f, qkv + f.value, values_t);
   PairRows<E>(f.T, f.d, qkv + f.key, f.stride, keys, f.columns);
   __builtin_memset(dkeys, 0, f.T * f.columns * sizeof(float));
   __builtin_memset(dvalues, 0, f.T * f.columns * sizeof(float));
   for (int64_t head = f.head; head < f.head + f.group; ++head) {
-    const float scale = gain[head] * f.root;
+    const float scale = gain[head] * f.root, power = scale * kLog2E;
     const int64_t out_stride = shape.H * f.d;
     const E* q = qkv + f.row * f.stride + head * f.d;
     const E* dout = dy + f.row * out_stride + head * f.d;
@@ -163,41 +185,46 @@ void Backward(const QkShape& shape, const float* gain, const E* qkv, const E* y,
     for (int64_t i = 0; i < f.T; ++i) products[i] = Dot(dout + i * out_stride, out + i * out_stride, f.d);
     for (int64_t j0 = 0; j0 < f.T; j0 += kKeys) {
       for (int64_t i0 = j0 / kQueries * kQueries; i0 < f.T; i0 += kQueries) {
-        const int64_t rows = f.T - i0 < kQueries ? f.T - i0 : kQueries, causal = i0 + rows - j0;
-        if (causal <= 0) continue;
-        int64_t seen = causal < kKeys ? causal : kKeys;
-        seen = seen < f.T - j0 ? seen : f.T - j0;
-        const int64_t count = RoundUp(seen, 16), block_pairs = RoundUp(rows, G) / G;
-        Multiply<E>(rows, seen, steps, RowsOf(q + i0 * f.stride, f.stride), keys_t + j0, f.positions, StoreRows<float>{p, kKeys});
-        Multiply<E>(rows, seen, steps, RowsOf(dout + i0 * out_stride, out_stride), values_t + j0, f.positions,
-                    StoreRows<float>{ds, kKeys});
-        for (int64_t i = 0; i < rows; ++i) {
-          float* __restrict prow = p + i * kKeys;
-          float* __restrict dsrow = ds + i * kKeys;
-          E* __restrict dsout = ds_rows + i * kKeys;
-          const float log_sum = lses[i0 + i], product = products[i0 + i];
-          int64_t last = i0 + i - j0 + 1;  // keys that this row sees
-          last = last < 0 ? 0 : (last > seen ? seen : last);
+        const int64_t rows = Least(kQueries, f.T - i0), seen = Least(Least(kKeys, i0 + rows - j0), f.T - j0);
+        const int64_t begin = j0 > i0 ? (j0 - i0) / kStrip * kStrip : 0;  // the strips before see none of these keys
+        for (int64_t i = begin; i < rows; i += kStrip) {
+          const int64_t strip = Least(kStrip, rows - i), strip_seen = Least(seen, i0 + i + strip - j0);
+          Scores<E>(f, strip, RowsOf(q + (i0 + i) * f.stride, f.stride), keys_t, j0, strip_seen, scores);
+          Scores<E>(f, strip, RowsOf(dout + (i0 + i) * out_stride, out_stride), values_t, j0, strip_seen, dscores);
+          // Two rows at a time, whose words go into the products towards keys and values. A second row that is not there is 0.
           // Queries' gradients are wanted before the gain, keys' after it, summed over heads whose gains differ.
-#pragma omp simd
-          for (int64_t j = 0; j < last; ++j) {
-            prow[j] = formula::Exp(scale * prow[j] - log_sum);
-            const float gradient = prow[j] * (dsrow[j] - product);
-            Put(gradient, dsout + j);
-            dsrow[j] = scale * gradient;
+          for (int64_t row = 0; row < strip; row += 2) {
+            int64_t last[2];  // keys that a row sees
+            float log_sum[2], product[2];
+            for (int r = 0; r < 2; ++r) {
+              const int64_t position = i0 + i + Least(row + r, strip - 1);
+              log_sum[r] = kLog2E * lses[position];
+              product[r] = products[position];
+              last[r] = row + r < strip ? Least(seen, position - j0 + 1) : 0;
+            }
+            const auto put = [&](int64_t j, auto visible) __attribute__((always_inline)) {
+              Vector probability[2], gradient[2];
+#pragma GCC unroll 2
+              for (int r = 0; r < 2; ++r) {
+                const int64_t at = (row + r) * kKeys + j;
+                const Vector e = Exp2(power * GetLanes(scores + at, kLanes) - log_sum[r]);
+                probability[r] = visible(e, last[r] - j);
+                gradient[r] = visible(e * (GetLanes(dscores + at, kLanes) - product[r]), last[r] - j);
+                PutLanes(gradient[r], ds_rows + at, kLanes);
+              }
+              PutPair<E>(probability[0], probability[1], i + row, j, p_pairs);
+              PutPair<E>(scale * gradient[0], scale * gradient[1], i + row, j, ds_pairs);
+            };
+            int64_t j = 0;
+            for (const int64_t both = Least(last[0], last[1]); j + kLanes <= both; j += kLanes) put(j, [](Vector x, int64_t) { return x; });
+            for (; j < seen; j += kLanes) put(j, [](Vector x, int64_t lanes) { return FirstLanes(x, lanes, 0); });
           }
-          for (int64_t j = last; j < count; ++j) {
-            prow[j] = dsrow[j] = 0;
-            Put(0, dsout + j);
-          }
+          Multiply<E>(strip, f.d, RoundUp(strip_seen, G) / G, RowsOf(ds_rows, kKeys), keys + j0 / G * f.columns, f.columns,
+                      AddRows{dqueries + (i0 + i) * f.columns, f.columns});
         }
-        PairRows<E>(rows, count, p, kKeys, p_pairs, kKeys);
-        PairRows<E>(rows, count, ds, kKeys, ds_pairs, kKeys);
-        const int64_t query = i0 / G * f.columns;
-        Multiply<E>(seen, f.d, block_pairs, {p_pairs, 1, kKeys}, douts + query, f.columns, AddRows{dvalues + j0 * f.columns, f.columns});
-        Multiply<E>(seen, f.d, block_pairs, {ds_pairs, 1, kKeys}, queries + query, f.columns, AddRows{dkeys + j0 * f.columns, f.columns});
-        Multiply<E>(rows, f.d, RoundUp(seen, G) / G, RowsOf(ds_rows, kKeys), keys + j0 / G * f.columns, f.columns,
-                    AddRows{dqueries + i0 * f.columns, f.columns});
+        const int64_t count = RoundUp(rows, G) / G - begin / G, pair = begin / G * kPairs, query = (i0 + begin) / G * f.columns;
+        Multiply<E>(seen, f.d, count, {p_pairs + pair, 1, kPairs}, douts + query, f.columns, AddRows{dvalues + j0 * f.columns, f.columns});
+        Multiply<E>(seen, f.d, count, {ds_pairs + pair, 1, kPairs}, queries + query, f.columns, AddRows{dkeys + j0 * f.columns, f.columns});
       }
     }
     for (int64_t i = 0; i < f.T; ++i) {

@@ -15,13 +15,13 @@
 namespace fairway {
 
 // Bytes of scratch memory that a call below needs.
-constexpr int64_t kAttentionQueries = 96, kAttentionKeys = 256;  // of a block
+constexpr int64_t kAttentionQueries = 96, kAttentionKeys = 128;  // of a block
 inline int64_t AttentionScratchBytes(const QkShape& shape) {
   const int64_t columns = (shape.d + 15) / 16 * 16, positions = (shape.T + 63) / 64 * 64;
   // A panel of floats a position and column at most for each of eight packed or summed copies, five blocks of scores, two
   // floats a position.
   return static_cast<int64_t>(sizeof(float)) *
-         (9 * positions * columns + 5 * kAttentionQueries * kAttentionKeys + 2 * positions);
+         (9 * positions * columns + 5 * kAttentionQueries * (kAttentionKeys + 16) + 2 * positions);
 }
 
 // Computes the rows from position `first` on.

@@ -6,7 +6,7 @@
 #include "common/model/ops/element.h"
 #include "common/model/ops/formulas.h"
 
-#if defined(__AVX512BF16__)
+#if defined(__AVX512F__)
 #include <immintrin.h>
 #endif
 
@@ -64,11 +64,27 @@ FAIRWAY_INLINE Vector MultiplyAdd(Word a, WordVector b, Vector sums) {
   }
 }
 
-// bfloat16 nearest to each lane, in the low halves (formula::ToBFloat16).
-FAIRWAY_INLINE WordVector RoundLanes(Vector x) {
+// bfloat16 nearest to each lane (formula::ToBFloat16; the processor's own instruction takes numbers below 2^-126 for 0), and the words
+// of two neighbouring rows. For float32 a word is one row's: callers store two rows.
+#if defined(__AVX512BF16__)
+FAIRWAY_INLINE HalfVector RoundLanes(Vector x) {
+  return reinterpret_cast<HalfVector>(_mm512_cvtneps_pbh(reinterpret_cast<__m512>(x)));
+}
+FAIRWAY_INLINE WordVector PairLanes(Vector top, Vector bottom) {
+  typedef uint16_t Halves __attribute__((vector_size(kLanes * 4)));
+  const auto rounded = reinterpret_cast<Halves>(_mm512_cvtne2ps_pbh(reinterpret_cast<__m512>(bottom), reinterpret_cast<__m512>(top)));
+  return reinterpret_cast<WordVector>(__builtin_shuffle(
+      rounded, Halves{0,  16, 1, 17, 2,  18, 3,  19, 4,  20, 5,  21, 6,  22, 7,  23,
+                      8, 24, 9, 25, 10, 26, 11, 27, 12, 28, 13, 29, 14, 30, 15, 31}));
+}
+#else
+FAIRWAY_INLINE WordVector RoundedWords(Vector x) {
   const WordVector bits = reinterpret_cast<WordVector&>(x);
   return (bits + (0x7fffu + ((bits >> 16) & 1u))) >> 16;
 }
+FAIRWAY_INLINE HalfVector RoundLanes(Vector x) { return __builtin_convertvector(RoundedWords(x), HalfVector); }
+FAIRWAY_INLINE WordVector PairLanes(Vector top, Vector bottom) { return RoundedWords(top) | (RoundedWords(bottom) << 16); }
+#endif
 
 // The first `lanes` lanes to memory and from it; partial registers are rare and kept out of line.
 template <class T, class V>
@@ -99,7 +115,7 @@ FAIRWAY_INLINE V LoadLanes(const T* from, int64_t lanes) {
 }
 FAIRWAY_INLINE void PutLanes(Vector x, float* to, int64_t lanes) { StoreLanes(x, to, lanes); }
 FAIRWAY_INLINE void PutLanes(Vector x, BFloat16* to, int64_t lanes) {
-  StoreLanes(__builtin_convertvector(RoundLanes(x), HalfVector), reinterpret_cast<uint16_t*>(to), lanes);
+  StoreLanes(RoundLanes(x), reinterpret_cast<uint16_t*>(to), lanes);
 }
 FAIRWAY_INLINE Vector GetLanes(const float* from, int64_t lanes) { return LoadLanes<Vector>(from, lanes); }
 FAIRWAY_INLINE Vector GetLanes(const BFloat16* from, int64_t lanes) {
@@ -107,8 +123,54 @@ FAIRWAY_INLINE Vector GetLanes(const BFloat16* from, int64_t lanes) {
   const WordVector words = __builtin_convertvector(halves, WordVector) << 16;
   return reinterpret_cast<const Vector&>(words);
 }
-// The words of two neighbouring rows. For float32 a word is one row's: callers store two rows.
-FAIRWAY_INLINE WordVector PairLanes(Vector top, Vector bottom) { return RoundLanes(top) | (RoundLanes(bottom) << 16); }
+// The first lane's number and so on.
+FAIRWAY_INLINE WordVector LaneNumbers() {
+  WordVector numbers;
+#pragma GCC unroll 16
+  for (int i = 0; i < kLanes; ++i) numbers[i] = i;
+  return numbers;
+}
+// x in the first `count` lanes, `other` in the rest.
+FAIRWAY_INLINE Vector FirstLanes(Vector x, int64_t count, float other) {
+  return LaneNumbers() < static_cast<uint32_t>(count < 0 ? 0 : count) ? x : other;
+}
+FAIRWAY_INLINE Vector Larger(Vector a, Vector b) {
+#if defined(__AVX512F__)
+  return reinterpret_cast<Vector>(_mm512_maskz_max_ps(0xffff, reinterpret_cast<__m512>(a), reinterpret_cast<__m512>(b)));
+#else
+  return a > b ? a : b;
+#endif
+}
+// All lanes joined by `join`, half of them with the other half at a time.
+template <class Join>
+FAIRWAY_INLINE float JoinLanes(Vector x, Join join) {
+#pragma GCC unroll 4
+  for (uint32_t apart = kLanes / 2; apart > 0; apart /= 2) x = join(x, __builtin_shuffle(x, LaneNumbers() ^ apart));
+  return x[0];
+}
+// 2^x within 2 units in the last place for -126 <= x <= 127; below that 2^-126. 1.5 * 2^23 leaves no bits behind the point: the
+// integer nearest to x stands in the lowest bits, and goes into the exponent's. The polynomial has the least largest relative error
+// on [-1/2, 1/2] among those of its degree, 2^-29.
+FAIRWAY_INLINE Vector Exp2(Vector x) {
+  x = Larger(Vector{} - 126.0f, x);
+  const Vector shifted = x + 12582912.0f, f = x - (shifted - 12582912.0f);
+  Vector p = f * 1.534581243e-04f + 1.339993090e-03f;
+  p = p * f + 9.618489072e-03f;
+  p = p * f + 5.550328642e-02f;
+  p = p * f + 2.402264625e-01f;
+  p = p * f + 6.931471825e-01f;
+  p = p * f + 1.0f;
+  const WordVector power = (reinterpret_cast<const WordVector&>(shifted) << 23) + reinterpret_cast<const WordVector&>(p);
+  return reinterpret_cast<const Vector&>(power);
+}
+
+template <class A, class B>
+FAIRWAY_INLINE float Dot(const A* __restrict a, const B* __restrict b, int64_t count) {
+  float sum = 0;
+#pragma omp simd reduction(+ : sum)
+  for (int64_t i = 0; i < count; ++i) sum += Get(a[i]) * Get(b[i]);
+  return sum;
+}
 
 // One of A's operands: word (row i, step k) stands at data[i * row + k * step].
 struct Strided {
@@ -205,6 +267,10 @@ struct AddRows {
   }
 };
 
+// An element's bfloat16 as the low half of a word.
+FAIRWAY_INLINE Word HalfWord(float x) { return formula::ToBFloat16(x); }
+FAIRWAY_INLINE Word HalfWord(BFloat16 x) { return x.bits; }
+
 // to [steps, kLanes-padded width] words = the words of `count` rows of elements, `stride` apart, that are neighbours along the
 // rows: word (g, c) holds the rows g G … g G + G - 1 of column c. Rows behind `count` are 0. Columns behind `width` are left alone.
 template <class E, class From>
@@ -221,41 +287,72 @@ FAIRWAY_INLINE void PairRows(int64_t count, int64_t width, const From* from, int
     } else if (row + 1 < count) {
       const From* __restrict bottom = top + stride;
 #pragma omp simd
-      for (int64_t c = 0; c < width; ++c)
-        out[c] = static_cast<Word>(formula::ToBFloat16(Get(top[c]))) | static_cast<Word>(formula::ToBFloat16(Get(bottom[c]))) << 16;
+      for (int64_t c = 0; c < width; ++c) out[c] = HalfWord(top[c]) | HalfWord(bottom[c]) << 16;
     } else {
 #pragma omp simd
-      for (int64_t c = 0; c < width; ++c) out[c] = formula::ToBFloat16(Get(top[c]));
+      for (int64_t c = 0; c < width; ++c) out[c] = HalfWord(top[c]);
     }
   }
+}
+
+// Sixteen rows of sixteen words, and how they become their transpose: of each pair of rows `apart` rows from each other, the quarters
+// off the diagonal change places.
+constexpr int kBlock = 16;  // whole cache lines are written
+typedef uint32_t WordRow __attribute__((vector_size(kBlock * 4), aligned(4), may_alias));
+FAIRWAY_INLINE void TransposeBlock(WordRow rows[kBlock]) {
+#if defined(__AVX512F__)
+#pragma GCC unroll 4
+  for (uint32_t apart = 1; apart < kBlock; apart *= 2) {
+    const WordRow lanes = LaneNumbers(), upper = lanes & apart;
+    const WordRow to_first = upper != 0 ? kBlock + lanes - apart : lanes, to_second = upper != 0 ? kBlock + lanes : lanes + apart;
+#pragma GCC unroll 16
+    for (uint32_t i = 0; i < kBlock; ++i) {
+      if (i & apart) continue;
+      const WordRow first = rows[i], second = rows[i + apart];
+      rows[i] = __builtin_shuffle(first, second, to_first);
+      rows[i + apart] = __builtin_shuffle(first, second, to_second);
+    }
+  }
+#else
+  for (int i = 0; i < kBlock; ++i)
+    for (int k = 0; k < i; ++k) {
+      const uint32_t word = rows[i][k];
+      rows[i][k] = rows[k][i];
+      rows[k][i] = word;
+    }
+#endif
+}
+
+// A block's row: kBlock words of elements, of which `elements` are there; behind them is 0.
+template <class E, class From>
+FAIRWAY_INLINE void ReadRow(const From* from, int64_t elements, WordRow& words) {
+  constexpr int64_t kElements = kBlock * kGroup<E>;
+  E row[kElements] = {};
+  if (elements >= kElements) {
+    if constexpr (sizeof(E) == sizeof(From)) {
+      __builtin_memcpy(row, from, sizeof row);
+    } else {
+#pragma omp simd
+      for (int64_t k = 0; k < kElements; ++k) Put(Get(from[k]), row + k);
+    }
+  } else {
+    for (int64_t k = 0; k < elements; ++k) Put(Get(from[k]), row + k);
+  }
+  __builtin_memcpy(&words, row, sizeof words);
 }
 
 // to [steps, count] words, to_stride apart = the words along the columns of `count` rows: word (g, i) holds the elements
 // g G … g G + G - 1 of row i. Elements behind `width` are 0, and so are the columns from `count` up to the next multiple of 16.
 template <class E, class From>
 FAIRWAY_INLINE void TransposeRows(int64_t count, int64_t width, const From* from, int64_t stride, Word* to, int64_t to_stride) {
-  constexpr int kBlock = 16;  // whole cache lines are written
+  const int64_t steps = (width + kGroup<E> - 1) / kGroup<E>;
   for (int64_t first = 0; first < count; first += kBlock) {
-    for (int64_t g = 0; g * kGroup<E> < width; g += kBlock) {
-      Word block[kBlock][kBlock] = {};
-      const int64_t steps = (width + kGroup<E> - 1) / kGroup<E> - g < kBlock ? (width + kGroup<E> - 1) / kGroup<E> - g : kBlock;
-      for (int64_t i = 0; i < kBlock && first + i < count; ++i) {
-        const From* row = from + (first + i) * stride + g * kGroup<E>;
-        if (width - g * kGroup<E> >= kBlock * kGroup<E>) {
-          E elements[kBlock * kGroup<E>];
-#pragma omp simd
-          for (int64_t k = 0; k < kBlock * kGroup<E>; ++k) Put(Get(row[k]), elements + k);
-          __builtin_memcpy(block[i], elements, sizeof elements);
-        } else {
-          E elements[kBlock * kGroup<E>] = {};
-          for (int64_t k = 0; k < width - g * kGroup<E>; ++k) Put(Get(row[k]), elements + k);
-          __builtin_memcpy(block[i], elements, sizeof elements);
-        }
-      }
-      for (int64_t k = 0; k < steps; ++k) {
-        Word* __restrict out = to + (g + k) * to_stride + first;
-        for (int i = 0; i < kBlock; ++i) out[i] = block[i][k];
-      }
+    for (int64_t g = 0; g < steps; g += kBlock) {
+      WordRow rows[kBlock] = {};
+      for (int64_t i = 0; i < kBlock && first + i < count; ++i)
+        ReadRow<E>(from + (first + i) * stride + g * kGroup<E>, width - g * kGroup<E>, rows[i]);
+      TransposeBlock(rows);
+      for (int64_t k = 0; k < kBlock && g + k < steps; ++k) __builtin_memcpy(to + (g + k) * to_stride + first, &rows[k], sizeof rows[k]);
     }
   }
 }

@@ -5,14 +5,6 @@
 namespace fairway::FAIRWAY_TARGET {
 namespace {
 
-template <class A, class B>
-float Dot(const A* __restrict a, const B* __restrict b, int64_t count) {
-  float sum = 0;
-#pragma omp simd reduction(+ : sum)
-  for (int64_t i = 0; i < count; ++i) sum += Get(a[i]) * Get(b[i]);
-  return sum;
-}
-
 template <class E>
 float NormOf(const E* v, int64_t d) {
   return __builtin_sqrtf(Dot(v, v, d));
