@@ -11,6 +11,7 @@ using namespace fairway;
 
 int main(int argc, char** argv) {
   std::string out, resume;
+  bool profile_steps = false;
   Settings settings;
   CommandLine line("train",
                    "Trains the model on the shards of DATA_PATH. Keeps checkpoints OUT.partial-STEP.ckpt while it runs, writes OUT "
@@ -20,6 +21,7 @@ int main(int argc, char** argv) {
   line.Required("--out");
   line.Option("--resume", resume,
               "checkpoint to go on from, or: newest, the newest partial one, a fresh start where there is none");
+  line.Flag("--profile-step", profile_steps, "say at the end where a step's time went, by operation (on the first thread)");
   line.Use(settings, scope::kModel | scope::kTrain);
 
   return RunTool(line, argc, argv, [&]() -> Json {
@@ -27,7 +29,7 @@ int main(int argc, char** argv) {
       throw UsageError("environment WORLD_SIZE: this version trains in one process");
     if (out == "-") throw UsageError("--out: a file is needed; a run keeps checkpoints beside it");
     const Lineage lineage = OpenLineage("train", Version(), SourceDigest(), settings, scope::kModel | scope::kTrain);
-    const TrainResult result = Train(settings, out, resume, lineage);
+    const TrainResult result = Train(settings, out, resume, lineage, profile_steps);
     return {{"tool", "train"},
             {"out", result.path},
             {"finished", result.finished},

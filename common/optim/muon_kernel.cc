@@ -31,9 +31,15 @@ void Mirror(int64_t m, BFloat16* matrix) {
         for (int64_t j = j0; j < j0 + kBlock && j < i; ++j) matrix[j * m + i] = matrix[i * m + j];
 }
 
-// out [m, m] = A B for a product that is symmetric.
+// out [m, m] = A B for a product that is symmetric: of each panel of columns the rows from its diagonal on, of which the first few
+// need no more than half of its columns.
 void Symmetric(const Product& product, int64_t m, Elements out) {
-  for (int64_t n = 0; n < m; n += kPanel) MultiplyTo(product, out, m, {n, m}, {n, n + kPanel < m ? n + kPanel : m});
+  constexpr int64_t kHalf = kPanel / 2, kFew = kHalf / kTall * kTall;
+  const auto least = [&](int64_t n) { return n < m ? n : m; };
+  for (int64_t n = 0; n < m; n += kPanel) {
+    MultiplyTo(product, out, m, {n, least(n + kFew)}, {n, least(n + kHalf)});
+    MultiplyTo(product, out, m, {least(n + kFew), m}, {n, least(n + kPanel)});
+  }
   Mirror(m, static_cast<BFloat16*>(out.data));
 }
 

@@ -152,7 +152,8 @@ void LogEstimate(const Settings& s, const Estimate& estimate, const cuda::Machin
 // The run's state around the Trainer, and what is done with it between steps.
 class Run {
  public:
-  Run(Settings settings, const std::string& out, const std::string& resume, Lineage lineage, cuda::Machine* machine)
+  Run(Settings settings, const std::string& out, const std::string& resume, Lineage lineage, cuda::Machine* machine,
+      bool profile_steps)
       : settings_(std::move(settings)),
         out_(out),
         reservation_(out),
@@ -161,7 +162,8 @@ class Run {
         trainer_(settings_, ShardSet(settings_.data_path, "train", settings_.vocab_size), machine),
         val_(settings_.data_path, "val", settings_.vocab_size),
         table_(ByteTable::Load(settings_)),
-        lineage_(std::move(lineage)) {
+        lineage_(std::move(lineage)),
+        profile_steps_(profile_steps) {
     lineage_.settings.emplace_back("torch.version", TORCH_VERSION);
     lineage_.settings.emplace_back("hardware", HardwareName(machine_, settings_));
     lineage_.inputs = {LineageOf(trainer_.shards(), settings_)};
@@ -221,6 +223,7 @@ class Run {
       Log("late_qat: enabled at step %ld (scale=%.6f) matrices:%ld", trainer_.step(), scale, matrices);
     }
     const double begun = clock_.seconds();
+    if (profile_steps_) trainer_.SetProfile(&profile_);
     const std::vector<float> losses = trainer_.AccumulateGradients();
     double loss = 0;
     for (float of_micro : losses) loss += of_micro / static_cast<double>(losses.size());
@@ -232,6 +235,9 @@ class Run {
     } else {
       LeaveOut(loss);
     }
+    trainer_.SetProfile(nullptr);  // validation is no part of a step
+    profiled_seconds_ += clock_.seconds() - begun;
+    ++profiled_steps_;
     const int64_t step = trainer_.step();
     if (snapshots == 0 && trainer_.swa_snapshots() == 1) Log("swa:start step:%ld", step);
 
@@ -268,6 +274,23 @@ class Run {
     Log("step:%ld/%ld val_loss:%.4f val_bpb:%.4f %s", trainer_.step(), settings_.iterations, score_.val_loss, score_.val_bpb,
         Timing().c_str());
     clock_.Start();
+  }
+
+  // Where the steps' time went, the largest share first; what no operation claims is "other".
+  void LogProfile() const {
+    if (!profile_steps_ || profiled_steps_ == 0) return;
+    std::vector<std::pair<double, std::string>> parts;
+    double rest = profiled_seconds_;
+    for (int i = 0; i < StepProfile::kOperations; ++i) {
+      parts.emplace_back(profile_.seconds[i], StepProfile::kNames[i]);
+      rest -= profile_.seconds[i];
+    }
+    parts.emplace_back(rest, "other");
+    std::sort(parts.rbegin(), parts.rend());
+    Log("step_profile: %ld steps of %.3f ms", profiled_steps_, 1e3 * profiled_seconds_ / static_cast<double>(profiled_steps_));
+    for (const auto& [seconds, name] : parts)
+      Log("step_profile:%-9s %10.3f ms %5.1f%%", name.c_str(), 1e3 * seconds / static_cast<double>(profiled_steps_),
+          100 * seconds / profiled_seconds_);
   }
 
   std::string Timing() const {
@@ -316,6 +339,7 @@ class Run {
 
   TrainResult Finish() {
     clock_.Stop();
+    LogProfile();
     if (stopped_by_clock_ && trainer_.step() < settings_.iterations)
       Log("stopping_early: wallclock_cap train_time:%.0fms step:%ld/%ld", 1e3 * clock_.seconds(), trainer_.step(),
           settings_.iterations);
@@ -330,6 +354,7 @@ class Run {
 
   TrainResult Interrupted() {
     clock_.Stop();
+    LogProfile();
     const std::string path = partials_.Path(trainer_.step()), identity = WritePartial();
     Log("interrupted by signal %d after step %ld: %s is written; go on with the same command and --resume newest",
         InterruptSignal(), trainer_.step(), path.c_str());
@@ -345,6 +370,10 @@ class Run {
   const ShardSet val_;
   const ByteTable table_;
   Lineage lineage_;
+  const bool profile_steps_;
+  StepProfile profile_;
+  double profiled_seconds_ = 0;
+  int64_t profiled_steps_ = 0;
   Stopwatch clock_{0};
   double checkpointed_seconds_ = 0;
   static constexpr int64_t kMostSkippedInARow = 10;
@@ -356,9 +385,10 @@ class Run {
 
 }  // namespace
 
-TrainResult Train(Settings settings, const std::string& out, const std::string& resume, Lineage lineage) {
+TrainResult Train(Settings settings, const std::string& out, const std::string& resume, Lineage lineage, bool profile_steps) {
   settings.CheckTraining(/*world_size=*/1);
   cuda::Machine* const machine = ChooseDevice(settings);
+  if (profile_steps && machine != nullptr) throw UsageError("--profile-step: operations are timed on the CPU alone; use --device cpu");
   at::set_num_threads(settings.ThreadCount());
   if (settings.run_id.empty()) settings.run_id = StringPrintf("%08lx-%d", std::chrono::system_clock::now().time_since_epoch().count() / 1000000000, getpid());
   // Written at the very end: better to hear of a wrong path now.
@@ -369,7 +399,7 @@ TrainResult Train(Settings settings, const std::string& out, const std::string& 
   CatchInterrupts();
   // Through a link the checkpoints lie where the file does: they take its name in the end.
   const std::string file = fs::is_symlink(out, ignored) ? fs::weakly_canonical(out, ignored).string() : out;
-  return Run(std::move(settings), file, resume, std::move(lineage), machine).Execute();
+  return Run(std::move(settings), file, resume, std::move(lineage), machine, profile_steps).Execute();
 }
 
 }  // namespace fairway

@@ -26,7 +26,8 @@ struct TrainResult {
 // R in settings.def, and the training shards, must be the ones that the run was begun with (InputError names what differs).
 //
 // SIGINT and SIGTERM stop it after the step: it writes a checkpoint, says how to go on, and returns.
-// `lineage` is the program's own; the inputs are added here.
-TrainResult Train(Settings settings, const std::string& out, const std::string& resume, Lineage lineage);
+// `lineage` is the program's own; the inputs are added here. With `profile_steps` the log says at the end where a step's time went, by
+// operation (step_profile.h); UsageError on a GPU, which has no such clock.
+TrainResult Train(Settings settings, const std::string& out, const std::string& resume, Lineage lineage, bool profile_steps = false);
 
 }  // namespace fairway
