@@ -4,7 +4,7 @@
 //   A = X X^T;  X = 3.4445 X + (-4.7750 A + (2.0315 A) A) X;  p = p (1 - lr decay) - lr sqrt(max(1, rows / columns)) X;  g = 0
 //
 // Momentum and weights are float32. From g' on every result is rounded to bfloat16, at the places where the published script's
-// tensors are; products sum in float32. A and its polynomial are symmetric: one triangle is computed and mirrored.
+// tensors are; products sum in float32. A is symmetric: one triangle is computed and mirrored.
 #pragma once
 
 #include "common/model/ops/element.h"
@@ -16,6 +16,9 @@ struct MuonStep {
   int64_t rows, columns;
   float momentum, gradient_factor, learning_rate, weight_decay;
   int64_t iterations;
+  // The square (2.0315 A) A is computed by its triangle too. Its first factor's rounding makes it not quite symmetric, so the published
+  // script's results, to the rounding, come from the whole square only.
+  bool square_by_triangle = true;
 };
 
 // Bytes of scratch memory that a call needs.

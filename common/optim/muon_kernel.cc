@@ -114,7 +114,9 @@ void MuonUpdate(const MuonStep& step, float* parameter, float* gradient, float* 
     PackRows({gram, kHalf}, m, gram_rows, {0, m});
     for (int64_t i = 0; i < m; ++i) Each(m, scaled + i * square, [&](auto get) { return kC * get(gram + i * m); });
     // The squares land in `y`, which is large enough: m <= n.
-    Symmetric({.a = {scaled, kHalf}, .a_stride = square, .b = gram_rows}, m, {y, kHalf});
+    const Product squared{.a = {scaled, kHalf}, .a_stride = square, .b = gram_rows};
+    if (step.square_by_triangle) Symmetric(squared, m, {y, kHalf});
+    else MultiplyTo(squared, {y, kHalf}, m, {0, m}, {0, m});
     for (int64_t i = 0; i < m; ++i)
       Each(m, polynomial + i * square, [&](auto get) { return Rounded(kB * get(gram + i * m)) + get(y + i * m); });
     PackRows({x, kHalf}, stride, x_rows, {0, m});

@@ -88,7 +88,8 @@ void Optimizer::StepMuon(double scale, double momentum, double gradient_factor) 
                   .gradient_factor = static_cast<float>(gradient_factor),
                   .learning_rate = static_cast<float>(settings_.matrix_lr * scale),
                   .weight_decay = static_cast<float>(settings_.muon_weight_decay),
-                  .iterations = settings_.muon_backend_steps},
+                  .iterations = settings_.muon_backend_steps,
+                  .square_by_triangle = !settings_.compat},
                  muon.parameter.data_ptr<float>(), muon.gradient.data_ptr<float>(), muon.momentum.data_ptr<float>(), scratch);
     }
   });

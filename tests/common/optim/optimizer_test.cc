@@ -45,12 +45,12 @@ double RoundingAfter(int64_t steps) {
 }
 
 // What Muon makes of a gradient: the update of weights that are 0, at learning rate 1 and without momentum.
-at::Tensor NewtonSchulz(const at::Tensor& g, int64_t steps) {
+at::Tensor NewtonSchulz(const at::Tensor& g, int64_t steps, bool square_by_triangle = true) {
   at::Tensor p = at::zeros(g.sizes()), gradient = g.clone(), momentum = at::zeros(g.sizes());
   std::vector<char> scratch(MuonScratchBytes(g.size(0), g.size(1)) + 64);
   char* aligned = scratch.data() + 64 - reinterpret_cast<uintptr_t>(scratch.data()) % 64;
   MuonUpdate({.rows = g.size(0), .columns = g.size(1), .momentum = 0, .gradient_factor = 1, .learning_rate = 1, .weight_decay = 0,
-              .iterations = steps},
+              .iterations = steps, .square_by_triangle = square_by_triangle},
              p.data_ptr<float>(), gradient.data_ptr<float>(), momentum.data_ptr<float>(), aligned);
   EXPECT_TRUE(momentum.equal(g));
   EXPECT_FALSE(gradient.any().item<bool>());
@@ -79,6 +79,9 @@ TEST(NewtonSchulzTest, IsItsFormula) {
       EXPECT_TRUE(ours.to(at::kBFloat16).to(at::kFloat).equal(ours));
       // Flipped roundings of 2^-9 grow from one iteration to the next.
       EXPECT_LE(Distance(ours, Composition(g, steps).to(at::kDouble)), steps == 0 ? 0 : steps == 1 ? 0.005 : 0.04)
+          << rows << " x " << columns << ", " << steps << " steps";
+      // With the whole square nothing but single flipped roundings is left.
+      EXPECT_LE(Distance(NewtonSchulz(g, steps, false), Composition(g, steps).to(at::kDouble)), steps == 0 ? 0 : 0.004)
           << rows << " x " << columns << ", " << steps << " steps";
       EXPECT_LE(Distance(ours, Formula(g, steps)), RoundingAfter(steps))
           << rows << " x " << columns << ", " << steps << " steps";
