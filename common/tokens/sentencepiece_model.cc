@@ -34,7 +34,16 @@ class CharacterMap {
   // Why a text must not be looked up in it; nullptr where it may.
   const char* Defect() const {
     constexpr const char* leads_out = "its character map leads out of itself";
-    if (units_.empty() || texts_.empty() || texts_.back() != '\0') return leads_out;
+    const size_t size = units_.size();
+    if (size == 0 || texts_.empty() || texts_.back() != '\0') return leads_out;
+    // The units below each place, chained; `size` ends a chain.
+    std::vector<size_t> first(size, size), next(size, size);
+    for (size_t unit = 0; unit < size; ++unit) {
+      const size_t place = unit ^ Label(unit);
+      if (Label(unit) > 0xff || place >= size) continue;
+      next[unit] = first[place];
+      first[place] = unit;
+    }
     // All units that a text can lead to, a byte at a time. At most one rule ends with each byte.
     std::vector<size_t> reached = {0};
     for (size_t length = 0; !reached.empty(); ++length) {
@@ -42,16 +51,15 @@ class CharacterMap {
       std::vector<size_t> places;
       for (const size_t unit : reached) {
         const size_t below = Below(unit);
-        if ((below | 0xff) >= units_.size()) return leads_out;
+        if ((below | 0xff) >= size) return leads_out;
         if (length > 0 && RuleEnds(unit) && Text(below) >= texts_.size()) return leads_out;
         places.push_back(below);
       }
       std::sort(places.begin(), places.end());
       places.erase(std::unique(places.begin(), places.end()), places.end());
       reached.clear();
-      for (const size_t below : places)
-        for (size_t byte = 0; byte < 256; ++byte)
-          if (Label(below ^ byte) == byte) reached.push_back(below ^ byte);
+      for (const size_t place : places)
+        for (size_t unit = first[place]; unit != size; unit = next[unit]) reached.push_back(unit);
     }
     return nullptr;
   }
