@@ -30,13 +30,14 @@ make $(STAGES)
 make publish                 copy a finished submission into records/
 make verify-record RECORD=records/NAME
                              build a record's own source, score its artifact, compare
-make test, make test-all     the quick tests; all of them
+make test, make test-all     the quick tests; all of them, also under sanitizers
 make bench                   races against PyTorch, into build/bench (about half an hour)
 make test-faults [KILLS=200] kills the tiny profile's chain at random moments, and injects a fault at every write
 make test-asan [LIBTORCH=OFF]
                              the quick tests under sanitizers of memory and of arithmetic; OFF: those that need no LibTorch
 make test-tsan               the same of threads, without LibTorch
-make fuzz SECONDS=60         every reader against damaged input, so long each
+make fuzz SECONDS=60 [FUZZ_SEED=1]
+                             every reader against damaged input, so long each; with a seed the same as far as it comes
 make check-gpu               what a GPU computes against the CPU, and the time of a step there
 make setup, programs, build  packages and LibTorch; the programs; the tests too
 make data                    fetch the published data set and tokenizer into data/
@@ -71,6 +72,7 @@ test: build
 
 test-all: build
 	@ctest --test-dir build --output-on-failure -j $$(nproc)
+	@$(MAKE) --no-print-directory test-asan test-tsan
 
 bench: configure
 	@$(NINJA) bench-step
@@ -78,6 +80,7 @@ bench: configure
 
 # Disks of a few kilobytes, hostile names and the like, then faults at every place, then kills.
 test-faults: build
+	@PACKAGES=btrfs-progs scripts/setup
 	@tests/faults/all build $${KILLS:-200}
 
 # Builds of their own, beside build/; docs/reliability.md says what they find. Of the threads none of ours needs LibTorch, whose

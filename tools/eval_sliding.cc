@@ -134,27 +134,36 @@ Json Evaluate(const Options& options, Settings& settings, cuda::Machine* machine
   };
 }
 
-// Holds a score to an earlier one of the same evaluation.
-void Compare(const Json& score, const Options& options) {
-  const InputFile file(options.expect);
+// What two scores of the same evaluation have in common.
+constexpr const char* kEvaluation[] = {"val_digest", "byte_table_digest", "method",  "stride", "seq_len",
+                                       "compat",     "precision",         "targets", "bytes"};
+constexpr const char* kScores[] = {"val_loss", "val_bpb"};
+
+// An earlier eval.json.
+Json ReadExpected(const std::string& path) {
+  const InputFile file(path);
   const Json expected = ParseJson<Json>(file.text(), file.path());
-  const auto require = [&](bool holds, const std::string& cause) {
-    if (!holds) throw InputError(file.path(), cause);
-  };
-  require(expected.is_object(), "is not an eval.json");
-  for (const char* name :
-       {"val_digest", "byte_table_digest", "method", "stride", "seq_len", "compat", "precision", "targets", "bytes"}) {
-    require(expected.contains(name), std::string("misses ") + name);
-    require(expected[name] == score[name], std::string("is of another evaluation: ") + name + " is " +
-                                               expected[name].dump() + " there and " + score[name].dump() + " here");
+  if (!expected.is_object()) throw InputError(file.path(), "is not an eval.json");
+  for (const char* name : kEvaluation)
+    if (!expected.contains(name)) throw InputError(file.path(), std::string("misses ") + name);
+  for (const char* name : kScores)
+    if (!expected.contains(name) || !expected[name].is_number()) throw InputError(file.path(), std::string("misses ") + name);
+  return expected;
+}
+
+// Holds a score to an earlier one of the same evaluation.
+void Compare(const Json& score, const Json& expected, const Options& options) {
+  for (const char* name : kEvaluation) {
+    if (expected[name] == score[name]) continue;
+    throw InputError(options.expect, std::string("is of another evaluation: ") + name + " is " + expected[name].dump() +
+                                         " there and " + score[name].dump() + " here");
   }
   // One machine with one thread count repeats itself; others may take sums in another order.
   const bool same_machine =
       expected.value("threads", Json()) == score["threads"] && expected.value("cpu", Json()) == score["cpu"];
   const double tolerance = options.tolerance >= 0 ? options.tolerance : same_machine ? 5e-9 : 1e-4;
   std::string beyond;
-  for (const char* name : {"val_loss", "val_bpb"}) {
-    require(expected.contains(name) && expected[name].is_number(), std::string("misses ") + name);
+  for (const char* name : kScores) {
     const double difference = score[name].get<double>() - expected[name].get<double>();
     Log("expect %s:%.8f got:%.8f difference:%.2e allowed:%.0e", name, expected[name].get<double>(),
         score[name].get<double>(), difference, tolerance);
@@ -163,7 +172,7 @@ void Compare(const Json& score, const Options& options) {
     }
   }
   if (!beyond.empty()) {
-    throw GateError(options.artifact + ": " + beyond + " from " + file.path() + ", more than " +
+    throw GateError(options.artifact + ": " + beyond + " from " + options.expect + ", more than " +
                     ShortestDouble(tolerance));
   }
 }
@@ -208,8 +217,10 @@ int Main(int argc, char** argv) {
       }
       return Continue(options, settings);
     }
+    // What cannot be compared with is refused before any work.
+    const Json expected = options.expect.empty() ? Json() : ReadExpected(options.expect);
     const Json score = Evaluate(options, settings, machine);
-    if (!options.expect.empty()) Compare(score, options);
+    if (!options.expect.empty()) Compare(score, expected, options);
     if (!options.out.empty()) WriteFile(options.out, score.dump(2) + "\n");
     return score;
   });

@@ -16,9 +16,7 @@ double Elements(const ParameterSpec& spec) {
 }  // namespace
 
 double EngineBytes(const Settings& s, int64_t sequences, bool training) {
-  // A chunk holds a thousand rows for each thread, or a sequence for each, whichever is more.
-  const int64_t threads = s.ThreadCount(), T = s.train_seq_len, chunk = std::max(threads * 1024 / T + 1, threads);
-  const int64_t most = std::min(s.micro_batch_seqs > 0 ? s.micro_batch_seqs : chunk, sequences);
+  const int64_t T = s.train_seq_len, most = FusedTransformer::SequencesAtATime(s, s.ThreadCount(), sequences, T);
   double weights = 0;
   for (const ParameterSpec& spec : ParameterSpecs(s)) weights += Elements(spec);
   return static_cast<double>(FusedTransformer::WorkspaceBytes(s, most, T, training)) + 8 * weights;

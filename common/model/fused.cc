@@ -269,7 +269,6 @@ class FusedTransformer::Impl {
   };
 
   std::vector<Matrix*> Matrices();
-  int64_t SequencesAtATime(int64_t all, int64_t T) const;
   void Begin(std::span<const uint16_t* const> sequences, int64_t T, bool training);
   MixNorm BlockInput(int64_t i) const;
   template <class Work>
@@ -500,13 +499,6 @@ void FusedTransformer::Impl::FinishGradients() {
   for (size_t i = 0; i < scaled.size(); ++i)
     if (scaled[i]->scale_stride == 0)
       for (const std::vector<float>& part : scalar_parts) *scaled[i]->scale_gradient += part[i];
-}
-
-int64_t FusedTransformer::Impl::SequencesAtATime(int64_t all, int64_t T) const {
-  if (settings_.micro_batch_seqs > 0) return std::min(settings_.micro_batch_seqs, all);
-  // Attention is dealt out by sequence and key/value head.
-  const int64_t rows = (threads_ * kRowsPerThread + T - 1) / T, heads = (threads_ + shape_.Hkv - 1) / shape_.Hkv;
-  return std::min(std::max(rows, heads), all);
 }
 
 void FusedTransformer::Impl::Begin(std::span<const uint16_t* const> sequences, int64_t T, bool training) {
@@ -789,7 +781,7 @@ void FusedTransformer::Impl::EmbedBackward(Pass& pass, Vectors& vectors) {
 }
 
 double FusedTransformer::Impl::AccumulateGradients(std::span<const uint16_t* const> sequences, int64_t T, double share) {
-  const int64_t all = static_cast<int64_t>(sequences.size()), at_a_time = SequencesAtATime(all, T);
+  const int64_t all = static_cast<int64_t>(sequences.size()), at_a_time = SequencesAtATime(settings_, threads_, all, T);
   const float share_of_one = static_cast<float>(share / static_cast<double>(all * T));
   double loss = 0;
   for (Vectors& vectors : vectors_) vectors.Clear();
@@ -822,7 +814,7 @@ double FusedTransformer::Impl::AccumulateGradients(std::span<const uint16_t* con
 }
 
 void FusedTransformer::Impl::TokenLosses(std::span<const uint16_t* const> sequences, int64_t T, int64_t first, float* losses) {
-  const int64_t all = static_cast<int64_t>(sequences.size()), at_a_time = SequencesAtATime(all, T);
+  const int64_t all = static_cast<int64_t>(sequences.size()), at_a_time = SequencesAtATime(settings_, threads_, all, T);
   for (int64_t done = 0; done < all; done += at_a_time) {
     Begin(sequences.subspan(done, std::min(at_a_time, all - done)), T, /*training=*/false);
     RunTeam(threads_, [&](const Team& team) {
@@ -832,6 +824,13 @@ void FusedTransformer::Impl::TokenLosses(std::span<const uint16_t* const> sequen
     });
     for (int64_t b = 0; b < a_.B; ++b) losses = std::copy_n(a_.losses + b * T + first, T - first, losses);
   }
+}
+
+int64_t FusedTransformer::SequencesAtATime(const Settings& s, int64_t threads, int64_t all, int64_t T) {
+  if (s.micro_batch_seqs > 0) return std::min(s.micro_batch_seqs, all);
+  // Attention is dealt out by sequence and key/value head.
+  const int64_t rows = (threads * kRowsPerThread + T - 1) / T, heads = (threads + s.num_kv_heads - 1) / s.num_kv_heads;
+  return std::min(std::max(rows, heads), all);
 }
 
 int64_t FusedTransformer::WorkspaceBytes(const Settings& settings, int64_t sequences, int64_t T, bool training) {

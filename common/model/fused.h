@@ -40,6 +40,8 @@ class FusedTransformer : public Engine {
 
   void SetProfile(StepProfile* profile) override;
 
+  // How many of `all` sequences of T tokens so many threads work on at a time: a chunk.
+  static int64_t SequencesAtATime(const Settings& settings, int64_t threads, int64_t all, int64_t T);
   // Bytes of working memory for chunks of `sequences` sequences of T tokens.
   static int64_t WorkspaceBytes(const Settings& settings, int64_t sequences, int64_t T, bool training);
 

@@ -37,10 +37,13 @@ void CheckLink(const std::string& path, const Lineage::Input& input, const Check
                         " is " + checkpoint.identity());
 }
 
-// Fields that the record reads from a file of scores, each of its type.
-Json ReadScores(const std::string& path) {
+Json ReadJson(const std::string& path) {
   const InputFile file(path);
-  Json scores = ParseJson<Json>(file.text(), path);
+  return ParseJson<Json>(file.text(), path);
+}
+
+// Fields that the record reads from a file of scores, each of its type.
+void CheckScores(const Json& scores, const std::string& path) {
   if (!scores.is_object()) throw InputError(path, "is no JSON object");
   const auto require = [&](std::initializer_list<const char*> names, const char* type, auto is) {
     for (const char* name : names) {
@@ -58,7 +61,6 @@ Json ReadScores(const std::string& path) {
   require({"artifact_digest", "identity", "val_digest", "byte_table_digest", "method", "precision", "cpu"}, "printable text",
           [](const Json& json) { return json.is_string() && IsPrintable(json.get_ref<const std::string&>()); });
   require({"made_from"}, "list", [](const Json& json) { return json.is_array(); });
-  return scores;
 }
 
 ArtifactSizes Measure(const InputFile& file, const CheckpointReader& unpacked) {
@@ -85,7 +87,9 @@ std::map<std::string, Json> ReadScoresBefore(const std::string& directory, const
     const std::string path = directory + "/" + run_file::Before(set);
     struct stat status;
     if (stat(path.c_str(), &status) != 0 && errno == ENOENT) continue;
-    const Json scores = ReadScores(path);
+    const Json scores = ReadJson(path);
+    if (scores.is_null()) continue;  // an average that training did not keep
+    CheckScores(scores, path);
     if (scores["made_from"] != Json::array({train.identity()})) {
       NotTogether(path, "it is of weights made from " + scores["made_from"].dump() + ", but " + train.path() + " is " +
                             train.identity());
@@ -199,7 +203,8 @@ FinishedRun ReadRun(const std::string& directory) {
   run.artifact = Measure(artifact_file, artifact);
   if (run.steps() <= 0) throw InputError(lineage.path(), "counts no training step");
 
-  run.eval = ReadScores(path(run_file::kEval));
+  run.eval = ReadJson(path(run_file::kEval));
+  CheckScores(run.eval, path(run_file::kEval));
   CheckEval(path(run_file::kEval), run.eval, artifact_digest, quantised);
   run.before = ReadScoresBefore(directory, train, run.eval);
   run.log = ParseTrainLog(InputFile(path(run_file::kLog)).text(), path(run_file::kLog));

@@ -8,6 +8,7 @@
 
 #include "common/base/error.h"
 #include "common/base/text.h"
+#include "common/tokens/sentencepiece_model.h"
 #include "common/tokens/shard_format.h"
 
 namespace fairway {
@@ -67,6 +68,7 @@ struct Tokenizer::State {
 
 Tokenizer::Tokenizer(const std::string& path) : state_(std::make_unique<State>()) {
   const InputFile file(path);
+  CheckSentencePieceModel(file.text(), file.path());
   sentencepiece::SentencePieceProcessor& processor = state_->processor;
   if (!Load(file.text(), processor)) throw InputError(file.path(), "is not a SentencePiece model");
   if (size() > std::numeric_limits<uint16_t>::max() + 1)

@@ -14,6 +14,7 @@
 #include "common/tokens/shard_format.h"
 #include "tests/common/checkpoint/raw_file.h"
 #include "tests/common/submission/finished_run.h"
+#include "tests/common/tokens/raw_model.h"
 
 using namespace fairway;
 
@@ -341,13 +342,6 @@ std::string Table(const std::vector<RawPiece>& pieces) {
   return bytes + FixedField(15, HashOf(bytes));
 }
 
-std::string Model(const std::vector<std::pair<std::string, int>>& pieces) {
-  std::string bytes;
-  for (const auto& [text, type] : pieces)
-    bytes += Field(1, Field(1, text) + std::string("\x15\0\0\0\0", 5) + Field(3, type));
-  return bytes;
-}
-
 void Tables() {
   const auto put = [](const std::string& name, const std::string& bytes) { Put("table/" + name, bytes); };
   const std::string good = Table({{"<unk>", 0, false, true}, {"a", 1}}), space = "\xe2\x96\x81";
@@ -370,25 +364,49 @@ void Tables() {
   put("boundary-with-bytes", Table({{"a", 1, false, true}}));
   put("byte-misspelt", Table({{"<0xG1>", 1, false, false, true}}));
   put("two-pieces", good);  // a model of 64
-  put("model-type", Model({{"a", 9}}));
-  put("model-byte-misspelt", Model({{"<0x1>", 6}}));
-  put("model-long-piece", Model({{std::string(256, 'a'), 1}}));
-  put("model-cut", Model({{"a", 1}}).substr(0, 5));
+  put("model-type", RawModel({{"a", 9}}));
+  put("model-byte-misspelt", RawModel({{"<0x1>", 6}}));
+  put("model-long-piece", RawModel({{std::string(256, 'a'), 1}}));
+  put("model-cut", RawModel({{"a", 1}}).substr(0, 5));
 
-  const std::vector<std::pair<std::string, int>> head = {{"<pad>", 3}, {"<s>", 3}, {"</s>", 3}, {"<unk>", 2}};
-  const auto model = [&](const std::string& name, std::vector<std::pair<std::string, int>> pieces) {
-    Put("tokenizer/" + name, Model(pieces));
+  const auto model = [](const std::string& name, const RawPieces& pieces, const std::string& map = "") {
+    Put("tokenizer/" + name, RawModel(pieces, map));
+  };
+  const auto with = [](const RawPieces& more) {
+    RawPieces pieces = kFirstPieces;
+    pieces.insert(pieces.end(), more.begin(), more.end());
+    return pieces;
   };
   Put("tokenizer/empty", "");
   Put("tokenizer/text", "In the beginning");
+  Put("tokenizer/cut", RawModel(with({{"a", 1}})).substr(0, 20));
   model("no-unknown", {{"<pad>", 3}, {"<s>", 3}, {"a", 1}});
   model("bos-elsewhere", {{"<s>", 3}, {"<unk>", 2}, {"a", 1}});
-  model("empty-piece", {head[0], head[1], head[2], head[3], {"", 1}});
-  model("zero-piece", {head[0], head[1], head[2], head[3], {std::string("\0a", 2), 1}});
-  model("piece-twice", {head[0], head[1], head[2], head[3], {"a", 1}, {"a", 1}});
-  std::vector<std::pair<std::string, int>> many = head;
+  model("empty-piece", with({{"", 1}}));
+  model("zero-piece", with({{std::string("\0a", 2), 1}}));
+  model("piece-twice", with({{"a", 1}, {"a", 1}}));
+  RawPieces many, nested;
   for (int i = 0; i < 65536; ++i) many.emplace_back("p" + std::to_string(i), 1);
-  model("too-many", many);
+  for (int i = 1; i <= 65; ++i) nested.emplace_back(std::string(i, 'a'), 4);
+  model("too-many", with(many));
+  model("nested-pieces", with(nested));
+
+  const auto map = [&](const std::string& name, auto change) {
+    RawMap rule(1);
+    change(rule);
+    model("map-" + name, with({{"a", 1}, {"b", 1}}), rule.Bytes());
+  };
+  model("map-cut", with({}), RawMap(1).Bytes().substr(0, 3));
+  model("map-no-trie", with({}), std::string("\0\0\0\0b\0", 6));
+  model("map-trie-beyond", with({}), RawMap(1).Bytes().substr(0, 3 * 256 * 4 + 2));
+  map("root-leads-out", [](RawMap& rule) { rule.units[0] = 768 << 10; });
+  map("leads-out", [](RawMap& rule) { rule.units[RawMap::Unit(1)] = RawMap::Leading(RawMap::Unit(1), 768); });
+  map("leads-far-out", [](RawMap& rule) { rule.units[RawMap::Unit(1)] = 0x7ffffe00 | 'a'; });
+  map("text-beyond", [](RawMap& rule) { rule.units[512] |= 2; });
+  map("text-without-end", [](RawMap& rule) { rule.texts = "bb"; });
+  map("no-texts", [](RawMap& rule) { rule.texts = ""; });
+  map("endless", [](RawMap& rule) { rule.units[RawMap::Unit(1)] = RawMap::Leading(RawMap::Unit(1), 256) | 1 << 8; });
+  model("map-rule-too-long", with({}), RawMap(33).Bytes());
 }
 
 // --- text

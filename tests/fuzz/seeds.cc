@@ -10,6 +10,7 @@
 #include "common/tokens/shard_format.h"
 #include "tests/common/submission/finished_run.h"
 #include "tests/common/tokenizer/small_tokenizer.h"
+#include "tests/common/tokens/raw_model.h"
 
 using namespace fairway;
 
@@ -85,21 +86,11 @@ void Tokens() {
   ByteTable::Read(model).Write(root + "/table.pb");
   Seed("byte_table", "table", Bytes(root + "/table.pb"));
   // Few pieces: small inputs are damaged in more ways.
-  std::string small;
-  for (const auto& [text, type] : {std::pair("<pad>", 3),
-                                   {"<s>", 3},
-                                   {"</s>", 3},
-                                   {"<unk>", 2},
-                                   {"<0x41>", 6},
-                                   {"\xe2\x96\x81the", 1},
-                                   {"t", 1},
-                                   {"h", 1},
-                                   {"e", 1}}) {
-    const std::string spelling = text;
-    const std::string piece = "\x0a" + std::string(1, static_cast<char>(spelling.size())) + spelling +
-                              std::string("\x15\0\0\x80\xbf\x18", 6) + static_cast<char>(type);
-    small += "\x0a" + std::string(1, static_cast<char>(piece.size())) + piece;
-  }
+  RawPieces pieces = kFirstPieces;
+  for (const char* piece : {"\xe2\x96\x81the", "t", "h", "e"}) pieces.emplace_back(piece, 1);
+  pieces.emplace_back("<0x41>", 6);
+  const std::string small = RawModel(pieces);
+  Seed("tokenizer", "map", RawModel(pieces, RawMap(1).Bytes()));
   Seed("tokenizer", "small", small);
   Seed("byte_table", "small-model", small);
   WriteFile(model, small);

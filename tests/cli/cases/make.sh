@@ -26,6 +26,7 @@ echo '# more' >> pipelines/cpu-demo.profile
 try ran train ITERATIONS=100
 try ran submission ITERATIONS=100 AUTHOR=somebody
 try ran record ITERATIONS=100 SWA_ENABLED=0
+try ran record ITERATIONS=100 SWA_ENABLED=0
 
 # A stage that fails leaves what was there, and is made again.
 try ran quantise SEED=7 FAIL=gptq-lite

@@ -160,6 +160,10 @@ TEST_F(EvalSlidingTest, HoldsAScoreToAnEarlierOne) {
   EXPECT_THAT(other.err, EndsWith("changed.json: is of another evaluation: stride is 4 there and 5 here\n"));
   WriteBytes(folder / "no.json", "not json");
   EXPECT_THAT(Evaluate("--expect no.json").err, EndsWith("no.json: is not JSON\n"));
+  // Before anything else is opened.
+  earlier.erase("val_loss");
+  EXPECT_THAT(expect_with("stride", 5).err, testing::AllOf(EndsWith("changed.json: misses val_loss\n"), testing::Not(HasSubstr("estimate"))));
+  EXPECT_THAT(Evaluate("--expect absent.json", "nor-this.ckpt").err, EndsWith("absent.json: No such file or directory\n"));
 }
 
 TEST_F(EvalSlidingTest, ContinuesAPrompt) {

@@ -119,8 +119,10 @@ TEST(ReadRun, NamesAMissingFile) {
 TEST(ReadRun, TakesAbsentScoresBeforeQuantisation) {
   const std::string directory = Finished("absent");
   fs::remove(directory + "/before-swa.json");
+  WriteFile(directory + "/before-ema.json", "null\n");  // training did not keep it
   const FinishedRun run = ReadRun(directory);
   EXPECT_FALSE(run.before.contains("swa"));
+  EXPECT_FALSE(run.before.contains("ema"));
   const Record record = MakeRecord({run}, Dated());
   EXPECT_THAT(ReadMe(record), HasSubstr("| bits a byte before quantisation, swa weights, plain | - |"));
 }

@@ -8,6 +8,7 @@
 #include "common/base/error.h"
 #include "common/tokens/byte_table.h"
 #include "tests/common/tokenizer/small_tokenizer.h"
+#include "tests/common/tokens/raw_model.h"
 
 namespace fairway {
 namespace {
@@ -85,6 +86,29 @@ TEST(Tokenizer, RefusesOtherFiles) {
   EXPECT_THAT(message("empty"), StrEq(folder / "empty: is not a SentencePiece model"));
   EXPECT_THAT(message("text"), StrEq(folder / "text: is not a SentencePiece model"));
   EXPECT_THROW(Tokenizer(folder / "absent"), IoError);
+}
+
+// What leads the library astray is among the malformed files of the cli tests; this is the last that does not.
+TEST(Tokenizer, FollowsCharacterMapsAndUserDefinedPieces) {
+  const ScratchFolder folder;
+  RawPieces pieces = kFirstPieces;
+  pieces.emplace_back("b", 1);
+  for (size_t length : {1, 32}) {
+    WriteBytes(folder / "m", RawModel(pieces, RawMap(length).Bytes()));
+    EXPECT_THAT(Tokenizer(folder / "m").EncodeDocument(std::string(length, 'a')), testing::ElementsAre(1, 4)) << length;
+  }
+  WriteBytes(folder / "m", RawModel(pieces, RawMap(33).Bytes()));
+  EXPECT_THAT(MessageOf<InputError>([&] { Tokenizer(folder / "m"); }), HasSubstr("rules for more than 32 bytes"));
+
+  // 64 begin with one another, and a 65th does not.
+  pieces = kFirstPieces;
+  for (int length = 1; length <= 64; ++length) pieces.emplace_back(std::string(length, 'a'), 4);
+  pieces.emplace_back("aac", 4);
+  WriteBytes(folder / "m", RawModel(pieces));
+  EXPECT_THAT(Tokenizer(folder / "m").EncodeDocument(std::string(65, 'a')), testing::ElementsAre(1, 67, 4));
+  pieces.emplace_back(std::string(65, 'a'), 4);
+  WriteBytes(folder / "m", RawModel(pieces));
+  EXPECT_THAT(MessageOf<InputError>([&] { Tokenizer(folder / "m"); }), HasSubstr("begin with one another"));
 }
 
 TEST(ByteTableEncode, AgreesWithSentencePieceOnOwnHeaders) {
