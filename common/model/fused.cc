@@ -95,10 +95,13 @@ struct Matrix {
   const float* scale = nullptr;
   float* scale_gradient = nullptr;
   int64_t scale_stride = 1;
+  float constant = 1;                 // and of all rows, without a gradient
   Panels forward;                     // [columns, rows]: A W^T
   Panels backward;                    // [rows, columns]: dA = dOut W
   std::vector<float*> gradient_rows;  // where each row of the gradient lies
 
+  bool scaled() const { return scale != nullptr || constant != 1; }
+  float ScaleOf(int64_t row) const { return scale != nullptr ? scale[row * scale_stride] : constant; }
   const Part& part_of(int64_t& row) const {  // and the row's number in it
     size_t i = 0;
     for (; row >= parts[i].rows; ++i) row -= parts[i].rows;
@@ -290,6 +293,7 @@ class FusedTransformer::Impl {
   const NamedTensors parameters_, gradients_;
   const Shape shape_;
   const int threads_;
+  const float negative_slope_;
   std::vector<Layer> layers_;
   Matrix head_;  // the output layer: the token table where they are tied
   std::optional<Matrix> bigram_proj_;
@@ -313,6 +317,7 @@ FusedTransformer::Impl::Impl(const Settings& settings, NamedTensors parameters, 
       gradients_(std::move(gradients)),
       shape_(settings),
       threads_(at::get_num_threads()),
+      negative_slope_(static_cast<float>(settings.mlp_negative_slope)),
       gate_(settings.model_dim) {
   const auto find = [](const NamedTensors& tensors, const std::string& name) -> const at::Tensor* {
     for (const auto& [own, tensor] : tensors)
@@ -389,6 +394,7 @@ FusedTransformer::Impl::Impl(const Settings& settings, NamedTensors parameters, 
                        .mlp_fc = matrix({block + "mlp.fc.weight"}),
                        .mlp_proj = matrix({block + "mlp.proj.weight"}, block + "mlp_scale"),
                        .exclusive = i >= shape_.L - settings.xsa_last_n});
+    layers_[i].qkv.constant = layers_[i].mlp_fc.constant = static_cast<float>(LayerScale(settings, i));
     // The decoder takes the encoder's outputs back, the last one first.
     const int64_t decoder = i - shape_.encoder;
     if (decoder >= 0 && decoder < shape_.encoder) {
@@ -443,8 +449,8 @@ int64_t FusedTransformer::Impl::Prepare(bool fake_quantise) {
       for (int64_t row = rows.first; row < rows.last; ++row) {
         float* to = block.data() + (row - rows.first) * m.columns;
         WeightRow(m, row, to);
-        if (m.scale == nullptr) continue;
-        const float scale = m.scale[row * m.scale_stride];
+        if (!m.scaled()) continue;
+        const float scale = m.ScaleOf(row);
         for (int64_t j = 0; j < m.columns; ++j) to[j] *= scale;
       }
       PackTransposed(Floats(block.data()), m.columns, m.forward, rows);
@@ -472,7 +478,7 @@ void FusedTransformer::Impl::WeightRow(const Matrix& m, int64_t row, float* to) 
 void FusedTransformer::Impl::FinishGradients() {
   std::vector<const Matrix*> scaled;
   for (const Matrix* m : Matrices())
-    if (m->scale != nullptr) scaled.push_back(m);
+    if (m->scaled()) scaled.push_back(m);
   std::vector<std::vector<float>> scalar_parts(threads_, std::vector<float>(scaled.size()));
   RunTeam(threads_, [&](const Team& team) {
     StepClock clock(team.rank == 0 ? profile : nullptr);
@@ -484,13 +490,14 @@ void FusedTransformer::Impl::FinishGradients() {
       for (int64_t row = rows.first; row < rows.last; ++row) {
         WeightRow(m, row, weight.data());
         float* gradient = m.gradient_rows[row];
-        const float scale = m.scale[row * m.scale_stride];
+        const float scale = m.ScaleOf(row);
         float sum = 0;
 #pragma omp simd reduction(+ : sum)
         for (int64_t j = 0; j < m.columns; ++j) {
           sum += weight[j] * gradient[j];
           gradient[j] *= scale;
         }
+        if (m.scale == nullptr) continue;
         if (m.scale_stride == 0) scalar_parts[team.rank][i] += sum;
         else m.scale_gradient[row] += sum;
       }
@@ -498,7 +505,7 @@ void FusedTransformer::Impl::FinishGradients() {
     clock.Done(StepProfile::kWeights);
   });
   for (size_t i = 0; i < scaled.size(); ++i)
-    if (scaled[i]->scale_stride == 0)
+    if (scaled[i]->scale != nullptr && scaled[i]->scale_stride == 0)
       for (const std::vector<float>& part : scalar_parts) *scaled[i]->scale_gradient += part[i];
 }
 
@@ -617,7 +624,7 @@ void FusedTransformer::Impl::Block(Pass& pass, int64_t i) {
     // The stream goes on in the next block's input, to which the MLP's product is added.
     MixNormForward({.D = D, .x = saved.xa}, a_.x[i + 1], a_.u, rows);
     pass.clock.Done(StepProfile::kNorm);
-    MultiplyRelu2({.a = a_.u, .a_stride = D, .b = layer.mlp_fc.forward}, saved.h, a_.act, F, rows);
+    MultiplyRelu2({.a = a_.u, .a_stride = D, .b = layer.mlp_fc.forward}, negative_slope_, saved.h, a_.act, F, rows);
     MultiplyAddTo({.a = a_.act, .a_stride = F, .b = layer.mlp_proj.forward}, a_.x[i + 1], D, rows);
     pass.clock.Done(StepProfile::kLinear);
   });
@@ -705,8 +712,8 @@ void FusedTransformer::Impl::BlockBackward(Pass& pass, int64_t i, Vectors& vecto
   const Activations::Saved& saved = a_.saved[i];
   const MixNorm middle{.D = D, .x = saved.xa};
   EachPiece(pass.mine, [&](Rows rows) {
-    MultiplyRelu2Backward({.a = a_.dx_elements, .a_stride = D, .b = layer.mlp_proj.backward}, saved.h, a_.dh, F, a_.mlp_dh,
-                          a_.mlp_act, rows);
+    MultiplyRelu2Backward({.a = a_.dx_elements, .a_stride = D, .b = layer.mlp_proj.backward}, negative_slope_, saved.h, a_.dh, F,
+                          a_.mlp_dh, a_.mlp_act, rows);
     MultiplyTo({.a = a_.dh, .a_stride = F, .b = layer.mlp_fc.backward}, a_.dy, D, rows, All(D));
     pass.clock.Done(StepProfile::kLinear);
     MixNormForward(middle, nullptr, a_.u, rows);

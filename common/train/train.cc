@@ -106,8 +106,9 @@ void CheckResumable(const CheckpointReader& checkpoint, const Settings& settings
   std::vector<std::string> differences;
   const SettingValues now = settings.Select(kStages);
   std::map<std::string, std::string> then(checkpoint.settings().begin(), checkpoint.settings().end());
+  const Settings defaults;  // of settings that came after the checkpoint's version
   for (const auto& [name, value] : now)
-    if (then[name] != value)
+    if (then.try_emplace(name, defaults.Get(name)).first->second != value)
       differences.push_back(StringPrintf("%s was %s and is %s now", name.c_str(), then[name].c_str(), value.c_str()));
   if (!differences.empty())
     throw InputError(checkpoint.path(), "was begun with other settings: " + Join(differences, "; "));
