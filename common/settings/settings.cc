@@ -276,6 +276,8 @@ void Settings::CheckTraining(int64_t world_size) const {
   };
   require(grad_micro_steps % world_size == 0,
           StringPrintf("WORLD_SIZE = %ld does not divide grad_micro_steps = %ld", world_size, grad_micro_steps));
+  require(select_tokens == 0 || select_tokens > train_seq_len,
+          StringPrintf("select_tokens = %ld holds no sequence of train_seq_len = %ld and its last target", select_tokens, train_seq_len));
   require(train_batch_tokens % (grad_micro_steps * train_seq_len) == 0,
           StringPrintf("train_batch_tokens = %ld is not a multiple of grad_micro_steps * train_seq_len = %ld * %ld",
                        train_batch_tokens, grad_micro_steps, train_seq_len));
