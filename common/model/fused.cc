@@ -255,6 +255,7 @@ class FusedTransformer::Impl {
   double AccumulateGradients(std::span<const uint16_t* const> sequences, int64_t T, double share);
   void FinishGradients();
   void TokenLosses(std::span<const uint16_t* const> sequences, int64_t T, int64_t first, float* losses);
+  void ContinueLosses(const uint16_t* tokens, int64_t count, int64_t past, float* losses);
 
   StepProfile* profile = nullptr;
 
@@ -274,6 +275,7 @@ class FusedTransformer::Impl {
   std::vector<Matrix*> Matrices();
   int64_t SequencesAtATime(int64_t all, int64_t T) const;
   void Begin(std::span<const uint16_t* const> sequences, int64_t T, bool training);
+  void BeginWithPast(const uint16_t* tokens, int64_t count, int64_t past);
   MixNorm BlockInput(int64_t i) const;
   template <class Work>
   void EachScored(const Pass& pass, Work work) const;
@@ -309,6 +311,19 @@ class FusedTransformer::Impl {
   Workspace packed_, workspace_;
   Activations a_{};
   QkShape heads_{};
+
+  // The text that ContinueLosses goes on in.
+  struct Text {
+    int64_t position = 0;                  // of the next token
+    int64_t rows = 0;                      // of each layer's memory that are in use
+    std::vector<std::vector<char>> qkv;    // of each layer: elements [2 or more windows, (H + 2 Hkv) d], the last position last
+    std::vector<float> before;             // x1 of the position before, [D]
+    Workspace workspace;
+    Rotary rotary;
+  };
+  Text text_;
+  int64_t past_ = 0;  // positions before a sequence's first whose keys and values stand before its own
+  const float* before_ = nullptr;  // x1 of the position before a sequence's first, where it is seen
 };
 
 FusedTransformer::Impl::Impl(const Settings& settings, NamedTensors parameters, NamedTensors gradients)
@@ -585,6 +600,8 @@ void FusedTransformer::Impl::Embed(Pass& pass) {
   pass.clock.Done(StepProfile::kEmbed);
   pass.Wait();
   SmearForward(D, gate_.data(), a_.joined, a_.x1, a_.x[0], mine);
+  if (mine.first == 0 && before_ != nullptr)
+    for (int64_t j = 0; j < D; ++j) a_.x[0][j] = formula::Smear(gate_[j], a_.x1[j], before_[j]);
   pass.clock.Done(StepProfile::kEmbed);
 }
 
@@ -607,9 +624,11 @@ void FusedTransformer::Impl::Block(Pass& pass, int64_t i) {
   QkForward(heads_, saved.qkv, saved.inverse_norms, pass.mine);
   pass.clock.Done(StepProfile::kQk);
   pass.Wait();
+  QkShape seen = heads_;
+  seen.T += past_;
   for (int64_t task = pass.team.rank; task < a_.B * shape_.Hkv; task += pass.team.size)
-    AttentionForward(heads_, layer.q_gain, saved.qkv, task / shape_.Hkv, task % shape_.Hkv, pass.first,
-                     a_.scratch[pass.team.rank], saved.y, saved.lse);
+    AttentionForward(seen, layer.q_gain, saved.qkv + -past_ * S, task / shape_.Hkv, task % shape_.Hkv, past_ + pass.first,
+                     a_.scratch[pass.team.rank], saved.y + -past_ * D, saved.lse);
   pass.clock.Done(StepProfile::kAttention);
   pass.Wait();
   EachScored(pass, [&](Rows rows) {
@@ -841,6 +860,69 @@ void FusedTransformer::Impl::TokenLosses(std::span<const uint16_t* const> sequen
   }
 }
 
+// A chunk of one sequence whose keys and values are computed behind those of the text so far.
+void FusedTransformer::Impl::BeginWithPast(const uint16_t* tokens, int64_t count, int64_t past) {
+  const int64_t S = shape_.qkv(), D = shape_.D, row_bytes = S * ElementBytes(shape_.precision);
+  Begin({&tokens, 1}, count, /*training=*/false);
+  if (past == 0) text_.position = text_.rows = 0;
+  // Room for two windows, so that rows move to the front once a window, not once a call.
+  text_.qkv.resize(shape_.L);
+  const int64_t room = static_cast<int64_t>(text_.qkv[0].size()) / row_bytes;
+  const bool move = text_.rows + count > room;
+  if (move) {
+    for (std::vector<char>& qkv : text_.qkv) {
+      if (past > 0) std::memmove(qkv.data(), qkv.data() + (text_.rows - past) * row_bytes, past * row_bytes);
+      if (past + count > room) qkv.resize(2 * (past + count) * row_bytes);
+    }
+    text_.rows = past;
+  }
+  const QkShape seen{.T = past + count, .H = shape_.H, .Hkv = shape_.Hkv, .d = shape_.d, .cos = nullptr, .sin = nullptr};
+  Elements y;
+  float* lse = nullptr;
+  const auto plan = [&](char* memory) {
+    Planner planner(memory);
+    y = planner.Take(seen.T * D, shape_.precision);
+    lse = planner.Take<float>(seen.T * shape_.H);
+    for (char*& scratch : a_.scratch) scratch = planner.Take<char>(AttentionScratchBytes(seen));
+    return planner.used();
+  };
+  text_.workspace.Reserve(plan(nullptr));
+  plan(text_.workspace.data());
+  for (int64_t i = 0; i < shape_.L; ++i) {
+    a_.saved[i].qkv = {text_.qkv[i].data() + text_.rows * row_bytes, shape_.precision};
+    a_.saved[i].y = y + past * D;
+    a_.saved[i].lse = lse;
+  }
+  if (past > 0) {
+    Settings tables = settings_;
+    tables.precision = "float32";
+    text_.rotary = RotaryTables(tables, count, text_.position);
+    heads_.cos = text_.rotary.cos.const_data_ptr<float>();
+    heads_.sin = text_.rotary.sin.const_data_ptr<float>();
+    if (!(settings_.reset_at_bos && tokens[0] == kBos)) {
+      before_ = text_.before.data();
+      const int32_t rows = static_cast<int32_t>(shape_.bigram_rows);
+      if (rows > 0) a_.bigram_rows[0] = formula::BigramRow(tokens[0], tokens[-1], rows);
+    }
+  }
+  past_ = past;
+}
+
+void FusedTransformer::Impl::ContinueLosses(const uint16_t* tokens, int64_t count, int64_t past, float* losses) {
+  BeginWithPast(tokens, count, past);
+  RunTeam(threads_, [&](const Team& team) {
+    Pass pass{.team = team, .clock = StepClock(team.rank == 0 ? profile : nullptr), .mine = team.Share(a_.N, 2), .first = 0};
+    Forward(pass);
+    Score(pass);
+  });
+  std::copy_n(a_.losses, count, losses);
+  text_.before.assign(a_.x1 + (count - 1) * shape_.D, a_.x1 + count * shape_.D);
+  text_.position += count;
+  text_.rows += count;
+  past_ = 0;
+  before_ = nullptr;
+}
+
 int64_t FusedTransformer::WorkspaceBytes(const Settings& settings, int64_t sequences, int64_t T, bool training) {
   Planner count(nullptr);
   Plan(Shape(settings), sequences, T, training, settings.ThreadCount(), count);
@@ -860,6 +942,9 @@ void FusedTransformer::AccumulateGradients(std::span<const uint16_t* const> sequ
 void FusedTransformer::FinishGradients() { impl_->FinishGradients(); }
 void FusedTransformer::TokenLosses(std::span<const uint16_t* const> sequences, int64_t T, int64_t first, float* losses) {
   impl_->TokenLosses(sequences, T, first, losses);
+}
+void FusedTransformer::ContinueLosses(const uint16_t* tokens, int64_t count, int64_t past, float* losses) {
+  impl_->ContinueLosses(tokens, count, past, losses);
 }
 void FusedTransformer::SetProfile(StepProfile* profile) { impl_->profile = profile; }
 

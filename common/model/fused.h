@@ -38,6 +38,7 @@ class FusedTransformer : public Engine {
   void FinishGradients() override;
   std::vector<float> Losses() const override { return losses_; }
   void TokenLosses(std::span<const uint16_t* const> sequences, int64_t T, int64_t first, float* losses) override;
+  void ContinueLosses(const uint16_t* tokens, int64_t count, int64_t past, float* losses) override;
 
   void SetProfile(StepProfile* profile) override;
 

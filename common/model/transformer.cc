@@ -90,7 +90,7 @@ std::vector<ParameterSpec> ParameterSpecs(const Settings& s) {
   return specs;
 }
 
-Rotary RotaryTables(const Settings& settings, int64_t positions) {
+Rotary RotaryTables(const Settings& settings, int64_t positions, int64_t first) {
   const at::ScalarType compute = ComputeDType(settings);
   // The published script casts the frequency buffer to bfloat16 with the model, and everything after it follows
   // (specification 3, row 21).
@@ -100,7 +100,8 @@ Rotary RotaryTables(const Settings& settings, int64_t positions) {
   const at::Tensor exponent = at::arange(0, turned, 2, at::kFloat) / static_cast<double>(turned);
   const at::Tensor frequency =
       at::constant_pad_nd(at::pow(settings.rope_base, exponent).reciprocal(), {0, (d - turned) / 2}).to(table);
-  const at::Tensor angle = at::outer(at::arange(positions, table), frequency);
+  const at::ScalarType precise = first == 0 ? table : at::kDouble;
+  const at::Tensor angle = at::outer(at::arange(first, first + positions, precise), frequency.to(precise));
   return {angle.cos().to(compute), angle.sin().to(compute)};
 }
 

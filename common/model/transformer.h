@@ -36,7 +36,8 @@ std::vector<ParameterSpec> ParameterSpecs(const Settings& settings);
 struct Rotary {
   at::Tensor cos, sin;
 };
-Rotary RotaryTables(const Settings& settings, int64_t positions);
+// For the positions first … first + positions - 1; far from 0 angles are float64, or they would be rounded to nothing.
+Rotary RotaryTables(const Settings& settings, int64_t positions, int64_t first = 0);
 
 // What layer_scale multiplies the normed input of block `layer`'s attention and MLP by: 1 / sqrt(layer + 1), or 1 where it is off.
 double LayerScale(const Settings& settings, int64_t layer);

@@ -12,6 +12,7 @@
 #include <ATen/ops/zeros_like.h>
 
 #include <cmath>
+#include <functional>
 #include <map>
 #include <string>
 #include <vector>
@@ -29,6 +30,9 @@ class Formula {
   }
 
   const at::Tensor& parameter(const std::string& name) const { return w_.at(name); }
+
+  // The first position whose keys and values position t sees.
+  std::function<int64_t(int64_t)> first_seen = [](int64_t) { return 0; };
 
   // float64 [B, T, V].
   at::Tensor Logits(const at::Tensor& ids) const {
@@ -97,11 +101,12 @@ class Formula {
       for (int64_t h = 0; h < H; ++h) {
         const int64_t g = h / group;
         std::vector<at::Tensor> scores;
-        for (size_t past = 0; past <= t; ++past)
+        const auto first = static_cast<size_t>(first_seen(static_cast<int64_t>(t)));
+        for (size_t past = first; past <= t; ++past)
           scores.push_back((q[h][t] * k[g][past]).sum() / std::sqrt(static_cast<double>(d)));
         const at::Tensor share = at::softmax(at::stack(scores), 0);
         at::Tensor y = at::zeros_like(v[g][t]);
-        for (size_t past = 0; past <= t; ++past) y = y + share[static_cast<int64_t>(past)] * v[g][past];
+        for (size_t past = first; past <= t; ++past) y = y + share[static_cast<int64_t>(past - first)] * v[g][past];
         if (exclusive) y = y - (y * v[g][t]).sum() / (v[g][t] * v[g][t]).sum() * v[g][t];
         heads.push_back(y);
       }
