@@ -193,9 +193,7 @@ TEST_F(FinalizeTest, SelectsByWhatTrainScored) {
     return CheckpointReader(folder_ / "selectable.ckpt");
   };
   Finalize(with({{"last", 2.5}, {"ema", 2.25}, {"swa", 2.375}, {"ema:0.5,swa:0.5", 2.25}}), "select", false);
-  EXPECT_THAT(log_, HasSubstr("select:last loss:2.50000000
-select:ema loss:2.25000000
-"));
+  EXPECT_THAT(log_, HasSubstr("select:last loss:2.50000000\nselect:ema loss:2.25000000\n"));
   EXPECT_THAT(log_, HasSubstr("ema:applying moving average"));
   EXPECT_THAT(log_, Not(HasSubstr("swa:applying")));
   const CheckpointReader blend = Finalize(with({{"last", 2.5}, {"ema", 2.25}, {"last:0.5,swa:0.5", 2.125}}), "select", false);
