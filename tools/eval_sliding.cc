@@ -1,5 +1,6 @@
 // eval-sliding: what an artifact scores, from the artifact alone.
 #include <ATen/Parallel.h>
+#include <ATen/ops/zeros_like.h>
 
 #include <chrono>
 #include <cmath>
@@ -68,46 +69,62 @@ Score Plain(Engine& model, const ShardSet& val, const ByteTable& table, const Se
                        [&](const BatchDone& batch) { bar.Update(batch.windows_done); });
 }
 
-Score Sliding(Engine& model, const ShardSet& val, const ByteTable& table, const Settings& settings) {
-  return EvaluateSliding(model, val, table, settings, [](const BatchDone& batch) {
+// The weights as an engine works on them; gradients where they will learn.
+struct Model {
+  NamedTensors parameters, gradients;
+  std::unique_ptr<Engine> engine;
+};
+
+Score Sliding(const Model& model, const ShardSet& val, const ByteTable& table, const Settings& settings) {
+  const auto tell = [](const BatchDone& batch) {
     if (batch.batch % 50 != 0) return;
     Log("  sliding_eval [%5.1f%%] %ld/%ld windows running_bpb=%.6f", 100.0 * batch.windows_done / batch.windows,
         batch.windows_done, batch.windows, batch.bits_per_byte);
-  });
+  };
+  if (settings.method == "cached") return EvaluateCached(*model.engine, val, table, settings, tell);
+  if (settings.method == "adapt")
+    return EvaluateAdapting(*model.engine, model.parameters, model.gradients, val, table, settings, tell);
+  return EvaluateSliding(*model.engine, val, table, settings, tell);
 }
 
 Json Evaluate(const Options& options, Settings& settings, cuda::Machine* machine) {
   const auto start = std::chrono::steady_clock::now();
   const Subject subject = Open(options.artifact, settings);
+  const bool sliding = IsSliding(settings), windows = settings.method == "windows";
+  if (sliding && !windows && settings.compat)
+    throw UsageError("method = " + settings.method + ": the published sum, which compat = 1 asks for, is of windows");
+  if (sliding && settings.method == "cached" && machine != nullptr)
+    throw UsageError("method = cached: no keys and values are kept on a GPU; --device cpu evaluates so");
   const ShardSet val(settings.data_path, "val", settings.vocab_size);
   const ByteTable table = ByteTable::Load(settings);
 
-  NamedTensors parameters = subject.parameters;
-  for (auto& [name, tensor] : parameters) tensor = tensor.to(DeviceOf(machine));
-  const std::unique_ptr<Engine> engine = MakeEngine(settings, parameters, {}, machine);
-  Engine& model = *engine;
+  Model model{.parameters = subject.parameters, .gradients = {}, .engine = nullptr};
+  for (auto& [name, tensor] : model.parameters) tensor = tensor.to(DeviceOf(machine));
+  if (sliding && settings.method == "adapt")
+    for (const auto& [name, tensor] : model.parameters) model.gradients.emplace_back(name, at::zeros_like(tensor, at::kFloat));
+  model.engine = MakeEngine(settings, model.parameters, model.gradients, machine);
 
-  const bool sliding = IsSliding(settings);
   std::optional<Score> plain;  // none of a split without a whole sequence
   if (sliding && val.tokens() > settings.train_seq_len) {
-    plain = Plain(model, val, table, settings);
+    plain = Plain(*model.engine, val, table, settings);
     Log("plain_eval val_loss:%.8f val_bpb:%.8f targets:%ld dropped:%ld", plain->val_loss, plain->val_bpb,
         plain->targets, plain->dropped);
   }
   if (sliding) {
-    Log("final_eval_mode:sliding_window stride:%ld batch_seqs:%ld", settings.eval_stride, settings.eval_batch_seqs);
+    Log("final_eval_mode:sliding_window stride:%ld batch_seqs:%ld%s", settings.eval_stride, settings.eval_batch_seqs,
+        windows ? "" : (" method:" + settings.method).c_str());
   } else {
     Log("final_eval_mode:standard");
   }
   const auto final_start = std::chrono::steady_clock::now();
-  const Score score = sliding ? Sliding(model, val, table, settings) : Plain(model, val, table, settings);
+  const Score score = sliding ? Sliding(model, val, table, settings) : Plain(*model.engine, val, table, settings);
   if (!sliding) plain = score;
   Log("final_int8_zlib_roundtrip val_loss:%.4f val_bpb:%.4f eval_time:%.0fms", score.val_loss, score.val_bpb,
       1000 * SecondsSince(final_start));
   Log("final_int8_zlib_roundtrip_exact val_loss:%.8f val_bpb:%.8f", score.val_loss, score.val_bpb);
   if (!std::isfinite(score.val_loss)) throw InputError(subject.path, "its losses are not finite numbers");
 
-  return {
+  Json result = {
       {"val_loss", score.val_loss},
       {"val_bpb", score.val_bpb},
       {"val_loss_plain", plain ? Json(plain->val_loss) : Json()},
@@ -117,7 +134,7 @@ Json Evaluate(const Options& options, Settings& settings, cuda::Machine* machine
       {"targets_rescored", score.rescored},
       {"targets_dropped", score.dropped},
       {"targets_plain", plain ? plain->targets : 0},
-      {"method", sliding ? "windows" : "plain"},
+      {"method", sliding ? settings.method : "plain"},
       {"stride", sliding ? settings.eval_stride : settings.train_seq_len},
       {"seq_len", settings.train_seq_len},
       {"compat", settings.compat},
@@ -132,6 +149,13 @@ Json Evaluate(const Options& options, Settings& settings, cuda::Machine* machine
       {"cpu", machine != nullptr ? machine->name() : CpuName()},
       {"seconds", SecondsSince(start)},
   };
+  if (!model.gradients.empty()) {
+    result["adapt"] = {{"chunk_tokens", settings.adapt_chunk_tokens},
+                       {"steps", settings.adapt_steps},
+                       {"lr", settings.adapt_lr},
+                       {"momentum", settings.adapt_momentum}};
+  }
+  return result;
 }
 
 // What two scores of the same evaluation have in common.
@@ -158,6 +182,8 @@ void Compare(const Json& score, const Json& expected, const Options& options) {
     throw InputError(options.expect, std::string("is of another evaluation: ") + name + " is " + expected[name].dump() +
                                          " there and " + score[name].dump() + " here");
   }
+  const Json adapt = expected.value("adapt", Json()), adapt_here = score.value("adapt", Json());
+  require(adapt == adapt_here, "is of another evaluation: adapt is " + adapt.dump() + " there and " + adapt_here.dump() + " here");
   // One machine with one thread count repeats itself; others may take sums in another order.
   const bool same_machine =
       expected.value("threads", Json()) == score["threads"] && expected.value("cpu", Json()) == score["cpu"];

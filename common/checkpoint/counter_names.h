@@ -29,6 +29,9 @@ inline constexpr char kQatFirstStep[] = "qat.first_step";       // steps already
 // The share of each set that ema-finalize took: finalize.ema 1, or of a blend finalize.ema 0.5 and finalize.swa 0.5.
 inline constexpr char kFinalizePrefix[] = "finalize.";
 
+// What train found on the slice of select_tokens, nats a target, for each source there is: select.ema, select.ema:0.5,swa:0.5.
+inline constexpr char kSelectPrefix[] = "select.";
+
 // The quantiser, over all weights; entropy over the coded ones.
 inline constexpr char kQuantiseMse[] = "quantise.mse";
 inline constexpr char kQuantiseRelativeError[] = "quantise.relative_error";  // sqrt(sum of squared errors / of squares)

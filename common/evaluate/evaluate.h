@@ -8,6 +8,7 @@
 #include <functional>
 
 #include "common/model/engine.h"
+#include "common/model/transformer.h"
 #include "common/score/score.h"
 #include "common/settings/settings.h"
 #include "common/tokens/byte_table.h"
@@ -35,6 +36,22 @@ Score EvaluatePlain(Engine& model, const ShardSet& val, const ByteTable& table, 
 // REQUIRES: IsSliding(settings).
 Score EvaluateSliding(Engine& model, const ShardSet& val, const ByteTable& table, const Settings& settings,
                       const OnBatch& on_batch = {});
+
+// The same windows and targets, each position computed once (method = cached): where a window's positions were those of an
+// earlier one, their keys and values are the ones that came out then. So a target sees as many tokens as in EvaluateSliding, but
+// keys and values of its context saw theirs from further back. Throws as EvaluateSliding does. REQUIRES: IsSliding(settings), not
+// compat; the engine is on a CPU.
+Score EvaluateCached(Engine& model, const ShardSet& val, const ByteTable& table, const Settings& settings,
+                     const OnBatch& on_batch = {});
+
+// EvaluateSliding of weights that learn from what has been scored (method = adapt; openai/parameter-golf pull requests 461 and
+// 549): the windows are taken in chunks that score adapt_chunk_tokens targets; once a chunk is scored, adapt_steps steps of
+// gradient descent with momentum, on the mean loss over the sequences of train_seq_len scored targets that no chunk has
+// learnt from, change the parameters. The gradient's norm is clipped to 1, the learning rate falls from adapt_lr to 0 over the
+// chunks. No weight has seen a target before it is scored.
+// `model` works on `parameters` and on `gradients`, which are 0. REQUIRES: IsSliding(settings), not compat.
+Score EvaluateAdapting(Engine& model, const NamedTensors& parameters, const NamedTensors& gradients, const ShardSet& val,
+                       const ByteTable& table, const Settings& settings, const OnBatch& on_batch = {});
 
 // Whether the settings ask for sliding evaluation: 0 < eval_stride < train_seq_len.
 bool IsSliding(const Settings& settings);

@@ -30,6 +30,13 @@ class Engine {
   // block, everything but keys and values is computed for these positions alone.
   virtual void TokenLosses(std::span<const uint16_t* const> sequences, int64_t T, int64_t first, float* losses) = 0;
 
+  // Goes on in one long text, each position of which is computed once: losses in nats, float32 [count], of `count` targets at
+  // the positions after those of the last call. Keys and values of earlier calls are kept as they came out then; attention sees
+  // those of the last `past` positions before this call's first and, causally, this call's own. past = 0 begins a text, at
+  // position 0. `tokens` points to count + 1 tokens of the text, with the one before them where past > 0. On a CPU alone.
+  // REQUIRES: past is at most the number of positions of the text so far, and of those that the last call saw or computed.
+  virtual void ContinueLosses(const uint16_t* tokens, int64_t count, int64_t past, float* losses) = 0;
+
   // Times operations from now on, where the engine can tell them apart: on a CPU. Null: no more. `profile` must outlive this or
   // the next call.
   virtual void SetProfile(StepProfile*) {}

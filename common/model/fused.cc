@@ -95,10 +95,13 @@ struct Matrix {
   const float* scale = nullptr;
   float* scale_gradient = nullptr;
   int64_t scale_stride = 1;
+  float constant = 1;                 // and of all rows, without a gradient
   Panels forward;                     // [columns, rows]: A W^T
   Panels backward;                    // [rows, columns]: dA = dOut W
   std::vector<float*> gradient_rows;  // where each row of the gradient lies
 
+  bool scaled() const { return scale != nullptr || constant != 1; }
+  float ScaleOf(int64_t row) const { return scale != nullptr ? scale[row * scale_stride] : constant; }
   const Part& part_of(int64_t& row) const {  // and the row's number in it
     size_t i = 0;
     for (; row >= parts[i].rows; ++i) row -= parts[i].rows;
@@ -252,6 +255,7 @@ class FusedTransformer::Impl {
   double AccumulateGradients(std::span<const uint16_t* const> sequences, int64_t T, double share);
   void FinishGradients();
   void TokenLosses(std::span<const uint16_t* const> sequences, int64_t T, int64_t first, float* losses);
+  void ContinueLosses(const uint16_t* tokens, int64_t count, int64_t past, float* losses);
 
   StepProfile* profile = nullptr;
 
@@ -270,6 +274,7 @@ class FusedTransformer::Impl {
 
   std::vector<Matrix*> Matrices();
   void Begin(std::span<const uint16_t* const> sequences, int64_t T, bool training);
+  void BeginWithPast(const uint16_t* tokens, int64_t count, int64_t past);
   MixNorm BlockInput(int64_t i) const;
   template <class Work>
   void EachScored(const Pass& pass, Work work) const;
@@ -289,6 +294,7 @@ class FusedTransformer::Impl {
   const NamedTensors parameters_, gradients_;
   const Shape shape_;
   const int threads_;
+  const float negative_slope_;
   std::vector<Layer> layers_;
   Matrix head_;  // the output layer: the token table where they are tied
   std::optional<Matrix> bigram_proj_;
@@ -304,6 +310,19 @@ class FusedTransformer::Impl {
   Workspace packed_, workspace_;
   Activations a_{};
   QkShape heads_{};
+
+  // The text that ContinueLosses goes on in.
+  struct Text {
+    int64_t position = 0;                  // of the next token
+    int64_t rows = 0;                      // of each layer's memory that are in use
+    std::vector<std::vector<char>> qkv;    // of each layer: elements [2 or more windows, (H + 2 Hkv) d], the last position last
+    std::vector<float> before;             // x1 of the position before, [D]
+    Workspace workspace;
+    Rotary rotary;
+  };
+  Text text_;
+  int64_t past_ = 0;  // positions before a sequence's first whose keys and values stand before its own
+  const float* before_ = nullptr;  // x1 of the position before a sequence's first, where it is seen
 };
 
 FusedTransformer::Impl::Impl(const Settings& settings, NamedTensors parameters, NamedTensors gradients)
@@ -312,6 +331,7 @@ FusedTransformer::Impl::Impl(const Settings& settings, NamedTensors parameters, 
       gradients_(std::move(gradients)),
       shape_(settings),
       threads_(at::get_num_threads()),
+      negative_slope_(static_cast<float>(settings.mlp_negative_slope)),
       gate_(settings.model_dim) {
   const auto find = [](const NamedTensors& tensors, const std::string& name) -> const at::Tensor* {
     for (const auto& [own, tensor] : tensors)
@@ -388,6 +408,7 @@ FusedTransformer::Impl::Impl(const Settings& settings, NamedTensors parameters, 
                        .mlp_fc = matrix({block + "mlp.fc.weight"}),
                        .mlp_proj = matrix({block + "mlp.proj.weight"}, block + "mlp_scale"),
                        .exclusive = i >= shape_.L - settings.xsa_last_n});
+    layers_[i].qkv.constant = layers_[i].mlp_fc.constant = static_cast<float>(LayerScale(settings, i));
     // The decoder takes the encoder's outputs back, the last one first.
     const int64_t decoder = i - shape_.encoder;
     if (decoder >= 0 && decoder < shape_.encoder) {
@@ -442,8 +463,8 @@ int64_t FusedTransformer::Impl::Prepare(bool fake_quantise) {
       for (int64_t row = rows.first; row < rows.last; ++row) {
         float* to = block.data() + (row - rows.first) * m.columns;
         WeightRow(m, row, to);
-        if (m.scale == nullptr) continue;
-        const float scale = m.scale[row * m.scale_stride];
+        if (!m.scaled()) continue;
+        const float scale = m.ScaleOf(row);
         for (int64_t j = 0; j < m.columns; ++j) to[j] *= scale;
       }
       PackTransposed(Floats(block.data()), m.columns, m.forward, rows);
@@ -471,7 +492,7 @@ void FusedTransformer::Impl::WeightRow(const Matrix& m, int64_t row, float* to) 
 void FusedTransformer::Impl::FinishGradients() {
   std::vector<const Matrix*> scaled;
   for (const Matrix* m : Matrices())
-    if (m->scale != nullptr) scaled.push_back(m);
+    if (m->scaled()) scaled.push_back(m);
   std::vector<std::vector<float>> scalar_parts(threads_, std::vector<float>(scaled.size()));
   RunTeam(threads_, [&](const Team& team) {
     StepClock clock(team.rank == 0 ? profile : nullptr);
@@ -483,13 +504,14 @@ void FusedTransformer::Impl::FinishGradients() {
       for (int64_t row = rows.first; row < rows.last; ++row) {
         WeightRow(m, row, weight.data());
         float* gradient = m.gradient_rows[row];
-        const float scale = m.scale[row * m.scale_stride];
+        const float scale = m.ScaleOf(row);
         float sum = 0;
 #pragma omp simd reduction(+ : sum)
         for (int64_t j = 0; j < m.columns; ++j) {
           sum += weight[j] * gradient[j];
           gradient[j] *= scale;
         }
+        if (m.scale == nullptr) continue;
         if (m.scale_stride == 0) scalar_parts[team.rank][i] += sum;
         else m.scale_gradient[row] += sum;
       }
@@ -497,7 +519,7 @@ void FusedTransformer::Impl::FinishGradients() {
     clock.Done(StepProfile::kWeights);
   });
   for (size_t i = 0; i < scaled.size(); ++i)
-    if (scaled[i]->scale_stride == 0)
+    if (scaled[i]->scale != nullptr && scaled[i]->scale_stride == 0)
       for (const std::vector<float>& part : scalar_parts) *scaled[i]->scale_gradient += part[i];
 }
 
@@ -570,6 +592,8 @@ void FusedTransformer::Impl::Embed(Pass& pass) {
   pass.clock.Done(StepProfile::kEmbed);
   pass.Wait();
   SmearForward(D, gate_.data(), a_.joined, a_.x1, a_.x[0], mine);
+  if (mine.first == 0 && before_ != nullptr)
+    for (int64_t j = 0; j < D; ++j) a_.x[0][j] = formula::Smear(gate_[j], a_.x1[j], before_[j]);
   pass.clock.Done(StepProfile::kEmbed);
 }
 
@@ -592,9 +616,11 @@ void FusedTransformer::Impl::Block(Pass& pass, int64_t i) {
   QkForward(heads_, saved.qkv, saved.inverse_norms, pass.mine);
   pass.clock.Done(StepProfile::kQk);
   pass.Wait();
+  QkShape seen = heads_;
+  seen.T += past_;
   for (int64_t task = pass.team.rank; task < a_.B * shape_.Hkv; task += pass.team.size)
-    AttentionForward(heads_, layer.q_gain, saved.qkv, task / shape_.Hkv, task % shape_.Hkv, pass.first,
-                     a_.scratch[pass.team.rank], saved.y, saved.lse);
+    AttentionForward(seen, layer.q_gain, saved.qkv + -past_ * S, task / shape_.Hkv, task % shape_.Hkv, past_ + pass.first,
+                     a_.scratch[pass.team.rank], saved.y + -past_ * D, saved.lse);
   pass.clock.Done(StepProfile::kAttention);
   pass.Wait();
   EachScored(pass, [&](Rows rows) {
@@ -609,7 +635,7 @@ void FusedTransformer::Impl::Block(Pass& pass, int64_t i) {
     // The stream goes on in the next block's input, to which the MLP's product is added.
     MixNormForward({.D = D, .x = saved.xa}, a_.x[i + 1], a_.u, rows);
     pass.clock.Done(StepProfile::kNorm);
-    MultiplyRelu2({.a = a_.u, .a_stride = D, .b = layer.mlp_fc.forward}, saved.h, a_.act, F, rows);
+    MultiplyRelu2({.a = a_.u, .a_stride = D, .b = layer.mlp_fc.forward}, negative_slope_, saved.h, a_.act, F, rows);
     MultiplyAddTo({.a = a_.act, .a_stride = F, .b = layer.mlp_proj.forward}, a_.x[i + 1], D, rows);
     pass.clock.Done(StepProfile::kLinear);
   });
@@ -697,8 +723,8 @@ void FusedTransformer::Impl::BlockBackward(Pass& pass, int64_t i, Vectors& vecto
   const Activations::Saved& saved = a_.saved[i];
   const MixNorm middle{.D = D, .x = saved.xa};
   EachPiece(pass.mine, [&](Rows rows) {
-    MultiplyRelu2Backward({.a = a_.dx_elements, .a_stride = D, .b = layer.mlp_proj.backward}, saved.h, a_.dh, F, a_.mlp_dh,
-                          a_.mlp_act, rows);
+    MultiplyRelu2Backward({.a = a_.dx_elements, .a_stride = D, .b = layer.mlp_proj.backward}, negative_slope_, saved.h, a_.dh, F,
+                          a_.mlp_dh, a_.mlp_act, rows);
     MultiplyTo({.a = a_.dh, .a_stride = F, .b = layer.mlp_fc.backward}, a_.dy, D, rows, All(D));
     pass.clock.Done(StepProfile::kLinear);
     MixNormForward(middle, nullptr, a_.u, rows);
@@ -833,6 +859,69 @@ int64_t FusedTransformer::SequencesAtATime(const Settings& s, int64_t threads, i
   return std::min(std::max(rows, heads), all);
 }
 
+// A chunk of one sequence whose keys and values are computed behind those of the text so far.
+void FusedTransformer::Impl::BeginWithPast(const uint16_t* tokens, int64_t count, int64_t past) {
+  const int64_t S = shape_.qkv(), D = shape_.D, row_bytes = S * ElementBytes(shape_.precision);
+  Begin({&tokens, 1}, count, /*training=*/false);
+  if (past == 0) text_.position = text_.rows = 0;
+  // Room for two windows, so that rows move to the front once a window, not once a call.
+  text_.qkv.resize(shape_.L);
+  const int64_t room = static_cast<int64_t>(text_.qkv[0].size()) / row_bytes;
+  const bool move = text_.rows + count > room;
+  if (move) {
+    for (std::vector<char>& qkv : text_.qkv) {
+      if (past > 0) std::memmove(qkv.data(), qkv.data() + (text_.rows - past) * row_bytes, past * row_bytes);
+      if (past + count > room) qkv.resize(2 * (past + count) * row_bytes);
+    }
+    text_.rows = past;
+  }
+  const QkShape seen{.T = past + count, .H = shape_.H, .Hkv = shape_.Hkv, .d = shape_.d, .cos = nullptr, .sin = nullptr};
+  Elements y;
+  float* lse = nullptr;
+  const auto plan = [&](char* memory) {
+    Planner planner(memory);
+    y = planner.Take(seen.T * D, shape_.precision);
+    lse = planner.Take<float>(seen.T * shape_.H);
+    for (char*& scratch : a_.scratch) scratch = planner.Take<char>(AttentionScratchBytes(seen));
+    return planner.used();
+  };
+  text_.workspace.Reserve(plan(nullptr));
+  plan(text_.workspace.data());
+  for (int64_t i = 0; i < shape_.L; ++i) {
+    a_.saved[i].qkv = {text_.qkv[i].data() + text_.rows * row_bytes, shape_.precision};
+    a_.saved[i].y = y + past * D;
+    a_.saved[i].lse = lse;
+  }
+  if (past > 0) {
+    Settings tables = settings_;
+    tables.precision = "float32";
+    text_.rotary = RotaryTables(tables, count, text_.position);
+    heads_.cos = text_.rotary.cos.const_data_ptr<float>();
+    heads_.sin = text_.rotary.sin.const_data_ptr<float>();
+    if (!(settings_.reset_at_bos && tokens[0] == kBos)) {
+      before_ = text_.before.data();
+      const int32_t rows = static_cast<int32_t>(shape_.bigram_rows);
+      if (rows > 0) a_.bigram_rows[0] = formula::BigramRow(tokens[0], tokens[-1], rows);
+    }
+  }
+  past_ = past;
+}
+
+void FusedTransformer::Impl::ContinueLosses(const uint16_t* tokens, int64_t count, int64_t past, float* losses) {
+  BeginWithPast(tokens, count, past);
+  RunTeam(threads_, [&](const Team& team) {
+    Pass pass{.team = team, .clock = StepClock(team.rank == 0 ? profile : nullptr), .mine = team.Share(a_.N, 2), .first = 0};
+    Forward(pass);
+    Score(pass);
+  });
+  std::copy_n(a_.losses, count, losses);
+  text_.before.assign(a_.x1 + (count - 1) * shape_.D, a_.x1 + count * shape_.D);
+  text_.position += count;
+  text_.rows += count;
+  past_ = 0;
+  before_ = nullptr;
+}
+
 int64_t FusedTransformer::WorkspaceBytes(const Settings& settings, int64_t sequences, int64_t T, bool training) {
   Planner count(nullptr);
   Plan(Shape(settings), sequences, T, training, settings.ThreadCount(), count);
@@ -852,6 +941,9 @@ void FusedTransformer::AccumulateGradients(std::span<const uint16_t* const> sequ
 void FusedTransformer::FinishGradients() { impl_->FinishGradients(); }
 void FusedTransformer::TokenLosses(std::span<const uint16_t* const> sequences, int64_t T, int64_t first, float* losses) {
   impl_->TokenLosses(sequences, T, first, losses);
+}
+void FusedTransformer::ContinueLosses(const uint16_t* tokens, int64_t count, int64_t past, float* losses) {
+  impl_->ContinueLosses(tokens, count, past, losses);
 }
 void FusedTransformer::SetProfile(StepProfile* profile) { impl_->profile = profile; }
 

@@ -30,11 +30,17 @@ struct ParameterSpec {
 // Every parameter of the model that `settings` describe.
 std::vector<ParameterSpec> ParameterSpecs(const Settings& settings);
 
-// cos and sin of specification 1, section 3, each [positions, d/2] in the compute dtype.
+// cos and sin of specification 1, section 3, each [positions, d/2] in the compute dtype. Under rope_dims only the first rope_dims/2
+// pairs turn, with the frequencies of a head of that size; the angle of the others is 0. (A pair is dimensions i and i + d/2; where
+// the field rotates a head's first rope_dims dimensions, this is the same model with the rows of c_q and c_k in another order.)
 struct Rotary {
   at::Tensor cos, sin;
 };
-Rotary RotaryTables(const Settings& settings, int64_t positions);
+// For the positions first … first + positions - 1; far from 0 angles are float64, or they would be rounded to nothing.
+Rotary RotaryTables(const Settings& settings, int64_t positions, int64_t first = 0);
+
+// What layer_scale multiplies the normed input of block `layer`'s attention and MLP by: 1 / sqrt(layer + 1), or 1 where it is off.
+double LayerScale(const Settings& settings, int64_t layer);
 
 // The grid that late quantisation-aware training rounds the linear weight `name` to, if any: its export's; under compat the
 // published int6 for every matrix (specification 3, row 7).
@@ -71,6 +77,7 @@ class Transformer {
     at::Tensor attn_scale, mlp_scale, resid_mix, q_gain;
     Matrix c_q, c_k, c_v, attn_proj, mlp_fc, mlp_proj;
     bool exclusive;
+    double scale;  // of the normed inputs
   };
   Matrix MatrixOf(const std::string& name) const;
   at::Tensor Linear(const at::Tensor& x, const Matrix& matrix) const;

@@ -100,14 +100,24 @@ Lineage::Input LineageOf(const ShardSet& shards, const Settings& settings) {
   return input;
 }
 
+// Of the training split, all but the end that select_tokens keeps out of training.
+int64_t TokensToTrainOn(const ShardSet& train, const Settings& settings) {
+  const int64_t left = train.tokens() - settings.select_tokens;
+  if (settings.select_tokens > 0 && left <= settings.train_seq_len)
+    throw InputError(train.files().front(), StringPrintf("the training split holds %ld tokens; select_tokens = %ld leaves too few of them",
+                                                         train.tokens(), settings.select_tokens));
+  return left;
+}
+
 // Settings that decide what is computed must be those that the run was begun with; so must the data.
 void CheckResumable(const CheckpointReader& checkpoint, const Settings& settings, const Lineage& lineage) {
   checkpoint.Expect({Kind::kTraining});
   std::vector<std::string> differences;
   const SettingValues now = settings.Select(kStages);
   std::map<std::string, std::string> then(checkpoint.settings().begin(), checkpoint.settings().end());
+  const Settings defaults;  // of settings that came after the checkpoint's version
   for (const auto& [name, value] : now)
-    if (then[name] != value)
+    if (then.try_emplace(name, defaults.Get(name)).first->second != value)
       differences.push_back(StringPrintf("%s was %s and is %s now", name.c_str(), then[name].c_str(), value.c_str()));
   if (!differences.empty())
     throw InputError(checkpoint.path(), "was begun with other settings: " + Join(differences, "; "));
@@ -159,7 +169,8 @@ class Run {
         reservation_(out),
         partials_(out),
         machine_(machine),
-        trainer_(settings_, ShardSet(settings_.data_path, "train", settings_.vocab_size), machine),
+        train_(settings_.data_path, "train", settings_.vocab_size),
+        trainer_(settings_, train_.Part(0, TokensToTrainOn(train_, settings_)), machine),
         val_(settings_.data_path, "val", settings_.vocab_size),
         table_(ByteTable::Load(settings_)),
         lineage_(std::move(lineage)),
@@ -293,6 +304,18 @@ class Run {
           100 * seconds / profiled_seconds_);
   }
 
+  // Scores what ema-finalize may select from, on the end of the training split, which was kept out of training.
+  void ScoreSources() {
+    if (settings_.select_tokens == 0) return;
+    const ShardSet slice = train_.Part(train_.tokens() - settings_.select_tokens, settings_.select_tokens);
+    for (const std::string& source : SelectableSources(trainer_.ema_updates() > 0, trainer_.swa_snapshots() > 0)) {
+      trainer_.WithWeights(ParseSource(source), [&](Engine& model) {
+        select_losses_[source] = EvaluatePlain(model, slice, table_, settings_).val_loss;
+      });
+      Log("select:%s loss:%.8f", source.c_str(), select_losses_[source]);
+    }
+  }
+
   std::string Timing() const {
     const double ms = 1e3 * clock_.seconds();
     return StringPrintf("train_time:%.0fms step_avg:%.2fms", ms, ms / static_cast<double>(std::max<int64_t>(trainer_.step(), 1)));
@@ -316,6 +339,7 @@ class Run {
     counters.Set(counter::kLastLoss, loss_);
     counters.Set(counter::kStoppedByClock, stopped_by_clock_);
     counters.Set(counter::kResumes, resumes_);
+    for (const auto& [source, loss] : select_losses_) counters.Set(counter::kSelectPrefix + source, loss);
     return writer.Finish(counters, lineage_);
   }
 
@@ -345,6 +369,7 @@ class Run {
           settings_.iterations);
     // Written as a checkpoint to go on from and then given its name: killed at any point between, the next run finds either that
     // one or a finished run without checkpoints.
+    ScoreSources();
     const std::string newest = partials_.Path(trainer_.step()), identity = Write(newest);
     partials_.KeepNewest(1);
     reservation_.reset();
@@ -366,6 +391,7 @@ class Run {
   std::optional<OutputFile> reservation_;  // keeps other processes from writing `out_` and its checkpoints meanwhile
   const Partials partials_;
   cuda::Machine* const machine_;  // null: the CPU
+  const ShardSet train_;
   Trainer trainer_;
   const ShardSet val_;
   const ByteTable table_;
@@ -381,6 +407,7 @@ class Run {
   double warmup_steps_ = 0, resumes_ = 0, loss_ = 0;  // loss_: of the last step that was updated by
   bool stopped_by_clock_ = false;
   Score score_;
+  std::map<std::string, double> select_losses_;  // of each source, nats a target
 };
 
 }  // namespace

@@ -4,6 +4,7 @@
 
 #include <ATen/TensorOperators.h>
 #include <ATen/ops/isfinite.h>
+#include <ATen/ops/zeros_like.h>
 
 #include "common/base/error.h"
 #include "common/base/text.h"
@@ -101,6 +102,23 @@ int64_t Trainer::StartFakeQuantisation() {
 Engine& Trainer::ModelForScoring() {
   model_->Prepare(/*fake_quantise=*/false);
   return *model_;
+}
+
+void Trainer::WithWeights(const Source& source, const std::function<void(Engine&)>& use) {
+  NamedTensors last;
+  for (const auto& [name, tensor] : parameters()) last.emplace_back(name, tensor.clone());
+  NamedTensors weights = parameters();
+  for (size_t i = 0; i < weights.size(); ++i) {
+    at::Tensor sum = at::zeros_like(weights[i].second, at::kFloat);
+    for (const auto& [set, share] : source) {
+      if (set == "last") sum.add_(last[i].second, share);
+      else if (set == "ema") sum.add_(ema_->values()[i].second, share);
+      else sum.add_(swa_->sums()[i].second, share / static_cast<double>(swa_->snapshots()));
+    }
+    weights[i].second.copy_(sum);
+  }
+  use(ModelForScoring());
+  for (size_t i = 0; i < weights.size(); ++i) weights[i].second.copy_(last[i].second);
 }
 
 void Trainer::WarmUp(const std::function<void(int64_t)>& on_step) {

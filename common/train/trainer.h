@@ -7,6 +7,7 @@
 #include <string>
 #include <vector>
 
+#include "common/average/source.h"
 #include "common/checkpoint/checkpoint.h"
 #include "common/cuda/device.h"
 #include "common/model/flat.h"
@@ -41,11 +42,14 @@ class Trainer {
 
   // The model with its weights as they are, for scoring between two steps.
   Engine& ModelForScoring();
+  // Calls use(model) with the weights of `source` in their place, in their storage dtypes. REQUIRES: the averages it names have begun.
+  void WithWeights(const Source& source, const std::function<void(Engine&)>& use);
   const NamedTensors& parameters() const { return parameters_.tensors(); }
   const NamedTensors& gradients() const { return gradients_.tensors(); }
   int64_t step() const { return step_; }  // steps taken
   int64_t skipped_updates() const { return skipped_updates_; }  // of these, the ones whose update was left out
   bool fake_quantises() const { return qat_first_step_.has_value(); }
+  int64_t ema_updates() const { return ema_ ? ema_->updates() : 0; }
   int64_t swa_snapshots() const { return swa_ ? swa_->snapshots() : 0; }
   double data_wait_seconds() const { return data_wait_before_ + stream_.wait_seconds(); }
   const ShardSet& shards() const { return stream_.shards(); }
