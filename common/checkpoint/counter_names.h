@@ -37,6 +37,11 @@ inline constexpr char kQuantiseMse[] = "quantise.mse";
 inline constexpr char kQuantiseRelativeError[] = "quantise.relative_error";  // sqrt(sum of squared errors / of squares)
 inline constexpr char kQuantiseEntropyBits[] = "quantise.entropy_bits";      // a code, of order 0
 
+inline constexpr char kQuantiseStep[] = "quantise.step";                      // of lite and hessian; 0: the finest there is
+inline constexpr char kQuantiseBudget[] = "quantise.budget";                  // bytes that the artifact may have
+inline constexpr char kQuantiseArtifactBytes[] = "quantise.artifact_bytes";   // and those that it has
+inline constexpr char kCalibrationTokens[] = "calibration.tokens";            // that said what an error costs
+
 // The clip search of the quantiser. Where one percentile serves a whole matrix, each of its rows counts.
 inline constexpr char kClipRowsSearched[] = "clip.rows_searched";
 inline constexpr char kClipWinsPrefix[] = "clip.wins.";

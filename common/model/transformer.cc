@@ -146,7 +146,7 @@ at::Tensor Transformer::parameter(const std::string& name) const {
 
 Transformer::Matrix Transformer::MatrixOf(const std::string& name) const {
   const at::Tensor weight = parameter(name);
-  return {weight, TrainingGrid(name, weight, settings_)};
+  return {name, weight, TrainingGrid(name, weight, settings_)};
 }
 
 int64_t Transformer::SetFakeQuantisation(bool on) {
@@ -162,6 +162,7 @@ int64_t Transformer::SetFakeQuantisation(bool on) {
 }
 
 at::Tensor Transformer::Linear(const at::Tensor& x, const Matrix& matrix) const {
+  if (observer_) observer_(matrix.name, matrix.weight, x);
   at::Tensor w = matrix.weight.to(compute_);
   if (fake_quantise_ && matrix.grid && at::GradMode::is_enabled()) {
     // The gradient passes straight through: w + (grid(w) - w), the bracket a constant.

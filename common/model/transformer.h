@@ -7,6 +7,7 @@
 
 #include <ATen/core/Tensor.h>
 
+#include <functional>
 #include <optional>
 #include <string>
 #include <utility>
@@ -64,12 +65,18 @@ class Transformer {
   // Late quantisation-aware training: while on, in passes that record gradients, matrices with an export grid go
   // through it (specification 1, section 4; compat: every matrix, on the published grid). Returns how many matrices that are.
   int64_t SetFakeQuantisation(bool on);
+  // From now on, hears the name, the weight and the input [B, T, in] of every linear layer that is passed. The tied output
+  // layer is none.
+  using Observer = std::function<void(const std::string&, const at::Tensor&, const at::Tensor&)>;
+  void Observe(Observer observer) { observer_ = std::move(observer); }
+
   // How often a matrix was replaced so far: one a matrix and forward pass.
   int64_t fake_quantisations() const { return fake_quantisations_; }
 
  private:
   // A linear layer's weight [out, in] and the grid that late quantisation-aware training rounds it to.
   struct Matrix {
+    std::string name;
     at::Tensor weight;
     std::optional<Grid> grid;
   };
@@ -91,6 +98,7 @@ class Transformer {
   std::optional<Matrix> bigram_proj_, lm_head_;
   at::ScalarType compute_;
   bool fake_quantise_ = false;
+  Observer observer_;
   mutable int64_t fake_quantisations_ = 0;
 };
 
