@@ -61,17 +61,41 @@ void ComputeLosses(Engine& model, Batch& batch) {
   }
 }
 
-// Evaluates the windows of `plan`, `batch_windows` at a time; add(batch, sum) puts a batch's losses into the sum.
-template <typename Add>
-Score ScoreWindows(Engine& model, const ShardSet& val, const WindowPlan& plan, int64_t batch_windows,
-                   const OnBatch& on_batch, Add add) {
+// What some windows add to the score.
+struct Addend {
+  int64_t begin, end;  // targets
+  double nats;
+  int64_t bytes;
+};
+
+// Evaluates the windows of `plan`, `batch_windows` at a time; addends(batch) is what a batch adds to the sum, `addends_of_batch`
+// at most. In each round every rank has one batch.
+template <typename Addends>
+Score ScoreWindows(Engine& model, const ShardSet& val, const WindowPlan& plan, int64_t batch_windows, const OnBatch& on_batch,
+                   Communicator& communicator, int64_t addends_of_batch, Addends addends) {
+  constexpr int64_t kNumbers = 4;
   ScoreSum sum(plan);
-  for (int64_t done = 0, number = 0; done < plan.size(); ++number) {
-    Batch batch = ReadBatch(val, plan, done, std::min(batch_windows, plan.size() - done));
-    ComputeLosses(model, batch);
-    add(batch, sum);
-    done += static_cast<int64_t>(batch.windows.size());
-    if (on_batch) on_batch({number, done, plan.size(), sum.bits_per_byte()});
+  const int64_t batches = (plan.size() + batch_windows - 1) / batch_windows, ranks = communicator.world_size();
+  for (int64_t round = 0; round < batches; round += ranks) {
+    const int64_t mine = round + communicator.rank();
+    // Counts and positions stay exact in a double.
+    std::vector<double> numbers(addends_of_batch * kNumbers);
+    if (mine < batches) {
+      Batch batch = ReadBatch(val, plan, mine * batch_windows, std::min(batch_windows, plan.size() - mine * batch_windows));
+      ComputeLosses(model, batch);
+      double* to = numbers.data();
+      for (const Addend& addend : addends(batch))
+        for (double number : {static_cast<double>(addend.begin), static_cast<double>(addend.end), addend.nats, static_cast<double>(addend.bytes)})
+          *to++ = number;
+    }
+    const std::vector<double> all = communicator.Gather(numbers);
+    for (int64_t number = round; number < std::min(round + ranks, batches); ++number) {
+      const double* from = all.data() + (number - round) * addends_of_batch * kNumbers;
+      for (int64_t i = 0; i < addends_of_batch && from[1] > 0; ++i, from += kNumbers)
+        sum.Add(static_cast<int64_t>(from[0]), static_cast<int64_t>(from[1]), from[2], static_cast<int64_t>(from[3]));
+      const int64_t done = std::min((number + 1) * batch_windows, plan.size());
+      if (on_batch) on_batch({number, done, plan.size(), sum.bits_per_byte()});
+    }
   }
   const Score score = sum.Finish();
   if (score.bytes == 0)
@@ -92,7 +116,7 @@ bool IsSliding(const Settings& settings) {
 }
 
 Score EvaluatePlain(Engine& model, const ShardSet& val, const ByteTable& table, const Settings& settings,
-                    const OnBatch& on_batch) {
+                    const OnBatch& on_batch, Communicator& communicator) {
   const int64_t batch_windows = settings.val_batch_size / 8 / settings.train_seq_len;
   if (batch_windows == 0) {
     throw UsageError(StringPrintf("VAL_BATCH_SIZE=%ld is less than 8 sequences of TRAIN_SEQ_LEN=%ld",
@@ -100,31 +124,32 @@ Score EvaluatePlain(Engine& model, const ShardSet& val, const ByteTable& table, 
   }
   const WindowPlan plan = WindowPlan::Plain(val.tokens() - 1, settings.train_seq_len);
   if (plan.size() == 0) ThrowTooShort(val, settings.train_seq_len + 1);
-  return ScoreWindows(
-      model, val, plan, batch_windows, on_batch, [&](Batch& batch, ScoreSum& sum) {
-        const int64_t count = static_cast<int64_t>(batch.losses.size());
-        const double nats = at::from_blob(batch.losses.data(), {count}).mean().item<float>() * static_cast<double>(count);
-        int64_t bytes = 0;
-        for (const Window& window : batch.windows) bytes += ScoredBytes(table, batch, window);
-        sum.Add(batch.windows.front().begin, batch.windows.back().end(), nats, bytes);
-      });
+  return ScoreWindows(model, val, plan, batch_windows, on_batch, communicator, 1, [&](Batch& batch) {
+    const int64_t count = static_cast<int64_t>(batch.losses.size());
+    const double nats = at::from_blob(batch.losses.data(), {count}).mean().item<float>() * static_cast<double>(count);
+    int64_t bytes = 0;
+    for (const Window& window : batch.windows) bytes += ScoredBytes(table, batch, window);
+    return std::vector<Addend>{{batch.windows.front().begin, batch.windows.back().end(), nats, bytes}};
+  });
 }
 
 Score EvaluateSliding(Engine& model, const ShardSet& val, const ByteTable& table, const Settings& settings,
-                      const OnBatch& on_batch) {
+                      const OnBatch& on_batch, Communicator& communicator) {
   const int64_t targets = val.tokens() - 1;
   const int64_t needed = settings.compat ? settings.train_seq_len : 1;
   if (targets < needed) ThrowTooShort(val, needed + 1);
   const WindowPlan plan = settings.compat ? WindowPlan::Published(targets, settings.train_seq_len, settings.eval_stride)
                                           : WindowPlan::Sliding(targets, settings.train_seq_len, settings.eval_stride);
-  return ScoreWindows(model, val, plan, settings.eval_batch_seqs, on_batch,
-                      [&](const Batch& batch, ScoreSum& sum) {
+  return ScoreWindows(model, val, plan, settings.eval_batch_seqs, on_batch, communicator, settings.eval_batch_seqs,
+                      [&](const Batch& batch) {
+                        std::vector<Addend> addends;
                         const float* row = batch.losses.data();
                         for (const Window& window : batch.windows) {
                           const double nats = std::accumulate(row + window.score_from, row + window.length, 0.0);
-                          sum.Add(window.first_scored(), window.end(), nats, ScoredBytes(table, batch, window));
+                          addends.push_back({window.first_scored(), window.end(), nats, ScoredBytes(table, batch, window)});
                           row += plan.width();
                         }
+                        return addends;
                       });
 }
 
