@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""scaling [--machine h100|HARDWARE.json] [--ranks 1,2,…] PROFILE: what a step of a profile costs on so many ranks: milliseconds of each
+"""scaling.py [--machine h100|HARDWARE.json] [--ranks 1,2,…] PROFILE: what a step of a profile costs on so many ranks: milliseconds of each
 part, bytes on the wire, memory. The model and where its constants come from: docs/scaling.md.
 
 Settings are what build/bin/train --print-settings says of the profile and the environment; so TRAIN_BATCH_TOKENS=… changes them."""
