@@ -659,11 +659,11 @@ struct MuonMomentum {
   }
 };
 
-// parameter <- parameter (1 - lr decay) - lr update, `update` times `scale` rounded to bfloat16 first
+// parameter <- parameter (1 - lr decay) - lr update
 struct MuonUpdate {
   static constexpr int kLanes = kRowLanes;
   int64_t count;
-  float learning_rate, decay, scale;
+  float learning_rate, decay;
   const BFloat16* update;
   float* parameter;
 
@@ -672,7 +672,7 @@ struct MuonUpdate {
   FAIRWAY_BODY void operator()(const Lanes& lanes, int64_t unit) const {
     const int64_t end = (unit + 1) * kRun < count ? (unit + 1) * kRun : count;
     for (int64_t i = unit * kRun + lanes.first(); i < end; i += lanes.count())
-      parameter[i] = parameter[i] * (1.0f - learning_rate * decay) - learning_rate * Rounded<BFloat16>(scale * ToFloat(update[i]));
+      parameter[i] = parameter[i] * (1.0f - learning_rate * decay) - learning_rate * ToFloat(update[i]);
   }
 };
 

@@ -67,33 +67,64 @@ void ComputeLosses(Engine& model, Batch& batch) {
   }
 }
 
-// The scored losses of a batch of overlapping windows, summed in float64.
-void AddLosses(const ByteTable& table, const Batch& batch, ScoreSum& sum) {
+// What some windows add to the score.
+struct Addend {
+  int64_t begin, end;  // targets
+  double nats;
+  int64_t bytes;
+};
+
+// Of overlapping windows, each of which adds its scored losses, summed in float64.
+std::vector<Addend> AddendsOf(const ByteTable& table, const Batch& batch) {
+  std::vector<Addend> addends;
   const float* row = batch.losses.data();
   for (const Window& window : batch.windows) {
     const double nats = std::accumulate(row + window.score_from, row + window.length, 0.0);
-    sum.Add(window.first_scored(), window.end(), nats, ScoredBytes(table, batch, window));
+    addends.push_back({window.first_scored(), window.end(), nats, ScoredBytes(table, batch, window)});
     row += batch.width;
   }
+  return addends;
 }
 
-// Evaluates the windows of `plan`, `batch_windows` at a time and no batch across a multiple of `chunk_windows`. compute(batch)
-// fills in a batch's losses, add(batch, sum) puts them into the sum, then learn(windows done) may change the model.
+// How windows are taken: `batch_windows` at a time, and no batch across a multiple of `chunk_windows`; what a batch adds to the sum are
+// `addends` numbers at most.
 struct Batches {
-  int64_t batch_windows, chunk_windows;
+  int64_t batch_windows, chunk_windows, addends;
 };
+
+// Evaluates the windows of `plan`. compute(batch) fills in a batch's losses, add(batch) is what it adds to the score; after a chunk
+// learn(windows done) may change the model. In each round every rank has one batch.
 template <typename Compute, typename Add, typename Learn>
-Score ScoreWindows(const ShardSet& val, const WindowPlan& plan, Batches batches, const OnBatch& on_batch, Compute compute, Add add,
-                   Learn learn) {
+Score ScoreWindows(const ShardSet& val, const WindowPlan& plan, Batches by, const OnBatch& on_batch, Communicator& communicator,
+                   Compute compute, Add add, Learn learn) {
+  constexpr int64_t kNumbers = 4;
   ScoreSum sum(plan);
-  for (int64_t done = 0, number = 0; done < plan.size(); ++number) {
-    const int64_t chunk_end = (done / batches.chunk_windows + 1) * batches.chunk_windows;
-    Batch batch = ReadBatch(val, plan, done, std::min({batches.batch_windows, plan.size() - done, chunk_end - done}));
-    compute(batch);
-    add(batch, sum);
-    done += static_cast<int64_t>(batch.windows.size());
-    if (on_batch) on_batch({number, done, plan.size(), sum.bits_per_byte()});
-    if (done == chunk_end) learn(done);
+  const int64_t ranks = communicator.world_size();
+  const auto end_of = [&](int64_t first) {
+    return std::min({first + by.batch_windows, plan.size(), (first / by.chunk_windows + 1) * by.chunk_windows});
+  };
+  for (int64_t done = 0, number = 0; done < plan.size();) {
+    int64_t first = done;
+    for (int64_t rank = 0; rank < communicator.rank() && first < plan.size(); ++rank) first = end_of(first);
+    // Counts and positions stay exact in a double.
+    std::vector<double> numbers(by.addends * kNumbers);
+    if (first < plan.size()) {
+      Batch batch = ReadBatch(val, plan, first, end_of(first) - first);
+      compute(batch);
+      double* to = numbers.data();
+      for (const Addend& addend : add(batch))
+        for (double value : {static_cast<double>(addend.begin), static_cast<double>(addend.end), addend.nats, static_cast<double>(addend.bytes)})
+          *to++ = value;
+    }
+    const std::vector<double> all = communicator.Gather(numbers);
+    for (int64_t rank = 0; rank < ranks && done < plan.size(); ++rank, ++number) {
+      const double* from = all.data() + rank * by.addends * kNumbers;
+      for (int64_t i = 0; i < by.addends && from[1] > 0; ++i, from += kNumbers)
+        sum.Add(static_cast<int64_t>(from[0]), static_cast<int64_t>(from[1]), from[2], static_cast<int64_t>(from[3]));
+      done = end_of(done);
+      if (on_batch) on_batch({number, done, plan.size(), sum.bits_per_byte()});
+    }
+    if (done % by.chunk_windows == 0) learn(done);
   }
   const Score score = sum.Finish();
   if (score.bytes == 0)
@@ -143,7 +174,7 @@ bool IsSliding(const Settings& settings) {
 }
 
 Score EvaluatePlain(Engine& model, const ShardSet& val, const ByteTable& table, const Settings& settings,
-                    const OnBatch& on_batch) {
+                    const OnBatch& on_batch, Communicator& communicator) {
   const int64_t batch_windows = settings.val_batch_size / 8 / settings.train_seq_len;
   if (batch_windows == 0) {
     throw UsageError(StringPrintf("VAL_BATCH_SIZE=%ld is less than 8 sequences of TRAIN_SEQ_LEN=%ld",
@@ -152,27 +183,27 @@ Score EvaluatePlain(Engine& model, const ShardSet& val, const ByteTable& table, 
   const WindowPlan plan = WindowPlan::Plain(val.tokens() - 1, settings.train_seq_len);
   if (plan.size() == 0) ThrowTooShort(val, settings.train_seq_len + 1);
   return ScoreWindows(
-      val, plan, {batch_windows, plan.size()}, on_batch, [&](Batch& batch) { ComputeLosses(model, batch); },
-      [&](Batch& batch, ScoreSum& sum) {
+      val, plan, {batch_windows, plan.size(), 1}, on_batch, communicator, [&](Batch& batch) { ComputeLosses(model, batch); },
+      [&](Batch& batch) {
         const int64_t count = static_cast<int64_t>(batch.losses.size());
         const double nats = at::from_blob(batch.losses.data(), {count}).mean().item<float>() * static_cast<double>(count);
         int64_t bytes = 0;
         for (const Window& window : batch.windows) bytes += ScoredBytes(table, batch, window);
-        sum.Add(batch.windows.front().begin, batch.windows.back().end(), nats, bytes);
+        return std::vector<Addend>{{batch.windows.front().begin, batch.windows.back().end(), nats, bytes}};
       },
       LearnNothing);
 }
 
 Score EvaluateSliding(Engine& model, const ShardSet& val, const ByteTable& table, const Settings& settings,
-                      const OnBatch& on_batch) {
+                      const OnBatch& on_batch, Communicator& communicator) {
   const int64_t targets = val.tokens() - 1;
   const int64_t needed = settings.compat ? settings.train_seq_len : 1;
   if (targets < needed) ThrowTooShort(val, needed + 1);
   const WindowPlan plan = settings.compat ? WindowPlan::Published(targets, settings.train_seq_len, settings.eval_stride)
                                           : WindowPlan::Sliding(targets, settings.train_seq_len, settings.eval_stride);
   return ScoreWindows(
-      val, plan, {settings.eval_batch_seqs, plan.size()}, on_batch, [&](Batch& batch) { ComputeLosses(model, batch); },
-      [&](const Batch& batch, ScoreSum& sum) { AddLosses(table, batch, sum); }, LearnNothing);
+      val, plan, {settings.eval_batch_seqs, plan.size(), settings.eval_batch_seqs}, on_batch, communicator, [&](Batch& batch) { ComputeLosses(model, batch); },
+      [&](const Batch& batch) { return AddendsOf(table, batch); }, LearnNothing);
 }
 
 Score EvaluateCached(Engine& model, const ShardSet& val, const ByteTable& table, const Settings& settings,
@@ -181,7 +212,7 @@ Score EvaluateCached(Engine& model, const ShardSet& val, const ByteTable& table,
   if (targets < 1) ThrowTooShort(val, 2);
   const WindowPlan plan = WindowPlan::Sliding(targets, settings.train_seq_len, settings.eval_stride);
   return ScoreWindows(
-      val, plan, {settings.eval_batch_seqs, plan.size()}, on_batch,
+      val, plan, {settings.eval_batch_seqs, plan.size(), settings.eval_batch_seqs}, on_batch, Communicator::Single(),
       [&](Batch& batch) {
         float* row = batch.losses.data();
         for (const Window& window : batch.windows) {
@@ -190,7 +221,7 @@ Score EvaluateCached(Engine& model, const ShardSet& val, const ByteTable& table,
           row += batch.width;
         }
       },
-      [&](const Batch& batch, ScoreSum& sum) { AddLosses(table, batch, sum); }, LearnNothing);
+      [&](const Batch& batch) { return AddendsOf(table, batch); }, LearnNothing);
 }
 
 Score EvaluateAdapting(Engine& model, const NamedTensors& parameters, const NamedTensors& gradients, const ShardSet& val,
@@ -219,8 +250,8 @@ Score EvaluateAdapting(Engine& model, const NamedTensors& parameters, const Name
     learnt += sequences * T;
   };
   return ScoreWindows(
-      val, plan, {settings.eval_batch_seqs, chunk_windows}, on_batch, [&](Batch& batch) { ComputeLosses(model, batch); },
-      [&](const Batch& batch, ScoreSum& sum) { AddLosses(table, batch, sum); }, learn);
+      val, plan, {settings.eval_batch_seqs, chunk_windows, settings.eval_batch_seqs}, on_batch, Communicator::Single(), [&](Batch& batch) { ComputeLosses(model, batch); },
+      [&](const Batch& batch) { return AddendsOf(table, batch); }, learn);
 }
 
 }  // namespace fairway

@@ -2,6 +2,9 @@
 //
 // Tokens are read from the shards a batch at a time and checked on the way. The model must not be under fake quantisation: a
 // score is of the weights as they are.
+//
+// Several ranks share the batches out, and all come to the score that one alone would have come to, bit for bit: what is summed are
+// the same losses in the same order.
 #pragma once
 
 #include <cstdint>
@@ -9,6 +12,7 @@
 
 #include "common/model/engine.h"
 #include "common/model/transformer.h"
+#include "common/parallel/communicator.h"
 #include "common/score/score.h"
 #include "common/settings/settings.h"
 #include "common/tokens/byte_table.h"
@@ -28,14 +32,14 @@ using OnBatch = std::function<void(const BatchDone&)>;
 // dropped. Throws InputError for a split shorter than one sequence or an id out of range, UsageError where
 // val_batch_size holds no sequence.
 Score EvaluatePlain(Engine& model, const ShardSet& val, const ByteTable& table, const Settings& settings,
-                    const OnBatch& on_batch = {});
+                    const OnBatch& on_batch = {}, Communicator& communicator = Communicator::Single());
 
 // Windows of train_seq_len every eval_stride targets, eval_batch_seqs at a time; every target of the split exactly
 // once, a split shorter than one sequence as one shorter window. Under settings.compat the published sum: whole
 // sequences only, their tail scored again. Throws InputError for a split without a target or an id out of range.
 // REQUIRES: IsSliding(settings).
 Score EvaluateSliding(Engine& model, const ShardSet& val, const ByteTable& table, const Settings& settings,
-                      const OnBatch& on_batch = {});
+                      const OnBatch& on_batch = {}, Communicator& communicator = Communicator::Single());
 
 // The same windows and targets, each position computed once (method = cached): where a window's positions were those of an
 // earlier one, their keys and values are the ones that came out then. So a target sees as many tokens as in EvaluateSliding, but

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <span>
 #include <vector>
 
@@ -22,6 +23,15 @@ class Engine {
   virtual void AccumulateGradients(std::span<const uint16_t* const> sequences, int64_t T, double share) = 0;
   // Makes the gradients those of the parameters.
   virtual void FinishGradients() = 0;
+  // Hears, on the calling thread, that the gradients of the matrices in blocks `block` and later are those of the parameters.
+  using OnBlock = std::function<void(int64_t block)>;
+  // The last call of AccumulateGradients in a step, and FinishGradients with it. `on_block` hears of blocks while the backward pass
+  // goes on below them, where the engine can tell; it does not throw.
+  virtual void AccumulateLastGradients(std::span<const uint16_t* const> sequences, int64_t T, double share, const OnBlock& on_block) {
+    (void)on_block;
+    AccumulateGradients(sequences, T, share);
+    FinishGradients();
+  }
   // The mean losses, in nats, of all calls of AccumulateGradients since the last one of Prepare. Waits for the device, which
   // nothing else that concerns gradients does.
   virtual std::vector<float> Losses() const = 0;

@@ -252,8 +252,11 @@ class FusedTransformer::Impl {
   Impl(const Settings& settings, NamedTensors parameters, NamedTensors gradients);
 
   int64_t Prepare(bool fake_quantise);
-  double AccumulateGradients(std::span<const uint16_t* const> sequences, int64_t T, double share);
+  // With `on_block` the gradients are finished with the last chunk.
+  double AccumulateGradients(std::span<const uint16_t* const> sequences, int64_t T, double share, const OnBlock* on_block = nullptr);
   void FinishGradients();
+  // Of these matrices alone.
+  void FinishGradients(std::span<const Matrix* const> matrices);
   void TokenLosses(std::span<const uint16_t* const> sequences, int64_t T, int64_t first, float* losses);
   void ContinueLosses(const uint16_t* tokens, int64_t count, int64_t past, float* losses);
 
@@ -266,6 +269,7 @@ class FusedTransformer::Impl {
     StepClock clock;
     Rows mine;      // of the chunk's rows
     int64_t first;  // positions before this one are not scored
+    const OnBlock* on_block = nullptr;  // of the last backward pass in a step, where somebody wants to hear of it
     void Wait() {
       team.Wait();
       clock.Done(StepProfile::kWait);
@@ -285,6 +289,8 @@ class FusedTransformer::Impl {
   void Score(Pass& pass);
   void HeadWithGradients(Pass& pass, float share);
   void BlockBackward(Pass& pass, int64_t i, Vectors& vectors);
+  void Complete(const Pass& pass, int64_t block) const;
+  void FinishMatrix(const Team& team, const Matrix& m, std::vector<float>& weight, float& scale_gradient) const;
   void EmbedBackward(Pass& pass, Vectors& vectors);
   void WeightGradient(Pass& pass, const Matrix& matrix, const Panels& dout, const Panels& in);
   void WeightRow(const Matrix& m, int64_t row, float* to) const;
@@ -489,38 +495,39 @@ void FusedTransformer::Impl::WeightRow(const Matrix& m, int64_t row, float* to) 
   }
 }
 
-void FusedTransformer::Impl::FinishGradients() {
-  std::vector<const Matrix*> scaled;
-  for (const Matrix* m : Matrices())
-    if (m->scaled()) scaled.push_back(m);
-  std::vector<std::vector<float>> scalar_parts(threads_, std::vector<float>(scaled.size()));
+// From the gradient of the scaled weight to that of the weight and of its scale; this thread does its share of the rows. Where
+// all rows have one scale, its gradient is added to `scale_gradient`.
+void FusedTransformer::Impl::FinishMatrix(const Team& team, const Matrix& m, std::vector<float>& weight, float& scale_gradient) const {
+  weight.resize(m.columns);
+  const Rows rows = team.Share(m.rows);
+  for (int64_t row = rows.first; row < rows.last; ++row) {
+    WeightRow(m, row, weight.data());
+    float* gradient = m.gradient_rows[row];
+    const float scale = m.ScaleOf(row);
+    float sum = 0;
+#pragma omp simd reduction(+ : sum)
+    for (int64_t j = 0; j < m.columns; ++j) {
+      sum += weight[j] * gradient[j];
+      gradient[j] *= scale;
+    }
+    if (m.scale == nullptr) continue;
+    if (m.scale_stride == 0) scale_gradient += sum;
+    else m.scale_gradient[row] += sum;
+  }
+}
+
+void FusedTransformer::Impl::FinishGradients(std::span<const Matrix* const> matrices) {
+  std::vector<float> of_bigram(threads_);
   RunTeam(threads_, [&](const Team& team) {
     StepClock clock(team.rank == 0 ? profile : nullptr);
     std::vector<float> weight;
-    for (size_t i = 0; i < scaled.size(); ++i) {
-      const Matrix& m = *scaled[i];
-      weight.resize(m.columns);
-      const Rows rows = team.Share(m.rows);
-      for (int64_t row = rows.first; row < rows.last; ++row) {
-        WeightRow(m, row, weight.data());
-        float* gradient = m.gradient_rows[row];
-        const float scale = m.ScaleOf(row);
-        float sum = 0;
-#pragma omp simd reduction(+ : sum)
-        for (int64_t j = 0; j < m.columns; ++j) {
-          sum += weight[j] * gradient[j];
-          gradient[j] *= scale;
-        }
-        if (m.scale == nullptr) continue;
-        if (m.scale_stride == 0) scalar_parts[team.rank][i] += sum;
-        else m.scale_gradient[row] += sum;
-      }
-    }
+    for (const Matrix* m : matrices)
+      if (m->scaled()) FinishMatrix(team, *m, weight, of_bigram[team.rank]);
     clock.Done(StepProfile::kWeights);
   });
-  for (size_t i = 0; i < scaled.size(); ++i)
-    if (scaled[i]->scale != nullptr && scaled[i]->scale_stride == 0)
-      for (const std::vector<float>& part : scalar_parts) *scaled[i]->scale_gradient += part[i];
+  if (bigram_proj_)
+    for (float part : of_bigram) *bigram_scale_gradient_ += part;
+}
 }
 
 void FusedTransformer::Impl::Begin(std::span<const uint16_t* const> sequences, int64_t T, bool training) {
@@ -717,6 +724,11 @@ void FusedTransformer::Impl::WeightGradient(Pass& pass, const Matrix& matrix, co
   }
 }
 
+// All threads have left the backward pass of `block` behind.
+void FusedTransformer::Impl::Complete(const Pass& pass, int64_t block) const {
+  if (pass.on_block != nullptr && pass.team.rank == 0) (*pass.on_block)(block);
+}
+
 void FusedTransformer::Impl::BlockBackward(Pass& pass, int64_t i, Vectors& vectors) {
   const int64_t D = shape_.D, S = shape_.qkv(), F = shape_.Stride(shape_.F);
   const Layer& layer = layers_[i];
@@ -745,6 +757,7 @@ void FusedTransformer::Impl::BlockBackward(Pass& pass, int64_t i, Vectors& vecto
     pass.clock.Done(StepProfile::kNorm);
   });
   pass.Wait();
+  if (i + 1 < shape_.L) Complete(pass, i + 1);
   for (int64_t task = pass.team.rank; task < a_.B * shape_.Hkv; task += pass.team.size)
     AttentionBackward(heads_, layer.q_gain, saved.qkv, saved.y, saved.lse, a_.dy, task / shape_.Hkv, task % shape_.Hkv,
                       layer.exclusive, a_.scratch[pass.team.rank], a_.dqkv);
@@ -776,6 +789,11 @@ void FusedTransformer::Impl::BlockBackward(Pass& pass, int64_t i, Vectors& vecto
   // The other threads may go on: nothing that this reads is written before they wait again.
   WeightGradient(pass, layer.qkv, a_.qkv_d, a_.qkv_u);
   pass.clock.Done(StepProfile::kGradients);
+  if (pass.on_block == nullptr) return;
+  std::vector<float> weight;
+  float none = 0;  // these have a scale a row
+  for (const Matrix* m : {&layer.attn_proj, &layer.mlp_proj}) FinishMatrix(pass.team, *m, weight, none);
+  pass.clock.Done(StepProfile::kWeights);
 }
 
 void FusedTransformer::Impl::EmbedBackward(Pass& pass, Vectors& vectors) {
@@ -783,6 +801,7 @@ void FusedTransformer::Impl::EmbedBackward(Pass& pass, Vectors& vectors) {
   const Rows mine = pass.mine;
   for (int64_t j = mine.first * D; j < mine.last * D; ++j) a_.dx0[j] += a_.dx[j];
   pass.Wait();
+  Complete(pass, 0);
   float* ds = a_.dx;
   fairway::EmbedBackward(D, gate_.data(), a_.joined, a_.x1, a_.embed_norms, a_.dx0, ds, StreamCopy(), vectors.gate.data(), a_.N,
                          mine);
@@ -806,15 +825,23 @@ void FusedTransformer::Impl::EmbedBackward(Pass& pass, Vectors& vectors) {
   pass.clock.Done(StepProfile::kEmbed);
 }
 
-double FusedTransformer::Impl::AccumulateGradients(std::span<const uint16_t* const> sequences, int64_t T, double share) {
+void FusedTransformer::Impl::FinishGradients() {
+  const std::vector<Matrix*> all = Matrices();
+  FinishGradients(std::vector<const Matrix*>(all.begin(), all.end()));
+}
+
+double FusedTransformer::Impl::AccumulateGradients(std::span<const uint16_t* const> sequences, int64_t T, double share,
+                                                   const OnBlock* on_block) {
   const int64_t all = static_cast<int64_t>(sequences.size()), at_a_time = SequencesAtATime(settings_, threads_, all, T);
   const float share_of_one = static_cast<float>(share / static_cast<double>(all * T));
   double loss = 0;
   for (Vectors& vectors : vectors_) vectors.Clear();
   for (int64_t first = 0; first < all; first += at_a_time) {
     Begin(sequences.subspan(first, std::min(at_a_time, all - first)), T, /*training=*/true);
+    const bool last = first + at_a_time >= all;
     RunTeam(threads_, [&](const Team& team) {
-      Pass pass{.team = team, .clock = StepClock(team.rank == 0 ? profile : nullptr), .mine = team.Share(a_.N, 2), .first = 0};
+      Pass pass{.team = team, .clock = StepClock(team.rank == 0 ? profile : nullptr), .mine = team.Share(a_.N, 2), .first = 0,
+                .on_block = last ? on_block : nullptr};
       Vectors& vectors = vectors_[team.rank];
       Forward(pass);
       HeadWithGradients(pass, share_of_one);
@@ -836,6 +863,7 @@ double FusedTransformer::Impl::AccumulateGradients(std::span<const uint16_t* con
     add(vectors.gate.data(), shape_.D, smear_gate_gradient_);
     if (shape_.bigram_dim > 0 && !bigram_proj_) *bigram_scale_gradient_ += vectors.bigram_scale;
   }
+  if (on_block != nullptr && bigram_proj_) FinishGradients(std::vector<const Matrix*>{&*bigram_proj_});
   return loss / static_cast<double>(all * T);
 }
 
@@ -939,6 +967,10 @@ void FusedTransformer::AccumulateGradients(std::span<const uint16_t* const> sequ
   losses_.push_back(static_cast<float>(impl_->AccumulateGradients(sequences, T, share)));
 }
 void FusedTransformer::FinishGradients() { impl_->FinishGradients(); }
+void FusedTransformer::AccumulateLastGradients(std::span<const uint16_t* const> sequences, int64_t T, double share,
+                                               const OnBlock& on_block) {
+  losses_.push_back(static_cast<float>(impl_->AccumulateGradients(sequences, T, share, &on_block)));
+}
 void FusedTransformer::TokenLosses(std::span<const uint16_t* const> sequences, int64_t T, int64_t first, float* losses) {
   impl_->TokenLosses(sequences, T, first, losses);
 }

@@ -36,6 +36,7 @@ class FusedTransformer : public Engine {
   int64_t Prepare(bool fake_quantise) override;
   void AccumulateGradients(std::span<const uint16_t* const> sequences, int64_t T, double share) override;
   void FinishGradients() override;
+  void AccumulateLastGradients(std::span<const uint16_t* const> sequences, int64_t T, double share, const OnBlock& on_block) override;
   std::vector<float> Losses() const override { return losses_; }
   void TokenLosses(std::span<const uint16_t* const> sequences, int64_t T, int64_t first, float* losses) override;
   void ContinueLosses(const uint16_t* tokens, int64_t count, int64_t past, float* losses) override;

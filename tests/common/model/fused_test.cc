@@ -163,6 +163,34 @@ TEST_P(FusedTest, FakeQuantisesAsThePlainCompositionDoes) {
   }
 }
 
+// The last call of a step tells of each block, from the last to the first, when nothing is added to its matrices' gradients any more;
+// in the end all are, bit for bit, what FinishGradients makes of them.
+TEST_P(FusedTest, TellsOfBlocksAsTheirGradientsAreDone) {
+  const Settings settings = Shape({{"num_layers", "4"}, {"micro_batch_seqs", "1"}});
+  const NamedTensors parameters = RandomParameters(settings);
+  const Batch batch(settings, 3, 9);
+  for (const bool fake_quantise : {false, true}) {
+    const Computed expected = Compute(settings, parameters, batch, 1, fake_quantise);
+    const NamedTensors gradients = ZerosLike(parameters);
+    FusedTransformer model(settings, parameters, gradients);
+    model.Prepare(fake_quantise);
+    std::vector<int64_t> blocks;
+    NamedTensors when_told;
+    model.AccumulateLastGradients(batch.sequences, 9, 1, [&](int64_t block) {
+      blocks.push_back(block);
+      for (const auto& [name, gradient] : gradients)
+        if (name.starts_with("blocks." + std::to_string(block) + ".") && name.ends_with(".weight"))
+          when_told.emplace_back(name, gradient.clone());
+    });
+    EXPECT_EQ(blocks, (std::vector<int64_t>{3, 2, 1, 0}));
+    EXPECT_EQ(when_told.size(), 4u * 6);
+    for (const auto& [name, gradient] : when_told)
+      for (const auto& [other, final] : gradients) EXPECT_TRUE(other != name || gradient.equal(final)) << name;
+    for (size_t i = 0; i < gradients.size(); ++i)
+      EXPECT_TRUE(gradients[i].second.equal(expected.gradients[i].second)) << gradients[i].first;
+  }
+}
+
 TEST_P(FusedTest, TheProfileCountsEveryOperation) {
   const Settings settings = Shape({});
   const NamedTensors parameters = RandomParameters(settings), gradients = ZerosLike(parameters);
