@@ -528,7 +528,6 @@ void FusedTransformer::Impl::FinishGradients(std::span<const Matrix* const> matr
   if (bigram_proj_)
     for (float part : of_bigram) *bigram_scale_gradient_ += part;
 }
-}
 
 void FusedTransformer::Impl::Begin(std::span<const uint16_t* const> sequences, int64_t T, bool training) {
   const int64_t B = static_cast<int64_t>(sequences.size());
