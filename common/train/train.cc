@@ -417,9 +417,9 @@ class Run {
     if (stopped_by_clock_ && trainer_.step() < settings_.iterations)
       Log("stopping_early: wallclock_cap train_time:%.0fms step:%ld/%ld", 1e3 * elapsed_, trainer_.step(),
           settings_.iterations);
+    ScoreSources();
     // Written as a checkpoint to go on from and then given its name: killed at any point between, the next run finds either that
     // one or a finished run without checkpoints.
-    ScoreSources();
     const std::string newest = partials_.Path(trainer_.step()), identity = Write(newest);
     if (Writes()) {
       partials_.KeepNewest(1);
