@@ -4,7 +4,7 @@ Written from the definitions, not from the C++ code. It needs BIGRAM_VOCAB_SIZE 
 bfloat16 too, and knows no reset at a document's start. Shapes come from the environment (NUM_LAYERS=…).
 
     python gpt_peer.py bench --tokens 4096 --seq 2048 --mode compile --dtype bf16
-    python gpt_peer.py windows --seq 2048 --dtype bf16
+    python gpt_peer.py windows --seq 2048 --dtype bf16 --count 32
     python gpt_peer.py check FOLDER
 """
 import argparse
@@ -233,7 +233,7 @@ def windows(a):
     model = Model(Config()).eval()
     if a.dtype == "bf16":
         model.tok_emb.bfloat16(), model.bigram.embed.bfloat16()
-    count = 4
+    count = a.count
     ids = torch.randint(0, model.c.vocab_size, (count, a.seq + 1))
     times = []
     with torch.inference_mode(), torch.autocast("cpu", dtype=torch.bfloat16, enabled=a.dtype == "bf16"):
@@ -283,6 +283,7 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     sub = parser.add_subparsers(required=True)
     p = sub.add_parser("windows")
+    p.add_argument("--count", type=int, default=32, help="windows evaluated at a time (EVAL_BATCH_SEQS)")
     p.add_argument("--seq", type=int, default=2048)
     p.add_argument("--dtype", choices=("fp32", "bf16"), default="bf16")
     p.add_argument("--threads", type=int, default=os.cpu_count())

@@ -88,14 +88,20 @@ class Race:
                 "memory_ratio": peak[mine] / peak[best]}
 
     def windows(self, data):
-        ours, theirs = [], {"fp32": [], "bf16": []}
+        """The published evaluation takes 32 windows at a time; PyTorch is faster with 4, we are not."""
+        contestants = {"fairway bfloat16": lambda: self.ours("windows", "record_shape", data | {"EVAL_STRIDE": 64}, "bfloat16", "--steps", 1)}
+        for count, dtype in ((32, "bf16"), (4, "bf16"), (4, "fp32")):
+            contestants[f"PyTorch eager {dtype}, {count} at a time"] = lambda count=count, dtype=dtype: self.peer(
+                "windows", "record_shape", "--dtype", dtype, "--steps", 1, "--count", count)
+        seconds = {name: [] for name in contestants}
         for _ in range(self.arguments.rounds):
-            ours.append(self.ours("windows", "record_shape", data | {"EVAL_STRIDE": 64, "EVAL_BATCH_SEQS": 4}, "bfloat16", "--steps", 2)[0]["window_s"])
-            for dtype, all in theirs.items():
-                all.append(self.peer("windows", "record_shape", "--dtype", dtype, "--steps", 2)[0]["window_s"])
-        best = min(statistics.median(all) for all in theirs.values())
-        return {"window_s": {"fairway bfloat16": ours, **{f"PyTorch eager {d}": a for d, a in theirs.items()}},
-                "eval_ratio": best / statistics.median(ours)}
+            for name, start in contestants.items():
+                seconds[name].append(start()[0]["window_s"])
+                print(f"windows: {name}: {seconds[name][-1]:.3f} s", file=sys.stderr, flush=True)
+        median = {name: statistics.median(all) for name, all in seconds.items()}
+        ours = median["fairway bfloat16"]
+        return {"window_s": seconds, "eval_ratio": median["PyTorch eager bf16, 32 at a time"] / ours,
+                "eval_ratio_best_batch": min(s for name, s in median.items() if name.startswith("PyTorch")) / ours}
 
     def growth(self, data):
         rows = []
@@ -118,7 +124,9 @@ def table(results):
         lines.append(f"| {shape} | **speed {r['speed_ratio']:.2f} x {r['best_pytorch']}**; step / products alone {r['gemm_ratio']:.2f}; "
                      f"memory {r['memory_ratio']:.2f} | | |")
     if "evaluation" in results:
-        lines.append(f"| record_shape | sliding evaluation, windows/s over PyTorch's: **{results['evaluation']['eval_ratio']:.2f}** | | |")
+        e = results["evaluation"]
+        lines.append(f"| record_shape | sliding evaluation, windows/s over PyTorch's: **{e['eval_ratio']:.2f}** at the published 32 at a time, "
+                     f"{e['eval_ratio_best_batch']:.2f} at its best | | |")
     if "growth" in results:
         lines += ["", "| tokens a step (small shape, cold page cache) | seconds | microseconds a token | waiting for data | peak memory |",
                   "|---:|---:|---:|---:|---:|"]
@@ -149,20 +157,19 @@ def main():
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--steps", type=int, default=2, help="steps a contestant takes in a round")
     parser.add_argument("--modes", nargs="+", choices=("eager", "compile"), default=["eager", "compile"])
-    parser.add_argument("--shapes", nargs="+", choices=tuple(SHAPES), default=list(SHAPES))
+    parser.add_argument("--parts", nargs="+", choices=(*SHAPES, "evaluation", "growth"), default=[*SHAPES, "evaluation", "growth"])
     arguments = parser.parse_args()
     arguments.out.mkdir(parents=True, exist_ok=True)
     race, results = Race(arguments), {}
     with tempfile.TemporaryDirectory() as folder:
         corpus(pathlib.Path(folder))
         data = {"DATA_PATH": folder}
-        for shape in arguments.shapes:
-            results[shape] = race.steps(shape, data)
-        results["evaluation"] = race.windows(data)
-        results["growth"] = race.growth(data)
+        for part in arguments.parts:
+            results[part] = race.steps(part, data) if part in SHAPES else race.windows(data) if part == "evaluation" else race.growth(data)
     (arguments.out / "results.json").write_text(json.dumps(results, indent=1) + "\n")
     (arguments.out / "table.md").write_text(table(results))
-    picture(results, arguments.out)
+    if any(shape in results for shape in SHAPES):
+        picture(results, arguments.out)
     print(table(results), end="")
 
 

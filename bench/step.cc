@@ -76,6 +76,13 @@ double ProductSeconds(const Settings& s) {
   return seconds;
 }
 
+// Seconds by operation, of one of `count` repetitions.
+Json Parts(const StepProfile& profile, int64_t count) {
+  Json parts;
+  for (int i = 0; i < StepProfile::kOperations; ++i) parts[StepProfile::kNames[i]] = profile.seconds[i] / static_cast<double>(count);
+  return parts;
+}
+
 Json Steps(const Settings& settings, int64_t warmup, int64_t steps) {
   Trainer trainer(settings, ShardSet(settings.data_path, "train", settings.vocab_size));
   StepProfile profile;
@@ -88,9 +95,7 @@ Json Steps(const Settings& settings, int64_t warmup, int64_t steps) {
     });
     if (i >= warmup) times.push_back(seconds);
   }
-  Json parts;
-  for (int i = 0; i < StepProfile::kOperations; ++i) parts[StepProfile::kNames[i]] = profile.seconds[i] / static_cast<double>(steps);
-  return {{"step_s", Median(times)}, {"times_s", times}, {"parts_s", parts}, {"data_wait_s", trainer.data_wait_seconds()}};
+  return {{"step_s", Median(times)}, {"times_s", times}, {"parts_s", Parts(profile, steps)}, {"data_wait_s", trainer.data_wait_seconds()}};
 }
 
 Json Windows(const Settings& settings, int64_t steps) {
@@ -102,10 +107,14 @@ Json Windows(const Settings& settings, int64_t steps) {
   for (int64_t i = 0; i < windows; ++i) sequences.push_back(tokens.data() + i * stride);
   std::vector<float> losses(windows * stride);
   Engine& model = trainer.ModelForScoring();
+  StepProfile profile;
   std::vector<double> times;
-  for (int64_t i = 0; i <= steps; ++i) times.push_back(SecondsOf([&] { model.TokenLosses(sequences, T, T - stride, losses.data()); }));
-  times.erase(times.begin());
-  return {{"window_s", Median(times) / static_cast<double>(windows)}};
+  for (int64_t i = 0; i <= steps; ++i) {
+    if (i == 1) trainer.SetProfile(&profile);
+    const double seconds = SecondsOf([&] { model.TokenLosses(sequences, T, T - stride, losses.data()); });
+    if (i > 0) times.push_back(seconds);
+  }
+  return {{"window_s", Median(times) / static_cast<double>(windows)}, {"parts_s", Parts(profile, steps * windows)}};
 }
 
 int Main(int argc, char** argv) {

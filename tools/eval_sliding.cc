@@ -205,7 +205,8 @@ void Compare(const Json& score, const Json& expected, const Options& options) {
                                          " there and " + score[name].dump() + " here");
   }
   const Json adapt = expected.value("adapt", Json()), adapt_here = score.value("adapt", Json());
-  require(adapt == adapt_here, "is of another evaluation: adapt is " + adapt.dump() + " there and " + adapt_here.dump() + " here");
+  if (adapt != adapt_here)
+    throw InputError(options.expect, "is of another evaluation: adapt is " + adapt.dump() + " there and " + adapt_here.dump() + " here");
   // One machine with one thread count repeats itself; others may take sums in another order.
   const bool same_machine =
       expected.value("threads", Json()) == score["threads"] && expected.value("cpu", Json()) == score["cpu"];
