@@ -1,5 +1,5 @@
 // The fused operations (common/model/ops) one by one as plain LibTorch compositions, of any floating dtype, with autograd's gradients:
-// operations_test.cc computes them in float64, bench/operations.cc races against them.
+// operations_test.cc computes them in float64.
 #pragma once
 
 #include <ATen/TensorOperators.h>
