@@ -9,8 +9,6 @@ namespace {
 constexpr int64_t kQueries = kAttentionQueries, kKeys = kAttentionKeys, kStrip = 24;
 constexpr float kLog2E = 1.44269504088896341f;
 
-int64_t Least(int64_t a, int64_t b) { return a < b ? a : b; }
-
 // Where a sequence's heads stand.
 struct Frame {
   Frame(const QkShape& shape, int64_t sequence, int64_t kv)

@@ -5,8 +5,6 @@
 namespace fairway::FAIRWAY_TARGET {
 namespace {
 
-int64_t Least(int64_t a, int64_t b) { return a < b ? a : b; }
-
 // Panel after panel of the columns, all rows of each: store as in Multiply (vectors.h).
 template <class E, class Store>
 void EachPanel(const Product& product, Rows rows, Rows columns, Store store) {

@@ -27,6 +27,7 @@ typedef uint16_t HalfVector __attribute__((vector_size(kLanes * 2), aligned(2), 
 
 #define FAIRWAY_INLINE inline __attribute__((always_inline, unused))
 
+FAIRWAY_INLINE int64_t Least(int64_t a, int64_t b) { return a < b ? a : b; }
 FAIRWAY_INLINE int64_t RoundUp(int64_t n, int64_t to) { return (n + to - 1) / to * to; }
 
 // An element as float32 and back, and the type's place among the precisions.
