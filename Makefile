@@ -13,6 +13,9 @@ export PROFILE ?= cpu-demo
 export SEED ?= 1337
 export RUNS ?= runs
 export RUN ?=
+export SEEDS ?= 1337 42 2025
+export LAUNCH ?=
+EXECUTOR ?= make
 export VENV ?= $(CURDIR)/.venv
 export ROOT := $(CURDIR)
 # Waiting threads sleep: spinning ones win a third on an idle machine and lose tenfold on a busy one.
@@ -20,13 +23,17 @@ export OMP_WAIT_POLICY ?= PASSIVE
 
 CMAKE_FLAGS := -DFAIRWAY_WERROR=$(if $(filter true 1,$(CI)),ON,OFF) -DFAIRWAY_TESTS=$(if $(wildcard tests),ON,OFF)
 NINJA := flock build ninja -C build -j $(shell nproc)
-PROGRAMS := tokenize-shard train ema-finalize gptq-lite pack-zstd eval-sliding make-submission ckpt-inspect
+PROGRAMS := tokenize-shard train ema-finalize gptq-lite pack-zstd eval-sliding make-submission compare-runs ckpt-inspect
 STAGES := train finalize quantise pack eval submission
 
 define HELP
 make record [SEED=1337]      set up, build, train, pack, score: one record
 make $(STAGES)
                              the same up to that stage; only what changed is made again
+make records [SEEDS="1337 42 2025"] [-j2] [EXECUTOR=slurm]
+                             many seeds, N at once on their share of the cores, or as a job array; one submission over all
+make runs                    all runs: state, score, bytes, age
+make compare A=… B=…         two experiments: settings, scores, significance, curves in one picture
 make publish                 copy a finished submission into records/
 make verify-record RECORD=records/NAME
                              build a record's own source, score its artifact, compare
@@ -43,12 +50,13 @@ make setup, programs, build  packages and LibTorch; the programs; the tests too
 make data                    fetch the published data set and tokenizer into data/
 make clean                   remove build/ and its like (runs, data and the virtual environment stay)
 
-PROFILE=cpu-demo|published-531|record-h100x8|FILE chooses the settings; NAME=value changes one (ITERATIONS=100).
+PROFILE=cpu-demo|beyond|published-531|record-h100x8|FILE chooses the settings; NAME=value changes one (ITERATIONS=100).
+LAUNCH="mpirun -n 2" starts training and evaluation as several processes (torchrun, srun: docs/scaling.md).
 A run lies in RUNS/PROFILE/seed-SEED, RUNS being runs; RUN=name keeps another in RUNS/PROFILE/name-seed-SEED.
 AUTHOR=… GITHUB_ID=… sign a submission. VENV=DIR is a virtual environment that clones share.
 endef
 
-.PHONY: help setup configure programs build test test-all check-gpu test-asan test-tsan fuzz test-faults bench data record $(STAGES) publish verify-record clean
+.PHONY: help setup configure records runs compare programs build test test-all check-gpu test-asan test-tsan fuzz test-faults bench data record $(STAGES) publish verify-record clean
 help:
 	@$(info $(HELP)):
 
@@ -113,6 +121,20 @@ data/bible-kjv/manifest.json: scripts/make-corpus build/bin/tokenize-shard.diges
 # A run is Makefile.runs at work inside the run's own directory.
 record $(STAGES) publish: programs
 	@scripts/in-run $(MAKE) --no-print-directory -f "$$ROOT/Makefile.runs" $@
+
+# EXECUTOR=slurm hands the same targets to Slurm.
+records: programs
+ifeq ($(EXECUTOR),slurm)
+	@scripts/records-by-slurm
+else
+	@$(MAKE) --no-print-directory -f Makefile.records records
+endif
+
+runs:
+	@scripts/runs "$$RUNS"
+
+compare: programs
+	@build/bin/compare-runs --out "$${OUT:-$$RUNS/comparison}" -- "$${A-}" "$${B-}"
 
 verify-record: setup
 	@scripts/verify-record $${RECORD:+"$$RECORD"}

@@ -19,6 +19,11 @@ endif()
 message(STATUS "CUDA: ${FAIRWAY_CUDA}")
 
 if(FAIRWAY_CUDA)
+  # The wheel's NCCL, which its torch_cuda links.
+  add_library(nccl SHARED IMPORTED)
+  set_target_properties(nccl PROPERTIES
+    IMPORTED_LOCATION ${LIBTORCH_ROOT}/../nvidia/nccl/lib/libnccl.so.2
+    INTERFACE_INCLUDE_DIRECTORIES ${LIBTORCH_ROOT}/../nvidia/nccl/include)
   get_filename_component(cuda_root ${FAIRWAY_NVCC} REALPATH)
   get_filename_component(cuda_root ${cuda_root} DIRECTORY)
   add_library(torch::cuda SHARED IMPORTED)

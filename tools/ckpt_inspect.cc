@@ -87,6 +87,7 @@ Json DescribeTensor(const CheckpointReader& checkpoint, const TensorInfo& info) 
     tensor["code_min"] = info.quantisation->code_min;
     tensor["code_max"] = info.quantisation->code_max;
     tensor["scale"] = info.quantisation->scale;
+    if (!info.quantisation->column_scale.empty()) tensor["column_scale"] = info.quantisation->column_scale;
     if (info.dtype == DType::kInt8) tensor["entropy_bits"] = EntropyBits(As<int8_t>(data));
   }
   return tensor;
@@ -213,9 +214,8 @@ constexpr std::string_view kSettingPrefix = "setting.";
 Json Export(const CheckpointReader& checkpoint, const std::string& path) {
   std::vector<TensorInfo> tensors;
   std::map<std::string, const TensorInfo*> codes;  // by the name of the weights
-  std::set<std::string> scales, names = {"", "__metadata__"};  // taken
-  for (const TensorInfo& info : checkpoint.tensors())
-    if (info.quantisation) scales.insert(info.quantisation->scale);
+  const std::set<std::string> scales = ScaleNames(checkpoint);
+  std::set<std::string> names = {"", "__metadata__"};  // taken
   for (const TensorInfo& info : checkpoint.tensors()) {
     if (scales.contains(info.name)) continue;
     tensors.push_back(info);

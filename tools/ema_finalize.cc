@@ -11,19 +11,22 @@ using namespace fairway;
 
 int main(int argc, char** argv) {
   std::string in, out;
+  bool select = false;
   Settings settings;
   CommandLine line(
       "ema-finalize",
       "Takes one set of weights out of a training checkpoint: the last ones, their moving average (ema), the average "
-      "of snapshots (swa), or a blend.",
+      "of snapshots (swa), a blend, or the best of these on tokens that were kept out of training (SELECT_TOKENS).",
       "ema-finalize --source swa train.ckpt weights.ckpt");
   line.Input("IN", in, "training checkpoint; - is standard input");
   line.Output("OUT", out, "checkpoint of weights; - is standard output");
+  line.Flag("--select", select, "short for --source select");
   line.Use(settings, scope::kFinalize);
 
   return RunTool(line, argc, argv, [&]() -> Json {
     const CheckpointReader training(in);
     training.Expect({Kind::kTraining});
+    if (select) settings.Set("source", "select", Origin::kCommandLine, "--select");
     settings.Adopt(training.settings(), training.path());
     const Source source = ChooseSource(training, settings);
 

@@ -1,5 +1,6 @@
 // eval-sliding: what an artifact scores, from the artifact alone.
 #include <ATen/Parallel.h>
+#include <ATen/ops/zeros_like.h>
 
 #include <chrono>
 #include <cmath>
@@ -17,6 +18,7 @@
 #include "common/evaluate/evaluate.h"
 #include "common/evaluate/generate.h"
 #include "common/evaluate/memory.h"
+#include "common/parallel/communicator.h"
 #include "common/quantise/artifact.h"
 #include "common/tokens/shard_format.h"
 #include "common/tool/tool.h"
@@ -62,52 +64,89 @@ double SecondsSince(std::chrono::steady_clock::time_point start) {
   return std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
 }
 
-Score Plain(Engine& model, const ShardSet& val, const ByteTable& table, const Settings& settings) {
-  Progress bar("plain evaluation", val.tokens() / settings.train_seq_len);
-  return EvaluatePlain(model, val, table, settings,
-                       [&](const BatchDone& batch) { bar.Update(batch.windows_done); });
+Score Plain(Engine& model, const ShardSet& val, const ByteTable& table, const Settings& settings, Communicator& communicator) {
+  Progress bar("plain evaluation", communicator.rank() == 0 ? val.tokens() / settings.train_seq_len : 0);
+  return EvaluatePlain(
+      model, val, table, settings, [&](const BatchDone& batch) { bar.Update(batch.windows_done); }, communicator);
 }
 
-Score Sliding(Engine& model, const ShardSet& val, const ByteTable& table, const Settings& settings) {
-  return EvaluateSliding(model, val, table, settings, [](const BatchDone& batch) {
+// The weights as an engine works on them; gradients where they will learn.
+struct Model {
+  NamedTensors parameters, gradients;
+  std::unique_ptr<Engine> engine;
+};
+
+Score Sliding(const Model& model, const ShardSet& val, const ByteTable& table, const Settings& settings, Communicator& communicator) {
+  const auto tell = [](const BatchDone& batch) {
     if (batch.batch % 50 != 0) return;
     Log("  sliding_eval [%5.1f%%] %ld/%ld windows running_bpb=%.6f", 100.0 * batch.windows_done / batch.windows,
         batch.windows_done, batch.windows, batch.bits_per_byte);
-  });
+  };
+  if (settings.method == "cached") return EvaluateCached(*model.engine, val, table, settings, tell);
+  if (settings.method == "adapt")
+    return EvaluateAdapting(*model.engine, model.parameters, model.gradients, val, table, settings, tell);
+  return EvaluateSliding(*model.engine, val, table, settings, tell, communicator);
 }
 
-Json Evaluate(const Options& options, Settings& settings, cuda::Machine* machine) {
+// What ranks of one evaluation have in common.
+void RequireOneEvaluation(Communicator& communicator, const Subject& subject, const ShardSet& val, const ByteTable& table,
+                          const Settings& settings) {
+  std::vector<Fact> facts = {{"the program's version", Version()},
+                             {"its sources", SourceDigest()},
+                             {"the file", subject.digest},
+                             {"the validation split", val.Identity()},
+                             {"the byte table", table.digest}};
+  for (const char* name : {"eval_stride", "train_seq_len", "eval_batch_seqs", "val_batch_size", "precision", "compat", "device", "method"})
+    facts.push_back({name, settings.Get(name)});
+  RequireAgreement(communicator, facts);
+}
+
+Json Evaluate(const Options& options, Settings& settings, const Place& place) {
+  cuda::Machine* const machine = place.machine;
+  Communicator& communicator = *place.communicator;
   const auto start = std::chrono::steady_clock::now();
   const Subject subject = Open(options.artifact, settings);
+  const bool sliding = IsSliding(settings), windows = settings.method == "windows";
+  if (sliding && !windows && settings.compat)
+    throw UsageError("method = " + settings.method + ": the published sum, which compat = 1 asks for, is of windows");
+  if (sliding && !windows && communicator.world_size() > 1)
+    throw UsageError("method = " + settings.method + ": what is scored depends on all before it: one process does it");
+  if (sliding && settings.method == "cached" && machine != nullptr)
+    throw UsageError("method = cached: no keys and values are kept on a GPU; --device cpu evaluates so");
   const ShardSet val(settings.data_path, "val", settings.vocab_size);
   const ByteTable table = ByteTable::Load(settings);
+  if (communicator.world_size() > 1) {
+    Log("world_size:%ld backend:%s", communicator.world_size(), communicator.name().c_str());
+    RequireOneEvaluation(communicator, subject, val, table, settings);
+  }
 
-  NamedTensors parameters = subject.parameters;
-  for (auto& [name, tensor] : parameters) tensor = tensor.to(DeviceOf(machine));
-  const std::unique_ptr<Engine> engine = MakeEngine(settings, parameters, {}, machine);
-  Engine& model = *engine;
+  Model model{.parameters = subject.parameters, .gradients = {}, .engine = nullptr};
+  for (auto& [name, tensor] : model.parameters) tensor = tensor.to(DeviceOf(machine));
+  if (sliding && settings.method == "adapt")
+    for (const auto& [name, tensor] : model.parameters) model.gradients.emplace_back(name, at::zeros_like(tensor, at::kFloat));
+  model.engine = MakeEngine(settings, model.parameters, model.gradients, machine);
 
-  const bool sliding = IsSliding(settings);
   std::optional<Score> plain;  // none of a split without a whole sequence
   if (sliding && val.tokens() > settings.train_seq_len) {
-    plain = Plain(model, val, table, settings);
+    plain = Plain(*model.engine, val, table, settings, communicator);
     Log("plain_eval val_loss:%.8f val_bpb:%.8f targets:%ld dropped:%ld", plain->val_loss, plain->val_bpb,
         plain->targets, plain->dropped);
   }
   if (sliding) {
-    Log("final_eval_mode:sliding_window stride:%ld batch_seqs:%ld", settings.eval_stride, settings.eval_batch_seqs);
+    Log("final_eval_mode:sliding_window stride:%ld batch_seqs:%ld%s", settings.eval_stride, settings.eval_batch_seqs,
+        windows ? "" : (" method:" + settings.method).c_str());
   } else {
     Log("final_eval_mode:standard");
   }
   const auto final_start = std::chrono::steady_clock::now();
-  const Score score = sliding ? Sliding(model, val, table, settings) : Plain(model, val, table, settings);
+  const Score score = sliding ? Sliding(model, val, table, settings, communicator) : Plain(*model.engine, val, table, settings, communicator);
   if (!sliding) plain = score;
   Log("final_int8_zlib_roundtrip val_loss:%.4f val_bpb:%.4f eval_time:%.0fms", score.val_loss, score.val_bpb,
       1000 * SecondsSince(final_start));
   Log("final_int8_zlib_roundtrip_exact val_loss:%.8f val_bpb:%.8f", score.val_loss, score.val_bpb);
   if (!std::isfinite(score.val_loss)) throw InputError(subject.path, "its losses are not finite numbers");
 
-  return {
+  Json result = {
       {"val_loss", score.val_loss},
       {"val_bpb", score.val_bpb},
       {"val_loss_plain", plain ? Json(plain->val_loss) : Json()},
@@ -117,7 +156,7 @@ Json Evaluate(const Options& options, Settings& settings, cuda::Machine* machine
       {"targets_rescored", score.rescored},
       {"targets_dropped", score.dropped},
       {"targets_plain", plain ? plain->targets : 0},
-      {"method", sliding ? "windows" : "plain"},
+      {"method", sliding ? settings.method : "plain"},
       {"stride", sliding ? settings.eval_stride : settings.train_seq_len},
       {"seq_len", settings.train_seq_len},
       {"compat", settings.compat},
@@ -128,10 +167,17 @@ Json Evaluate(const Options& options, Settings& settings, cuda::Machine* machine
       {"val_digest", val.Identity()},
       {"byte_table_digest", table.digest},
       {"precision", settings.precision},
-      {"threads", settings.ThreadCount()},
+      {"threads", at::get_num_threads()},
       {"cpu", machine != nullptr ? machine->name() : CpuName()},
       {"seconds", SecondsSince(start)},
   };
+  if (!model.gradients.empty()) {
+    result["adapt"] = {{"chunk_tokens", settings.adapt_chunk_tokens},
+                       {"steps", settings.adapt_steps},
+                       {"lr", settings.adapt_lr},
+                       {"momentum", settings.adapt_momentum}};
+  }
+  return result;
 }
 
 // What two scores of the same evaluation have in common.
@@ -158,6 +204,9 @@ void Compare(const Json& score, const Json& expected, const Options& options) {
     throw InputError(options.expect, std::string("is of another evaluation: ") + name + " is " + expected[name].dump() +
                                          " there and " + score[name].dump() + " here");
   }
+  const Json adapt = expected.value("adapt", Json()), adapt_here = score.value("adapt", Json());
+  if (adapt != adapt_here)
+    throw InputError(options.expect, "is of another evaluation: adapt is " + adapt.dump() + " there and " + adapt_here.dump() + " here");
   // One machine with one thread count repeats itself; others may take sums in another order.
   const bool same_machine =
       expected.value("threads", Json()) == score["threads"] && expected.value("cpu", Json()) == score["cpu"];
@@ -208,18 +257,20 @@ int Main(int argc, char** argv) {
   line.Option("--tokens", options.tokens, 1, 1 << 20, "tokens to continue it by, or to the document's end [64]");
   line.Option("--temperature", options.temperature, 0, 1e3, "of the draws; 0: always the likeliest token [0]");
   line.Use(settings, scope::kEvaluate);
+  line.Ranks();
   return RunTool(line, argc, argv, [&]() -> Json {
-    cuda::Machine* const machine = ChooseDevice(settings);
-    at::set_num_threads(settings.ThreadCount());
+    const Place place(settings);
     if (!options.prompt.empty()) {
       if (!options.out.empty() || !options.expect.empty()) {
         throw UsageError("--generate scores nothing: leave out --out and --expect");
       }
+      if (place.communicator->world_size() > 1) throw UsageError("--generate is for one process");
       return Continue(options, settings);
     }
     // What cannot be compared with is refused before any work.
     const Json expected = options.expect.empty() ? Json() : ReadExpected(options.expect);
-    const Json score = Evaluate(options, settings, machine);
+    const Json score = Evaluate(options, settings, place);
+    if (place.communicator->rank() > 0) return nullptr;
     if (!options.expect.empty()) Compare(score, expected, options);
     if (!options.out.empty()) WriteFile(options.out, score.dump(2) + "\n");
     return score;

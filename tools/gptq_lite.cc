@@ -1,12 +1,16 @@
-// gptq-lite: rounds weights to integer codes with one scale a row.
+// gptq-lite: rounds weights to integer codes with one scale a row, as published or to a byte budget.
 #include <cmath>
 #include <map>
 #include <nlohmann/json.hpp>
 
+#include "common/base/error.h"
 #include "common/base/log.h"
 #include "common/base/text.h"
+#include "common/calibrate/checkpoint.h"
 #include "common/checkpoint/checkpoint.h"
 #include "common/checkpoint/counter_names.h"
+#include "common/quantise/artifact.h"
+#include "common/quantise/budget.h"
 #include "common/quantise/export.h"
 #include "common/tool/tool.h"
 
@@ -28,59 +32,123 @@ void LogTable(const std::vector<ExportedTensor>& tensors) {
   }
 }
 
+// Finds the step of `lite` and `hessian` at which the artifact fills `budget` bytes.
+FoundStep SearchStep(const CheckpointReader& weights, const Settings& settings, const SettingValues& header,
+                     const Calibration& calibration, uint64_t budget) {
+  const auto content = [&](double step) {
+    std::string bytes;
+    CheckpointWriter writer(&bytes, Kind::kQuantised, header);
+    ExportWeights(weights, settings, calibration, step, writer);
+    writer.Finish({}, {});
+    return bytes;
+  };
+  int measured = 0, packed = 0;
+  const auto measure = [&](double step) {
+    ++measured;
+    return FastArtifactBytes(content(step));
+  };
+  const auto ship = [&](double step) -> uint64_t {
+    ++packed;
+    return PackArtifact(CheckpointReader(content(step), weights.path()), kShippedLevels).bytes.size();
+  };
+  const FoundStep found = FindStep(budget, GuessStep(weights, settings, calibration, budget), measure, ship);
+  Log("budget: %s of %s bytes by a step of %.6g; %d sizes measured, %d packed%s", WithCommas(found.bytes).c_str(),
+      WithCommas(budget).c_str(), found.step, measured, packed,
+      found.step == 0 ? "; there is no finer step" : "");
+  return found;
+}
+
 }  // namespace
 
 int main(int argc, char** argv) {
   std::string in, out;
+  int64_t code_bytes = 0;
   Settings settings;
   CommandLine line(
       "gptq-lite",
-      "Rounds weights to int5, int6 or int8 codes with one scale a row, searching for each row the clip that errs "
-      "least; with COMPAT=1 as published.",
+      "Rounds weights to integer codes with one scale a row. QUANTISER=published: int5, int6 and int8, searching for each row the "
+      "clip that errs least; with COMPAT=1 quirks included. lite, hessian: steps by what an error costs, so that the artifact "
+      "takes TARGET_BYTES, TARGET_RATIO or BITS_PER_WEIGHT and not a byte more; status 5 where it cannot.",
       "gptq-lite weights.ckpt quantised.ckpt");
   line.Input("IN", in, "checkpoint of weights; - is standard input");
   line.Output("OUT", out, "checkpoint of codes and scales; - is standard output");
+  line.Option("--code-bytes", code_bytes, 0, INT64_MAX, "bytes of the code, which TARGET_BYTES counts too");
   line.Use(settings, scope::kQuantise);
 
   return RunTool(line, argc, argv, [&]() -> Json {
     const CheckpointReader weights(in);
     weights.Expect({Kind::kWeights});
     settings.Adopt(weights.settings(), weights.path());
+    const bool published = settings.quantiser == "published";
+    int64_t parameters = 0;
+    for (const TensorInfo& info : weights.tensors()) parameters += info.numel();
+    const std::optional<int64_t> budget = TargetBytes(settings, parameters, code_bytes);
+    if (!published && !budget)
+      throw UsageError("QUANTISER=" + settings.quantiser + " needs TARGET_BYTES, TARGET_RATIO or BITS_PER_WEIGHT");
 
-    const double memory = EstimateExport(weights, settings);
+    // A profile may name a size for the other methods; who asks for one by hand should hear that there is none to be had.
+    for (const char* name : {"target_bytes", "target_ratio", "bits_per_weight"})
+      if (published && settings.origin(name) == Origin::kCommandLine)
+        throw UsageError(std::string("QUANTISER=published has no size to choose: ") + name + " does nothing");
+
+    const double memory = EstimateExport(weights, settings) + EstimateCheckpointCalibration(settings);
     settings.CheckMemory(memory);
     Log("estimate: memory %.2f GB", std::ceil(memory / 1e7) / 100);
 
-    CheckpointWriter writer(out, Kind::kQuantised,
-                            settings.Select(scope::kModel | scope::kQuantise | scope::kEvaluate));
-    const std::vector<ExportedTensor> tensors = ExportWeights(weights, settings, writer);
+    Counters counters = weights.counters();
+    Lineage lineage = OpenLineage("gptq-lite", Version(), SourceDigest(), settings, scope::kQuantise);
+    AddInput(lineage, "weights", weights);
+    const SettingValues header = settings.Select(scope::kModel | scope::kQuantise | scope::kEvaluate);
+    CheckpointWriter writer(out, Kind::kQuantised, header);
+    std::vector<ExportedTensor> tensors;
+    FoundStep found;
+    if (published) {
+      tensors = ExportWeights(weights, settings, writer);
+    } else {
+      std::optional<Progress> bar;
+      const Calibration calibration = CalibrateCheckpoint(weights, settings, lineage, [&](int64_t done, int64_t of) {
+        if (!bar) bar.emplace("calibration", of);
+        bar->Update(done);
+      });
+      bar.reset();
+      found = SearchStep(weights, settings, header, calibration, *budget);
+      tensors = ExportWeights(weights, settings, calibration, found.step, writer);
+      counters.Set(counter::kQuantiseStep, found.step);
+      counters.Set(counter::kQuantiseBudget, static_cast<double>(*budget));
+      counters.Set(counter::kQuantiseArtifactBytes, static_cast<double>(found.bytes));
+      counters.Set(counter::kCalibrationTokens, static_cast<double>(settings.calibration_windows * settings.calibration_tokens));
+    }
     const ExportedTensor total = Total(tensors);
     LogTable(tensors);
     std::map<std::string, int64_t> elements;  // of each form
     for (const ExportedTensor& tensor : tensors) elements[tensor.form] += tensor.numel;
 
-    Counters counters = weights.counters();
-    Json wins;
-    for (size_t i = 0; i < kClipPercentiles.size(); ++i) {
-      counters.Set(counter::ClipWins(kClipPercentiles[i]), total.wins[i]);
-      wins[ShortestDouble(kClipPercentiles[i])] = total.wins[i];
-    }
-    counters.Set(counter::kClipRowsSearched, total.rows_searched());
     counters.Set(counter::kQuantiseMse, total.mean_squared_error());
     counters.Set(counter::kQuantiseRelativeError, total.relative_error());
     counters.Set(counter::kQuantiseEntropyBits, total.entropy_bits);
-    Lineage lineage = OpenLineage("gptq-lite", Version(), SourceDigest(), settings, scope::kQuantise);
-    AddInput(lineage, "weights", weights);
-    const std::string identity = writer.Finish(counters, lineage);
-    return {{"tool", "gptq-lite"},
-            {"out", out},
-            {"elements", elements},
-            {"payload_bytes", total.bytes},
-            {"mse", total.mean_squared_error()},
-            {"relative_error", total.relative_error()},
-            {"entropy_bits", total.entropy_bits},
-            {"clip_rows_searched", total.rows_searched()},
-            {"clip_wins", wins},
-            {"identity", identity}};
+    Json result = {{"tool", "gptq-lite"},
+                   {"out", out},
+                   {"quantiser", settings.quantiser},
+                   {"elements", elements},
+                   {"payload_bytes", total.bytes},
+                   {"mse", total.mean_squared_error()},
+                   {"relative_error", total.relative_error()},
+                   {"entropy_bits", total.entropy_bits}};
+    if (published) {
+      Json wins;
+      for (size_t i = 0; i < kClipPercentiles.size(); ++i) {
+        counters.Set(counter::ClipWins(kClipPercentiles[i]), total.wins[i]);
+        wins[ShortestDouble(kClipPercentiles[i])] = total.wins[i];
+      }
+      counters.Set(counter::kClipRowsSearched, total.rows_searched());
+      result["clip_rows_searched"] = total.rows_searched();
+      result["clip_wins"] = wins;
+    } else {
+      result["step"] = found.step;
+      result["budget"] = *budget;
+      result["artifact_bytes"] = found.bytes;
+    }
+    result["identity"] = writer.Finish(counters, lineage);
+    return result;
   });
 }

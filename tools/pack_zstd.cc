@@ -49,7 +49,8 @@ int main(int argc, char** argv) {
     // Opened before the work: a path that cannot be written is known at once. Uncommitted it vanishes.
     std::optional<OutputFile> file;
     if (!dry_run) file.emplace(out);
-    const std::vector<int> levels = level > 0 ? std::vector{static_cast<int>(level)} : std::vector{1, 19, 22};
+    std::vector<int> levels(kShippedLevels.begin(), kShippedLevels.end());
+    if (level > 0) levels = {static_cast<int>(level)};
     const Artifact artifact = PackArtifact(quantised, levels);
     const int64_t bytes = artifact.bytes.size();
     const int64_t left = budget - code_bytes - bytes;

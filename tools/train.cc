@@ -1,8 +1,8 @@
 // train: trains a model and writes everything that is needed to go on from where it stopped.
-#include <cstdlib>
 #include <nlohmann/json.hpp>
 
 #include "common/base/error.h"
+#include "common/base/launch.h"
 #include "common/checkpoint/checkpoint.h"
 #include "common/tool/tool.h"
 #include "common/train/train.h"
@@ -23,13 +23,13 @@ int main(int argc, char** argv) {
               "checkpoint to go on from, or: newest, the newest partial one, a fresh start where there is none");
   line.Flag("--profile-step", profile_steps, "say at the end where a step's time went, by operation (on the first thread)");
   line.Use(settings, scope::kModel | scope::kTrain);
+  line.Ranks();
 
   return RunTool(line, argc, argv, [&]() -> Json {
-    if (const char* world = std::getenv("WORLD_SIZE"); world && std::string(world) != "1")
-      throw UsageError("environment WORLD_SIZE: this version trains in one process");
     if (out == "-") throw UsageError("--out: a file is needed; a run keeps checkpoints beside it");
     const Lineage lineage = OpenLineage("train", Version(), SourceDigest(), settings, scope::kModel | scope::kTrain);
     const TrainResult result = Train(settings, out, resume, lineage, profile_steps);
+    if (LaunchOf().rank > 0) return nullptr;
     return {{"tool", "train"},
             {"out", result.path},
             {"finished", result.finished},

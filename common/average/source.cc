@@ -48,7 +48,34 @@ void Announce(const CheckpointReader& training, const Settings& settings, const 
   }
 }
 
+// Of what train scored, the source with the least loss; the first of equals.
+std::string BestSource(const CheckpointReader& training) {
+  std::string best;
+  double least = 0;
+  for (const std::string& source : SelectableSources(/*ema=*/true, /*swa=*/true)) {
+    const std::string counter = counter::kSelectPrefix + source;
+    if (!training.counters().Has(counter)) continue;
+    const double loss = training.counters().Get(counter);
+    Log("select:%s loss:%.8f", source.c_str(), loss);
+    if (best.empty() || loss < least) {
+      best = source;
+      least = loss;
+    }
+  }
+  if (best.empty())
+    throw InputError(training.path(), "holds no scores to select by: it was trained with select_tokens = 0, or has not ended");
+  return best;
+}
+
 }  // namespace
+
+std::vector<std::string> SelectableSources(bool ema, bool swa) {
+  std::vector<std::string> sources = {"last"};
+  if (ema) sources.insert(sources.end(), {"ema", "last:0.5,ema:0.5"});
+  if (swa) sources.insert(sources.end(), {"swa", "last:0.5,swa:0.5"});
+  if (ema && swa) sources.push_back("ema:0.5,swa:0.5");
+  return sources;
+}
 
 Source ParseSource(std::string_view text) {
   Source source;
@@ -75,7 +102,7 @@ Source ParseSource(std::string_view text) {
 }
 
 Source ChooseSource(const CheckpointReader& training, const Settings& settings) {
-  Source source = ParseSource(settings.source);
+  Source source = ParseSource(settings.source == "select" ? BestSource(training) : settings.source);
   if (settings.compat && source.size() == 1 && source[0].set == "swa") {
     source[0].set = "last";
     if (training.Count(counter::kEmaUpdates) > 0) {

@@ -24,8 +24,13 @@ using Source = std::vector<SourcePart>;
 // "swa", or a blend such as "ema:0.5,swa:0.5" whose shares sum to 1 within 1e-6. Throws UsageError.
 Source ParseSource(std::string_view text);
 
-// What settings.source means for this checkpoint, which must hold the sets asked for: InputError names the counter that
-// says it does not. With compat, "swa" is the published order: the EMA where there is one, replaced by SWA if that has
+// The sources that source = select chooses from, where there are these sets besides the last weights: each alone, and halves of
+// any two.
+std::vector<std::string> SelectableSources(bool ema, bool swa);
+
+// What settings.source means for this checkpoint, which must hold the sets asked for: InputError names the counter that says it
+// does not. "select" is the source with the least loss of those that train scored on tokens that it never trained on
+// (select_tokens); where it scored none, InputError. With compat, "swa" is the published order: the EMA where there is one, replaced by SWA if that has
 // more than one snapshot. Logs each set as it applies, in the published lines.
 Source ChooseSource(const CheckpointReader& training, const Settings& settings);
 

@@ -21,5 +21,6 @@ void CatchInterrupts() {
 }
 
 int InterruptSignal() { return interrupt_signal; }
+void NoteInterrupt(int signal) { interrupt_signal = signal; }
 
 }  // namespace fairway

@@ -7,5 +7,7 @@ namespace fairway {
 // A second signal ends it at once.
 void CatchInterrupts();
 int InterruptSignal();
+// As if this process had been sent the signal that another rank of the run was.
+void NoteInterrupt(int signal);
 
 }  // namespace fairway

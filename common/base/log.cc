@@ -13,6 +13,7 @@ namespace {
 
 std::mutex mutex;  // guards what is below
 std::unique_ptr<AppendedFile> file;
+bool quiet = false;
 
 }  // namespace
 
@@ -21,7 +22,20 @@ void OpenLog(const std::string& path) {
   file = std::make_unique<AppendedFile>(path);
 }
 
+void LeaveLogToOthers() {
+  const std::lock_guard lock(mutex);
+  quiet = true;
+}
+
 void LogLine(const std::string& line) {
+  {
+    const std::lock_guard lock(mutex);
+    if (quiet) return;
+  }
+  LogFailure(line);
+}
+
+void LogFailure(const std::string& line) {
   const std::lock_guard lock(mutex);
   // Nobody may be listening any more there, which is no reason to stop.
   std::fprintf(stderr, "%s\n", line.c_str());

@@ -14,4 +14,9 @@ void OpenLog(const std::string& path);
 void Log(const char* format, ...) __attribute__((format(printf, 1, 2)));
 void LogLine(const std::string& line);
 
+// Of several ranks one speaks: in this process, Log and LogLine do nothing from now on. What ends a program is still told.
+void LeaveLogToOthers();
+// A line for standard error whoever speaks, and for the log's file where there is one.
+void LogFailure(const std::string& line);
+
 }  // namespace fairway

@@ -18,6 +18,7 @@ std::string CpuName() {
 }
 
 bool BuiltWithCuda() { return FAIRWAY_CUDA; }
+bool BuiltWithMpi() { return FAIRWAY_MPI; }
 
 // Asks the driver itself, so that a program needs neither CUDA's headers nor its libraries to find out.
 int GpuCount() {

@@ -11,6 +11,9 @@ std::string CpuName();
 // Whether this build has kernels for GPUs.
 bool BuiltWithCuda();
 
+// Whether this build can run as several processes by MPI.
+bool BuiltWithMpi();
+
 // The GPUs that the CUDA driver offers this process (CUDA_VISIBLE_DEVICES counts); 0 without a driver.
 int GpuCount();
 

@@ -29,10 +29,18 @@ inline constexpr char kQatFirstStep[] = "qat.first_step";       // steps already
 // The share of each set that ema-finalize took: finalize.ema 1, or of a blend finalize.ema 0.5 and finalize.swa 0.5.
 inline constexpr char kFinalizePrefix[] = "finalize.";
 
+// What train found on the slice of select_tokens, nats a target, for each source there is: select.ema, select.ema:0.5,swa:0.5.
+inline constexpr char kSelectPrefix[] = "select.";
+
 // The quantiser, over all weights; entropy over the coded ones.
 inline constexpr char kQuantiseMse[] = "quantise.mse";
 inline constexpr char kQuantiseRelativeError[] = "quantise.relative_error";  // sqrt(sum of squared errors / of squares)
 inline constexpr char kQuantiseEntropyBits[] = "quantise.entropy_bits";      // a code, of order 0
+
+inline constexpr char kQuantiseStep[] = "quantise.step";                      // of lite and hessian; 0: the finest there is
+inline constexpr char kQuantiseBudget[] = "quantise.budget";                  // bytes that the artifact may have
+inline constexpr char kQuantiseArtifactBytes[] = "quantise.artifact_bytes";   // and those that it has
+inline constexpr char kCalibrationTokens[] = "calibration.tokens";            // that said what an error costs
 
 // The clip search of the quantiser. Where one percentile serves a whole matrix, each of its rows counts.
 inline constexpr char kClipRowsSearched[] = "clip.rows_searched";

@@ -55,12 +55,13 @@ void Identity::Add(const TensorInfo& info, std::span<const std::byte> data) {
   canonical.Number(static_cast<uint64_t>(info.dtype));
   canonical.Number(info.shape.size());
   for (const int64_t size : info.shape) canonical.Number(size);
-  canonical.Number(info.quantisation.has_value());
+  canonical.Number(!info.quantisation ? 0 : info.quantisation->column_scale.empty() ? 1 : 2);
   if (info.quantisation) {
     canonical.Text(info.quantisation->grid);
     canonical.Number(static_cast<int64_t>(info.quantisation->code_min));
     canonical.Number(static_cast<int64_t>(info.quantisation->code_max));
     canonical.Text(info.quantisation->scale);
+    if (!info.quantisation->column_scale.empty()) canonical.Text(info.quantisation->column_scale);
   }
   canonical.Number(data.size());
   canonical.sha.Update(data);

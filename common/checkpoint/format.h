@@ -15,7 +15,8 @@
 
 namespace fairway::format {
 
-inline constexpr uint32_t kVersion = 1;
+// Version 2 brought scales of columns; what is of version 1 has none and reads as it is.
+inline constexpr uint32_t kVersion = 2, kOldestVersion = 1;
 inline constexpr uint64_t kAlignment = 64;
 
 // The first nine bytes of every file: the tag of `magic` and its value.
@@ -48,7 +49,7 @@ std::string ShapeError(const TensorInfo& info, uint64_t payload_bytes);
 
 // The SHA-256 of what a checkpoint says, whatever the order and the bytes it is laid out in. Numbers go in as 8 bytes,
 // little-endian; texts and data as their length and their bytes. A tensor has a digest of its own, over name, dtype,
-// number of dimensions and each of them, 0 or (1, grid, code_min, code_max, scale), and data. The identity is over
+// number of dimensions and each of them, 0, (1, grid, code_min, code_max, scale) or (2, the same, column_scale), and data. The identity is over
 // kind, number of settings, name and value of each by name, number of tensors, and their digests by name.
 class Identity {
  public:

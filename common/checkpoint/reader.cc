@@ -157,8 +157,9 @@ uint64_t CheckpointReader::State::OpenHeader() {
   pb::Header header;
   const uint64_t end = cursor.position() + length;
   if (!Parse(Slice(cursor.position(), end), &header)) Fail("is damaged: its header cannot be parsed");
-  if (header.format_version() != kVersion)
-    Fail(StringPrintf("is of format version %u; this program reads version %u", header.format_version(), kVersion));
+  if (header.format_version() < kOldestVersion || header.format_version() > kVersion)
+    Fail(StringPrintf("is of format version %u; this program reads versions %u to %u", header.format_version(), kOldestVersion,
+                      kVersion));
   if (header.kind() < 1 || header.kind() > 3)
     Fail(StringPrintf("is of kind %u, which this program does not know", header.kind()));
   kind = static_cast<Kind>(header.kind());
@@ -231,7 +232,7 @@ uint64_t CheckpointReader::State::OpenTensor(const pb::IndexEntry& entry, uint64
   if (tensor.has_quantisation()) {
     const pb::Quantisation& quantisation = tensor.quantisation();
     info.quantisation = {Text(quantisation.grid()), quantisation.code_min(), quantisation.code_max(),
-                         Text(quantisation.scale())};
+                         Text(quantisation.scale()), Text(quantisation.column_scale())};
   }
   tensors.push_back(std::move(info));
   places.push_back({begin, entry.offset(), end, entry.hash()});

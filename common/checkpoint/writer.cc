@@ -56,6 +56,7 @@ std::string Description(const TensorInfo& info) {
     quantisation->set_code_min(info.quantisation->code_min);
     quantisation->set_code_max(info.quantisation->code_max);
     quantisation->set_scale(Text(info.quantisation->scale));
+    if (!info.quantisation->column_scale.empty()) quantisation->set_column_scale(Text(info.quantisation->column_scale));
   }
   return tensor.SerializeAsString();
 }

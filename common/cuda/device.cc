@@ -1,29 +1,19 @@
 #include "common/cuda/device.h"
 
-#include <dlfcn.h>
+#include <ATen/Parallel.h>
 
-#include <filesystem>
+#include <algorithm>
+#include <thread>
 
 #include "common/base/error.h"
+#include "common/base/launch.h"
 #include "common/base/machine.h"
+#include "common/base/plugin.h"
 #include "common/cuda/optimizer.h"
 #include "common/cuda/transformer.h"
 #include "common/model/fused.h"
 
 namespace fairway {
-namespace {
-
-cuda::MachineFunction* Load() {
-  // Beside the program's folder, wherever the two are copied.
-  const std::string path = std::filesystem::read_symlink("/proc/self/exe").parent_path().parent_path() / "lib/libfairway_cuda.so";
-  // Global, so that LibTorch's CUDA libraries find each other; never unloaded.
-  void* library = dlopen(path.c_str(), RTLD_NOW | RTLD_GLOBAL);
-  void* symbol = library == nullptr ? nullptr : dlsym(library, cuda::kMachineSymbol);
-  if (symbol == nullptr) throw IoError(path, dlerror());
-  return reinterpret_cast<cuda::MachineFunction*>(symbol);
-}
-
-}  // namespace
 
 cuda::Machine* ChooseDevice(const Settings& settings) {
   if (settings.device == "cpu") return nullptr;
@@ -31,13 +21,27 @@ cuda::Machine* ChooseDevice(const Settings& settings) {
   if (asked && !BuiltWithCuda()) throw UsageError("DEVICE=cuda: this build is for CPUs only; it was made without nvcc");
   if (!BuiltWithCuda() || (!asked && GpuCount() == 0)) return nullptr;
   if (GpuCount() == 0) throw IoError("DEVICE=cuda", "no GPU: the CUDA driver is missing or offers none");
-  cuda::MachineFunction* const machine = Load();
+  // Each rank of a host has its own GPU, or is shown no other one.
+  const int64_t gpu = GpuCount() == 1 ? 0 : LaunchOf().local_rank;
+  if (gpu >= GpuCount())
+    throw IoError("DEVICE=" + settings.device, StringPrintf("rank %ld of this host has no GPU: the driver offers %d", gpu, GpuCount()));
+  const auto machine = reinterpret_cast<cuda::MachineFunction*>(LoadPlugin("libfairway_cuda.so", cuda::kMachineSymbol));
   try {
-    return machine();
+    return machine(static_cast<int>(gpu));
   } catch (const std::exception& error) {
     const std::string cause = error.what();  // LibTorch appends a stack trace
     throw IoError("DEVICE=" + settings.device, "CUDA does not start: " + cause.substr(0, cause.find('\n')));
   }
+}
+
+Place::Place(const Settings& settings)
+    : machine(settings.backend == "mpi" && settings.device == "auto" ? nullptr : ChooseDevice(settings)),
+      communicator(MakeCommunicator(settings, machine != nullptr)) {
+  int threads = settings.ThreadCount();
+  const auto local_size = static_cast<int>(LaunchOf().local_size);
+  const bool unbound = threads == static_cast<int>(std::thread::hardware_concurrency());
+  if (settings.threads == 0 && unbound && local_size > 1) threads = std::max(1, threads / local_size);
+  at::set_num_threads(threads);
 }
 
 at::Device DeviceOf(const cuda::Machine* machine) { return machine != nullptr ? machine->device() : at::Device(at::kCPU); }
@@ -49,9 +53,11 @@ std::unique_ptr<Engine> MakeEngine(const Settings& settings, NamedTensors parame
 }
 
 std::unique_ptr<Optimizer> MakeOptimizer(const Settings& settings, const FlatLayout& layout, FlatTensors parameters,
-                                         FlatTensors gradients, cuda::Machine* machine) {
-  if (machine == nullptr) return std::make_unique<Optimizer>(settings, layout, std::move(parameters), std::move(gradients));
-  return std::make_unique<cuda::DeviceOptimizer>(settings, layout, std::move(parameters), std::move(gradients), *machine);
+                                         FlatTensors gradients, cuda::Machine* machine, Communicator& communicator) {
+  if (machine == nullptr)
+    return std::make_unique<Optimizer>(settings, layout, std::move(parameters), std::move(gradients), communicator);
+  return std::make_unique<cuda::DeviceOptimizer>(settings, layout, std::move(parameters), std::move(gradients), *machine,
+                                                 communicator);
 }
 
 }  // namespace fairway

@@ -40,9 +40,9 @@ class Machine {
   virtual void LaunchNumber(int number, const void* operation) = 0;
 };
 
-// The function that libfairway_cuda.so exports: makes the first GPU, and a stream of its own, current on this thread. Throws what
-// CUDA reports.
+// The function that libfairway_cuda.so exports: makes GPU number `gpu`, and a stream of its own, current on this thread. Throws
+// what CUDA reports. To be called with one number only.
 inline constexpr char kMachineSymbol[] = "FairwayCudaMachine";
-using MachineFunction = Machine*();
+using MachineFunction = Machine*(int gpu);
 
 }  // namespace fairway::cuda

@@ -467,13 +467,14 @@ template <class T>
 struct Relu2Forward {
   static constexpr int kLanes = kRowLanes;
   int64_t N, F;
-  const T* h;  // [N, F]
+  float negative;  // slope below 0
+  const T* h;      // [N, F]
   T* a;
 
   int64_t units() const { return N; }
   template <class Lanes>
   FAIRWAY_BODY void operator()(const Lanes& lanes, int64_t row) const {
-    for (int64_t i = row * F + lanes.first(); i < (row + 1) * F; i += lanes.count()) a[i] = To<T>(formula::Relu2(ToFloat(h[i])));
+    for (int64_t i = row * F + lanes.first(); i < (row + 1) * F; i += lanes.count()) a[i] = To<T>(formula::Relu2(ToFloat(h[i]), negative));
   }
 };
 
@@ -481,6 +482,7 @@ template <class T>
 struct Relu2Backward {
   static constexpr int kLanes = kRowLanes;
   int64_t N, F;
+  float negative;
   const T* h;
   T* a;   // computed again
   T* da;  // becomes dh in place
@@ -490,8 +492,8 @@ struct Relu2Backward {
   FAIRWAY_BODY void operator()(const Lanes& lanes, int64_t row) const {
     for (int64_t i = row * F + lanes.first(); i < (row + 1) * F; i += lanes.count()) {
       const float x = ToFloat(h[i]);
-      a[i] = To<T>(formula::Relu2(x));
-      da[i] = To<T>(ToFloat(da[i]) * formula::Relu2Slope(x));
+      a[i] = To<T>(formula::Relu2(x, negative));
+      da[i] = To<T>(ToFloat(da[i]) * formula::Relu2Slope(x, negative));
     }
   }
 };
@@ -544,8 +546,9 @@ struct ScaledRows {
   bool stored, exact_codes;
   const float* scale = nullptr;  // of each row, scale_stride floats apart (0: one for all); null: 1
   int64_t scale_stride = 1;
+  float constant = 1;            // the scale where there is no other
 
-  FAIRWAY_BODY float Scale(int64_t row) const { return scale != nullptr ? scale[row * scale_stride] : 1.0f; }
+  FAIRWAY_BODY float Scale(int64_t row) const { return scale != nullptr ? scale[row * scale_stride] : constant; }
 
   // The step that codes are computed with and the one that they are multiplied by.
   struct Steps {
@@ -587,8 +590,8 @@ struct PrepareRows {
   }
 };
 
-// From the gradient of `used` to the weight's, in place; adds the scale's. With one scale for all rows, each row's share is
-// put into `shares` [rows] instead.
+// From the gradient of `used` to the weight's, in place; adds the scale's, where it has one. With one scale for all rows, each
+// row's share is put into `shares` [rows] instead.
 struct FinishRows {
   static constexpr int kLanes = kRowLanes;
   ScaledRows matrix;
@@ -608,7 +611,7 @@ struct FinishRows {
       g *= scale;
     }
     sum = lanes.Sum(sum);
-    if (lanes.first() != 0) return;
+    if (lanes.first() != 0 || matrix.scale == nullptr) return;
     if (matrix.scale_stride == 0) shares[row] = sum;
     else scale_gradient[row] += sum;
   }
@@ -656,11 +659,11 @@ struct MuonMomentum {
   }
 };
 
-// parameter <- parameter (1 - lr decay) - lr update, `update` times `scale` rounded to bfloat16 first
+// parameter <- parameter (1 - lr decay) - lr update
 struct MuonUpdate {
   static constexpr int kLanes = kRowLanes;
   int64_t count;
-  float learning_rate, decay, scale;
+  float learning_rate, decay;
   const BFloat16* update;
   float* parameter;
 
@@ -669,7 +672,7 @@ struct MuonUpdate {
   FAIRWAY_BODY void operator()(const Lanes& lanes, int64_t unit) const {
     const int64_t end = (unit + 1) * kRun < count ? (unit + 1) * kRun : count;
     for (int64_t i = unit * kRun + lanes.first(); i < end; i += lanes.count())
-      parameter[i] = parameter[i] * (1.0f - learning_rate * decay) - learning_rate * Rounded<BFloat16>(scale * ToFloat(update[i]));
+      parameter[i] = parameter[i] * (1.0f - learning_rate * decay) - learning_rate * ToFloat(update[i]);
   }
 };
 

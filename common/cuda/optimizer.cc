@@ -37,29 +37,28 @@ at::Tensor NewtonSchulzOf(at::Tensor x, int64_t steps) {
 }
 
 DeviceOptimizer::DeviceOptimizer(const Settings& settings, const FlatLayout& layout, FlatTensors parameters, FlatTensors gradients,
-                                 Machine& machine)
-    : Optimizer(settings, layout, std::move(parameters), std::move(gradients)),
+                                 Machine& machine, Communicator& communicator)
+    : Optimizer(settings, layout, std::move(parameters), std::move(gradients), communicator),
       machine_(machine),
-      nesterov_(at::zeros_like(momentum_.group(Group::kMatrices), at::kBFloat16)),
       inverse_factor_(ScalarBeside(parameters_)),
       learning_rate_(ScalarBeside(parameters_)),
       steps_(ScalarBeside(parameters_)) {
   std::map<std::pair<int64_t, int64_t>, Muons> by_shape;
-  for (size_t i = 0; i < layout.entries().size(); ++i) {
-    const FlatLayout::Entry& entry = layout.entries()[i];
-    if (entry.group != Group::kMatrices) continue;
+  size_t matrix = 0;
+  for (const FlatLayout::Entry& entry : layout.entries()) {
+    if (entry.group != Group::kMatrices || !Mine(matrix++)) continue;
     const int64_t rows = entry.spec.shape[0], columns = entry.spec.shape[1];
     Muons& muons = by_shape[{rows, columns}];
     muons.scale = std::sqrt(std::max(1.0, static_cast<double>(rows) / static_cast<double>(columns)));
-    muons.parameters.push_back(parameters_.tensors()[i].second);
-    muons.nesterovs.push_back(nesterov_.narrow(0, entry.range.first - layout.range(Group::kMatrices).first, entry.range.size())
-                                  .view(entry.spec.shape));
+    muons.updates.push_back(updates_.narrow(0, entry.range.first - dealing_.others().last, entry.range.size()).view(entry.spec.shape));
   }
   for (const auto& [shape, muons] : by_shape) muons_.push_back(muons);
 }
 
-double DeviceOptimizer::GradientNorm() const {
-  return at::linalg_vector_norm(gradients_.buffers().front(), 2, {}, false, at::kDouble).item<double>();
+double DeviceOptimizer::Squares(FlatRange range) const {
+  const at::Tensor gradients = gradients_.buffers().front().narrow(0, range.first, range.size());
+  const double norm = at::linalg_vector_norm(gradients, 2, {}, false, at::kDouble).item<double>();
+  return norm * norm;
 }
 
 void DeviceOptimizer::Step(double scale, double momentum, double gradient_factor) {
@@ -77,25 +76,29 @@ void DeviceOptimizer::Step(double scale, double momentum, double gradient_factor
     if (!weight.is_same(parameter)) parameter.copy_(weight);
   }
 
-  const at::Tensor &gradient = gradients_.group(Group::kMatrices), &buffer = momentum_.group(Group::kMatrices);
-  machine_.Launch(MuonMomentum{.count = gradient.numel(),
-                      .factor = static_cast<float>(gradient_factor),
-                      .beta = static_cast<float>(momentum),
-                      .gradient = gradient.const_data_ptr<float>(),
-                      .momentum = buffer.mutable_data_ptr<float>(),
-                      .nesterov = static_cast<BFloat16*>(nesterov_.mutable_data_ptr())});
-  for (const Muons& muons : muons_) {
-    const at::Tensor updates = NewtonSchulzOf(at::stack(muons.nesterovs), settings_.muon_backend_steps).contiguous();
-    for (size_t i = 0; i < muons.parameters.size(); ++i) {
-      const at::Tensor update = updates[static_cast<int64_t>(i)];
-      machine_.Launch(MuonUpdate{.count = update.numel(),
-                        .learning_rate = static_cast<float>(settings_.matrix_lr * scale),
-                        .decay = static_cast<float>(settings_.muon_weight_decay),
-                        .scale = static_cast<float>(muons.scale),
-                        .update = static_cast<const BFloat16*>(update.const_data_ptr()),
-                        .parameter = muons.parameters[i].mutable_data_ptr<float>()});
-    }
+  const at::Tensor &gradient = gradients_.group(Group::kMatrices), &buffer = momentum_.group(Group::kMatrices),
+                   &parameter = parameters_.group(Group::kMatrices);
+  for (size_t i = 0; i < dealing_.matrices().size(); ++i) {
+    if (!Mine(i)) continue;
+    const FlatRange range = dealing_.matrices()[i].range;
+    const int64_t first = range.first - dealing_.others().last;
+    machine_.Launch(MuonMomentum{.count = range.size(),
+                                 .factor = static_cast<float>(gradient_factor),
+                                 .beta = static_cast<float>(momentum),
+                                 .gradient = gradient.const_data_ptr<float>() + first,
+                                 .momentum = buffer.mutable_data_ptr<float>() + first,
+                                 .nesterov = static_cast<BFloat16*>(updates_.mutable_data_ptr()) + first});
   }
+  for (const Muons& muons : muons_) {
+    const at::Tensor x = NewtonSchulzOf(at::stack(muons.updates), settings_.muon_backend_steps).mul_(muons.scale);
+    for (size_t i = 0; i < muons.updates.size(); ++i) muons.updates[i].copy_(x[static_cast<int64_t>(i)]);
+  }
+  communicator_.Wait(ShareUpdates());
+  machine_.Launch(MuonUpdate{.count = parameter.numel(),
+                             .learning_rate = static_cast<float>(settings_.matrix_lr * scale),
+                             .decay = static_cast<float>(settings_.muon_weight_decay),
+                             .update = static_cast<const BFloat16*>(updates_.const_data_ptr()),
+                             .parameter = parameter.mutable_data_ptr<float>()});
   for (const at::Tensor& gradients : gradients_.buffers()) gradients.zero_();
 }
 

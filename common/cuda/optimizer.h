@@ -13,21 +13,21 @@ class DeviceOptimizer : public Optimizer {
  public:
   // As Optimizer's, on the machine's device.
   DeviceOptimizer(const Settings& settings, const FlatLayout& layout, FlatTensors parameters, FlatTensors gradients,
-                  Machine& machine);
+                  Machine& machine, Communicator& communicator = Communicator::Single());
 
-  // Waits for the device.
-  double GradientNorm() const override;
   void Step(double scale, double momentum, double gradient_factor = 1) override;
 
  private:
-  // Matrices of one shape.
+  // Matrices of one shape that this rank steps.
   struct Muons {
-    std::vector<at::Tensor> nesterovs, parameters;
+    std::vector<at::Tensor> updates;  // what is orthogonalised, and what comes of it
     double scale;
   };
 
+  // Waits for the device.
+  double Squares(FlatRange range) const override;
+
   Machine& machine_;
-  at::Tensor nesterov_;  // bfloat16, in the matrices' order
   std::vector<Muons> muons_;
   at::Tensor inverse_factor_, learning_rate_, steps_;  // float32 scalars
 };

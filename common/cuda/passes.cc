@@ -114,7 +114,7 @@ class PassesOf : public Passes {
   Machine& machine_;
   const at::Device device_;
   const int64_t V_, L_, D_, H_, Hkv_, d_, F_, bigram_dim_, encoder_;
-  const float cap_;
+  const float cap_, negative_slope_;
 
   std::vector<Layer> layers_;
   std::vector<Matrix<T>*> matrices_;
@@ -188,7 +188,8 @@ PassesOf<T>::PassesOf(const Settings& settings, const NamedTensors& parameters, 
       F_(static_cast<int64_t>(settings.mlp_mult * D_)),
       bigram_dim_(settings.bigram_vocab_size > 0 ? settings.bigram_dim : 0),
       encoder_(L_ / 2),
-      cap_(static_cast<float>(settings.logit_softcap)) {
+      cap_(static_cast<float>(settings.logit_softcap)),
+      negative_slope_(static_cast<float>(settings.mlp_negative_slope)) {
   const int64_t multiple = std::is_same_v<T, float> ? 4 : 8, largest = 256;
   if (device_.is_cuda() && (d_ % multiple != 0 || d_ > largest)) {
     throw UsageError(StringPrintf("MODEL_DIM=%ld and NUM_HEADS=%ld make heads of %ld; on a GPU in %s they must be a multiple of "
@@ -243,6 +244,8 @@ PassesOf<T>::PassesOf(const Settings& settings, const NamedTensors& parameters, 
     layer.mlp_proj_of = MatrixOf(block + "mlp.proj.weight", layer.mlp_proj, block + "mlp_scale");
     for (Matrix<T>* m : {&layer.c_q, &layer.c_k, &layer.c_v, &layer.attn_proj_of, &layer.mlp_fc_of, &layer.mlp_proj_of})
       matrices_.push_back(m);
+    for (Matrix<T>* m : {&layer.c_q, &layer.c_k, &layer.c_v, &layer.mlp_fc_of})
+      m->rows.constant = static_cast<float>(LayerScale(settings, i));
     layer.exclusive = i >= L_ - settings.xsa_last_n;
     // The decoder takes the encoder's outputs back, the last one first.
     const int64_t decoder = i - encoder_;
@@ -268,12 +271,12 @@ int64_t PassesOf<T>::Prepare(bool fake_quantise) {
 template <class T>
 void PassesOf<T>::FinishGradients() {
   for (Matrix<T>* m : matrices_) {
-    if (m->rows.scale == nullptr) continue;
+    if (m->rows.scale == nullptr && m->rows.constant == 1) continue;
     Run(FinishRows{.matrix = m->rows,
                    .gradient = Data<float>(m->gradient),
                    .scale_gradient = m->scale_gradient,
                    .shares = Data<float>(sums_)});
-    if (m->rows.scale_stride == 0) AddPartials(Data<float>(sums_), m->rows.rows, 1, 1, m->scale_gradient);
+    if (m->rows.scale != nullptr && m->rows.scale_stride == 0) AddPartials(Data<float>(sums_), m->rows.rows, 1, 1, m->scale_gradient);
   }
 }
 
@@ -404,7 +407,7 @@ void PassesOf<T>::Mlp(int64_t i, const at::Tensor& xa, at::Tensor h, const at::T
   at::Tensor act = act_.narrow(0, 0, N), u = u_.narrow(0, 0, N);
   Norm({.D = D_, .x = Data<float>(xa)}, u, N, out);
   at::mm_out(h, u, layer.mlp_fc.t());
-  Run(Relu2Forward<T>{.N = N, .F = F_, .h = Data<T>(h), .a = Data<T>(act)});
+  Run(Relu2Forward<T>{.N = N, .F = F_, .negative = negative_slope_, .h = Data<T>(h), .a = Data<T>(act)});
   FloatProduct(out, act, layer.mlp_proj.t());
 }
 
@@ -450,7 +453,7 @@ void PassesOf<T>::BlockBackward(int64_t i) {
   // MLP
   const MixNormInput between{.D = D_, .x = Data<float>(saved.xa)};
   at::mm_out(da_, dx_rounded_, layer.mlp_proj);
-  Run(Relu2Backward<T>{.N = N_, .F = F_, .h = Data<T>(saved.h), .a = Data<T>(act_), .da = Data<T>(da_)});
+  Run(Relu2Backward<T>{.N = N_, .F = F_, .negative = negative_slope_, .h = Data<T>(saved.h), .a = Data<T>(act_), .da = Data<T>(da_)});
   Norm(between, u_, N_);
   at::mm_out(dy_, da_, layer.mlp_fc);
   FloatProduct(layer.mlp_proj_of.gradient, dx_rounded_.t(), act_);

@@ -27,7 +27,7 @@ class CudaGraph : public Graph {
 
 class Gpu : public Machine {
  public:
-  Gpu() : device_(at::kCUDA, 0), stream_(Stream(device_)) {
+  explicit Gpu(int gpu) : device_(at::kCUDA, static_cast<c10::DeviceIndex>(gpu)), stream_(Stream(device_)) {
     // Sums of products are float32 to the end, also where a product is split along them.
     at::globalContext().setAllowBF16ReductionCuBLAS(false);
   }
@@ -53,7 +53,7 @@ class Gpu : public Machine {
 }  // namespace
 }  // namespace fairway::cuda
 
-extern "C" __attribute__((visibility("default"))) fairway::cuda::Machine* FairwayCudaMachine() {
-  static fairway::cuda::Gpu gpu;
-  return &gpu;
+extern "C" __attribute__((visibility("default"))) fairway::cuda::Machine* FairwayCudaMachine(int gpu) {
+  static fairway::cuda::Gpu machine(gpu);
+  return &machine;
 }

@@ -10,6 +10,7 @@
 #include <algorithm>
 #include <array>
 #include <optional>
+#include <stdexcept>
 
 #include "common/cuda/passes.h"
 
@@ -59,6 +60,10 @@ class DeviceEngine : public Engine {
       const at::Tensor scored = passes_->TokenLosses(Begin(chunk, T, /*training=*/false), first).cpu();
       losses = std::copy_n(scored.const_data_ptr<float>(), scored.numel(), losses);
     }
+  }
+
+  void ContinueLosses(const uint16_t*, int64_t, int64_t, float*) override {
+    throw std::logic_error("no keys and values are kept on a device");
   }
 
  private:

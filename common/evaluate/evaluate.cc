@@ -1,9 +1,15 @@
 #include "common/evaluate/evaluate.h"
 
+#include <ATen/TensorOperators.h>
 #include <ATen/ops/from_blob.h>
 #include <ATen/ops/mean.h>
+#include <ATen/ops/square.h>
+#include <ATen/ops/sum.h>
+#include <ATen/ops/zeros_like.h>
 
 #include <algorithm>
+#include <cmath>
+#include <numbers>
 #include <numeric>
 #include <vector>
 
@@ -61,23 +67,99 @@ void ComputeLosses(Engine& model, Batch& batch) {
   }
 }
 
-// Evaluates the windows of `plan`, `batch_windows` at a time; add(batch, sum) puts a batch's losses into the sum.
-template <typename Add>
-Score ScoreWindows(Engine& model, const ShardSet& val, const WindowPlan& plan, int64_t batch_windows,
-                   const OnBatch& on_batch, Add add) {
+// What some windows add to the score.
+struct Addend {
+  int64_t begin, end;  // targets
+  double nats;
+  int64_t bytes;
+};
+
+// Of overlapping windows, each of which adds its scored losses, summed in float64.
+std::vector<Addend> AddendsOf(const ByteTable& table, const Batch& batch) {
+  std::vector<Addend> addends;
+  const float* row = batch.losses.data();
+  for (const Window& window : batch.windows) {
+    const double nats = std::accumulate(row + window.score_from, row + window.length, 0.0);
+    addends.push_back({window.first_scored(), window.end(), nats, ScoredBytes(table, batch, window)});
+    row += batch.width;
+  }
+  return addends;
+}
+
+// How windows are taken: `batch_windows` at a time, and no batch across a multiple of `chunk_windows`; what a batch adds to the sum are
+// `addends` numbers at most.
+struct Batches {
+  int64_t batch_windows, chunk_windows, addends;
+};
+
+// Evaluates the windows of `plan`. compute(batch) fills in a batch's losses, add(batch) is what it adds to the score; after a chunk
+// learn(windows done) may change the model. In each round every rank has one batch.
+template <typename Compute, typename Add, typename Learn>
+Score ScoreWindows(const ShardSet& val, const WindowPlan& plan, Batches by, const OnBatch& on_batch, Communicator& communicator,
+                   Compute compute, Add add, Learn learn) {
+  constexpr int64_t kNumbers = 4;
   ScoreSum sum(plan);
-  for (int64_t done = 0, number = 0; done < plan.size(); ++number) {
-    Batch batch = ReadBatch(val, plan, done, std::min(batch_windows, plan.size() - done));
-    ComputeLosses(model, batch);
-    add(batch, sum);
-    done += static_cast<int64_t>(batch.windows.size());
-    if (on_batch) on_batch({number, done, plan.size(), sum.bits_per_byte()});
+  const int64_t ranks = communicator.world_size();
+  const auto end_of = [&](int64_t first) {
+    return std::min({first + by.batch_windows, plan.size(), (first / by.chunk_windows + 1) * by.chunk_windows});
+  };
+  for (int64_t done = 0, number = 0; done < plan.size();) {
+    int64_t first = done;
+    for (int64_t rank = 0; rank < communicator.rank() && first < plan.size(); ++rank) first = end_of(first);
+    // Counts and positions stay exact in a double.
+    std::vector<double> numbers(by.addends * kNumbers);
+    if (first < plan.size()) {
+      Batch batch = ReadBatch(val, plan, first, end_of(first) - first);
+      compute(batch);
+      double* to = numbers.data();
+      for (const Addend& addend : add(batch))
+        for (double value : {static_cast<double>(addend.begin), static_cast<double>(addend.end), addend.nats, static_cast<double>(addend.bytes)})
+          *to++ = value;
+    }
+    const std::vector<double> all = communicator.Gather(numbers);
+    for (int64_t rank = 0; rank < ranks && done < plan.size(); ++rank, ++number) {
+      const double* from = all.data() + rank * by.addends * kNumbers;
+      for (int64_t i = 0; i < by.addends && from[1] > 0; ++i, from += kNumbers)
+        sum.Add(static_cast<int64_t>(from[0]), static_cast<int64_t>(from[1]), from[2], static_cast<int64_t>(from[3]));
+      done = end_of(done);
+      if (on_batch) on_batch({number, done, plan.size(), sum.bits_per_byte()});
+    }
+    if (done % by.chunk_windows == 0) learn(done);
   }
   const Score score = sum.Finish();
   if (score.bytes == 0)
     throw InputError(val.files().front(), "its tokens stand for no text: bits per byte are undefined");
   return score;
 }
+
+constexpr auto LearnNothing = [](int64_t) {};
+
+// Gradient descent with momentum; gradients are 0 after a step.
+class Descent {
+ public:
+  Descent(const NamedTensors& parameters, const NamedTensors& gradients, double momentum)
+      : parameters_(parameters), gradients_(gradients), momentum_(momentum) {
+    for (const auto& [name, gradient] : gradients) velocities_.push_back(at::zeros_like(gradient));
+  }
+
+  void Step(double learning_rate) {
+    constexpr double kLargestNorm = 1;
+    double squares = 0;
+    for (const auto& [name, gradient] : gradients_) squares += gradient.square().sum(at::kDouble).item<double>();
+    const double factor = std::min(1.0, kLargestNorm / (std::sqrt(squares) + 1e-6));
+    for (size_t i = 0; i < parameters_.size(); ++i) {
+      at::Tensor parameter = parameters_[i].second, gradient = gradients_[i].second;
+      velocities_[i].mul_(momentum_).add_(gradient, factor);
+      parameter.add_(velocities_[i], -learning_rate);
+      gradient.zero_();
+    }
+  }
+
+ private:
+  const NamedTensors parameters_, gradients_;
+  std::vector<at::Tensor> velocities_;
+  const double momentum_;
+};
 
 [[noreturn]] void ThrowTooShort(const ShardSet& val, int64_t needed) {
   throw InputError(
@@ -92,7 +174,7 @@ bool IsSliding(const Settings& settings) {
 }
 
 Score EvaluatePlain(Engine& model, const ShardSet& val, const ByteTable& table, const Settings& settings,
-                    const OnBatch& on_batch) {
+                    const OnBatch& on_batch, Communicator& communicator) {
   const int64_t batch_windows = settings.val_batch_size / 8 / settings.train_seq_len;
   if (batch_windows == 0) {
     throw UsageError(StringPrintf("VAL_BATCH_SIZE=%ld is less than 8 sequences of TRAIN_SEQ_LEN=%ld",
@@ -101,31 +183,75 @@ Score EvaluatePlain(Engine& model, const ShardSet& val, const ByteTable& table, 
   const WindowPlan plan = WindowPlan::Plain(val.tokens() - 1, settings.train_seq_len);
   if (plan.size() == 0) ThrowTooShort(val, settings.train_seq_len + 1);
   return ScoreWindows(
-      model, val, plan, batch_windows, on_batch, [&](Batch& batch, ScoreSum& sum) {
+      val, plan, {batch_windows, plan.size(), 1}, on_batch, communicator, [&](Batch& batch) { ComputeLosses(model, batch); },
+      [&](Batch& batch) {
         const int64_t count = static_cast<int64_t>(batch.losses.size());
         const double nats = at::from_blob(batch.losses.data(), {count}).mean().item<float>() * static_cast<double>(count);
         int64_t bytes = 0;
         for (const Window& window : batch.windows) bytes += ScoredBytes(table, batch, window);
-        sum.Add(batch.windows.front().begin, batch.windows.back().end(), nats, bytes);
-      });
+        return std::vector<Addend>{{batch.windows.front().begin, batch.windows.back().end(), nats, bytes}};
+      },
+      LearnNothing);
 }
 
 Score EvaluateSliding(Engine& model, const ShardSet& val, const ByteTable& table, const Settings& settings,
-                      const OnBatch& on_batch) {
+                      const OnBatch& on_batch, Communicator& communicator) {
   const int64_t targets = val.tokens() - 1;
   const int64_t needed = settings.compat ? settings.train_seq_len : 1;
   if (targets < needed) ThrowTooShort(val, needed + 1);
   const WindowPlan plan = settings.compat ? WindowPlan::Published(targets, settings.train_seq_len, settings.eval_stride)
                                           : WindowPlan::Sliding(targets, settings.train_seq_len, settings.eval_stride);
-  return ScoreWindows(model, val, plan, settings.eval_batch_seqs, on_batch,
-                      [&](const Batch& batch, ScoreSum& sum) {
-                        const float* row = batch.losses.data();
-                        for (const Window& window : batch.windows) {
-                          const double nats = std::accumulate(row + window.score_from, row + window.length, 0.0);
-                          sum.Add(window.first_scored(), window.end(), nats, ScoredBytes(table, batch, window));
-                          row += plan.width();
-                        }
-                      });
+  return ScoreWindows(
+      val, plan, {settings.eval_batch_seqs, plan.size(), settings.eval_batch_seqs}, on_batch, communicator, [&](Batch& batch) { ComputeLosses(model, batch); },
+      [&](const Batch& batch) { return AddendsOf(table, batch); }, LearnNothing);
+}
+
+Score EvaluateCached(Engine& model, const ShardSet& val, const ByteTable& table, const Settings& settings,
+                     const OnBatch& on_batch) {
+  const int64_t targets = val.tokens() - 1;
+  if (targets < 1) ThrowTooShort(val, 2);
+  const WindowPlan plan = WindowPlan::Sliding(targets, settings.train_seq_len, settings.eval_stride);
+  return ScoreWindows(
+      val, plan, {settings.eval_batch_seqs, plan.size(), settings.eval_batch_seqs}, on_batch, Communicator::Single(),
+      [&](Batch& batch) {
+        float* row = batch.losses.data();
+        for (const Window& window : batch.windows) {
+          const int64_t past = window.score_from;
+          model.ContinueLosses(batch.tokens_of(window) + past, window.length - past, past, row + past);
+          row += batch.width;
+        }
+      },
+      [&](const Batch& batch) { return AddendsOf(table, batch); }, LearnNothing);
+}
+
+Score EvaluateAdapting(Engine& model, const NamedTensors& parameters, const NamedTensors& gradients, const ShardSet& val,
+                       const ByteTable& table, const Settings& settings, const OnBatch& on_batch) {
+  const int64_t targets = val.tokens() - 1, T = settings.train_seq_len;
+  if (targets < 1) ThrowTooShort(val, 2);
+  const WindowPlan plan = WindowPlan::Sliding(targets, T, settings.eval_stride);
+  const int64_t chunk_windows = std::max<int64_t>(settings.adapt_chunk_tokens / settings.eval_stride, 1);
+  const int64_t last_chunk = (plan.size() - 1) / chunk_windows;
+  Descent descent(parameters, gradients, settings.adapt_momentum);
+  int64_t learnt = 0;  // targets below are learnt from
+  const auto learn = [&](int64_t done) {
+    const int64_t chunk = done / chunk_windows - 1, sequences = (plan[done - 1].end() - learnt) / T;
+    if (chunk == last_chunk || sequences == 0) return;
+    std::vector<uint16_t> tokens(sequences * T + 1);
+    val.Read(learnt, sequences * T + 1, tokens.data());
+    std::vector<const uint16_t*> starts;
+    for (int64_t i = 0; i < sequences; ++i) starts.push_back(tokens.data() + i * T);
+    const double share = static_cast<double>(chunk) / static_cast<double>(last_chunk);
+    for (int64_t step = 0; step < settings.adapt_steps; ++step) {
+      model.AccumulateGradients(starts, T, 1);
+      model.FinishGradients();
+      descent.Step(settings.adapt_lr * 0.5 * (1 + std::cos(std::numbers::pi * share)));
+      model.Prepare(/*fake_quantise=*/false);
+    }
+    learnt += sequences * T;
+  };
+  return ScoreWindows(
+      val, plan, {settings.eval_batch_seqs, chunk_windows, settings.eval_batch_seqs}, on_batch, Communicator::Single(), [&](Batch& batch) { ComputeLosses(model, batch); },
+      [&](const Batch& batch) { return AddendsOf(table, batch); }, learn);
 }
 
 }  // namespace fairway

@@ -2,12 +2,17 @@
 //
 // Tokens are read from the shards a batch at a time and checked on the way. The model must not be under fake quantisation: a
 // score is of the weights as they are.
+//
+// Several ranks share the batches out, and all come to the score that one alone would have come to, bit for bit: what is summed are
+// the same losses in the same order.
 #pragma once
 
 #include <cstdint>
 #include <functional>
 
 #include "common/model/engine.h"
+#include "common/model/transformer.h"
+#include "common/parallel/communicator.h"
 #include "common/score/score.h"
 #include "common/settings/settings.h"
 #include "common/tokens/byte_table.h"
@@ -27,14 +32,30 @@ using OnBatch = std::function<void(const BatchDone&)>;
 // dropped. Throws InputError for a split shorter than one sequence or an id out of range, UsageError where
 // val_batch_size holds no sequence.
 Score EvaluatePlain(Engine& model, const ShardSet& val, const ByteTable& table, const Settings& settings,
-                    const OnBatch& on_batch = {});
+                    const OnBatch& on_batch = {}, Communicator& communicator = Communicator::Single());
 
 // Windows of train_seq_len every eval_stride targets, eval_batch_seqs at a time; every target of the split exactly
 // once, a split shorter than one sequence as one shorter window. Under settings.compat the published sum: whole
 // sequences only, their tail scored again. Throws InputError for a split without a target or an id out of range.
 // REQUIRES: IsSliding(settings).
 Score EvaluateSliding(Engine& model, const ShardSet& val, const ByteTable& table, const Settings& settings,
-                      const OnBatch& on_batch = {});
+                      const OnBatch& on_batch = {}, Communicator& communicator = Communicator::Single());
+
+// The same windows and targets, each position computed once (method = cached): where a window's positions were those of an
+// earlier one, their keys and values are the ones that came out then. So a target sees as many tokens as in EvaluateSliding, but
+// keys and values of its context saw theirs from further back. Throws as EvaluateSliding does. REQUIRES: IsSliding(settings), not
+// compat; the engine is on a CPU.
+Score EvaluateCached(Engine& model, const ShardSet& val, const ByteTable& table, const Settings& settings,
+                     const OnBatch& on_batch = {});
+
+// EvaluateSliding of weights that learn from what has been scored (method = adapt; openai/parameter-golf pull requests 461 and
+// 549): the windows are taken in chunks that score adapt_chunk_tokens targets; once a chunk is scored, adapt_steps steps of
+// gradient descent with momentum, on the mean loss over the sequences of train_seq_len scored targets that no chunk has
+// learnt from, change the parameters. The gradient's norm is clipped to 1, the learning rate falls from adapt_lr to 0 over the
+// chunks. No weight has seen a target before it is scored.
+// `model` works on `parameters` and on `gradients`, which are 0. REQUIRES: IsSliding(settings), not compat.
+Score EvaluateAdapting(Engine& model, const NamedTensors& parameters, const NamedTensors& gradients, const ShardSet& val,
+                       const ByteTable& table, const Settings& settings, const OnBatch& on_batch = {});
 
 // Whether the settings ask for sliding evaluation: 0 < eval_stride < train_seq_len.
 bool IsSliding(const Settings& settings);

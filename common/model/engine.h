@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <span>
 #include <vector>
 
@@ -22,6 +23,15 @@ class Engine {
   virtual void AccumulateGradients(std::span<const uint16_t* const> sequences, int64_t T, double share) = 0;
   // Makes the gradients those of the parameters.
   virtual void FinishGradients() = 0;
+  // Hears, on the calling thread, that the gradients of the matrices in blocks `block` and later are those of the parameters.
+  using OnBlock = std::function<void(int64_t block)>;
+  // The last call of AccumulateGradients in a step, and FinishGradients with it. `on_block` hears of blocks while the backward pass
+  // goes on below them, where the engine can tell; it does not throw.
+  virtual void AccumulateLastGradients(std::span<const uint16_t* const> sequences, int64_t T, double share, const OnBlock& on_block) {
+    (void)on_block;
+    AccumulateGradients(sequences, T, share);
+    FinishGradients();
+  }
   // The mean losses, in nats, of all calls of AccumulateGradients since the last one of Prepare. Waits for the device, which
   // nothing else that concerns gradients does.
   virtual std::vector<float> Losses() const = 0;
@@ -29,6 +39,13 @@ class Engine {
   // Losses in nats of the targets at positions first … T - 1 of each sequence: float32 [sequences, T - first]. In the last
   // block, everything but keys and values is computed for these positions alone.
   virtual void TokenLosses(std::span<const uint16_t* const> sequences, int64_t T, int64_t first, float* losses) = 0;
+
+  // Goes on in one long text, each position of which is computed once: losses in nats, float32 [count], of `count` targets at
+  // the positions after those of the last call. Keys and values of earlier calls are kept as they came out then; attention sees
+  // those of the last `past` positions before this call's first and, causally, this call's own. past = 0 begins a text, at
+  // position 0. `tokens` points to count + 1 tokens of the text, with the one before them where past > 0. On a CPU alone.
+  // REQUIRES: past is at most the number of positions of the text so far, and of those that the last call saw or computed.
+  virtual void ContinueLosses(const uint16_t* tokens, int64_t count, int64_t past, float* losses) = 0;
 
   // Times operations from now on, where the engine can tell them apart: on a CPU. Null: no more. `profile` must outlive this or
   // the next call.

@@ -95,10 +95,13 @@ struct Matrix {
   const float* scale = nullptr;
   float* scale_gradient = nullptr;
   int64_t scale_stride = 1;
+  float constant = 1;                 // and of all rows, without a gradient
   Panels forward;                     // [columns, rows]: A W^T
   Panels backward;                    // [rows, columns]: dA = dOut W
   std::vector<float*> gradient_rows;  // where each row of the gradient lies
 
+  bool scaled() const { return scale != nullptr || constant != 1; }
+  float ScaleOf(int64_t row) const { return scale != nullptr ? scale[row * scale_stride] : constant; }
   const Part& part_of(int64_t& row) const {  // and the row's number in it
     size_t i = 0;
     for (; row >= parts[i].rows; ++i) row -= parts[i].rows;
@@ -249,9 +252,13 @@ class FusedTransformer::Impl {
   Impl(const Settings& settings, NamedTensors parameters, NamedTensors gradients);
 
   int64_t Prepare(bool fake_quantise);
-  double AccumulateGradients(std::span<const uint16_t* const> sequences, int64_t T, double share);
+  // With `on_block` the gradients are finished with the last chunk.
+  double AccumulateGradients(std::span<const uint16_t* const> sequences, int64_t T, double share, const OnBlock* on_block = nullptr);
   void FinishGradients();
+  // Of these matrices alone.
+  void FinishGradients(std::span<const Matrix* const> matrices);
   void TokenLosses(std::span<const uint16_t* const> sequences, int64_t T, int64_t first, float* losses);
+  void ContinueLosses(const uint16_t* tokens, int64_t count, int64_t past, float* losses);
 
   StepProfile* profile = nullptr;
 
@@ -262,6 +269,7 @@ class FusedTransformer::Impl {
     StepClock clock;
     Rows mine;      // of the chunk's rows
     int64_t first;  // positions before this one are not scored
+    const OnBlock* on_block = nullptr;  // of the last backward pass in a step, where somebody wants to hear of it
     void Wait() {
       team.Wait();
       clock.Done(StepProfile::kWait);
@@ -270,6 +278,7 @@ class FusedTransformer::Impl {
 
   std::vector<Matrix*> Matrices();
   void Begin(std::span<const uint16_t* const> sequences, int64_t T, bool training);
+  void BeginWithPast(const uint16_t* tokens, int64_t count, int64_t past);
   MixNorm BlockInput(int64_t i) const;
   template <class Work>
   void EachScored(const Pass& pass, Work work) const;
@@ -280,6 +289,8 @@ class FusedTransformer::Impl {
   void Score(Pass& pass);
   void HeadWithGradients(Pass& pass, float share);
   void BlockBackward(Pass& pass, int64_t i, Vectors& vectors);
+  void Complete(const Pass& pass, int64_t block) const;
+  void FinishMatrix(const Team& team, const Matrix& m, std::vector<float>& weight, float& scale_gradient) const;
   void EmbedBackward(Pass& pass, Vectors& vectors);
   void WeightGradient(Pass& pass, const Matrix& matrix, const Panels& dout, const Panels& in);
   void WeightRow(const Matrix& m, int64_t row, float* to) const;
@@ -289,6 +300,7 @@ class FusedTransformer::Impl {
   const NamedTensors parameters_, gradients_;
   const Shape shape_;
   const int threads_;
+  const float negative_slope_;
   std::vector<Layer> layers_;
   Matrix head_;  // the output layer: the token table where they are tied
   std::optional<Matrix> bigram_proj_;
@@ -304,6 +316,19 @@ class FusedTransformer::Impl {
   Workspace packed_, workspace_;
   Activations a_{};
   QkShape heads_{};
+
+  // The text that ContinueLosses goes on in.
+  struct Text {
+    int64_t position = 0;                  // of the next token
+    int64_t rows = 0;                      // of each layer's memory that are in use
+    std::vector<std::vector<char>> qkv;    // of each layer: elements [2 or more windows, (H + 2 Hkv) d], the last position last
+    std::vector<float> before;             // x1 of the position before, [D]
+    Workspace workspace;
+    Rotary rotary;
+  };
+  Text text_;
+  int64_t past_ = 0;  // positions before a sequence's first whose keys and values stand before its own
+  const float* before_ = nullptr;  // x1 of the position before a sequence's first, where it is seen
 };
 
 FusedTransformer::Impl::Impl(const Settings& settings, NamedTensors parameters, NamedTensors gradients)
@@ -312,6 +337,7 @@ FusedTransformer::Impl::Impl(const Settings& settings, NamedTensors parameters, 
       gradients_(std::move(gradients)),
       shape_(settings),
       threads_(at::get_num_threads()),
+      negative_slope_(static_cast<float>(settings.mlp_negative_slope)),
       gate_(settings.model_dim) {
   const auto find = [](const NamedTensors& tensors, const std::string& name) -> const at::Tensor* {
     for (const auto& [own, tensor] : tensors)
@@ -388,6 +414,7 @@ FusedTransformer::Impl::Impl(const Settings& settings, NamedTensors parameters, 
                        .mlp_fc = matrix({block + "mlp.fc.weight"}),
                        .mlp_proj = matrix({block + "mlp.proj.weight"}, block + "mlp_scale"),
                        .exclusive = i >= shape_.L - settings.xsa_last_n});
+    layers_[i].qkv.constant = layers_[i].mlp_fc.constant = static_cast<float>(LayerScale(settings, i));
     // The decoder takes the encoder's outputs back, the last one first.
     const int64_t decoder = i - shape_.encoder;
     if (decoder >= 0 && decoder < shape_.encoder) {
@@ -442,8 +469,8 @@ int64_t FusedTransformer::Impl::Prepare(bool fake_quantise) {
       for (int64_t row = rows.first; row < rows.last; ++row) {
         float* to = block.data() + (row - rows.first) * m.columns;
         WeightRow(m, row, to);
-        if (m.scale == nullptr) continue;
-        const float scale = m.scale[row * m.scale_stride];
+        if (!m.scaled()) continue;
+        const float scale = m.ScaleOf(row);
         for (int64_t j = 0; j < m.columns; ++j) to[j] *= scale;
       }
       PackTransposed(Floats(block.data()), m.columns, m.forward, rows);
@@ -468,37 +495,38 @@ void FusedTransformer::Impl::WeightRow(const Matrix& m, int64_t row, float* to) 
   }
 }
 
-void FusedTransformer::Impl::FinishGradients() {
-  std::vector<const Matrix*> scaled;
-  for (const Matrix* m : Matrices())
-    if (m->scale != nullptr) scaled.push_back(m);
-  std::vector<std::vector<float>> scalar_parts(threads_, std::vector<float>(scaled.size()));
+// From the gradient of the scaled weight to that of the weight and of its scale; this thread does its share of the rows. Where
+// all rows have one scale, its gradient is added to `scale_gradient`.
+void FusedTransformer::Impl::FinishMatrix(const Team& team, const Matrix& m, std::vector<float>& weight, float& scale_gradient) const {
+  weight.resize(m.columns);
+  const Rows rows = team.Share(m.rows);
+  for (int64_t row = rows.first; row < rows.last; ++row) {
+    WeightRow(m, row, weight.data());
+    float* gradient = m.gradient_rows[row];
+    const float scale = m.ScaleOf(row);
+    float sum = 0;
+#pragma omp simd reduction(+ : sum)
+    for (int64_t j = 0; j < m.columns; ++j) {
+      sum += weight[j] * gradient[j];
+      gradient[j] *= scale;
+    }
+    if (m.scale == nullptr) continue;
+    if (m.scale_stride == 0) scale_gradient += sum;
+    else m.scale_gradient[row] += sum;
+  }
+}
+
+void FusedTransformer::Impl::FinishGradients(std::span<const Matrix* const> matrices) {
+  std::vector<float> of_bigram(threads_);
   RunTeam(threads_, [&](const Team& team) {
     StepClock clock(team.rank == 0 ? profile : nullptr);
     std::vector<float> weight;
-    for (size_t i = 0; i < scaled.size(); ++i) {
-      const Matrix& m = *scaled[i];
-      weight.resize(m.columns);
-      const Rows rows = team.Share(m.rows);
-      for (int64_t row = rows.first; row < rows.last; ++row) {
-        WeightRow(m, row, weight.data());
-        float* gradient = m.gradient_rows[row];
-        const float scale = m.scale[row * m.scale_stride];
-        float sum = 0;
-#pragma omp simd reduction(+ : sum)
-        for (int64_t j = 0; j < m.columns; ++j) {
-          sum += weight[j] * gradient[j];
-          gradient[j] *= scale;
-        }
-        if (m.scale_stride == 0) scalar_parts[team.rank][i] += sum;
-        else m.scale_gradient[row] += sum;
-      }
-    }
+    for (const Matrix* m : matrices)
+      if (m->scaled()) FinishMatrix(team, *m, weight, of_bigram[team.rank]);
     clock.Done(StepProfile::kWeights);
   });
-  for (size_t i = 0; i < scaled.size(); ++i)
-    if (scaled[i]->scale_stride == 0)
-      for (const std::vector<float>& part : scalar_parts) *scaled[i]->scale_gradient += part[i];
+  if (bigram_proj_)
+    for (float part : of_bigram) *bigram_scale_gradient_ += part;
 }
 
 void FusedTransformer::Impl::Begin(std::span<const uint16_t* const> sequences, int64_t T, bool training) {
@@ -570,6 +598,8 @@ void FusedTransformer::Impl::Embed(Pass& pass) {
   pass.clock.Done(StepProfile::kEmbed);
   pass.Wait();
   SmearForward(D, gate_.data(), a_.joined, a_.x1, a_.x[0], mine);
+  if (mine.first == 0 && before_ != nullptr)
+    for (int64_t j = 0; j < D; ++j) a_.x[0][j] = formula::Smear(gate_[j], a_.x1[j], before_[j]);
   pass.clock.Done(StepProfile::kEmbed);
 }
 
@@ -592,9 +622,11 @@ void FusedTransformer::Impl::Block(Pass& pass, int64_t i) {
   QkForward(heads_, saved.qkv, saved.inverse_norms, pass.mine);
   pass.clock.Done(StepProfile::kQk);
   pass.Wait();
+  QkShape seen = heads_;
+  seen.T += past_;
   for (int64_t task = pass.team.rank; task < a_.B * shape_.Hkv; task += pass.team.size)
-    AttentionForward(heads_, layer.q_gain, saved.qkv, task / shape_.Hkv, task % shape_.Hkv, pass.first,
-                     a_.scratch[pass.team.rank], saved.y, saved.lse);
+    AttentionForward(seen, layer.q_gain, saved.qkv + -past_ * S, task / shape_.Hkv, task % shape_.Hkv, past_ + pass.first,
+                     a_.scratch[pass.team.rank], saved.y + -past_ * D, saved.lse);
   pass.clock.Done(StepProfile::kAttention);
   pass.Wait();
   EachScored(pass, [&](Rows rows) {
@@ -609,7 +641,7 @@ void FusedTransformer::Impl::Block(Pass& pass, int64_t i) {
     // The stream goes on in the next block's input, to which the MLP's product is added.
     MixNormForward({.D = D, .x = saved.xa}, a_.x[i + 1], a_.u, rows);
     pass.clock.Done(StepProfile::kNorm);
-    MultiplyRelu2({.a = a_.u, .a_stride = D, .b = layer.mlp_fc.forward}, saved.h, a_.act, F, rows);
+    MultiplyRelu2({.a = a_.u, .a_stride = D, .b = layer.mlp_fc.forward}, negative_slope_, saved.h, a_.act, F, rows);
     MultiplyAddTo({.a = a_.act, .a_stride = F, .b = layer.mlp_proj.forward}, a_.x[i + 1], D, rows);
     pass.clock.Done(StepProfile::kLinear);
   });
@@ -691,14 +723,19 @@ void FusedTransformer::Impl::WeightGradient(Pass& pass, const Matrix& matrix, co
   }
 }
 
+// All threads have left the backward pass of `block` behind.
+void FusedTransformer::Impl::Complete(const Pass& pass, int64_t block) const {
+  if (pass.on_block != nullptr && pass.team.rank == 0) (*pass.on_block)(block);
+}
+
 void FusedTransformer::Impl::BlockBackward(Pass& pass, int64_t i, Vectors& vectors) {
   const int64_t D = shape_.D, S = shape_.qkv(), F = shape_.Stride(shape_.F);
   const Layer& layer = layers_[i];
   const Activations::Saved& saved = a_.saved[i];
   const MixNorm middle{.D = D, .x = saved.xa};
   EachPiece(pass.mine, [&](Rows rows) {
-    MultiplyRelu2Backward({.a = a_.dx_elements, .a_stride = D, .b = layer.mlp_proj.backward}, saved.h, a_.dh, F, a_.mlp_dh,
-                          a_.mlp_act, rows);
+    MultiplyRelu2Backward({.a = a_.dx_elements, .a_stride = D, .b = layer.mlp_proj.backward}, negative_slope_, saved.h, a_.dh, F,
+                          a_.mlp_dh, a_.mlp_act, rows);
     MultiplyTo({.a = a_.dh, .a_stride = F, .b = layer.mlp_fc.backward}, a_.dy, D, rows, All(D));
     pass.clock.Done(StepProfile::kLinear);
     MixNormForward(middle, nullptr, a_.u, rows);
@@ -719,6 +756,7 @@ void FusedTransformer::Impl::BlockBackward(Pass& pass, int64_t i, Vectors& vecto
     pass.clock.Done(StepProfile::kNorm);
   });
   pass.Wait();
+  if (i + 1 < shape_.L) Complete(pass, i + 1);
   for (int64_t task = pass.team.rank; task < a_.B * shape_.Hkv; task += pass.team.size)
     AttentionBackward(heads_, layer.q_gain, saved.qkv, saved.y, saved.lse, a_.dy, task / shape_.Hkv, task % shape_.Hkv,
                       layer.exclusive, a_.scratch[pass.team.rank], a_.dqkv);
@@ -750,6 +788,11 @@ void FusedTransformer::Impl::BlockBackward(Pass& pass, int64_t i, Vectors& vecto
   // The other threads may go on: nothing that this reads is written before they wait again.
   WeightGradient(pass, layer.qkv, a_.qkv_d, a_.qkv_u);
   pass.clock.Done(StepProfile::kGradients);
+  if (pass.on_block == nullptr) return;
+  std::vector<float> weight;
+  float none = 0;  // these have a scale a row
+  for (const Matrix* m : {&layer.attn_proj, &layer.mlp_proj}) FinishMatrix(pass.team, *m, weight, none);
+  pass.clock.Done(StepProfile::kWeights);
 }
 
 void FusedTransformer::Impl::EmbedBackward(Pass& pass, Vectors& vectors) {
@@ -757,6 +800,7 @@ void FusedTransformer::Impl::EmbedBackward(Pass& pass, Vectors& vectors) {
   const Rows mine = pass.mine;
   for (int64_t j = mine.first * D; j < mine.last * D; ++j) a_.dx0[j] += a_.dx[j];
   pass.Wait();
+  Complete(pass, 0);
   float* ds = a_.dx;
   fairway::EmbedBackward(D, gate_.data(), a_.joined, a_.x1, a_.embed_norms, a_.dx0, ds, StreamCopy(), vectors.gate.data(), a_.N,
                          mine);
@@ -780,15 +824,23 @@ void FusedTransformer::Impl::EmbedBackward(Pass& pass, Vectors& vectors) {
   pass.clock.Done(StepProfile::kEmbed);
 }
 
-double FusedTransformer::Impl::AccumulateGradients(std::span<const uint16_t* const> sequences, int64_t T, double share) {
+void FusedTransformer::Impl::FinishGradients() {
+  const std::vector<Matrix*> all = Matrices();
+  FinishGradients(std::vector<const Matrix*>(all.begin(), all.end()));
+}
+
+double FusedTransformer::Impl::AccumulateGradients(std::span<const uint16_t* const> sequences, int64_t T, double share,
+                                                   const OnBlock* on_block) {
   const int64_t all = static_cast<int64_t>(sequences.size()), at_a_time = SequencesAtATime(settings_, threads_, all, T);
   const float share_of_one = static_cast<float>(share / static_cast<double>(all * T));
   double loss = 0;
   for (Vectors& vectors : vectors_) vectors.Clear();
   for (int64_t first = 0; first < all; first += at_a_time) {
     Begin(sequences.subspan(first, std::min(at_a_time, all - first)), T, /*training=*/true);
+    const bool last = first + at_a_time >= all;
     RunTeam(threads_, [&](const Team& team) {
-      Pass pass{.team = team, .clock = StepClock(team.rank == 0 ? profile : nullptr), .mine = team.Share(a_.N, 2), .first = 0};
+      Pass pass{.team = team, .clock = StepClock(team.rank == 0 ? profile : nullptr), .mine = team.Share(a_.N, 2), .first = 0,
+                .on_block = last ? on_block : nullptr};
       Vectors& vectors = vectors_[team.rank];
       Forward(pass);
       HeadWithGradients(pass, share_of_one);
@@ -810,6 +862,7 @@ double FusedTransformer::Impl::AccumulateGradients(std::span<const uint16_t* con
     add(vectors.gate.data(), shape_.D, smear_gate_gradient_);
     if (shape_.bigram_dim > 0 && !bigram_proj_) *bigram_scale_gradient_ += vectors.bigram_scale;
   }
+  if (on_block != nullptr && bigram_proj_) FinishGradients(std::vector<const Matrix*>{&*bigram_proj_});
   return loss / static_cast<double>(all * T);
 }
 
@@ -833,6 +886,69 @@ int64_t FusedTransformer::SequencesAtATime(const Settings& s, int64_t threads, i
   return std::min(std::max(rows, heads), all);
 }
 
+// A chunk of one sequence whose keys and values are computed behind those of the text so far.
+void FusedTransformer::Impl::BeginWithPast(const uint16_t* tokens, int64_t count, int64_t past) {
+  const int64_t S = shape_.qkv(), D = shape_.D, row_bytes = S * ElementBytes(shape_.precision);
+  Begin({&tokens, 1}, count, /*training=*/false);
+  if (past == 0) text_.position = text_.rows = 0;
+  // Room for two windows, so that rows move to the front once a window, not once a call.
+  text_.qkv.resize(shape_.L);
+  const int64_t room = static_cast<int64_t>(text_.qkv[0].size()) / row_bytes;
+  const bool move = text_.rows + count > room;
+  if (move) {
+    for (std::vector<char>& qkv : text_.qkv) {
+      if (past > 0) std::memmove(qkv.data(), qkv.data() + (text_.rows - past) * row_bytes, past * row_bytes);
+      if (past + count > room) qkv.resize(2 * (past + count) * row_bytes);
+    }
+    text_.rows = past;
+  }
+  const QkShape seen{.T = past + count, .H = shape_.H, .Hkv = shape_.Hkv, .d = shape_.d, .cos = nullptr, .sin = nullptr};
+  Elements y;
+  float* lse = nullptr;
+  const auto plan = [&](char* memory) {
+    Planner planner(memory);
+    y = planner.Take(seen.T * D, shape_.precision);
+    lse = planner.Take<float>(seen.T * shape_.H);
+    for (char*& scratch : a_.scratch) scratch = planner.Take<char>(AttentionScratchBytes(seen));
+    return planner.used();
+  };
+  text_.workspace.Reserve(plan(nullptr));
+  plan(text_.workspace.data());
+  for (int64_t i = 0; i < shape_.L; ++i) {
+    a_.saved[i].qkv = {text_.qkv[i].data() + text_.rows * row_bytes, shape_.precision};
+    a_.saved[i].y = y + past * D;
+    a_.saved[i].lse = lse;
+  }
+  if (past > 0) {
+    Settings tables = settings_;
+    tables.precision = "float32";
+    text_.rotary = RotaryTables(tables, count, text_.position);
+    heads_.cos = text_.rotary.cos.const_data_ptr<float>();
+    heads_.sin = text_.rotary.sin.const_data_ptr<float>();
+    if (!(settings_.reset_at_bos && tokens[0] == kBos)) {
+      before_ = text_.before.data();
+      const int32_t rows = static_cast<int32_t>(shape_.bigram_rows);
+      if (rows > 0) a_.bigram_rows[0] = formula::BigramRow(tokens[0], tokens[-1], rows);
+    }
+  }
+  past_ = past;
+}
+
+void FusedTransformer::Impl::ContinueLosses(const uint16_t* tokens, int64_t count, int64_t past, float* losses) {
+  BeginWithPast(tokens, count, past);
+  RunTeam(threads_, [&](const Team& team) {
+    Pass pass{.team = team, .clock = StepClock(team.rank == 0 ? profile : nullptr), .mine = team.Share(a_.N, 2), .first = 0};
+    Forward(pass);
+    Score(pass);
+  });
+  std::copy_n(a_.losses, count, losses);
+  text_.before.assign(a_.x1 + (count - 1) * shape_.D, a_.x1 + count * shape_.D);
+  text_.position += count;
+  text_.rows += count;
+  past_ = 0;
+  before_ = nullptr;
+}
+
 int64_t FusedTransformer::WorkspaceBytes(const Settings& settings, int64_t sequences, int64_t T, bool training) {
   Planner count(nullptr);
   Plan(Shape(settings), sequences, T, training, settings.ThreadCount(), count);
@@ -850,8 +966,15 @@ void FusedTransformer::AccumulateGradients(std::span<const uint16_t* const> sequ
   losses_.push_back(static_cast<float>(impl_->AccumulateGradients(sequences, T, share)));
 }
 void FusedTransformer::FinishGradients() { impl_->FinishGradients(); }
+void FusedTransformer::AccumulateLastGradients(std::span<const uint16_t* const> sequences, int64_t T, double share,
+                                               const OnBlock& on_block) {
+  losses_.push_back(static_cast<float>(impl_->AccumulateGradients(sequences, T, share, &on_block)));
+}
 void FusedTransformer::TokenLosses(std::span<const uint16_t* const> sequences, int64_t T, int64_t first, float* losses) {
   impl_->TokenLosses(sequences, T, first, losses);
+}
+void FusedTransformer::ContinueLosses(const uint16_t* tokens, int64_t count, int64_t past, float* losses) {
+  impl_->ContinueLosses(tokens, count, past, losses);
 }
 void FusedTransformer::SetProfile(StepProfile* profile) { impl_->profile = profile; }
 

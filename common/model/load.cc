@@ -14,7 +14,9 @@ NamedTensors LoadParameters(const CheckpointReader& checkpoint, const Settings& 
     stored.push_back(checkpoint.Has(spec.name + ".q") ? spec.name + ".q" : spec.name);
     if (!checkpoint.Has(stored.back())) continue;
     const TensorInfo& info = checkpoint.Find(stored.back());
-    if (info.quantisation) scales.push_back(info.quantisation->scale);
+    if (!info.quantisation) continue;
+    scales.push_back(info.quantisation->scale);
+    if (!info.quantisation->column_scale.empty()) scales.push_back(info.quantisation->column_scale);
   }
   std::vector<std::string> all = stored;
   all.insert(all.end(), scales.begin(), scales.end());

@@ -11,6 +11,7 @@
 #include <ATen/ops/cross_entropy_loss.h>
 #include <ATen/ops/embedding.h>
 #include <ATen/ops/full_like.h>
+#include <ATen/ops/leaky_relu.h>
 #include <ATen/ops/linalg_vector_norm.h>
 #include <ATen/ops/linear.h>
 #include <ATen/ops/outer.h>
@@ -26,6 +27,7 @@
 #include <ATen/ops/where.h>
 
 #include <algorithm>
+#include <cmath>
 
 #include "common/base/error.h"
 #include "common/base/text.h"
@@ -88,16 +90,23 @@ std::vector<ParameterSpec> ParameterSpecs(const Settings& s) {
   return specs;
 }
 
-Rotary RotaryTables(const Settings& settings, int64_t positions) {
+Rotary RotaryTables(const Settings& settings, int64_t positions, int64_t first) {
   const at::ScalarType compute = ComputeDType(settings);
   // The published script casts the frequency buffer to bfloat16 with the model, and everything after it follows
   // (specification 3, row 21).
   const at::ScalarType table = settings.compat && compute == at::kBFloat16 ? at::kBFloat16 : at::kFloat;
   const int64_t d = settings.model_dim / settings.num_heads;
-  const at::Tensor exponent = at::arange(0, d, 2, at::kFloat) / static_cast<double>(d);
-  const at::Tensor frequency = at::pow(settings.rope_base, exponent).reciprocal().to(table);
-  const at::Tensor angle = at::outer(at::arange(positions, table), frequency);
+  const int64_t turned = settings.rope_dims > 0 ? settings.rope_dims : d;
+  const at::Tensor exponent = at::arange(0, turned, 2, at::kFloat) / static_cast<double>(turned);
+  const at::Tensor frequency =
+      at::constant_pad_nd(at::pow(settings.rope_base, exponent).reciprocal(), {0, (d - turned) / 2}).to(table);
+  const at::ScalarType precise = first == 0 ? table : at::kDouble;
+  const at::Tensor angle = at::outer(at::arange(first, first + positions, precise), frequency.to(precise));
   return {angle.cos().to(compute), angle.sin().to(compute)};
+}
+
+double LayerScale(const Settings& settings, int64_t layer) {
+  return settings.layer_scale ? 1 / std::sqrt(static_cast<double>(layer + 1)) : 1;
 }
 
 std::optional<Grid> TrainingGrid(const std::string& name, const at::Tensor& weight, const Settings& settings) {
@@ -121,7 +130,8 @@ Transformer::Transformer(const Settings& settings, NamedTensors parameters)
                        .attn_proj = MatrixOf(block + "attn.proj.weight"),
                        .mlp_fc = MatrixOf(block + "mlp.fc.weight"),
                        .mlp_proj = MatrixOf(block + "mlp.proj.weight"),
-                       .exclusive = i >= settings.num_layers - settings.xsa_last_n});
+                       .exclusive = i >= settings.num_layers - settings.xsa_last_n,
+                       .scale = LayerScale(settings, i)});
   }
   if (settings.bigram_vocab_size > 0 && settings.bigram_dim != settings.model_dim)
     bigram_proj_ = MatrixOf("bigram.proj.weight");
@@ -136,7 +146,7 @@ at::Tensor Transformer::parameter(const std::string& name) const {
 
 Transformer::Matrix Transformer::MatrixOf(const std::string& name) const {
   const at::Tensor weight = parameter(name);
-  return {weight, TrainingGrid(name, weight, settings_)};
+  return {name, weight, TrainingGrid(name, weight, settings_)};
 }
 
 int64_t Transformer::SetFakeQuantisation(bool on) {
@@ -152,6 +162,7 @@ int64_t Transformer::SetFakeQuantisation(bool on) {
 }
 
 at::Tensor Transformer::Linear(const at::Tensor& x, const Matrix& matrix) const {
+  if (observer_) observer_(matrix.name, matrix.weight, x);
   at::Tensor w = matrix.weight.to(compute_);
   if (fake_quantise_ && matrix.grid && at::GradMode::is_enabled()) {
     // The gradient passes straight through: w + (grid(w) - w), the bracket a constant.
@@ -212,9 +223,11 @@ at::Tensor Transformer::Attention(const Layer& layer, const at::Tensor& u, const
 at::Tensor Transformer::Block(const Layer& layer, at::Tensor x, const at::Tensor& x0, const Rotary& rotary) const {
   const at::ScalarType dtype = x.scalar_type();
   const at::Tensor mix = layer.resid_mix.to(dtype);
+  const auto normed = [&] { return layer.scale == 1 ? Rms(x) : Rms(x) * layer.scale; };
   x = mix[0] * x + mix[1] * x0;
-  x = x + layer.attn_scale.to(dtype) * Attention(layer, Rms(x), rotary);
-  const at::Tensor hidden = at::relu(Linear(Rms(x), layer.mlp_fc));
+  x = x + layer.attn_scale.to(dtype) * Attention(layer, normed(), rotary);
+  const at::Tensor h = Linear(normed(), layer.mlp_fc);
+  const at::Tensor hidden = settings_.mlp_negative_slope == 0 ? at::relu(h) : at::leaky_relu(h, settings_.mlp_negative_slope);
   return x + layer.mlp_scale.to(dtype) * Linear(hidden * hidden, layer.mlp_proj);
 }
 

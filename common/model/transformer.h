@@ -7,6 +7,7 @@
 
 #include <ATen/core/Tensor.h>
 
+#include <functional>
 #include <optional>
 #include <string>
 #include <utility>
@@ -30,11 +31,17 @@ struct ParameterSpec {
 // Every parameter of the model that `settings` describe.
 std::vector<ParameterSpec> ParameterSpecs(const Settings& settings);
 
-// cos and sin of specification 1, section 3, each [positions, d/2] in the compute dtype.
+// cos and sin of specification 1, section 3, each [positions, d/2] in the compute dtype. Under rope_dims only the first rope_dims/2
+// pairs turn, with the frequencies of a head of that size; the angle of the others is 0. (A pair is dimensions i and i + d/2; where
+// the field rotates a head's first rope_dims dimensions, this is the same model with the rows of c_q and c_k in another order.)
 struct Rotary {
   at::Tensor cos, sin;
 };
-Rotary RotaryTables(const Settings& settings, int64_t positions);
+// For the positions first … first + positions - 1; far from 0 angles are float64, or they would be rounded to nothing.
+Rotary RotaryTables(const Settings& settings, int64_t positions, int64_t first = 0);
+
+// What layer_scale multiplies the normed input of block `layer`'s attention and MLP by: 1 / sqrt(layer + 1), or 1 where it is off.
+double LayerScale(const Settings& settings, int64_t layer);
 
 // The grid that late quantisation-aware training rounds the linear weight `name` to, if any: its export's; under compat the
 // published int6 for every matrix (specification 3, row 7).
@@ -58,12 +65,18 @@ class Transformer {
   // Late quantisation-aware training: while on, in passes that record gradients, matrices with an export grid go
   // through it (specification 1, section 4; compat: every matrix, on the published grid). Returns how many matrices that are.
   int64_t SetFakeQuantisation(bool on);
+  // From now on, hears the name, the weight and the input [B, T, in] of every linear layer that is passed. The tied output
+  // layer is none.
+  using Observer = std::function<void(const std::string&, const at::Tensor&, const at::Tensor&)>;
+  void Observe(Observer observer) { observer_ = std::move(observer); }
+
   // How often a matrix was replaced so far: one a matrix and forward pass.
   int64_t fake_quantisations() const { return fake_quantisations_; }
 
  private:
   // A linear layer's weight [out, in] and the grid that late quantisation-aware training rounds it to.
   struct Matrix {
+    std::string name;
     at::Tensor weight;
     std::optional<Grid> grid;
   };
@@ -71,6 +84,7 @@ class Transformer {
     at::Tensor attn_scale, mlp_scale, resid_mix, q_gain;
     Matrix c_q, c_k, c_v, attn_proj, mlp_fc, mlp_proj;
     bool exclusive;
+    double scale;  // of the normed inputs
   };
   Matrix MatrixOf(const std::string& name) const;
   at::Tensor Linear(const at::Tensor& x, const Matrix& matrix) const;
@@ -84,6 +98,7 @@ class Transformer {
   std::optional<Matrix> bigram_proj_, lm_head_;
   at::ScalarType compute_;
   bool fake_quantise_ = false;
+  Observer observer_;
   mutable int64_t fake_quantisations_ = 0;
 };
 

@@ -75,7 +75,7 @@ void TransposeDivided(int64_t rows, int64_t columns, const BFloat16* from, int64
 
 }  // namespace
 
-void MuonUpdate(const MuonStep& step, float* parameter, float* gradient, float* momentum, void* scratch) {
+void MuonUpdate(const MuonStep& step, float* gradient, float* momentum, BFloat16* update, void* scratch) {
   const bool transposed = step.rows > step.columns;
   const int64_t m = transposed ? step.columns : step.rows, n = transposed ? step.rows : step.columns;
   const int64_t stride = RoundUp(n, 2), square = RoundUp(m, 2);
@@ -126,16 +126,20 @@ void MuonUpdate(const MuonStep& step, float* parameter, float* gradient, float* 
       for (int64_t i = 0; i < m; ++i) x[i * stride + n] = {0};
   }
   const float ratio = static_cast<float>(step.rows) / static_cast<float>(step.columns);
-  const float scale = __builtin_sqrtf(ratio > 1 ? ratio : 1), rate = step.learning_rate, keep = 1 - rate * step.weight_decay;
+  const float scale = __builtin_sqrtf(ratio > 1 ? ratio : 1);
   if (transposed) TransposeDivided(m, n, x, stride, 1, y, m);
-  const BFloat16* update = transposed ? y : x;
-  const int64_t update_stride = transposed ? m : stride;
   for (int64_t i = 0; i < step.rows; ++i) {
-    float* __restrict p = parameter + i * step.columns;
-    const BFloat16* __restrict u = update + i * update_stride;
+    const BFloat16* __restrict from = transposed ? y + i * m : x + i * stride;
+    BFloat16* __restrict u = update + i * step.columns;
 #pragma omp simd
-    for (int64_t j = 0; j < step.columns; ++j) p[j] = p[j] * keep - rate * Round(scale * Get(u[j]));
+    for (int64_t j = 0; j < step.columns; ++j) Put(scale * Get(from[j]), u + j);
   }
+}
+
+void MuonApply(const MuonStep& step, const BFloat16* __restrict update, float* __restrict parameter, Rows range) {
+  const float rate = step.learning_rate, keep = 1 - rate * step.weight_decay;
+#pragma omp simd
+  for (int64_t j = range.first; j < range.last; ++j) parameter[j] = parameter[j] * keep - rate * Get(update[j]);
 }
 
 }  // namespace fairway::FAIRWAY_TARGET

@@ -1,6 +1,7 @@
 #include "common/optim/optimizer.h"
 
 #include <ATen/Parallel.h>
+#include <ATen/ops/zeros_like.h>
 
 #include <algorithm>
 #include <atomic>
@@ -12,7 +13,8 @@
 
 namespace fairway {
 
-Optimizer::Optimizer(const Settings& settings, const FlatLayout& layout, FlatTensors parameters, FlatTensors gradients)
+Optimizer::Optimizer(const Settings& settings, const FlatLayout& layout, FlatTensors parameters, FlatTensors gradients,
+                     Communicator& communicator)
     : settings_(settings),
       parameters_(std::move(parameters)),
       gradients_(std::move(gradients)),
@@ -22,36 +24,53 @@ Optimizer::Optimizer(const Settings& settings, const FlatLayout& layout, FlatTen
       v_(layout, settings.compat ? layout.embeddings_dtype() : at::kFloat, Group::kEmbeddings, Group::kVectors,
          parameters_.device()),
       momentum_(layout, at::kFloat, Group::kMatrices, Group::kMatrices, parameters_.device()),
+      updates_(at::zeros_like(momentum_.group(Group::kMatrices), at::kBFloat16)),
       adams_{{Group::kEmbeddings, settings.tie_embeddings ? settings.tied_embed_lr : settings.embed_lr, settings.weight_decay},
              {Group::kHead, settings.head_lr, 0},
-             {Group::kVectors, settings.scalar_lr, settings.weight_decay}} {
-  auto momentum = momentum_.tensors().begin();
+             {Group::kVectors, settings.scalar_lr, settings.weight_decay}},
+      dealing_(layout, communicator.world_size()),
+      communicator_(communicator) {
   int64_t scratch = 0;
   for (size_t i = 0; i < layout.entries().size(); ++i) {
-    if (layout.entries()[i].group != Group::kMatrices) continue;
-    muons_.push_back({parameters_.tensors()[i].second, gradients_.tensors()[i].second, (momentum++)->second});
-    scratch = std::max(scratch, MuonScratchBytes(muons_.back().parameter.size(0), muons_.back().parameter.size(1)));
+    const FlatLayout::Entry& entry = layout.entries()[i];
+    if (entry.group != Group::kMatrices) continue;
+    const size_t matrix = muons_.size();
+    muons_.push_back({parameters_.tensors()[i].second, gradients_.tensors()[i].second, momentum_.tensors()[matrix].second,
+                      updates_.narrow(0, entry.range.first - layout.range(Group::kMatrices).first, entry.range.size())});
+    if (!Mine(matrix)) continue;
+    own_.push_back(muons_.back());
+    scratch = std::max(scratch, MuonScratchBytes(entry.spec.shape[0], entry.spec.shape[1]));
   }
   const auto work = [](const Muon& muon) {
     return muon.parameter.numel() * std::min(muon.parameter.size(0), muon.parameter.size(1));
   };
-  std::stable_sort(muons_.begin(), muons_.end(), [&](const Muon& a, const Muon& b) { return work(a) > work(b); });
+  std::stable_sort(own_.begin(), own_.end(), [&](const Muon& a, const Muon& b) { return work(a) > work(b); });
   scratch_.assign(at::get_num_threads(), std::vector<char>(scratch + 64));
 }
 
 double Optimizer::GradientNorm() const {
-  const at::Tensor& all = gradients_.buffers().front();
+  if (communicator_.world_size() == 1) return std::sqrt(Squares({0, gradients_.buffers().front().numel()}));
+  double mine = 0, squares = 0;
+  for (const Dealing::Bucket& bucket : dealing_.buckets())
+    for (const Dealing::Piece& piece : bucket.pieces)
+      if (piece.rank == communicator_.rank()) mine += Squares(piece.range);
+  for (double of_rank : communicator_.Gather({&mine, 1})) squares += of_rank;
+  return std::sqrt(squares);
+}
+
+double Optimizer::Squares(FlatRange range) const {
   // The blocks' sums are added in their order: the norm does not depend on the threads.
   constexpr int64_t kBlock = 1 << 18;
-  std::vector<double> sums((all.numel() + kBlock - 1) / kBlock);
+  std::vector<double> sums((range.size() + kBlock - 1) / kBlock);
   RunTeam(at::get_num_threads(), [&](const Team& team) {
     const Rows mine = team.Share(static_cast<int64_t>(sums.size()));
     for (int64_t i = mine.first; i < mine.last; ++i)
-      AddSquares(all.const_data_ptr<float>(), &sums[i], {i * kBlock, std::min((i + 1) * kBlock, all.numel())});
+      AddSquares(gradients_.buffers().front().const_data_ptr<float>(), &sums[i],
+                 {range.first + i * kBlock, std::min(range.first + (i + 1) * kBlock, range.last)});
   });
   double squares = 0;
   for (double sum : sums) squares += sum;
-  return std::sqrt(squares);
+  return squares;
 }
 
 double Optimizer::ClipFactor(double norm) const {
@@ -75,33 +94,60 @@ void Optimizer::StepAdam(const Adam& adam, double scale, double gradient_factor)
   });
 }
 
-void Optimizer::StepMuon(double scale, double momentum, double gradient_factor) {
-  std::atomic<size_t> next{0};
-  RunTeam(static_cast<int>(scratch_.size()), [&](const Team& team) {
-    char* scratch = scratch_[team.rank].data();
-    scratch += 64 - reinterpret_cast<uintptr_t>(scratch) % 64;
-    for (size_t i = next++; i < muons_.size(); i = next++) {
-      const Muon& muon = muons_[i];
-      MuonUpdate({.rows = muon.parameter.size(0),
-                  .columns = muon.parameter.size(1),
-                  .momentum = static_cast<float>(momentum),
-                  .gradient_factor = static_cast<float>(gradient_factor),
-                  .learning_rate = static_cast<float>(settings_.matrix_lr * scale),
-                  .weight_decay = static_cast<float>(settings_.muon_weight_decay),
-                  .iterations = settings_.muon_backend_steps,
-                  .square_by_triangle = !settings_.compat},
-                 muon.parameter.data_ptr<float>(), muon.gradient.data_ptr<float>(), muon.momentum.data_ptr<float>(), scratch);
-    }
-  });
+MuonStep Optimizer::StepOf(const Muon& muon, double scale, double momentum, double gradient_factor) const {
+  return {.rows = muon.parameter.size(0),
+          .columns = muon.parameter.size(1),
+          .momentum = static_cast<float>(momentum),
+          .gradient_factor = static_cast<float>(gradient_factor),
+          .learning_rate = static_cast<float>(settings_.matrix_lr * scale),
+          .weight_decay = static_cast<float>(settings_.muon_weight_decay),
+          .iterations = settings_.muon_backend_steps,
+          .square_by_triangle = !settings_.compat};
 }
 
 void Optimizer::Step(double scale, double momentum, double gradient_factor) {
   ++adam_steps_;
   StepClock clock(profile_);
+  std::atomic<size_t> next{0};
+  RunTeam(static_cast<int>(scratch_.size()), [&](const Team& team) {
+    char* scratch = scratch_[team.rank].data();
+    scratch += 64 - reinterpret_cast<uintptr_t>(scratch) % 64;
+    for (size_t i = next++; i < own_.size(); i = next++) {
+      const Muon& muon = own_[i];
+      MuonUpdate(StepOf(muon, scale, momentum, gradient_factor), muon.gradient.data_ptr<float>(), muon.momentum.data_ptr<float>(),
+                 static_cast<BFloat16*>(muon.update.data_ptr()), scratch);
+    }
+  });
+  clock.Done(StepProfile::kMuon);
+  std::unique_ptr<Communicator::Transfer> updates = ShareUpdates();
   for (const Adam& adam : adams_) StepAdam(adam, scale, gradient_factor);
   clock.Done(StepProfile::kAdam);
-  StepMuon(scale, momentum, gradient_factor);
+  communicator_.Wait(std::move(updates));
+  next = 0;
+  RunTeam(at::get_num_threads(), [&](const Team&) {
+    for (size_t i = next++; i < muons_.size(); i = next++) {
+      const Muon& muon = muons_[i];
+      MuonApply(StepOf(muon, scale, momentum, gradient_factor), static_cast<const BFloat16*>(muon.update.data_ptr()),
+                muon.parameter.data_ptr<float>(), {0, muon.parameter.numel()});
+      if (!Mine(i)) muon.gradient.zero_();
+    }
+  });
   clock.Done(StepProfile::kMuon);
+}
+
+std::vector<Message> Optimizer::Matrices(const at::Tensor& of_group) const {
+  std::vector<Message> messages;
+  for (const Dealing::Piece& matrix : dealing_.matrices()) {
+    const int64_t first = matrix.range.first - dealing_.others().last, bytes = of_group.element_size();
+    messages.push_back({static_cast<char*>(of_group.data_ptr()) + first * bytes, matrix.range.size() * bytes, matrix.rank});
+  }
+  return messages;
+}
+
+std::unique_ptr<Communicator::Transfer> Optimizer::ShareUpdates() { return communicator_.Broadcast(Matrices(updates_)); }
+
+void Optimizer::ShareMomentum() {
+  communicator_.Wait(communicator_.Broadcast(Matrices(momentum_.group(Group::kMatrices))));
 }
 
 NamedTensors Optimizer::State() const {

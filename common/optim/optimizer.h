@@ -4,6 +4,9 @@
 
 #include "common/model/flat.h"
 #include "common/model/step_profile.h"
+#include "common/optim/dealing.h"
+#include "common/optim/muon.h"
+#include "common/parallel/communicator.h"
 
 namespace fairway {
 
@@ -11,14 +14,20 @@ class Optimizer {
  public:
   virtual ~Optimizer() = default;
   // Works on the memory of both, its moments beside them. REQUIRES: they are of `layout`, the parameters with the model's dtypes, the gradients float32.
-  Optimizer(const Settings& settings, const FlatLayout& layout, FlatTensors parameters, FlatTensors gradients);
+  //
+  // Of several ranks each steps the matrices dealt to it, and all take the update; gradients are as GradientExchange leaves them.
+  // GradientNorm, Step and ShareMomentum are called by all ranks together.
+  Optimizer(const Settings& settings, const FlatLayout& layout, FlatTensors parameters, FlatTensors gradients,
+            Communicator& communicator = Communicator::Single());
 
   // The 2-norm of all gradients together.
-  virtual double GradientNorm() const;
+  double GradientNorm() const;
   // What clips gradients of this norm to grad_clip_norm (<= 0: leaves them): a factor for Step.
   double ClipFactor(double norm) const;
   // One step with every learning rate times `scale` and every gradient times `gradient_factor`. The gradients are 0 afterwards.
   virtual void Step(double scale, double momentum, double gradient_factor = 1);
+  // Gives all ranks the momentum that each keeps of its own matrices: State holds everything then.
+  void ShareMomentum();
 
   // Times its parts from now on; null: no more.
   void SetProfile(StepProfile* profile) { profile_ = profile; }
@@ -34,19 +43,31 @@ class Optimizer {
     double learning_rate, weight_decay;
   };
 
+  // The sum of the squares of these gradients.
+  virtual double Squares(FlatRange range) const;
+  // Whether this rank steps a matrix, by its number among the matrices.
+  bool Mine(size_t matrix) const { return dealing_.matrices()[matrix].rank == communicator_.rank(); }
+  // Sends this rank's updates to all, and receives theirs.
+  std::unique_ptr<Communicator::Transfer> ShareUpdates();
+
   const Settings settings_;
   const FlatTensors parameters_, gradients_, m_, v_, momentum_;
+  const at::Tensor updates_;  // Muon's, bfloat16 in the layout's order
   const std::vector<Adam> adams_;
+  const Dealing dealing_;
+  Communicator& communicator_;
   int64_t adam_steps_ = 0;
 
  private:
   struct Muon {
-    at::Tensor parameter, gradient, momentum;
+    at::Tensor parameter, gradient, momentum, update;
   };
   void StepAdam(const Adam& adam, double scale, double gradient_factor);
-  void StepMuon(double scale, double momentum, double gradient_factor);
+  // One message for each matrix, of what a group-wide tensor holds of it.
+  std::vector<Message> Matrices(const at::Tensor& of_group) const;
+  MuonStep StepOf(const Muon& muon, double scale, double momentum, double gradient_factor) const;
 
-  std::vector<Muon> muons_;  // the most work first
+  std::vector<Muon> muons_, own_;  // all; those that this rank steps, the most work first
   std::vector<std::vector<char>> scratch_;  // of each thread
   StepProfile* profile_ = nullptr;
 };

@@ -109,9 +109,23 @@ Artifact PackArtifact(const CheckpointReader& quantised, std::span<const int> le
   return artifact;
 }
 
+uint64_t FastArtifactBytes(std::string_view content) {
+  return Compress(content, 1).size() + kDigestFrameBytes;
+}
+
 CheckpointReader OpenWeights(InputFile file) {
   if (file.text().starts_with(kZstdMagic)) return OpenArtifact(file.text(), file.path());
   return CheckpointReader(std::move(file));
+}
+
+std::set<std::string> ScaleNames(const CheckpointReader& checkpoint) {
+  std::set<std::string> names;
+  for (const TensorInfo& info : checkpoint.tensors()) {
+    if (!info.quantisation) continue;
+    names.insert(info.quantisation->scale);
+    if (!info.quantisation->column_scale.empty()) names.insert(info.quantisation->column_scale);
+  }
+  return names;
 }
 
 std::vector<float> Dequantise(const CheckpointReader& checkpoint, const TensorInfo& codes) {
@@ -126,17 +140,26 @@ std::vector<float> Dequantise(const CheckpointReader& checkpoint, const TensorIn
   const int64_t rows = codes.shape[0], columns = codes.shape[1];
   if (scale_info.shape != std::vector<int64_t>{rows}) refuse("its scales " + scale_info.name + " are not one a row");
   const std::vector<float> scales = checkpoint.Floats(quantisation.scale);
+  std::vector<float> factors(columns, 1.0f);
+  if (!quantisation.column_scale.empty()) {
+    const TensorInfo& factor_info = checkpoint.Find(quantisation.column_scale);
+    if (factor_info.shape != std::vector<int64_t>{columns}) refuse("its factors " + factor_info.name + " are not one a column");
+    factors = checkpoint.Floats(quantisation.column_scale);
+    for (int64_t j = 0; j < columns; ++j)
+      if (!std::isfinite(factors[j])) refuse(StringPrintf("the factor of column %ld is not a finite number", j));
+  }
   const std::span<const std::byte> data = checkpoint.Data(codes.name);
   std::vector<float> weights(data.size());
   for (int64_t row = 0; row < rows; ++row) {
     if (!std::isfinite(scales[row])) refuse(StringPrintf("the scale of row %ld is not a finite number", row));
-    for (int64_t i = row * columns; i < (row + 1) * columns; ++i) {
+    for (int64_t j = 0; j < columns; ++j) {
+      const int64_t i = row * columns + j;
       const int code = static_cast<int8_t>(data[i]);
       if (code < quantisation.code_min || code > quantisation.code_max) {
         refuse(StringPrintf("code %d is outside %s, %d to %d", code, quantisation.grid.c_str(), quantisation.code_min,
                             quantisation.code_max));
       }
-      weights[i] = code * scales[row];
+      weights[i] = code * (scales[row] * factors[j]);
     }
   }
   return weights;

@@ -5,15 +5,21 @@
 // which trusts nothing that it has not checked.
 #pragma once
 
+#include <array>
 #include <cstdint>
+#include <set>
 #include <span>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "common/base/file.h"
 #include "common/checkpoint/checkpoint.h"
 
 namespace fairway {
+
+// The zstd levels that artifacts are packed at. Middle levels are worse on symbols.
+inline constexpr std::array<int, 3> kShippedLevels = {1, 19, 22};
 
 struct Artifact {
   std::string bytes;           // the whole file
@@ -42,7 +48,14 @@ inline CheckpointReader OpenWeights(const std::string& path) {
   return OpenWeights(InputFile(path));
 }
 
-// The weights behind codes: code * scale[row], float32 [rows * columns]. `codes` must carry a Quantisation.
+// The fast way to an artifact's size: `content` compressed at zstd's level 1.
+uint64_t FastArtifactBytes(std::string_view content);
+
+// The names of the tensors of scales, by row and by column, of all codes in a checkpoint.
+std::set<std::string> ScaleNames(const CheckpointReader& checkpoint);
+
+// The weights behind codes: code * scale[row], with factors of columns code * (scale[row] * factor[column]); float32
+// [rows * columns]. `codes` must carry a Quantisation.
 // Throws InputError where scales are missing, of another shape or not finite, or a code is outside its grid.
 std::vector<float> Dequantise(const CheckpointReader& checkpoint, const TensorInfo& codes);
 

@@ -13,8 +13,10 @@ namespace {
 
 class Exporter {
  public:
-  Exporter(const CheckpointReader& weights, const Settings& settings, CheckpointWriter& out)
-      : weights_(weights), settings_(settings), out_(out) {}
+  // Without a calibration as published.
+  Exporter(const CheckpointReader& weights, const Settings& settings, const Calibration* calibration, double step,
+           CheckpointWriter& out)
+      : weights_(weights), settings_(settings), calibration_(calibration), step_(step), out_(out) {}
 
   ExportedTensor Export(const TensorInfo& info) {
     if (!IsFloatingPoint(info.dtype)) return Copy(info);
@@ -27,7 +29,9 @@ class Exporter {
     // Scales go by row, so only matrices have a grid.
     std::optional<Grid> grid;
     if (info.shape.size() == 2) grid = ExportGrid(info.name, info.shape[0], info.shape[1], settings_);
-    if (grid) {
+    if (grid && calibration_ != nullptr) {
+      EncodeOnSteps(info, values, report);
+    } else if (grid) {
       Encode(info, values, *grid, report);
     } else {
       Keep(info, values, report);
@@ -65,19 +69,49 @@ class Exporter {
         Refuse(info, StringPrintf("row %lld is too large for a float16 scale", static_cast<long long>(row)));
       }
     }
-    const TensorInfo scales{.name = info.name + ".scale", .dtype = DType::kFloat16, .shape = {rows}};
+    AddCodes(info, grid, matrix.codes, matrix.scales, {}, report);
+    report.squared_error = matrix.squared_error;
+    report.wins = matrix.wins;
+  }
+
+  void EncodeOnSteps(const TensorInfo& info, const std::vector<float>& values, ExportedTensor& report) {
+    const auto cost = calibration_->costs.find(info.name);
+    const auto feedback = calibration_->feedback.find(info.name);
+    const Feedback* const with = feedback == calibration_->feedback.end() ? nullptr : &feedback->second;
+    const Steps steps =
+        ChooseSteps(values, info.shape[0], cost == calibration_->costs.end() ? Cost{} : cost->second, with, step_);
+    for (size_t row = 0; row < steps.rows.size(); ++row)
+      if (!std::isfinite(steps.rows[row])) Refuse(info, StringPrintf("row %zu is too large for a float16 scale", row));
+    const int threads = settings_.ThreadCount();
+    const RoundedMatrix matrix =
+        with != nullptr ? RoundWithFeedback(values, steps, *with, threads) : RoundToSteps(values, steps, threads);
+    const auto halves = [](const std::vector<float>& floats) {
+      std::vector<uint16_t> result(floats.size());
+      std::ranges::transform(floats, result.begin(), FloatToHalf);
+      return result;
+    };
+    const bool alike = std::ranges::all_of(steps.columns, [](float factor) { return factor == 1; });
+    AddCodes(info, kEntropyCoded, matrix.codes, halves(steps.rows), alike ? std::vector<uint16_t>() : halves(steps.columns), report);
+    report.squared_error = matrix.squared_error;
+  }
+
+  // `columns` is empty where there are no factors of columns.
+  void AddCodes(const TensorInfo& info, const Grid& grid, const std::vector<int8_t>& values, const std::vector<uint16_t>& rows,
+                const std::vector<uint16_t>& columns, ExportedTensor& report) {
+    const TensorInfo scales{.name = info.name + ".scale", .dtype = DType::kFloat16, .shape = {info.shape[0]}};
+    const TensorInfo factors{.name = info.name + ".column", .dtype = DType::kFloat16, .shape = {info.shape[1]}};
     const TensorInfo codes{.name = info.name + ".q",
                            .dtype = DType::kInt8,
                            .shape = info.shape,
-                           .quantisation = Quantisation{std::string(grid.name), grid.q_min, grid.q_max, scales.name}};
-    Add(info, codes, matrix.codes);
-    Add(info, scales, matrix.scales);
+                           .quantisation = Quantisation{std::string(grid.name), grid.q_min, grid.q_max, scales.name,
+                                                        columns.empty() ? "" : factors.name}};
+    Add(info, codes, values);
+    Add(info, scales, rows);
+    if (!columns.empty()) Add(info, factors, columns);
     report.form = grid.name;
     report.coded = true;
-    report.bytes = codes.bytes() + scales.bytes();
-    report.entropy_bits = EntropyBits(matrix.codes);
-    report.squared_error = matrix.squared_error;
-    report.wins = matrix.wins;
+    report.bytes = codes.bytes() + scales.bytes() + (columns.empty() ? 0 : factors.bytes());
+    report.entropy_bits = EntropyBits(values);
   }
 
   void Keep(const TensorInfo& info, const std::vector<float>& values, ExportedTensor& report) {
@@ -100,9 +134,17 @@ class Exporter {
 
   const CheckpointReader& weights_;
   const Settings& settings_;
+  const Calibration* calibration_;
+  const double step_;
   CheckpointWriter& out_;
   std::set<std::string> names_;  // in `out_`
 };
+
+std::vector<ExportedTensor> ExportAll(const CheckpointReader& weights, Exporter exporter) {
+  std::vector<ExportedTensor> tensors;
+  for (const TensorInfo& info : weights.tensors()) tensors.push_back(exporter.Export(info));
+  return tensors;
+}
 
 }  // namespace
 
@@ -112,11 +154,44 @@ double ExportedTensor::relative_error() const {
 
 std::vector<ExportedTensor> ExportWeights(const CheckpointReader& weights, const Settings& settings,
                                           CheckpointWriter& out) {
-  Exporter exporter(weights, settings, out);
-  std::vector<ExportedTensor> tensors;
-  for (const TensorInfo& info : weights.tensors()) tensors.push_back(exporter.Export(info));
-  return tensors;
+  return ExportAll(weights, Exporter(weights, settings, nullptr, 0, out));
 }
+
+std::vector<ExportedTensor> ExportWeights(const CheckpointReader& weights, const Settings& settings, const Calibration& calibration,
+                                          double step, CheckpointWriter& out) {
+  return ExportAll(weights, Exporter(weights, settings, &calibration, step, out));
+}
+
+double GuessStep(const CheckpointReader& weights, const Settings& settings, const Calibration& calibration, uint64_t budget) {
+  double coded = 0, kept_bytes = 0, logs = 0;
+  for (const TensorInfo& info : weights.tensors()) {
+    const auto numel = static_cast<double>(info.numel());
+    if (!IsFloatingPoint(info.dtype) || info.shape.size() != 2 || !ExportGrid(info.name, info.shape[0], info.shape[1], settings)) {
+      kept_bytes += 2 * numel;
+      continue;
+    }
+    double squares = 0;
+    for (const float value : weights.Floats(info.name)) squares += static_cast<double>(value) * value;
+    if (squares == 0) continue;
+    const auto cost = calibration.costs.find(info.name);
+    coded += numel;
+    logs += numel * std::log2(std::sqrt(squares / numel * (cost == calibration.costs.end() ? 1 : cost->second.mean)));
+  }
+  if (coded == 0) return 1;
+  // A rounded normal of k steps a standard deviation has log2(k) + 2.05 bits of entropy.
+  const double bits = std::max(8 * (static_cast<double>(budget) - kept_bytes), 0.0) / coded;
+  return std::exp2(logs / coded - std::max(bits - 2.05, -1.0));
+}
+
+namespace {
+
+double SearchBytes(const CheckpointReader& weights) {
+  double content = 0;
+  for (const TensorInfo& info : weights.tensors()) content += 1.1 * static_cast<double>(info.numel()) + 4096;
+  return 7 * content + 2e6 + 900e6 * std::min(1.0, content / 30e6);
+}
+
+}  // namespace
 
 double EstimateExport(const CheckpointReader& weights, const Settings& settings) {
   double all = 0, largest = 0;
@@ -126,6 +201,8 @@ double EstimateExport(const CheckpointReader& weights, const Settings& settings)
     // float32, and beside it codes or float16; what a row's search keeps; a sorted row for each thread.
     largest = std::max(largest, 6 * numel + 160 * rows + (rows > 0 ? 4 * numel / rows : 0) * settings.ThreadCount());
   }
+  // The search holds an artifact's content, its compressed form, what zstd takes at each level, and the content unpacked.
+  if (settings.quantiser != "published") all += SearchBytes(weights);
   return all + largest + 48e6;
 }
 

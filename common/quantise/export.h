@@ -9,6 +9,7 @@
 
 #include "common/checkpoint/checkpoint.h"
 #include "common/quantise/quantiser.h"
+#include "common/quantise/steps.h"
 #include "common/settings/settings.h"
 
 namespace fairway {
@@ -32,9 +33,17 @@ struct ExportedTensor {
 
 // Writes every tensor of `weights` to `out`: codes as NAME.q (int8, one a byte) with scales NAME.scale (float16, one a
 // row), kept ones under their own name. Throws InputError naming the tensor where a weight is not finite or float16
-// cannot hold it or its row's scale.
+// cannot hold it or its row's scale. REQUIRES: settings.quantiser is `published`.
 std::vector<ExportedTensor> ExportWeights(const CheckpointReader& weights, const Settings& settings,
                                           CheckpointWriter& out);
+
+// The same on uniform steps of the given size (steps.h), with factors NAME.column (float16, one a column) where columns differ:
+// rounded with feedback where the calibration has it for the matrix, else to the nearest code.
+std::vector<ExportedTensor> ExportWeights(const CheckpointReader& weights, const Settings& settings, const Calibration& calibration,
+                                          double step, CheckpointWriter& out);
+
+// A step of about `budget` bytes, were rows Gaussian: where a search begins.
+double GuessStep(const CheckpointReader& weights, const Settings& settings, const Calibration& calibration, uint64_t budget);
 
 // Bytes of memory that a program takes in which ExportWeights does its work, at most: the weights, the largest tensor on its way
 // to codes, and the program itself.

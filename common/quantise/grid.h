@@ -21,6 +21,8 @@ struct Grid {
 inline constexpr Grid kInt5{"int5", -16, 15};
 inline constexpr Grid kInt6{"int6", -32, 31};
 inline constexpr Grid kInt8{"int8", -127, 127};
+// Of lite and hessian: what keeps codes short is the entropy code behind them.
+inline constexpr Grid kEntropyCoded = kInt8;
 
 // Whether `name` is one of the control tensors of settings.control_tensor_name_patterns.
 bool IsControlTensor(std::string_view name, const Settings& settings);

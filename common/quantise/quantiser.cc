@@ -2,8 +2,8 @@
 
 #include <algorithm>
 #include <cmath>
-#include <functional>
-#include <thread>
+
+#include "common/quantise/parallel.h"
 
 namespace fairway {
 namespace {
@@ -35,12 +35,6 @@ struct Candidate {
   float divisor;    // weights are divided by this
   uint16_t stored;  // and codes multiplied by this (float16)
 };
-
-// Half to even, for |x| < 2^22: adding 1.5 * 2^23 leaves no bits behind the point. Unlike a call of rint it vectorises.
-inline float RoundHalfEven(float x) {
-  constexpr float kShift = 0x1.8p23f;
-  return (x + kShift) - kShift;
-}
 
 // Clamping before rounding gives the same as after, the bounds being integers, and keeps infinities away from the
 // rounding.
@@ -83,16 +77,6 @@ RowSearch Search(std::span<const float> row, const ScaleRule& rule, const Grid& 
     search.errors[i] = repeated ? search.errors[i - 1] : SquaredError(row, search.candidates[i], grid);
   }
   return search;
-}
-
-// Calls body(first, last) on consecutive parts of [0, rows), each on its own thread.
-void ParallelRows(int64_t rows, int threads, const std::function<void(int64_t, int64_t)>& body) {
-  const int64_t parts = std::clamp<int64_t>(threads, 1, std::max<int64_t>(rows, 1));
-  std::vector<std::jthread> workers;
-  for (int64_t part = 1; part < parts; ++part) {
-    workers.emplace_back([&, part] { body(rows * part / parts, rows * (part + 1) / parts); });
-  }
-  body(0, rows / parts);
 }
 
 }  // namespace

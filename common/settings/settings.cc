@@ -101,6 +101,9 @@ const Settings& Defaults() {
 // Of a text that is refused, in the message.
 constexpr size_t kMaxQuoted = 200;
 
+// Of the model, and unknown to versions that wrote checkpoints already: a file that describes a model without them has them off.
+constexpr std::string_view kLaterModelSettings[] = {"rope_dims", "layer_scale", "mlp_negative_slope"};
+
 constexpr std::string_view kPathSettings[] = {"data_path", "tokenizer_path", "byte_table"};
 
 }  // namespace
@@ -184,7 +187,14 @@ void Settings::LoadEnvironment() {
   }
 }
 
-void Settings::Adopt(const SettingValues& values, const std::string& path) {
+void Settings::Adopt(const SettingValues& file_values, const std::string& path) {
+  SettingValues values = file_values;
+  const auto names = [&](std::string_view name) {
+    return std::any_of(values.begin(), values.end(), [&](const auto& value) { return value.first == name; });
+  };
+  if (names("num_layers"))
+    for (const std::string_view name : kLaterModelSettings)
+      if (!names(name)) values.emplace_back(name, Defaults().Get(name));
   for (const auto& [name, value] : values) {
     Settings there;  // in its own spelling a value may differ that is the same: 3.0 and 3
     there.Set(name, value, Origin::kCheckpoint, path);
@@ -242,6 +252,9 @@ void Settings::CheckModel() const {
           StringPrintf("num_kv_heads = %ld does not divide num_heads = %ld", num_kv_heads, num_heads));
   require(model_dim / num_heads % 2 == 0,
           StringPrintf("the head size model_dim / num_heads = %ld is odd; rotary embedding needs pairs", model_dim / num_heads));
+  require(rope_dims % 2 == 0, StringPrintf("rope_dims = %ld is odd; rotary embedding needs pairs", rope_dims));
+  require(rope_dims <= model_dim / num_heads, StringPrintf("rope_dims = %ld is more than the head size model_dim / num_heads = %ld",
+                                                           rope_dims, model_dim / num_heads));
   require(static_cast<int64_t>(mlp_mult * model_dim) >= 1,
           StringPrintf("mlp_mult = %s leaves no hidden units", ShortestDouble(mlp_mult).c_str()));
   require(bigram_vocab_size != 1, "bigram_vocab_size = 1 leaves no row for a bigram: at least 2, or 0 for none");
@@ -263,6 +276,8 @@ void Settings::CheckTraining(int64_t world_size) const {
   };
   require(grad_micro_steps % world_size == 0,
           StringPrintf("WORLD_SIZE = %ld does not divide grad_micro_steps = %ld", world_size, grad_micro_steps));
+  require(select_tokens == 0 || select_tokens > train_seq_len,
+          StringPrintf("select_tokens = %ld holds no sequence of train_seq_len = %ld and its last target", select_tokens, train_seq_len));
   require(train_batch_tokens % (grad_micro_steps * train_seq_len) == 0,
           StringPrintf("train_batch_tokens = %ld is not a multiple of grad_micro_steps * train_seq_len = %ld * %ld",
                        train_batch_tokens, grad_micro_steps, train_seq_len));

@@ -68,7 +68,8 @@ struct Settings {
   void LoadEnvironment();
 
   // Takes the settings of a checkpoint read from `path`. Of the model's shape a differing explicit value is refused by name
-  // (InputError); of other settings the explicit value stays. Names that this version does not know are an InputError, as are
+  // (InputError); of other settings the explicit value stays. Settings of the model that came after the file's version are at
+  // their defaults in it. Names that this version does not know are an InputError, as are
   // settings that only say how a run is carried out.
   void Adopt(const SettingValues& values, const std::string& path);
 

@@ -50,7 +50,8 @@ void AddScores(const Record& record, SeedTable& table) {
   table.Row("bits a byte from the artifact, plain",
             [](const FinishedRun& run) { return Score(run.eval["val_bpb_plain"]); });
   const Json& eval = record.runs[0].eval;
-  const std::string method = eval["method"] == "plain" ? "plain" : "sliding by " + eval["stride"].dump();
+  const std::string how = eval["method"], method = how == "plain" ? how : "sliding by " + eval["stride"].dump() +
+                                                                              (how == "windows" ? "" : ", " + how);
   table.Row("bits a byte from the artifact, " + method + " (the score)",
             [](const FinishedRun& run) { return Score(run.eval["val_bpb"]); });
 }

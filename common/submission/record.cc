@@ -137,6 +137,12 @@ std::string NameOf(const FinishedRun& run) {
       StringPrintf("%ldL %ldd", static_cast<long>(settings.num_layers), static_cast<long>(settings.model_dim))};
   if (settings.xsa_last_n > 0)
     parts.push_back("XSA" + std::to_string(std::min(settings.xsa_last_n, settings.num_layers)));
+  if (settings.rope_dims > 0) {
+    parts.push_back(StringPrintf("partial RoPE %ld/%ld", static_cast<long>(settings.rope_dims),
+                                 static_cast<long>(settings.model_dim / settings.num_heads)));
+  }
+  if (settings.layer_scale) parts.push_back("layer scale");
+  if (settings.mlp_negative_slope > 0) parts.push_back("leaky ReLU squared");
   for (const char* set : kWeightSets) {
     const double share = run.counters.Get(counter::kFinalizePrefix + std::string(set));
     std::string upper = set;

@@ -66,10 +66,7 @@ void CheckScores(const Json& scores, const std::string& path) {
 ArtifactSizes Measure(const InputFile& file, const CheckpointReader& unpacked) {
   ArtifactSizes sizes;
   sizes.compressed = file.bytes().size();
-  std::set<std::string> scales;
-  for (const TensorInfo& tensor : unpacked.tensors()) {
-    if (tensor.quantisation) scales.insert(tensor.quantisation->scale);
-  }
+  const std::set<std::string> scales = ScaleNames(unpacked);
   for (const TensorInfo& tensor : unpacked.tensors()) {
     (tensor.quantisation ? sizes.codes : scales.contains(tensor.name) ? sizes.scales : sizes.kept) += tensor.bytes();
   }

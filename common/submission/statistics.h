@@ -12,4 +12,8 @@ double SampleStandardDeviation(std::span<const double> values);  // over n - 1. 
 // Samples without any spread give 0 below the bound and 1 elsewhere. REQUIRES: at least two.
 double ProbabilityNotBelow(std::span<const double> samples, double bound);
 
+// Welch's two-sided t-test: how likely two groups of one true mean come out as far apart as these. Groups without any spread give 1
+// where they are equal and 0 elsewhere. REQUIRES: at least two in each.
+double ProbabilityOfOneMean(std::span<const double> a, std::span<const double> b);
+
 }  // namespace fairway

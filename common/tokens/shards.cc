@@ -95,35 +95,40 @@ std::string Digest(const InputFile& file) {
 struct ShardSet::State {
   std::string folder, split;
   int64_t vocab_size;
-  int64_t tokens = 0;
   std::vector<Shard> shards;
   std::vector<std::string> paths;
 };
 
-ShardSet::ShardSet(const std::string& folder, const std::string& split, int64_t vocab_size)
-    : state_(new State{folder, split, vocab_size}) {
-  state_->paths = FindShards(folder, split);
-  for (const std::string& path : state_->paths) {
+ShardSet::ShardSet(const std::string& folder, const std::string& split, int64_t vocab_size) {
+  const auto state = std::make_shared<State>(State{folder, split, vocab_size});
+  state->paths = FindShards(folder, split);
+  for (const std::string& path : state->paths) {
     InputFile file(path);
     const int64_t tokens = CheckShardHeader(file.bytes().first(std::min(file.bytes().size(), kShardHeaderBytes)),
                                             file.bytes().size(), path);
-    state_->shards.push_back({std::move(file), state_->tokens, tokens});
-    state_->tokens += tokens;
+    state->shards.push_back({std::move(file), tokens_, tokens});
+    tokens_ += tokens;
   }
+  state_ = state;
 }
+
+ShardSet::ShardSet(std::shared_ptr<const State> state, int64_t begin, int64_t tokens)
+    : state_(std::move(state)), begin_(begin), tokens_(tokens) {}
 
 ShardSet::~ShardSet() = default;
 ShardSet::ShardSet(ShardSet&&) noexcept = default;
 
+ShardSet ShardSet::Part(int64_t begin, int64_t count) const { return {state_, begin_ + begin, count}; }
+
 int64_t ShardSet::tokens() const {
-  return state_->tokens;
+  return tokens_;
 }
 const std::vector<std::string>& ShardSet::files() const {
   return state_->paths;
 }
 
 void ShardSet::Read(int64_t begin, int64_t count, uint16_t* out) const {
-  ForEachPart(state_->shards, begin, count, [&](const Shard& shard, int64_t first, int64_t part) {
+  ForEachPart(state_->shards, begin_ + begin, count, [&](const Shard& shard, int64_t first, int64_t part) {
     const std::span<const std::byte> payload = shard.Payload(first, part);
     std::memcpy(out, payload.data(), payload.size());
     Release(payload);
@@ -140,7 +145,7 @@ void ShardSet::Read(int64_t begin, int64_t count, uint16_t* out) const {
 }
 
 void ShardSet::WillNeed(int64_t begin, int64_t count) const {
-  ForEachPart(state_->shards, begin, count, [](const Shard& shard, int64_t first, int64_t part) {
+  ForEachPart(state_->shards, begin_ + begin, count, [](const Shard& shard, int64_t first, int64_t part) {
     const std::span<std::byte> pages = PagesOf(shard.Payload(first, part));
     madvise(pages.data(), pages.size(), MADV_WILLNEED);  // advice: nothing is lost where it is not taken
   });
@@ -148,7 +153,7 @@ void ShardSet::WillNeed(int64_t begin, int64_t count) const {
 
 void ShardSet::Load(int64_t begin, int64_t count) const {
   WillNeed(begin, count);
-  ForEachPart(state_->shards, begin, count, [](const Shard& shard, int64_t first, int64_t part) {
+  ForEachPart(state_->shards, begin_ + begin, count, [](const Shard& shard, int64_t first, int64_t part) {
     constexpr size_t kStep = 4096;  // the smallest page there is
     const std::span<const std::byte> bytes = shard.Payload(first, part);
     const volatile std::byte* touched = bytes.data();

@@ -17,7 +17,10 @@ class ShardSet {
   ~ShardSet();
   ShardSet(ShardSet&&) noexcept;
 
-  int64_t tokens() const;  // over all shards
+  // The same shards, of whose tokens only [begin, begin + count) are there. REQUIRES: the range lies within tokens().
+  ShardSet Part(int64_t begin, int64_t count) const;
+
+  int64_t tokens() const;  // over all shards, or of the part
   const std::vector<std::string>& files() const;
   // Copies tokens [begin, begin + count) to `out`. REQUIRES: the range lies within tokens().
   // InputError names shard and offset of an id >= vocab_size.
@@ -26,13 +29,15 @@ class ShardSet {
   void WillNeed(int64_t begin, int64_t count) const;
   // Brings that range into memory; returns when it is there.
   void Load(int64_t begin, int64_t count) const;
-  // SHA-256 over the shards' digests: the split's identity. Taken from the folder's manifest.json where that lists
+  // SHA-256 over the shards' digests: the split's identity, also of a part. Taken from the folder's manifest.json where that lists
   // every shard with its size, else computed by reading all of them.
   std::string Identity() const;
 
  private:
   struct State;
-  std::unique_ptr<State> state_;
+  ShardSet(std::shared_ptr<const State> state, int64_t begin, int64_t tokens);
+  std::shared_ptr<const State> state_;
+  int64_t begin_ = 0, tokens_ = 0;
 };
 
 // The training stream: takes spans one after another and starts again at the first token after the last.

@@ -5,6 +5,7 @@
 #include <iostream>
 
 #include "common/base/error.h"
+#include "common/base/launch.h"
 #include "common/base/log.h"
 #include "common/base/machine.h"
 #include "common/base/text.h"
@@ -139,6 +140,8 @@ void CommandLine::Use(Settings& settings, unsigned stages) {
   }
 }
 
+void CommandLine::Ranks() { impl_->ranks = true; }
+
 bool CommandLine::Impl::Parse(int argc, char** argv) {
   CLI::App& app = parser->app;
   for (int i = 1; i < argc; ++i) {
@@ -167,7 +170,7 @@ bool CommandLine::Impl::Parse(int argc, char** argv) {
       std::cout << name << " = " << value << "  # " << OriginName(settings.origin(name)) << "\n";
     return false;
   }
-  if (!parser->log.empty()) OpenLog(parser->log);
+  if (!parser->log.empty() && LaunchOf().rank == 0) OpenLog(parser->log);
   LogLine(Printable(QuotedCommand()));
   return true;
 }

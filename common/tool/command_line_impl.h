@@ -9,6 +9,7 @@ struct CommandLine::Impl {
   struct Parser;
   std::string name;
   std::unique_ptr<Parser> parser;
+  bool ranks = false;  // may be one of several
 
   Impl();
   ~Impl();

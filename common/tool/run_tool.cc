@@ -7,6 +7,7 @@
 
 #include "common/base/error.h"
 #include "common/base/interrupt.h"
+#include "common/base/launch.h"
 #include "common/base/log.h"
 #include "common/base/machine.h"
 #include "common/base/read_error.h"
@@ -36,9 +37,10 @@ std::string FirstLine(const char* what) { return std::string(std::string_view(wh
 }  // namespace
 
 int RunTool(CommandLine& line, int argc, char** argv, const std::function<Json()>& body) {
+  std::string rank;  // who speaks, where it is not rank 0
   const auto fail = [&](ExitStatus status, const std::string& cause) {
     try {
-      LogLine(line.impl_->name + ": " + Printable(cause));
+      LogFailure(line.impl_->name + ": " + rank + Printable(cause));
     } catch (const IoError&) {
       // The log's file, of which standard error has been told.
     }
@@ -50,6 +52,13 @@ int RunTool(CommandLine& line, int argc, char** argv, const std::function<Json()
   quoted_command = Join(words, " ");
   CatchReadErrors(line.impl_->name);
   try {
+    const Launch launch = LaunchOf();
+    if (launch.rank > 0) {
+      rank = StringPrintf("rank %ld: ", launch.rank);
+      LeaveLogToOthers();
+    }
+    if (launch.world_size > 1 && !line.impl_->ranks)
+      throw UsageError(StringPrintf("is one process, and was started as one of %ld", launch.world_size));
     if (!line.impl_->Parse(argc, argv)) {
       return std::fflush(stdout) == 0 ? 0 : fail(ExitStatus::kIo, "standard output: cannot write");
     }
@@ -69,7 +78,8 @@ int RunTool(CommandLine& line, int argc, char** argv, const std::function<Json()
 std::string SourceDigest() { return kSourceDigest; }
 
 std::string Version() {
-  return StringPrintf("fairway %s (sources %.12s), %s", kVersion, kSourceDigest, BuiltWithCuda() ? "CPU and CUDA" : "CPU only");
+  return StringPrintf("fairway %s (sources %.12s), %s, %s", kVersion, kSourceDigest, BuiltWithMpi() ? "MPI" : "no MPI",
+                      BuiltWithCuda() ? "CPU and CUDA" : "CPU only");
 }
 
 const std::string& QuotedCommand() { return quoted_command; }

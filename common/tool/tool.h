@@ -44,6 +44,10 @@ class CommandLine {
   // environment serves the whole chain.
   void Use(Settings& settings, unsigned stages);
 
+  // The program may be one of several ranks (common/parallel). Rank 0 speaks: the others write no log, print no result where the
+  // body returns none, and say what ended them as "NAME: rank 1: cause". Other programs refuse to be started as one of several.
+  void Ranks();
+
  private:
   friend int RunTool(CommandLine&, int, char**, const std::function<Json()>&);
   struct Impl;

@@ -13,7 +13,7 @@
 
 namespace fairway {
 
-Estimate EstimateTraining(const Settings& s) {
+Estimate EstimateTraining(const Settings& s, int64_t world_size) {
   Estimate estimate{};
   double products = 0;  // multiply-adds a token in linear layers
   double state = 0;
@@ -26,6 +26,8 @@ Estimate EstimateTraining(const Settings& s) {
     // Weight, gradient, one or two moments, EMA, SWA sum; float32 but for bfloat16 weights and gradients.
     state += numel * (2 * (spec.dtype == at::kBFloat16 ? 2 : 4) + 4 * (matrix && !table ? 1 : 2) +
                       4 * (s.ema_enabled + s.swa_enabled));
+    if (matrix && !table) state += numel * 2;  // Muon's update
+    if (world_size > 1) state += numel * 4;    // other ranks' gradients on their way into sums
     if (matrix && (!table || (s.tie_embeddings && spec.name == "tok_emb.weight"))) products += numel;
     const auto grid = matrix ? ExportGrid(spec.name, spec.shape[0], spec.shape[1], s) : std::nullopt;
     // A row's largest of some hundred normals is about 3.2 standard deviations; a rounded normal of k steps a standard

@@ -15,7 +15,8 @@ struct Estimate {
 };
 
 // Sums over the parameters and the engine's workspace; the constants stand beside their reasons in estimate.cc.
-Estimate EstimateTraining(const Settings& settings);
+// Memory is of one of `world_size` ranks, the rest of all together.
+Estimate EstimateTraining(const Settings& settings, int64_t world_size = 1);
 
 // Floating-point operations a second that a product of matrices 1024 wide, 8192 on a GPU, reaches, in the run's precision (about 0.2 s).
 double MeasureProducts(const Settings& settings, at::Device device);

@@ -100,14 +100,24 @@ Lineage::Input LineageOf(const ShardSet& shards, const Settings& settings) {
   return input;
 }
 
+// Of the training split, all but the end that select_tokens keeps out of training.
+int64_t TokensToTrainOn(const ShardSet& train, const Settings& settings) {
+  const int64_t left = train.tokens() - settings.select_tokens;
+  if (settings.select_tokens > 0 && left <= settings.train_seq_len)
+    throw InputError(train.files().front(), StringPrintf("the training split holds %ld tokens; select_tokens = %ld leaves too few of them",
+                                                         train.tokens(), settings.select_tokens));
+  return left;
+}
+
 // Settings that decide what is computed must be those that the run was begun with; so must the data.
 void CheckResumable(const CheckpointReader& checkpoint, const Settings& settings, const Lineage& lineage) {
   checkpoint.Expect({Kind::kTraining});
   std::vector<std::string> differences;
   const SettingValues now = settings.Select(kStages);
   std::map<std::string, std::string> then(checkpoint.settings().begin(), checkpoint.settings().end());
+  const Settings defaults;  // of settings that came after the checkpoint's version
   for (const auto& [name, value] : now)
-    if (then[name] != value)
+    if (then.try_emplace(name, defaults.Get(name)).first->second != value)
       differences.push_back(StringPrintf("%s was %s and is %s now", name.c_str(), then[name].c_str(), value.c_str()));
   if (!differences.empty())
     throw InputError(checkpoint.path(), "was begun with other settings: " + Join(differences, "; "));
@@ -116,13 +126,14 @@ void CheckResumable(const CheckpointReader& checkpoint, const Settings& settings
     throw InputError(checkpoint.path(), "was begun on other training shards than those in " + settings.data_path);
 }
 
-void LogHeader(const Settings& s, const Estimate& estimate) {
+void LogHeader(const Settings& s, const Estimate& estimate, const Communicator& communicator) {
   const int64_t xsa_first = s.num_layers - s.xsa_last_n;
   std::vector<std::string> xsa;
   for (int64_t i = xsa_first; i < s.num_layers; ++i) xsa.push_back(std::to_string(i));
   Log("run_id:%s", s.run_id.c_str());
   Log("model_params:%ld", estimate.parameters);
-  Log("world_size:1 grad_accum_steps:%ld", s.grad_micro_steps);
+  Log("world_size:%ld grad_accum_steps:%ld backend:%s", communicator.world_size(), s.grad_micro_steps / communicator.world_size(),
+      communicator.name().c_str());
   Log("attention_mode:gqa num_heads:%ld num_kv_heads:%ld", s.num_heads, s.num_kv_heads);
   Log("tie_embeddings:%s embed_lr:%s matrix_lr:%s scalar_lr:%s", s.tie_embeddings ? "True" : "False",
       ShortestDouble(s.tie_embeddings ? s.tied_embed_lr : s.embed_lr).c_str(), ShortestDouble(s.matrix_lr).c_str(),
@@ -134,49 +145,74 @@ void LogHeader(const Settings& s, const Estimate& estimate) {
 }
 
 // What computes: a GPU, or a processor with its threads.
-std::string HardwareName(const cuda::Machine* machine, const Settings& s) {
-  return machine != nullptr ? machine->name() : StringPrintf("%s, %d threads", CpuName().c_str(), s.ThreadCount());
+std::string HardwareUnits(const cuda::Machine* machine, const Communicator& communicator) {
+  std::string units = machine != nullptr ? machine->name() : StringPrintf("%d threads", at::get_num_threads());
+  if (communicator.world_size() > 1) units += StringPrintf(", %ld ranks", communicator.world_size());
+  return units;
+}
+std::string HardwareName(const cuda::Machine* machine, const Communicator& communicator) {
+  return (machine != nullptr ? "" : CpuName() + ", ") + HardwareUnits(machine, communicator);
 }
 
-void LogEstimate(const Settings& s, const Estimate& estimate, const cuda::Machine* machine) {
-  const double rate = MeasureProducts(s, DeviceOf(machine));
+// What ranks of one run have in common: what they compute, on what, and what decides when they do what.
+std::vector<Fact> FactsOf(const Settings& settings, const Lineage& lineage, const ShardSet& val, const ByteTable& table) {
+  std::vector<Fact> facts = {{"the program's version", lineage.version},
+                             {"its sources", lineage.source_digest},
+                             {"LibTorch", TORCH_VERSION}};
+  for (const auto& [name, value] : settings.Select(kStages, /*with_run=*/true)) {
+    // Where things are on a host, how many threads it has, and what one rank alone uses.
+    constexpr std::string_view kOwn[] = {"data_path", "tokenizer_path", "byte_table", "threads", "memory_limit", "run_id"};
+    if (std::find(std::begin(kOwn), std::end(kOwn), name) == std::end(kOwn)) facts.push_back({name, value});
+  }
+  facts.push_back({"the training split", lineage.inputs.front().identity});
+  facts.push_back({"the validation split", val.Identity()});
+  facts.push_back({"the byte table", table.digest});
+  return facts;
+}
+
+void LogEstimate(const Settings& s, const Estimate& estimate, const cuda::Machine* machine, const Communicator& communicator) {
+  const double rate = MeasureProducts(s, DeviceOf(machine)) * static_cast<double>(communicator.world_size());
   const double products = estimate.flops_per_step * static_cast<double>(s.iterations) / rate;
   const bool clock = s.max_wallclock_seconds > 0;
   Log("estimate: memory %.2f GB; time at %s %.0f s (%.1f GFLOP of products a step, %.0f GFLOP/s on %s); artifact %.2f MB",
       std::ceil(estimate.memory_bytes / 1e7) / 100, clock ? "most" : "least", clock ? s.max_wallclock_seconds : products,
       estimate.flops_per_step / 1e9, rate / 1e9,
-      machine != nullptr ? machine->name().c_str() : StringPrintf("%d threads", at::get_num_threads()).c_str(),
-      estimate.artifact_bytes / 1e6);
+      HardwareUnits(machine, communicator).c_str(), estimate.artifact_bytes / 1e6);
 }
 
 // The run's state around the Trainer, and what is done with it between steps.
 class Run {
  public:
   Run(Settings settings, const std::string& out, const std::string& resume, Lineage lineage, cuda::Machine* machine,
-      bool profile_steps)
+      Communicator& communicator, bool profile_steps)
       : settings_(std::move(settings)),
         out_(out),
-        reservation_(out),
         partials_(out),
         machine_(machine),
-        trainer_(settings_, ShardSet(settings_.data_path, "train", settings_.vocab_size), machine),
+        communicator_(communicator),
+        train_(settings_.data_path, "train", settings_.vocab_size),
+        trainer_(settings_, train_.Part(0, TokensToTrainOn(train_, settings_)), machine, communicator),
         val_(settings_.data_path, "val", settings_.vocab_size),
         table_(ByteTable::Load(settings_)),
         lineage_(std::move(lineage)),
         profile_steps_(profile_steps) {
     lineage_.settings.emplace_back("torch.version", TORCH_VERSION);
-    lineage_.settings.emplace_back("hardware", HardwareName(machine_, settings_));
+    lineage_.settings.emplace_back("hardware", HardwareName(machine_, communicator_));
     lineage_.inputs = {LineageOf(trainer_.shards(), settings_)};
-    partials_.RemoveUnfinished();
+    if (communicator_.world_size() > 1) RequireAgreement(communicator_, FactsOf(settings_, lineage_, val_, table_));
+    if (Writes()) {
+      reservation_.emplace(out);
+      partials_.RemoveUnfinished();
+    }
     Resume(resume);
   }
 
   TrainResult Execute() {
-    const Estimate estimate = EstimateTraining(settings_);
-    LogHeader(settings_, estimate);
-    LogEstimate(settings_, estimate, machine_);
+    const Estimate estimate = EstimateTraining(settings_, communicator_.world_size());
+    LogHeader(settings_, estimate, communicator_);
+    LogEstimate(settings_, estimate, machine_, communicator_);
     if (resumes_ == 0) WarmUp();
-    checkpointed_seconds_ = clock_.seconds();
+    checkpointed_seconds_ = elapsed_ = clock_.seconds();
     clock_.Start();
     while (true) {
       const bool last = trainer_.step() >= settings_.iterations || stopped_by_clock_;
@@ -186,17 +222,24 @@ class Run {
       Step();
       const bool more = trainer_.step() < settings_.iterations && !stopped_by_clock_;
       if (more && ShouldCheckpoint()) WritePartial();
-      if (InterruptSignal() != 0) return Interrupted();
+      if (interrupted_by_ != 0) return Interrupted();
     }
   }
 
  private:
+  bool Writes() const { return communicator_.rank() == 0; }
+
   void Resume(const std::string& resume) {
     const auto partials = partials_.List();
     if (resume.empty() && !partials.empty())
       throw UsageError(partials.rbegin()->second + ": an unfinished run; go on with --resume newest, or remove it to start afresh");
-    if (resume.empty() || (resume == "newest" && partials.empty())) return;
-    const CheckpointReader checkpoint(resume == "newest" ? partials.rbegin()->second : resume);
+    const bool fresh = resume.empty() || (resume == "newest" && partials.empty());
+    const std::string path = fresh ? "" : resume == "newest" ? partials.rbegin()->second : resume;
+    // Ranks on other hosts go on from the same file.
+    if (communicator_.world_size() > 1)
+      RequireAgreement(communicator_, {{"the checkpoint to go on from", fresh ? "none" : CheckpointReader(path).identity()}});
+    if (fresh) return;
+    const CheckpointReader checkpoint(path);
     CheckResumable(checkpoint, settings_, lineage_);
     trainer_.Restore(checkpoint);
     const Counters& counters = checkpoint.counters();
@@ -217,12 +260,12 @@ class Run {
   }
 
   void Step() {
-    const double scale = LearningRateScale(settings_, trainer_.step(), clock_.seconds());
+    const double scale = LearningRateScale(settings_, trainer_.step(), elapsed_);
     if (scale < settings_.late_qat_threshold && !trainer_.fake_quantises()) {
       const int64_t matrices = trainer_.StartFakeQuantisation();
       Log("late_qat: enabled at step %ld (scale=%.6f) matrices:%ld", trainer_.step(), scale, matrices);
     }
-    const double begun = clock_.seconds();
+    const double begun = elapsed_;
     if (profile_steps_) trainer_.SetProfile(&profile_);
     const std::vector<float> losses = trainer_.AccumulateGradients();
     double loss = 0;
@@ -241,14 +284,27 @@ class Run {
     const int64_t step = trainer_.step();
     if (snapshots == 0 && trainer_.swa_snapshots() == 1) Log("swa:start step:%ld", step);
 
-    const double elapsed = clock_.seconds(), cap = settings_.max_wallclock_seconds;
+    Agree();
+    const double cap = settings_.max_wallclock_seconds;
     // Compat stops after the cap; we stop where the next step, if it is as long as this one, would end behind it
     // (specification 3, row 20).
-    stopped_by_clock_ = cap > 0 && (settings_.compat ? elapsed >= cap : elapsed + (elapsed - begun) > cap);
+    stopped_by_clock_ = cap > 0 && (settings_.compat ? elapsed_ >= cap : elapsed_ + (elapsed_ - begun) > cap);
     const int64_t every = settings_.train_log_every;
     if (updated && every > 0 && (step <= 10 || step % every == 0 || stopped_by_clock_))
       Log("step:%ld/%ld train_loss:%.4f %s data_wait:%.0fms tokens/s:%.0f", step, settings_.iterations, loss_, Timing().c_str(),
-          1e3 * trainer_.data_wait_seconds(), static_cast<double>(step * settings_.train_batch_tokens) / elapsed);
+          1e3 * trainer_.data_wait_seconds(), static_cast<double>(step * settings_.train_batch_tokens) / elapsed_);
+  }
+
+  // What all ranks go by until they do so again: the time of the one that has taken the longest, and a signal that one of them has
+  // had. Once a step, and where one of them has done something that the others have not.
+  void Agree() {
+    const double mine[] = {clock_.seconds(), static_cast<double>(InterruptSignal())};
+    const std::vector<double> all = communicator_.Gather(mine);
+    elapsed_ = 0;
+    for (size_t i = 0; i < all.size(); i += 2) {
+      elapsed_ = std::max(elapsed_, all[i]);
+      if (all[i + 1] != 0) interrupted_by_ = static_cast<int>(all[i + 1]);
+    }
   }
 
   // A step whose loss or gradient is no finite number: the end, or a step without an update. Where the weights themselves have
@@ -267,7 +323,7 @@ class Run {
 
   void Validate() {
     clock_.Stop();
-    score_ = EvaluatePlain(trainer_.ModelForScoring(), val_, table_, settings_);
+    score_ = EvaluatePlain(trainer_.ModelForScoring(), val_, table_, settings_, {}, communicator_);
     // The last update of all shows here alone.
     if (!std::isfinite(score_.val_loss))
       throw Diverged(StringPrintf("the validation loss after step %ld is %f", trainer_.step(), score_.val_loss));
@@ -293,19 +349,34 @@ class Run {
           100 * seconds / profiled_seconds_);
   }
 
+  // Scores what ema-finalize may select from, on the end of the training split, which was kept out of training.
+  void ScoreSources() {
+    if (settings_.select_tokens == 0) return;
+    const ShardSet slice = train_.Part(train_.tokens() - settings_.select_tokens, settings_.select_tokens);
+    for (const std::string& source : SelectableSources(trainer_.ema_updates() > 0, trainer_.swa_snapshots() > 0)) {
+      trainer_.WithWeights(ParseSource(source), [&](Engine& model) {
+        select_losses_[source] = EvaluatePlain(model, slice, table_, settings_, {}, communicator_).val_loss;
+      });
+      Log("select:%s loss:%.8f", source.c_str(), select_losses_[source]);
+    }
+  }
+
   std::string Timing() const {
-    const double ms = 1e3 * clock_.seconds();
+    const double ms = 1e3 * elapsed_;
     return StringPrintf("train_time:%.0fms step_avg:%.2fms", ms, ms / static_cast<double>(std::max<int64_t>(trainer_.step(), 1)));
   }
 
   bool ShouldCheckpoint() const {
     const int64_t every = settings_.checkpoint_every;
     const double seconds = settings_.checkpoint_every_seconds;
-    return (every > 0 && trainer_.step() % every == 0) || (seconds > 0 && clock_.seconds() - checkpointed_seconds_ >= seconds);
+    return (every > 0 && trainer_.step() % every == 0) || (seconds > 0 && elapsed_ - checkpointed_seconds_ >= seconds);
   }
 
-  // Time spent writing counts as training time: a cap on the clock is a promise about the clock on the wall.
-  std::string Write(const std::string& path) const {
+  // Time spent writing counts as training time: a cap on the clock is a promise about the clock on the wall. Rank 0 writes; the
+  // others return an empty identity.
+  std::string Write(const std::string& path) {
+    trainer_.ShareState();
+    if (!Writes()) return "";
     if (const std::string tensor = trainer_.FindNonFinite(); !tensor.empty())
       throw Diverged(StringPrintf("after step %ld %s is not finite", trainer_.step(), tensor.c_str()));
     CheckpointWriter writer(path, Kind::kTraining, settings_.Select(kStages));
@@ -316,13 +387,15 @@ class Run {
     counters.Set(counter::kLastLoss, loss_);
     counters.Set(counter::kStoppedByClock, stopped_by_clock_);
     counters.Set(counter::kResumes, resumes_);
+    for (const auto& [source, loss] : select_losses_) counters.Set(counter::kSelectPrefix + source, loss);
     return writer.Finish(counters, lineage_);
   }
 
   std::string WritePartial() {
     const std::string identity = Write(partials_.Path(trainer_.step()));
-    partials_.KeepNewest(settings_.keep_checkpoints);
-    checkpointed_seconds_ = clock_.seconds();
+    if (Writes()) partials_.KeepNewest(settings_.keep_checkpoints);
+    Agree();
+    checkpointed_seconds_ = elapsed_;
     return identity;
   }
 
@@ -333,31 +406,37 @@ class Run {
   }
 
   TrainResult Result(const std::string& path, const std::string& identity, bool finished) const {
-    return {.path = path, .identity = identity, .steps = trainer_.step(), .seconds = clock_.seconds(), .loss = loss_,
+    return {.path = path, .identity = identity, .steps = trainer_.step(), .seconds = elapsed_, .loss = loss_,
             .val_loss = score_.val_loss, .val_bpb = score_.val_bpb, .finished = finished};
   }
 
   TrainResult Finish() {
     clock_.Stop();
     LogProfile();
+    Agree();
     if (stopped_by_clock_ && trainer_.step() < settings_.iterations)
-      Log("stopping_early: wallclock_cap train_time:%.0fms step:%ld/%ld", 1e3 * clock_.seconds(), trainer_.step(),
+      Log("stopping_early: wallclock_cap train_time:%.0fms step:%ld/%ld", 1e3 * elapsed_, trainer_.step(),
           settings_.iterations);
+    ScoreSources();
     // Written as a checkpoint to go on from and then given its name: killed at any point between, the next run finds either that
     // one or a finished run without checkpoints.
     const std::string newest = partials_.Path(trainer_.step()), identity = Write(newest);
-    partials_.KeepNewest(1);
-    reservation_.reset();
-    RenameFile(newest, out_);
+    if (Writes()) {
+      partials_.KeepNewest(1);
+      reservation_.reset();
+      RenameFile(newest, out_);
+    }
+    Agree();  // nobody ends before the file is there
     return Result(out_, identity, /*finished=*/true);
   }
 
   TrainResult Interrupted() {
     clock_.Stop();
     LogProfile();
+    NoteInterrupt(interrupted_by_);
     const std::string path = partials_.Path(trainer_.step()), identity = WritePartial();
     Log("interrupted by signal %d after step %ld: %s is written; go on with the same command and --resume newest",
-        InterruptSignal(), trainer_.step(), path.c_str());
+        interrupted_by_, trainer_.step(), path.c_str());
     return Result(path, identity, /*finished=*/false);
   }
 
@@ -366,6 +445,8 @@ class Run {
   std::optional<OutputFile> reservation_;  // keeps other processes from writing `out_` and its checkpoints meanwhile
   const Partials partials_;
   cuda::Machine* const machine_;  // null: the CPU
+  Communicator& communicator_;
+  const ShardSet train_;
   Trainer trainer_;
   const ShardSet val_;
   const ByteTable table_;
@@ -375,31 +456,34 @@ class Run {
   double profiled_seconds_ = 0;
   int64_t profiled_steps_ = 0;
   Stopwatch clock_{0};
+  double elapsed_ = 0;  // training time that all ranks go by
+  int interrupted_by_ = 0;
   double checkpointed_seconds_ = 0;
   static constexpr int64_t kMostSkippedInARow = 10;
   int64_t skipped_in_a_row_ = 0;
   double warmup_steps_ = 0, resumes_ = 0, loss_ = 0;  // loss_: of the last step that was updated by
   bool stopped_by_clock_ = false;
   Score score_;
+  std::map<std::string, double> select_losses_;  // of each source, nats a target
 };
 
 }  // namespace
 
 TrainResult Train(Settings settings, const std::string& out, const std::string& resume, Lineage lineage, bool profile_steps) {
-  settings.CheckTraining(/*world_size=*/1);
-  cuda::Machine* const machine = ChooseDevice(settings);
-  if (profile_steps && machine != nullptr) throw UsageError("--profile-step: operations are timed on the CPU alone; use --device cpu");
-  at::set_num_threads(settings.ThreadCount());
+  settings.CheckTraining(LaunchOf().world_size);
+  const Place place(settings);
+  if (profile_steps && place.machine != nullptr)
+    throw UsageError("--profile-step: operations are timed on the CPU alone; use --device cpu");
   if (settings.run_id.empty()) settings.run_id = StringPrintf("%08lx-%d", std::chrono::system_clock::now().time_since_epoch().count() / 1000000000, getpid());
   // Written at the very end: better to hear of a wrong path now.
   std::error_code ignored;  // told by who writes
   if (!fs::is_directory(DirectoryOf(out), ignored)) throw IoError(out, "its folder does not exist");
   if (fs::is_other(out, ignored)) throw UsageError(out + ": a file is needed; a run keeps checkpoints beside it");
-  settings.CheckMemory(EstimateTraining(settings).memory_bytes);
+  settings.CheckMemory(EstimateTraining(settings, place.communicator->world_size()).memory_bytes);
   CatchInterrupts();
   // Through a link the checkpoints lie where the file does: they take its name in the end.
   const std::string file = fs::is_symlink(out, ignored) ? fs::weakly_canonical(out, ignored).string() : out;
-  return Run(std::move(settings), file, resume, std::move(lineage), machine, profile_steps).Execute();
+  return Run(std::move(settings), file, resume, std::move(lineage), place.machine, *place.communicator, profile_steps).Execute();
 }
 
 }  // namespace fairway

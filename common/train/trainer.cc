@@ -1,9 +1,11 @@
 #include "common/train/trainer.h"
 
 #include <cmath>
+#include <exception>
 
 #include <ATen/TensorOperators.h>
 #include <ATen/ops/isfinite.h>
+#include <ATen/ops/zeros_like.h>
 
 #include "common/base/error.h"
 #include "common/base/text.h"
@@ -27,35 +29,67 @@ FlatTensors InitialFlatParameters(const Settings& settings, const FlatLayout& la
 
 }  // namespace
 
-Trainer::Trainer(const Settings& settings, ShardSet train, cuda::Machine* machine)
+Trainer::Trainer(const Settings& settings, ShardSet train, cuda::Machine* machine, Communicator& communicator)
     : settings_(settings),
+      communicator_(communicator),
       stream_(std::move(train)),
       layout_(settings),
       parameters_(InitialFlatParameters(settings, layout_, DeviceOf(machine))),
       gradients_(layout_, at::kFloat, Group::kEmbeddings, Group::kMatrices, DeviceOf(machine)),
       model_(MakeEngine(settings, parameters_.tensors(), gradients_.tensors(), machine)),
-      optimizer_(MakeOptimizer(settings, layout_, parameters_, gradients_, machine)) {
+      optimizer_(MakeOptimizer(settings, layout_, parameters_, gradients_, machine, communicator)) {
   if (const int64_t held = shards().tokens(); held <= settings.train_seq_len) {
     throw InputError(shards().files().front(), StringPrintf("the training split holds %ld tokens where at least %ld are needed",
                                                             held, settings.train_seq_len + 1));
   }
+  if (communicator.world_size() > 1) exchange_.emplace(Dealing(layout_, communicator.world_size()), gradients_, communicator);
   if (settings.ema_enabled) ema_.emplace(layout_, parameters_, settings.ema_decay);
   if (settings.swa_enabled) swa_.emplace(parameters(), settings.compat);
 }
 
+std::vector<uint16_t> Trainer::TakeSpan() {
+  // One token more than there are targets; the next span starts after it (specification 1, section 4).
+  const int64_t tokens = settings_.train_batch_tokens / settings_.grad_micro_steps + 1;
+  stream_.Skip(communicator_.rank() * tokens);
+  std::vector<uint16_t> span = stream_.Take(tokens);
+  stream_.Skip((communicator_.world_size() - 1 - communicator_.rank()) * tokens);
+  return span;
+}
+
 std::vector<float> Trainer::AccumulateGradients() {
-  const int64_t tokens = settings_.train_batch_tokens / settings_.grad_micro_steps, T = settings_.train_seq_len;
+  const int64_t T = settings_.train_seq_len, ranks = communicator_.world_size(), micro_steps = settings_.grad_micro_steps / ranks;
+  const double share = 1 / static_cast<double>(settings_.grad_micro_steps);
   qat_replacements_ += model_->Prepare(fake_quantises());
-  for (int64_t micro = 0; micro < settings_.grad_micro_steps; ++micro) {
-    // One token more than there are targets; the next span starts after it (specification 1, section 4).
-    const std::vector<uint16_t> span = stream_.Take(tokens + 1);
+  std::exception_ptr failure;  // the engine's threads let nothing through
+  for (int64_t micro = 0; micro < micro_steps; ++micro) {
+    const std::vector<uint16_t> span = TakeSpan();
     std::vector<const uint16_t*> sequences;
-    for (int64_t first = 0; first < tokens; first += T) sequences.push_back(span.data() + first);
-    const double share = 1 / static_cast<double>(settings_.grad_micro_steps);
-    model_->AccumulateGradients(sequences, T, share);
+    for (size_t first = 0; first + 1 < span.size(); first += T) sequences.push_back(span.data() + first);
+    if (micro + 1 < micro_steps || !exchange_) {
+      model_->AccumulateGradients(sequences, T, share);
+      continue;
+    }
+    model_->AccumulateLastGradients(sequences, T, share, [&](int64_t block) {
+      try {
+        if (!failure) exchange_->BlocksFrom(block);
+      } catch (...) {
+        failure = std::current_exception();
+      }
+    });
   }
-  model_->FinishGradients();
-  return model_->Losses();
+  if (failure) std::rethrow_exception(failure);
+  if (!exchange_) {
+    model_->FinishGradients();
+    return model_->Losses();
+  }
+  exchange_->Finish();
+  // Rank by rank there, side by side in the stream.
+  const std::vector<float> mine = model_->Losses();
+  const std::vector<double> of_ranks = communicator_.Gather(std::vector<double>(mine.begin(), mine.end()));
+  std::vector<float> losses;
+  for (int64_t micro = 0; micro < micro_steps; ++micro)
+    for (int64_t rank = 0; rank < ranks; ++rank) losses.push_back(static_cast<float>(of_ranks[rank * micro_steps + micro]));
+  return losses;
 }
 
 double Trainer::Update(double scale) {
@@ -103,6 +137,23 @@ Engine& Trainer::ModelForScoring() {
   return *model_;
 }
 
+void Trainer::WithWeights(const Source& source, const std::function<void(Engine&)>& use) {
+  NamedTensors last;
+  for (const auto& [name, tensor] : parameters()) last.emplace_back(name, tensor.clone());
+  NamedTensors weights = parameters();
+  for (size_t i = 0; i < weights.size(); ++i) {
+    at::Tensor sum = at::zeros_like(weights[i].second, at::kFloat);
+    for (const auto& [set, share] : source) {
+      if (set == "last") sum.add_(last[i].second, share);
+      else if (set == "ema") sum.add_(ema_->values()[i].second, share);
+      else sum.add_(swa_->sums()[i].second, share / static_cast<double>(swa_->snapshots()));
+    }
+    weights[i].second.copy_(sum);
+  }
+  use(ModelForScoring());
+  for (size_t i = 0; i < weights.size(); ++i) weights[i].second.copy_(last[i].second);
+}
+
 void Trainer::WarmUp(const std::function<void(int64_t)>& on_step) {
   NamedTensors before;
   for (const auto& [name, tensor] : State()) before.emplace_back(name, tensor.clone());
@@ -116,6 +167,8 @@ void Trainer::WarmUp(const std::function<void(int64_t)>& on_step) {
   optimizer_->set_adam_steps(0);
   stream_.Seek(0);
 }
+
+void Trainer::ShareState() { optimizer_->ShareMomentum(); }
 
 NamedTensors Trainer::State() const {
   NamedTensors state = parameters();

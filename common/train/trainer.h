@@ -7,10 +7,13 @@
 #include <string>
 #include <vector>
 
+#include "common/average/source.h"
 #include "common/checkpoint/checkpoint.h"
 #include "common/cuda/device.h"
 #include "common/model/flat.h"
+#include "common/optim/exchange.h"
 #include "common/optim/optimizer.h"
+#include "common/parallel/communicator.h"
 #include "common/settings/settings.h"
 #include "common/tokens/shards.h"
 #include "common/optim/average.h"
@@ -19,12 +22,17 @@ namespace fairway {
 
 class Trainer {
  public:
-  // Initial weights from settings.seed, the stream at its beginning. REQUIRES: settings.CheckTraining(1) passed.
+  // Initial weights from settings.seed, the stream at its beginning. REQUIRES: settings.CheckTraining(world size) passed.
   // On `machine`, or with null on the CPU.
-  Trainer(const Settings& settings, ShardSet train, cuda::Machine* machine = nullptr);
+  //
+  // Ranks train one model together: each takes its share of every step's micro-batches, side by side in the stream, and all have the
+  // same weights after it. What is called here is called by all of them, but for accessors, Save and FindNonFinite.
+  Trainer(const Settings& settings, ShardSet train, cuda::Machine* machine = nullptr,
+          Communicator& communicator = Communicator::Single());
 
-  // Forward and backward over the step's micro-batches; the gradients of their mean loss afterwards stand in gradients().
-  // Returns each micro-batch's loss in nats.
+  // Forward and backward over the step's micro-batches; the gradients of their mean loss afterwards stand in gradients(): of several
+  // ranks, those of a matrix on the rank that steps it.
+  // Returns each micro-batch's loss in nats, in the order of the stream, all ranks' alike.
   std::vector<float> AccumulateGradients();
   // Clips, steps the optimisers with every learning rate times `scale`, updates the EMA, counts the step, and takes an SWA
   // snapshot where the rule asks for one. Returns the gradient norm before clipping; where that is no finite number, nothing was done.
@@ -41,11 +49,14 @@ class Trainer {
 
   // The model with its weights as they are, for scoring between two steps.
   Engine& ModelForScoring();
+  // Calls use(model) with the weights of `source` in their place, in their storage dtypes. REQUIRES: the averages it names have begun.
+  void WithWeights(const Source& source, const std::function<void(Engine&)>& use);
   const NamedTensors& parameters() const { return parameters_.tensors(); }
   const NamedTensors& gradients() const { return gradients_.tensors(); }
   int64_t step() const { return step_; }  // steps taken
   int64_t skipped_updates() const { return skipped_updates_; }  // of these, the ones whose update was left out
   bool fake_quantises() const { return qat_first_step_.has_value(); }
+  int64_t ema_updates() const { return ema_ ? ema_->updates() : 0; }
   int64_t swa_snapshots() const { return swa_ ? swa_->snapshots() : 0; }
   double data_wait_seconds() const { return data_wait_before_ + stream_.wait_seconds(); }
   const ShardSet& shards() const { return stream_.shards(); }
@@ -53,7 +64,9 @@ class Trainer {
   // Times operations from now on; null: no more. `profile` must outlive this or the next call.
   void SetProfile(StepProfile* profile);
 
-  // Adds every tensor and counter that Restore needs.
+  // Brings together what ranks keep apart: to be called before Save.
+  void ShareState();
+  // Adds every tensor and counter that Restore needs. Whichever rank writes it, the checkpoint is the same.
   void Save(CheckpointWriter& writer, Counters& counters) const;
   // REQUIRES: the checkpoint is of the same settings. Goes on bit for bit where Save left off.
   void Restore(const CheckpointReader& checkpoint);
@@ -62,12 +75,17 @@ class Trainer {
   // Name in the checkpoint and storage of all that changes by steps.
   NamedTensors State() const;
 
+  // This rank's next span, one of those that the ranks take side by side.
+  std::vector<uint16_t> TakeSpan();
+
   Settings settings_;
+  Communicator& communicator_;
   TokenStream stream_;
   FlatLayout layout_;
   FlatTensors parameters_, gradients_;
   std::unique_ptr<Engine> model_;
   std::unique_ptr<Optimizer> optimizer_;
+  std::optional<GradientExchange> exchange_;  // of several ranks
   std::optional<Ema> ema_;
   std::optional<Swa> swa_;
   int64_t step_ = 0, skipped_updates_ = 0;

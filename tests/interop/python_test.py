@@ -97,7 +97,7 @@ class Python(unittest.TestCase):
     def test_protobuf_reads_a_checkpoint_of_weights(self):
         raw, checkpoint = self.parse("weights.ckpt")
         self.assertEqual(raw[:9], b"\tfairway\n")
-        self.assertEqual(checkpoint.header.format_version, 1)
+        self.assertEqual(checkpoint.header.format_version, 2)
         self.assertEqual(checkpoint.header.kind, 2)
         settings = {s.name: s.value for s in checkpoint.header.setting}
         self.assertEqual({k: settings[k] for k in MODEL}, MODEL)

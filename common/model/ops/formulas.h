@@ -63,9 +63,12 @@ FAIRWAY_FORMULA float Tanh(float x) {
 FAIRWAY_FORMULA float Softcap(float logit, float cap) { return cap * Tanh(logit / cap); }
 FAIRWAY_FORMULA float SoftcapSlope(float capped, float cap) { return 1.0f - (capped / cap) * (capped / cap); }
 
-// relu(h)^2, and its slope.
-FAIRWAY_FORMULA float Relu2(float h) { return h > 0 ? h * h : 0.0f; }
-FAIRWAY_FORMULA float Relu2Slope(float h) { return h > 0 ? 2.0f * h : 0.0f; }
+// relu(h)^2, and its slope; the ReLU has slope `negative` below 0.
+FAIRWAY_FORMULA float Relu2(float h, float negative) {
+  const float relu = h > 0 ? h : negative * h;
+  return relu * relu;
+}
+FAIRWAY_FORMULA float Relu2Slope(float h, float negative) { return 2.0f * (h > 0 ? h : negative * negative * h); }
 
 // Row of the bigram table for a token and the one before it (specification 1, section 3): 32-bit wrap-around arithmetic, the
 // remainder non-negative. The last row, rows - 1, is for the first position.

@@ -80,21 +80,21 @@ void MultiplyAddTo(const Product& product, float* out, int64_t out_stride, Rows 
   });
 }
 
-void MultiplyRelu2(const Product& product, Elements h, Elements act, int64_t stride, Rows rows) {
+void MultiplyRelu2(const Product& product, float negative, Elements h, Elements act, int64_t stride, Rows rows) {
   WithElement(product.a.precision, [&](auto element) {
     using E = decltype(element);
     const StoreRows<E> to_h{static_cast<E*>(h.data), stride}, to_act{static_cast<E*>(act.data), stride};
     EachPanel<E>(product, rows, {0, product.b.N},
                  [&](int64_t m, int64_t n, Vector top, Vector bottom, int64_t real, int64_t lanes) __attribute__((always_inline)) {
                    to_h(m, n, top, bottom, real, lanes);
-                   const Vector a = top > 0 ? top : Vector{}, b = bottom > 0 ? bottom : Vector{};
+                   const Vector a = top > 0 ? top : negative * top, b = bottom > 0 ? bottom : negative * bottom;
                    to_act(m, n, a * a, b * b, real, lanes);
                  });
   });
 }
 
-void MultiplyRelu2Backward(const Product& product, Elements h, Elements dh, int64_t stride, const Panels& dh_packed,
-                           const Panels& act_packed, Rows rows) {
+void MultiplyRelu2Backward(const Product& product, float negative, Elements h, Elements dh, int64_t stride,
+                           const Panels& dh_packed, const Panels& act_packed, Rows rows) {
   WithElement(product.a.precision, [&](auto element) {
     using E = decltype(element);
     const E* saved = static_cast<const E*>(h.data);
@@ -103,8 +103,8 @@ void MultiplyRelu2Backward(const Product& product, Elements h, Elements dh, int6
                  [&](int64_t m, int64_t n, Vector top, Vector bottom, int64_t real, int64_t lanes) __attribute__((always_inline)) {
                    const E* at = saved + m * stride + n;
                    const Vector a = GetLanes(at, lanes), b = real > 1 ? GetLanes(at + stride, lanes) : Vector{};
-                   const Vector relu_a = a > 0 ? a : Vector{}, relu_b = b > 0 ? b : Vector{};
-                   const Vector da = top * (2 * relu_a), db = bottom * (2 * relu_b);
+                   const Vector relu_a = a > 0 ? a : negative * a, relu_b = b > 0 ? b : negative * b;
+                   const Vector da = top * (2 * (a > 0 ? a : negative * relu_a)), db = bottom * (2 * (b > 0 ? b : negative * relu_b));
                    to_dh(m, n, da, db, real, lanes);
                    StorePacked<E>(dh_packed, m, n, da, db, real, lanes);
                    StorePacked<E>(act_packed, m, n, relu_a * relu_a, relu_b * relu_b, real, lanes);

@@ -43,13 +43,13 @@ struct Product {
 FAIRWAY_KERNEL(MultiplyTo, const Product& product, Elements out, int64_t out_stride, Rows rows, Rows columns);
 // out += A B
 FAIRWAY_KERNEL(MultiplyAddTo, const Product& product, float* out, int64_t out_stride, Rows rows);
-// The MLP's first product and squared ReLU (specification 1, section 3): h = A B, act = relu(h)^2; both [M, N], their rows
-// `stride` elements apart.
-FAIRWAY_KERNEL(MultiplyRelu2, const Product& product, Elements h, Elements act, int64_t stride, Rows rows);
-// Its way back: with da = A B, dh = da * 2 relu(h), written twice: as rows [M, N] and packed; relu(h)^2 packed besides. The
-// packed ones are [M, N] panels. REQUIRES: rows.first a multiple of G.
-FAIRWAY_KERNEL(MultiplyRelu2Backward, const Product& product, Elements h, Elements dh, int64_t stride, const Panels& dh_packed,
-               const Panels& act_packed, Rows rows);
+// The MLP's first product and squared ReLU (specification 1, section 3), of slope `negative` below 0: h = A B, act = relu(h)^2;
+// both [M, N], their rows `stride` elements apart.
+FAIRWAY_KERNEL(MultiplyRelu2, const Product& product, float negative, Elements h, Elements act, int64_t stride, Rows rows);
+// Its way back: with da = A B, dh = da * 2 relu(h) relu'(h), written twice: as rows [M, N] and packed; relu(h)^2 packed besides.
+// The packed ones are [M, N] panels. REQUIRES: rows.first a multiple of G.
+FAIRWAY_KERNEL(MultiplyRelu2Backward, const Product& product, float negative, Elements h, Elements dh, int64_t stride,
+               const Panels& dh_packed, const Panels& act_packed, Rows rows);
 // out [M, N] += A^T B for packed A [K, M] and B [K, N], in the panels `a_panels` of A and `b_panels` of B; row m of out at
 // out[m].
 FAIRWAY_KERNEL(MultiplyPackedAddTo, const Panels& a, const Panels& b, float* const* out, Rows a_panels, Rows b_panels);

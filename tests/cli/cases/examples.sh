@@ -29,3 +29,5 @@ example ckpt-inspect
 cp train.log train.ckpt weights.ckpt quantised.ckpt model.bin.zst model.bin.zst.lineage eval.json runs/cpu-demo/seed-1337
 tar -c -C tree pipelines | zstd -q > runs/cpu-demo/seed-1337/source.tar.zst
 example make-submission
+cp -r runs/cpu-demo/seed-1337 runs/cpu-demo/wide-seed-1337
+example compare-runs

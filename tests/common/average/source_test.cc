@@ -12,6 +12,7 @@ namespace {
 
 using testing::ElementsAre;
 using testing::HasSubstr;
+using testing::Not;
 
 TEST(ParseSource, TakesPlainNamesAndBlends) {
   for (const char* set : {"last", "ema", "swa"}) {
@@ -25,6 +26,14 @@ TEST(ParseSource, TakesPlainNamesAndBlends) {
   EXPECT_EQ(blend[1].set, "swa");
   EXPECT_EQ(blend[1].share, 0.5);
   EXPECT_EQ(ParseSource("ema:0.3333333,swa:0.6666667").size(), 2u);
+}
+
+TEST(ParseSource, TakesAllThatCanBeSelected) {
+  EXPECT_THAT(SelectableSources(false, false), ElementsAre("last"));
+  EXPECT_THAT(SelectableSources(true, false), ElementsAre("last", "ema", "last:0.5,ema:0.5"));
+  EXPECT_THAT(SelectableSources(false, true), ElementsAre("last", "swa", "last:0.5,swa:0.5"));
+  EXPECT_EQ(SelectableSources(true, true).size(), 6u);
+  for (const std::string& source : SelectableSources(true, true)) EXPECT_NO_THROW(ParseSource(source)) << source;
 }
 
 TEST(ParseSource, RefusesTheRest) {
@@ -163,6 +172,33 @@ TEST_F(FinalizeTest, CompatStaysOnEmaWithOneSnapshot) {
   EXPECT_EQ(log_, "ema:applying moving average from 60 steps (decay=0.997)\n");
   EXPECT_THAT(Finalize(Training(0, 1, true), "swa", true).Floats("a"), ElementsAre(1, 2));
   EXPECT_EQ(log_, "");
+}
+
+// The least loss wins, whatever else the checkpoint counts; a blend is taken in its shares.
+TEST_F(FinalizeTest, SelectsByWhatTrainScored) {
+  const auto with = [&](const std::vector<std::pair<std::string, double>>& losses) {
+    {
+      CheckpointWriter writer(folder_ / "selectable.ckpt", Kind::kTraining, {});
+      for (const char* prefix : {"", "ema/", "swa_sum/"}) {
+        Add(writer, std::string(prefix) + "a", DType::kFloat32, {1, 2});
+        Add(writer, std::string(prefix) + "e", DType::kFloat32, {1, 2});
+      }
+      Counters counters;
+      counters.Set(counter::kEmaUpdates, 3);
+      counters.Set(counter::kSwaSnapshots, 2);
+      counters.Set("loss.last", 0);
+      for (const auto& [source, loss] : losses) counters.Set("select." + source, loss);
+      writer.Finish(counters, {});
+    }
+    return CheckpointReader(folder_ / "selectable.ckpt");
+  };
+  Finalize(with({{"last", 2.5}, {"ema", 2.25}, {"swa", 2.375}, {"ema:0.5,swa:0.5", 2.25}}), "select", false);
+  EXPECT_THAT(log_, HasSubstr("select:last loss:2.50000000\nselect:ema loss:2.25000000\n"));
+  EXPECT_THAT(log_, HasSubstr("ema:applying moving average"));
+  EXPECT_THAT(log_, Not(HasSubstr("swa:applying")));
+  const CheckpointReader blend = Finalize(with({{"last", 2.5}, {"ema", 2.25}, {"last:0.5,swa:0.5", 2.125}}), "select", false);
+  EXPECT_THAT(blend.Floats("a"), ElementsAre(0.75f, 1.5f));  // of 1 and 1/2, 2 and 2/2
+  EXPECT_THAT(ErrorOf(with({}), "select"), HasSubstr("selectable.ckpt: holds no scores to select by: it was trained with select_tokens = 0"));
 }
 
 TEST_F(FinalizeTest, RefusesWhatIsNotThere) {

@@ -104,6 +104,33 @@ TEST_F(EvalSlidingTest, PrintsTheLinesOfTheField) {
               HasSubstr("final_eval_mode:standard\nfinal_int8_zlib_roundtrip val_loss:"));
 }
 
+TEST_F(EvalSlidingTest, SaysByWhichMethodItScored) {
+  const json windows = Scored("--out windows.json"), cached = Scored("--method cached --out cached.json");
+  EXPECT_EQ(cached["method"], "cached");
+  EXPECT_EQ(cached["val_loss"], EvaluateCached(fused, *val, table, settings).val_loss);
+  EXPECT_EQ(cached["targets"], 61);
+  EXPECT_NE(cached["val_loss"], windows["val_loss"]);
+  EXPECT_EQ(cached["val_loss_plain"], windows["val_loss_plain"]);
+  EXPECT_FALSE(cached.contains("adapt"));
+
+  const std::string adapt = "--method adapt --adapt-chunk-tokens 20 --adapt-lr 0.05";
+  const json adapted = Scored(adapt + " --out adapt.json");
+  EXPECT_EQ(adapted["method"], "adapt");
+  EXPECT_EQ(adapted["adapt"], json({{"chunk_tokens", 20}, {"steps", 3}, {"lr", 0.05}, {"momentum", 0.9}}));
+  EXPECT_NE(adapted["val_loss"], windows["val_loss"]);
+  EXPECT_EQ(adapted["val_loss_plain"], windows["val_loss_plain"]);  // before anything was learnt
+
+  EXPECT_EQ(Evaluate(adapt + " --expect adapt.json").status, 0);
+  EXPECT_THAT(Evaluate(adapt + " --adapt-steps 2 --expect adapt.json").err, HasSubstr("adapt.json: is of another evaluation: adapt is "));
+  EXPECT_THAT(Evaluate("--expect cached.json").err, HasSubstr("method is \"cached\" there and \"windows\" here"));
+  EXPECT_EQ(Scored("--method cached --eval-stride 0")["method"], "plain");
+  for (const char* method : {"cached", "adapt"}) {
+    const Ran refused = Evaluate("--compat 1 --method " + std::string(method));
+    EXPECT_EQ(refused.status, 2);
+    EXPECT_THAT(refused.err, EndsWith("method = " + std::string(method) + ": the published sum, which compat = 1 asks for, is of windows\n"));
+  }
+}
+
 TEST_F(EvalSlidingTest, ReadsStandardInput) {
   json piped = json::parse(Evaluate("", "- < weights.ckpt").out), named = Scored();
   piped.erase("seconds");

@@ -1,7 +1,9 @@
 #include "common/evaluate/evaluate.h"
 
+#include <ATen/TensorOperators.h>
 #include <ATen/ops/log_softmax.h>
 #include <ATen/ops/tensor.h>
+#include <ATen/ops/zeros_like.h>
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
@@ -11,6 +13,7 @@
 #include "common/base/error.h"
 #include "common/model/fused.h"
 #include "tests/common/evaluate/tiny_model.h"
+#include "tests/common/model/formula.h"
 
 namespace fairway {
 namespace {
@@ -87,6 +90,162 @@ TEST_F(EvaluateTest, SlidingIsItsDefinition) {
     ExpectScore(score, scored);
     EXPECT_EQ(score.rescored, 0);
     EXPECT_EQ(score.dropped, 0);
+  }
+}
+
+// The definition of `cached`, in float64 over the whole text at once: a position sees keys and values from the begin of the window
+// that scores it on, and these are those of positions that saw theirs in the same way.
+TEST_F(EvaluateTest, CachedIsItsDefinition) {
+  for (const auto& [size, stride, reset] :
+       {std::tuple(62, 5, "0"), {65, 5, "1"}, {49, 1, "0"}, {50, 8, "0"}, {17, 15, "0"}, {12, 5, "0"}, {2, 5, "0"}}) {
+    for (const int threads : {1, 3}) {
+      SCOPED_TRACE(testing::Message() << size << " tokens, stride " << stride << ", threads " << threads);
+      Split(size);
+      settings.eval_stride = stride;
+      settings.Set("reset_at_bos", reset, Origin::kCommandLine, "test");
+      at::set_num_threads(threads);
+      FusedTransformer cached(settings, model.parameters());
+      const WindowPlan plan = WindowPlan::Sliding(size - 1, settings.train_seq_len, stride);
+      std::vector<int64_t> first_seen;
+      for (int64_t w = 0; w < plan.size(); ++w) first_seen.resize(plan[w].end(), plan[w].begin);
+      Formula formula(settings, model.parameters());
+      formula.first_seen = [&](int64_t t) { return first_seen[t]; };
+      const at::Tensor all = at::tensor(std::vector<int64_t>(tokens.begin(), tokens.end())).unsqueeze(0);
+      const at::Tensor losses = formula.TokenLosses(all.narrow(1, 0, size - 1), all.narrow(1, 1, size - 1));
+      int64_t bytes = 0;
+      for (int64_t i = 0; i + 1 < size; ++i) bytes += TargetBytes(i);
+
+      const Score score = EvaluateCached(cached, *val, table, settings);
+      EXPECT_EQ(score.targets, size - 1);
+      EXPECT_EQ(score.bytes, bytes);
+      EXPECT_NEAR(score.val_loss, losses.mean().item<double>(), kRounding);
+      // Again, over what the first text left behind; and target by target.
+      std::vector<float> each(size - 1);
+      for (int64_t w = 0; w < plan.size(); ++w) {
+        const int64_t past = plan[w].score_from, at = plan[w].first_scored();
+        cached.ContinueLosses(tokens.data() + at, plan[w].length - past, past, each.data() + at);
+      }
+      for (int64_t i = 0; i + 1 < size; ++i) EXPECT_NEAR(each[i], losses[0][i].item<double>(), 2e-5) << i;
+    }
+  }
+  at::set_num_threads(1);
+}
+
+// Within bfloat16's roundings of its own float32.
+TEST_F(EvaluateTest, CachedTakesBFloat16) {
+  Split(100);
+  const double exact = EvaluateCached(fused, *val, table, settings).val_loss;
+  settings.Set("precision", "bfloat16", Origin::kCommandLine, "test");
+  FusedTransformer cached(settings, TinyModel(settings).parameters());
+  const double rounded = EvaluateCached(cached, *val, table, settings).val_loss;
+  EXPECT_NEAR(rounded, exact, 0.02);
+  EXPECT_NE(rounded, exact);
+}
+
+class AdaptTest : public EvaluateTest {
+ protected:
+  AdaptTest() {
+    settings.adapt_chunk_tokens = 20;  // four windows
+    settings.adapt_steps = 2;
+    settings.adapt_lr = 0.05;
+    settings.eval_batch_seqs = 1;
+  }
+  // The score, and what it was after each window.
+  std::pair<Score, std::vector<double>> Adapt() {
+    NamedTensors parameters, gradients;
+    for (const auto& [name, tensor] : model.parameters()) {
+      parameters.emplace_back(name, tensor.clone());
+      gradients.emplace_back(name, at::zeros_like(tensor));
+    }
+    FusedTransformer learning(settings, parameters, gradients);
+    std::vector<double> running;
+    const Score score = EvaluateAdapting(learning, parameters, gradients, *val, table, settings,
+                                         [&](const BatchDone& batch) { running.push_back(batch.bits_per_byte); });
+    moved_ = (parameters[1].second - model.parameters()[1].second).abs().max().item<double>();
+    return {score, running};
+  }
+  double moved_ = 0;  // the token table, by what was learnt
+};
+
+// A token that is changed changes no score before it; and the weights do learn from it afterwards, but from the chunk's end on.
+TEST_F(AdaptTest, ScoresBeforeItLearns) {
+  Split(150);
+  const std::vector<uint16_t> original = tokens;
+  const std::vector<double> before = Adapt().second;
+  const WindowPlan plan = WindowPlan::Sliding(149, settings.train_seq_len, settings.eval_stride);
+  ASSERT_EQ(static_cast<int64_t>(before.size()), plan.size());
+  for (const int64_t changed : {20, 52, 77, 100, 149}) {
+    tokens = original;
+    tokens[changed] = static_cast<uint16_t>(4 + (tokens[changed] + 1) % (settings.vocab_size - 4));
+    val.emplace(WriteVal(folder, tokens, settings.vocab_size));
+    const std::vector<double> after = Adapt().second;
+    for (int64_t w = 0; w < plan.size(); ++w) {
+      const bool untouched = plan[w].end() < changed;  // its last target is token end()
+      EXPECT_EQ(before[w] == after[w], untouched) << "token " << changed << ", window " << w;
+    }
+  }
+}
+
+// What a later chunk scores is what weights give that took the steps by hand, on the targets scored before and no others.
+TEST_F(AdaptTest, LearnsFromWhatWasScored) {
+  Split(16 + 1 + 7 * 5);  // windows end at 16, 21, … 51: chunks of four and four
+  settings.adapt_steps = 1;
+  settings.adapt_momentum = 0;
+  const auto [score, running] = Adapt();
+  // The first chunk ends at target 31: one sequence of 16.
+  Transformer plain(settings, [&] {
+    NamedTensors parameters;
+    for (const auto& [name, tensor] : model.parameters()) parameters.emplace_back(name, tensor.clone().set_requires_grad(true));
+    return parameters;
+  }());
+  const at::Tensor all = at::tensor(std::vector<int64_t>(tokens.begin(), tokens.begin() + 17)).unsqueeze(0);
+  plain.Loss(all.narrow(1, 0, 16), all.narrow(1, 1, 16)).backward();
+  double squares = 0;
+  for (const auto& [name, tensor] : plain.parameters()) squares += tensor.grad().square().sum().item<double>();
+  NamedTensors stepped;
+  for (const auto& [name, tensor] : plain.parameters())
+    stepped.emplace_back(name, tensor.detach() - settings.adapt_lr * std::min(1.0, 1 / (std::sqrt(squares) + 1e-6)) * tensor.grad());
+  FusedTransformer learnt(settings, stepped);
+  settings.eval_batch_seqs = 4;
+  const auto nats = [&](Engine& engine, int64_t window) {
+    std::vector<float> losses(16);
+    const Window w = WindowPlan::Sliding(51, 16, 5)[window];
+    const uint16_t* sequence = tokens.data() + w.begin;
+    engine.TokenLosses({&sequence, 1}, 16, w.score_from, losses.data());
+    double sum = 0;
+    for (int64_t i = 0; i < 16 - w.score_from; ++i) sum += losses[i];
+    return sum;
+  };
+  double expected = 0;
+  for (int64_t w = 0; w < 8; ++w) expected += nats(w < 4 ? static_cast<Engine&>(fused) : learnt, w);
+  EXPECT_NEAR(score.val_loss, expected / 51, 1e-5);
+  EXPECT_GT(std::abs(score.val_loss - EvaluateSliding(fused, *val, table, settings).val_loss), 1e-3);
+}
+
+TEST_F(AdaptTest, WithoutStepsItIsSliding) {
+  Split(150);
+  const double learning = Adapt().first.val_loss;
+  EXPECT_GT(moved_, 0);
+  settings.adapt_lr = 0;
+  const double sliding = EvaluateSliding(fused, *val, table, settings).val_loss;
+  EXPECT_EQ(Adapt().first.val_loss, sliding);
+  EXPECT_NE(learning, sliding);
+  settings.adapt_lr = 0.05;
+  settings.adapt_steps = 0;
+  EXPECT_EQ(Adapt().first.val_loss, sliding);
+  EXPECT_EQ(moved_, 0);
+  settings.adapt_steps = 2;
+  settings.adapt_chunk_tokens = 1000;  // one chunk, the last
+  EXPECT_EQ(Adapt().first.val_loss, sliding);
+}
+
+// How many windows are computed at a time is no part of the method.
+TEST_F(AdaptTest, BatchSizeChangesRoundingOnly) {
+  Split(150);
+  const Score one_by_one = Adapt().first;
+  for (const int64_t batch : {3, 4, 100}) {
+    settings.eval_batch_seqs = batch;
+    EXPECT_NEAR(Adapt().first.val_loss, one_by_one.val_loss, 1e-5) << batch;
   }
 }
 

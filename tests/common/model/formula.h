@@ -12,6 +12,7 @@
 #include <ATen/ops/zeros_like.h>
 
 #include <cmath>
+#include <functional>
 #include <map>
 #include <string>
 #include <vector>
@@ -29,6 +30,9 @@ class Formula {
   }
 
   const at::Tensor& parameter(const std::string& name) const { return w_.at(name); }
+
+  // The first position whose keys and values position t sees.
+  std::function<int64_t(int64_t)> first_seen = [](int64_t) { return 0; };
 
   // float64 [B, T, V].
   at::Tensor Logits(const at::Tensor& ids) const {
@@ -64,11 +68,11 @@ class Formula {
   }
 
   at::Tensor Rotate(const at::Tensor& head, int64_t t) const {
-    const int64_t half = head.size(0) / 2;
+    const int64_t half = head.size(0) / 2, turned = s_.rope_dims > 0 ? s_.rope_dims : head.size(0);
     std::vector<at::Tensor> first, second;
     for (int64_t i = 0; i < half; ++i) {
-      const double angle = static_cast<double>(t) *
-                           std::pow(s_.rope_base, -2.0 * static_cast<double>(i) / (2.0 * static_cast<double>(half)));
+      const double angle = 2 * i >= turned ? 0 : static_cast<double>(t) * std::pow(s_.rope_base, -2.0 * static_cast<double>(i) /
+                                                                                              static_cast<double>(turned));
       first.push_back(head[i] * std::cos(angle) + head[half + i] * std::sin(angle));
       second.push_back(head[half + i] * std::cos(angle) - head[i] * std::sin(angle));
     }
@@ -97,11 +101,12 @@ class Formula {
       for (int64_t h = 0; h < H; ++h) {
         const int64_t g = h / group;
         std::vector<at::Tensor> scores;
-        for (size_t past = 0; past <= t; ++past)
+        const auto first = static_cast<size_t>(first_seen(static_cast<int64_t>(t)));
+        for (size_t past = first; past <= t; ++past)
           scores.push_back((q[h][t] * k[g][past]).sum() / std::sqrt(static_cast<double>(d)));
         const at::Tensor share = at::softmax(at::stack(scores), 0);
         at::Tensor y = at::zeros_like(v[g][t]);
-        for (size_t past = 0; past <= t; ++past) y = y + share[static_cast<int64_t>(past)] * v[g][past];
+        for (size_t past = first; past <= t; ++past) y = y + share[static_cast<int64_t>(past - first)] * v[g][past];
         if (exclusive) y = y - (y * v[g][t]).sum() / (v[g][t] * v[g][t]).sum() * v[g][t];
         heads.push_back(y);
       }
@@ -112,9 +117,10 @@ class Formula {
 
   Rows Block(int64_t layer, Rows x, const Rows& x0) const {
     const std::string block = "blocks." + std::to_string(layer) + ".";
-    const auto normed = [](const Rows& rows) {
+    const double scale = s_.layer_scale ? 1 / std::sqrt(1.0 + static_cast<double>(layer)) : 1;
+    const auto normed = [&](const Rows& rows) {
       Rows result;
-      for (const at::Tensor& row : rows) result.push_back(Rms(row));
+      for (const at::Tensor& row : rows) result.push_back(scale * Rms(row));
       return result;
     };
     for (size_t t = 0; t < x.size(); ++t)
@@ -122,7 +128,8 @@ class Formula {
     const Rows attention = Attention(block, layer >= s_.num_layers - s_.xsa_last_n, normed(x));
     for (size_t t = 0; t < x.size(); ++t) {
       x[t] = x[t] + w_.at(block + "attn_scale") * attention[t];
-      const at::Tensor hidden = Product(block + "mlp.fc.weight", Rms(x[t])).clamp_min(0);
+      const at::Tensor h = Product(block + "mlp.fc.weight", scale * Rms(x[t]));
+      const at::Tensor hidden = h.clamp_min(0) + s_.mlp_negative_slope * h.clamp_max(0);
       x[t] = x[t] + w_.at(block + "mlp_scale") * Product(block + "mlp.proj.weight", hidden * hidden);
     }
     return x;

@@ -66,6 +66,9 @@ TEST_P(FusedTest, EveryOptionBothWays) {
   ExpectFormula(Shape({{"xsa_last_n", "3"}}), 2, 7);
   ExpectFormula(Shape({{"reset_at_bos", "1"}}), 2, 7);
   ExpectFormula(Shape({{"reset_at_bos", "1"}, {"bigram_vocab_size", "0"}}), 2, 7);
+  ExpectFormula(Shape({{"rope_dims", "2"}}), 2, 7);
+  ExpectFormula(Shape({{"layer_scale", "1"}}), 2, 7);
+  ExpectFormula(Shape({{"mlp_negative_slope", "0.5"}}), 2, 7);
   ExpectFormula(Shape({{"vocab_size", "65536"}, {"num_layers", "1"}, {"bigram_vocab_size", "999"}}), 1, 6);
 }
 
@@ -157,6 +160,34 @@ TEST_P(FusedTest, FakeQuantisesAsThePlainCompositionDoes) {
     EXPECT_GT(computed.rounded, 0);
     EXPECT_NEAR(computed.loss, plain.loss, kValue);
     ExpectGradients(computed.gradients, plain.gradients, 1e-3);
+  }
+}
+
+// The last call of a step tells of each block, from the last to the first, when nothing is added to its matrices' gradients any more;
+// in the end all are, bit for bit, what FinishGradients makes of them.
+TEST_P(FusedTest, TellsOfBlocksAsTheirGradientsAreDone) {
+  const Settings settings = Shape({{"num_layers", "4"}, {"micro_batch_seqs", "1"}});
+  const NamedTensors parameters = RandomParameters(settings);
+  const Batch batch(settings, 3, 9);
+  for (const bool fake_quantise : {false, true}) {
+    const Computed expected = Compute(settings, parameters, batch, 1, fake_quantise);
+    const NamedTensors gradients = ZerosLike(parameters);
+    FusedTransformer model(settings, parameters, gradients);
+    model.Prepare(fake_quantise);
+    std::vector<int64_t> blocks;
+    NamedTensors when_told;
+    model.AccumulateLastGradients(batch.sequences, 9, 1, [&](int64_t block) {
+      blocks.push_back(block);
+      for (const auto& [name, gradient] : gradients)
+        if (name.starts_with("blocks." + std::to_string(block) + ".") && name.ends_with(".weight"))
+          when_told.emplace_back(name, gradient.clone());
+    });
+    EXPECT_EQ(blocks, (std::vector<int64_t>{3, 2, 1, 0}));
+    EXPECT_EQ(when_told.size(), 4u * 6);
+    for (const auto& [name, gradient] : when_told)
+      for (const auto& [other, final] : gradients) EXPECT_TRUE(other != name || gradient.equal(final)) << name;
+    for (size_t i = 0; i < gradients.size(); ++i)
+      EXPECT_TRUE(gradients[i].second.equal(expected.gradients[i].second)) << gradients[i].first;
   }
 }
 

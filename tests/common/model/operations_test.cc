@@ -418,8 +418,12 @@ TEST_P(OperationsTest, ExclusiveSelfAttention) {
 // Terms: the products that make up each element; act's are h's squared, dh's are da's times twice h's. A product of operands that
 // have not been rounded on the way, into float32, is float32's.
 TEST_P(OperationsTest, ProductsAndSquaredRelu) {
-  for (const auto& [N, D, width] : std::vector<std::array<int64_t, 3>>{{1, 2, 3}, {29, 35, 77}, {131, 96, 200}}) {
-    SCOPED_TRACE(width);
+  struct Case {
+    int64_t N, D, width;
+    float negative;
+  };
+  for (const auto& [N, D, width, negative] : {Case{1, 2, 3, 0}, Case{29, 35, 77, 0.5}, Case{131, 96, 200, 0}, Case{131, 96, 200, 0.5}}) {
+    SCOPED_TRACE(std::to_string(width) + ", slope " + std::to_string(negative));
     const int64_t hidden = width, stride = Stride(hidden), d_stride = Stride(D);
     const at::Tensor u = Operand(Values({N, D})), dout = Operand(Values({N, D}));
     // Weights come as float32 to be packed.
@@ -446,12 +450,12 @@ TEST_P(OperationsTest, ProductsAndSquaredRelu) {
       InPieces(fc_t.count(), [&](Rows panels) {
         kernels.MultiplyTo(to_hidden, ElementsOf(plain_h), hidden, rows, {panels.first * kPanel, std::min(panels.last * kPanel, hidden)});
       });
-      kernels.MultiplyRelu2(to_hidden, ElementsOf(h), ElementsOf(act), stride, rows);
+      kernels.MultiplyRelu2(to_hidden, negative, ElementsOf(h), ElementsOf(act), stride, rows);
       kernels.MultiplyAddTo({.a = ElementsOf(act), .a_stride = stride, .b = proj_t}, F(x), D, rows);
     });
     InPieces(N, [&](Rows rows) {
-      kernels.MultiplyRelu2Backward({.a = ElementsOf(dout), .a_stride = d_stride, .b = proj_rows}, ElementsOf(h), ElementsOf(dh), stride,
-                                    dh_packed, act_packed, rows);
+      kernels.MultiplyRelu2Backward({.a = ElementsOf(dout), .a_stride = d_stride, .b = proj_rows}, negative, ElementsOf(h),
+                                    ElementsOf(dh), stride, dh_packed, act_packed, rows);
       kernels.MultiplyTo({.a = ElementsOf(dh), .a_stride = stride, .b = fc_rows}, ElementsOf(du), D, rows, {0, D});
       kernels.PackRows(ElementsOf(u) + rows.first * d_stride, d_stride, u_packed, rows);
       kernels.PackRows(ElementsOf(dout) + rows.first * d_stride, d_stride, dout_packed, rows);
@@ -469,13 +473,14 @@ TEST_P(OperationsTest, ProductsAndSquaredRelu) {
 
     const auto real = [&, D = D](const at::Tensor& operand) { return operand.narrow(1, 0, D); };
     const at::Tensor u64 = Leaf(real(u)), fc64 = Leaf(fc), proj64 = Leaf(proj), d64 = real(dout).to(at::kDouble);
-    const at::Tensor h64 = at::linear(u64, fc64), expected = plain::Mlp(u64, fc64, proj64);
+    const at::Tensor h64 = at::linear(u64, fc64), expected = plain::Mlp(u64, fc64, proj64, negative);
     (expected * d64).sum().backward();
     const at::Tensor m_h = at::matmul(Magnitude(u64), Magnitude(fc).t()), m_act = m_h * m_h;
     const at::Tensor m_dh = 2 * m_h * at::matmul(d64.abs(), Magnitude(proj));
     ExpectWithin("product", Single(8), plain_h, h64, m_h);
     ExpectWithin("h", Rounded(8), h.narrow(1, 0, hidden), h64, m_h);
-    ExpectWithin("act", Rounded(16), act.narrow(1, 0, hidden), at::relu(h64) * at::relu(h64), m_act);
+    const at::Tensor relu = at::leaky_relu(h64, negative);
+    ExpectWithin("act", Rounded(16), act.narrow(1, 0, hidden), relu * relu, m_act);
     ExpectWithin("x", Rounded(16), x, x_before + expected, x_before.abs() + at::matmul(m_act, Magnitude(proj).t()));
     ExpectWithin("du", Rounded(16), du, u64.grad(), at::matmul(m_dh, Magnitude(fc)));
     ExpectWithin("dfc", Rounded(16), dfc, dfc_before + fc64.grad(), dfc_before.abs() + at::matmul(m_dh.t(), Magnitude(u64)));

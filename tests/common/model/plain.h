@@ -7,9 +7,9 @@
 #include <ATen/ops/clamp.h>
 #include <ATen/ops/cross_entropy_loss.h>
 #include <ATen/ops/embedding.h>
+#include <ATen/ops/leaky_relu.h>
 #include <ATen/ops/linalg_vector_norm.h>
 #include <ATen/ops/linear.h>
-#include <ATen/ops/relu.h>
 #include <ATen/ops/rms_norm.h>
 #include <ATen/ops/round.h>
 #include <ATen/ops/scaled_dot_product_attention.h>
@@ -68,8 +68,9 @@ inline at::Tensor Exclude(const at::Tensor& y, const at::Tensor& v) {
   return y - (y * n).sum(-1, /*keepdim=*/true) * n;
 }
 
-inline at::Tensor Mlp(const at::Tensor& u, const at::Tensor& fc, const at::Tensor& proj) {
-  const at::Tensor hidden = at::relu(at::linear(u, fc));
+// `negative`: the ReLU's slope below 0.
+inline at::Tensor Mlp(const at::Tensor& u, const at::Tensor& fc, const at::Tensor& proj, double negative) {
+  const at::Tensor hidden = at::leaky_relu(at::linear(u, fc), negative);
   return at::linear(hidden * hidden, proj);
 }
 

@@ -44,7 +44,10 @@ inline Settings RandomShape(uint64_t seed) {
                 {"bigram_vocab_size", any({0, 2, 23, 64})},
                 {"xsa_last_n", any({0, layers, 1, (layers + 1) / 2})},
                 {"tie_embeddings", any({0, 1})},
-                {"reset_at_bos", any({0, 1})}});
+                {"reset_at_bos", any({0, 1})},
+                {"rope_dims", any({0, 2})},
+                {"layer_scale", any({0, 1})},
+                {"mlp_negative_slope", any({0, 1}) == "0" ? "0" : "0.5"}});
 }
 
 // Every parameter standard normal, matrices over the root of their width: no option hides behind zeros or ones.

@@ -44,14 +44,17 @@ double RoundingAfter(int64_t steps) {
   return steps == 0 ? 0.004 : steps == 1 ? 0.02 : 0.05;
 }
 
-// What Muon makes of a gradient: the update of weights that are 0, at learning rate 1 and without momentum.
+// What Muon makes of a gradient without momentum: the update, which is what weights that are 0 lose at learning rate 1.
 at::Tensor NewtonSchulz(const at::Tensor& g, int64_t steps, bool square_by_triangle = true) {
   at::Tensor p = at::zeros(g.sizes()), gradient = g.clone(), momentum = at::zeros(g.sizes());
+  const at::Tensor update = at::zeros(g.sizes(), at::kBFloat16);
   std::vector<char> scratch(MuonScratchBytes(g.size(0), g.size(1)) + 64);
   char* aligned = scratch.data() + 64 - reinterpret_cast<uintptr_t>(scratch.data()) % 64;
-  MuonUpdate({.rows = g.size(0), .columns = g.size(1), .momentum = 0, .gradient_factor = 1, .learning_rate = 1, .weight_decay = 0,
-              .iterations = steps, .square_by_triangle = square_by_triangle},
-             p.data_ptr<float>(), gradient.data_ptr<float>(), momentum.data_ptr<float>(), aligned);
+  const MuonStep step{.rows = g.size(0), .columns = g.size(1), .momentum = 0, .gradient_factor = 1, .learning_rate = 1,
+                      .weight_decay = 0, .iterations = steps, .square_by_triangle = square_by_triangle};
+  auto* u = static_cast<BFloat16*>(update.data_ptr());
+  MuonUpdate(step, gradient.data_ptr<float>(), momentum.data_ptr<float>(), u, aligned);
+  MuonApply(step, u, p.data_ptr<float>(), {0, p.numel()});
   EXPECT_TRUE(momentum.equal(g));
   EXPECT_FALSE(gradient.any().item<bool>());
   return -p;

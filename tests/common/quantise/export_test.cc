@@ -112,6 +112,40 @@ TEST_F(Export, ReportsWhatComesBack) {
                                                      (tensors_[0].squared_norm + tensors_[1].squared_norm)));
 }
 
+// Codes times scales and factors are the weights, to half a step, and are what was reported.
+TEST_F(Export, OnStepsComesBackByRowAndColumn) {
+  const std::vector<float> values = Normal(30 * 40, 10);
+  const CheckpointReader weights = Write({{"blocks.0.mlp.fc.weight", {30, 40}, values}, {"blocks.0.mlp.proj.weight", {30, 40}, values},
+                                          {"smear.gate", {5}, Normal(5, 4)}});
+  Calibration calibration;
+  Cost& cost = calibration.costs["blocks.0.mlp.fc.weight"];
+  cost = {1, std::vector<double>(30, 1), std::vector<double>(40, 1)};
+  cost.columns[3] = 1.0 / 256;
+  constexpr double kStep = 0.02;
+  CheckpointWriter writer(folder_ / "quantised.ckpt", Kind::kQuantised, settings_.Select(scope::kQuantise));
+  const std::vector<ExportedTensor> tensors = ExportWeights(weights, settings_, calibration, kStep, writer);
+  writer.Finish({}, {});
+  const CheckpointReader quantised(folder_ / "quantised.ckpt");
+  EXPECT_FALSE(quantised.Has("blocks.0.mlp.proj.weight.column"));  // columns alike
+  EXPECT_THAT(ScaleNames(quantised), testing::UnorderedElementsAre("blocks.0.mlp.fc.weight.scale", "blocks.0.mlp.fc.weight.column",
+                                                                   "blocks.0.mlp.proj.weight.scale"));
+  EXPECT_EQ(quantised.Find("blocks.0.mlp.fc.weight.q").quantisation,
+            (Quantisation{"int8", -127, 127, "blocks.0.mlp.fc.weight.scale", "blocks.0.mlp.fc.weight.column"}));
+  quantised.Verify();
+  for (const ExportedTensor& tensor : tensors) {
+    if (!tensor.coded) continue;
+    const std::vector<float> back = Dequantise(quantised, quantised.Find(tensor.name + ".q"));
+    double sum = 0;
+    for (size_t i = 0; i < values.size(); ++i) {
+      const bool coarse = i % 40 == 3 && tensor.name == "blocks.0.mlp.fc.weight";
+      EXPECT_LE(std::fabs(back[i] - values[i]), 0.5 * 1.25 * kStep * (coarse ? 4 : 1)) << i;
+      sum += std::pow(static_cast<double>(back[i]) - values[i], 2);
+    }
+    EXPECT_NEAR(tensor.squared_error, sum, 1e-6 * sum);
+  }
+  EXPECT_GT(tensors[0].squared_error, tensors[1].squared_error);
+}
+
 TEST_F(Export, DoesNotDependOnTheNumberOfThreads) {
   const CheckpointReader weights = Write({{"blocks.0.attn.c_q.weight", {33, 17}, Normal(33 * 17, 7)},
                                           {"blocks.0.mlp.fc.weight", {5, 40}, Normal(200, 8)}});
@@ -167,6 +201,10 @@ TEST_F(Export, DequantiseRefusesCodesThatDoNotFit) {
   EXPECT_THAT(error_of({"c", DType::kInt8, {2, 2}, {}}, {0, 0, 0, 0}, 2), HasSubstr("is no int8 matrix of codes"));
   EXPECT_THAT(error_of({"c", DType::kInt8, {2, 2}, Quantisation{"int5", -16, 15, "t"}}, {0, 0, 0, 0}, 2),
               HasSubstr("misses tensor t"));
+  EXPECT_THAT(error_of({"c", DType::kInt8, {2, 2}, Quantisation{"int5", -16, 15, "s", "t"}}, {0, 0, 0, 0}, 2),
+              HasSubstr("misses tensor t"));
+  EXPECT_THAT(error_of({"c", DType::kInt8, {2, 1}, Quantisation{"int5", -16, 15, "s", "s"}}, {0, 0}, 2),
+              HasSubstr("its factors s are not one a column"));
 }
 
 }  // namespace

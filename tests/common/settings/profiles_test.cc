@@ -40,7 +40,7 @@ TEST(Profiles, EachLoadsAndCanBeTrained) {
     names.push_back(entry.path().stem());
     EXPECT_NO_THROW(Load(names.back()).CheckTraining(1)) << names.back();
   }
-  EXPECT_THAT(names, UnorderedElementsAre("cpu-demo", "published-531", "record-h100x8", "tiny"));
+  EXPECT_THAT(names, UnorderedElementsAre("beyond", "cpu-demo", "published-531", "record-h100x8", "tiny"));
 }
 
 TEST(Profiles, ThoseForEightCardsShareOutTheirMicroSteps) {
@@ -64,6 +64,24 @@ TEST(Profiles, ThePublishedOneIsThePublishedSettings) {
 TEST(Profiles, TheRecordDiffersFromThePublishedOneInItsCorrectionsAlone) {
   EXPECT_THAT(Differences(Load("record-h100x8"), Load("published-531")),
               UnorderedElementsAre("compat = 0", "source = ema", "fp16_keep_name_patterns = tok_emb"));
+}
+
+// The published recipe's later options are off in it, whatever becomes of their defaults.
+TEST(Profiles, ThePublishedOneHasNoLaterOption) {
+  const Settings published = Load("published-531");
+  EXPECT_EQ(published.rope_dims, 0);
+  EXPECT_FALSE(published.layer_scale);
+  EXPECT_EQ(published.mlp_negative_slope, 0);
+  EXPECT_EQ(published.select_tokens, 0);
+  EXPECT_EQ(published.method, "windows");
+}
+
+// The same model: what it gains, it gains by how it is trained and scored.
+TEST(Profiles, BeyondDiffersFromTheDemoInItsRecipeAlone) {
+  EXPECT_THAT(Differences(Load("beyond"), Load("cpu-demo")),
+              UnorderedElementsAre("train_batch_tokens = 4096", "grad_micro_steps = 1", "iterations = 250", "warmdown_iters = 125",
+                                   "muon_momentum_warmup_steps = 110", "swa_every = 5", "method = adapt",
+                                   "adapt_chunk_tokens = 4096", "val_loss_every = 50"));
 }
 
 // What the demo must show (its profile's own words): all of the architecture, and every late technique acts.

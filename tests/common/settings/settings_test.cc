@@ -128,6 +128,9 @@ TEST(SettingTable, DefaultsArePublished) {
   EXPECT_EQ(s.mlp_mult, 3.0);
   EXPECT_EQ(s.tie_embeddings, true);
   EXPECT_EQ(s.rope_base, 10000);
+  EXPECT_EQ(s.rope_dims, 0);
+  EXPECT_EQ(s.layer_scale, false);
+  EXPECT_EQ(s.mlp_negative_slope, 0);
   EXPECT_EQ(s.logit_softcap, 30);
   EXPECT_EQ(s.qk_gain_init, 1.5);
   EXPECT_EQ(s.tied_embed_init_std, 0.005);
@@ -421,6 +424,25 @@ TEST(Adopt, KeepsAnExplicitModelThatIsTheSame) {
   EXPECT_EQ(s.origin("num_layers"), Origin::kEnvironment);
 }
 
+TEST(Adopt, AModelWithoutLaterSettingsHasThemOff) {
+  Settings s;
+  s.Adopt({{"num_layers", "3"}}, "old.ckpt");
+  EXPECT_EQ(s.rope_dims, 0);
+  EXPECT_EQ(s.origin("rope_dims"), Origin::kCheckpoint);
+  for (const auto& [name, value] : SettingValues{{"rope_dims", "16"}, {"layer_scale", "1"}, {"mlp_negative_slope", "0.5"}}) {
+    Settings t;
+    t.Set(name, value, Origin::kProfile, "p:1");
+    EXPECT_EQ(ErrorOf([&] {
+                t.Adopt({{"num_layers", "3"}}, "old.ckpt");
+              }),
+              "4 old.ckpt: is of another model: " + name + " is 0 there and " + value + " by profile");
+    Settings u;  // weights from elsewhere, which say nothing of their model
+    u.Set(name, value, Origin::kProfile, "p:1");
+    u.Adopt({{"source", "swa"}}, "foreign.safetensors");
+    EXPECT_EQ(u.Get(name), value);
+  }
+}
+
 TEST(Adopt, KeepsExplicitValuesOfOtherSettings) {
   Settings s;
   s.Set("eval_stride", "32", Origin::kProfile, "p:1");
@@ -522,6 +544,9 @@ TEST(CheckModel, NamesSettingsThatDoNotGoTogether) {
   EXPECT_EQ(ModelError({{"num_kv_heads", "16"}}), "2 num_kv_heads = 16 does not divide num_heads = 8");
   EXPECT_EQ(ModelError({{"model_dim", "24"}}),
             "2 the head size model_dim / num_heads = 3 is odd; rotary embedding needs pairs");
+  EXPECT_EQ(ModelError({{"rope_dims", "3"}}), "2 rope_dims = 3 is odd; rotary embedding needs pairs");
+  EXPECT_EQ(ModelError({{"rope_dims", "64"}}), "nothing was thrown");
+  EXPECT_EQ(ModelError({{"rope_dims", "66"}}), "2 rope_dims = 66 is more than the head size model_dim / num_heads = 64");
   EXPECT_EQ(ModelError({{"model_dim", "16"}, {"mlp_mult", "0.05"}}), "2 mlp_mult = 0.05 leaves no hidden units");
   EXPECT_EQ(ModelError({{"bigram_vocab_size", "1"}}),
             "2 bigram_vocab_size = 1 leaves no row for a bigram: at least 2, or 0 for none");

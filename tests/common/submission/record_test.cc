@@ -381,6 +381,17 @@ TEST(SummaryTable, ShowsStepsScoresAndSizes) {
   for (const std::string& line : lines) EXPECT_EQ(line.size(), lines[0].size());
 }
 
+TEST(ReadMe, NamesWhatTheModelHasAndHowItWasScored) {
+  FakeRun run;
+  for (const auto& [name, value] : std::map<std::string, std::string>{{"rope_dims", "16"}, {"layer_scale", "1"}, {"mlp_negative_slope", "0.5"}})
+    run.settings[name] = value;
+  FinishedRun read = ReadRun(Finished("options", run));
+  read.eval["method"] = "cached";
+  const std::string text = ReadMe(MakeRecord({read}, Dated()));
+  EXPECT_THAT(text, HasSubstr("# 5L 512d + XSA4 + partial RoPE 16/64 + layer scale + leaky ReLU squared + EMA + late QAT + clip search\n"));
+  EXPECT_THAT(text, HasSubstr("sliding by 64, cached (the score)"));
+}
+
 TEST(ReadMe, IsMadeFromCountersAndLineage) {
   const Record record = MakeRecord({ReadRun(Finished("readme"))}, Dated());
   const std::string text = ReadMe(record);

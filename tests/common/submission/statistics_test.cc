@@ -30,6 +30,23 @@ TEST(Statistics, AgreesWithClosedForms) {
   }
 }
 
+TEST(Statistics, WelchAgreesWithClosedForms) {
+  // Groups of two with one spread have two degrees of freedom.
+  const std::vector<double> a = {1.0, 1.2};
+  for (double distance : {0.0, 0.05, 0.3, 1.0}) {
+    const std::vector<double> b = {1.0 + distance, 1.2 + distance};
+    const double t = distance / std::sqrt(2 * 0.02 / 2);
+    EXPECT_NEAR(ProbabilityOfOneMean(a, b), 1 - t / std::sqrt(2 + t * t), 1e-12) << distance;
+    EXPECT_NEAR(ProbabilityOfOneMean(b, a), ProbabilityOfOneMean(a, b), 1e-15);
+  }
+  // One group without spread: that leaves the other's one degree.
+  const std::vector<double> flat = {2.0, 2.0};
+  const double t = 0.9 / 0.1;
+  EXPECT_NEAR(ProbabilityOfOneMean(a, flat), 1 - 2 * std::atan(t) / std::numbers::pi, 1e-12);
+  EXPECT_EQ(ProbabilityOfOneMean(flat, flat), 1);
+  EXPECT_EQ(ProbabilityOfOneMean(flat, std::vector<double>{3.0, 3.0}), 0);
+}
+
 // The sibling record: three seeds with a mean of 1.1233 against the published 1.1351.
 TEST(Statistics, SiblingBeatsThePublishedEntry) {
   const std::vector<double> sibling = {1.1228, 1.1236, 1.1235};

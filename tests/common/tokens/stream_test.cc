@@ -40,6 +40,23 @@ TEST_F(TokenStreamTest, GoesOnAtTheFirstTokenAfterTheLast) {
   }
 }
 
+// What is kept out at the end, or at the beginning, never comes.
+TEST_F(TokenStreamTest, OfAPartItTakesNothingElse) {
+  const ShardSet all(folder_.path(), "train", 1024);
+  const std::vector<uint16_t> whole = all_;
+  for (const auto& [begin, count] : std::vector<std::pair<int64_t, int64_t>>{{0, all.tokens() - 900}, {2500, 1700}, {7, 1}}) {
+    ShardSet part = all.Part(begin, count);
+    EXPECT_EQ(part.tokens(), count);
+    EXPECT_EQ(part.Identity(), all.Identity());
+    std::vector<uint16_t> last(1);
+    part.Part(count - 1, 1).Read(0, 1, last.data());
+    EXPECT_EQ(last[0], whole[begin + count - 1]);
+    all_.assign(whole.begin() + begin, whole.begin() + begin + count);
+    TokenStream stream(std::move(part));
+    EXPECT_EQ(stream.Take(2 * count + 3), Expected(0, 2 * count + 3)) << begin;
+  }
+}
+
 TEST_F(TokenStreamTest, TakesMoreThanAllShardsHold) {
   TokenStream stream(ShardSet(folder_.path(), "train", 1024));
   const auto count = static_cast<int64_t>(3 * all_.size() + 11);

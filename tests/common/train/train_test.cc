@@ -7,7 +7,10 @@
 
 #include <filesystem>
 
+#include "common/average/source.h"
 #include "common/base/error.h"
+#include "common/evaluate/evaluate.h"
+#include "common/model/fused.h"
 #include "common/optim/schedule.h"
 #include "tests/common/train/corpus.h"
 
@@ -85,6 +88,73 @@ TEST_F(TrainTest, TakesTheTrainersSteps) {
        {"step:0/8 val_loss:", "step:4/8 val_loss:", "step:8/8 val_loss:", "step:1/8 train_loss:", "warmup_step:2/2",
         "late_qat: enabled at step 5 (scale=0.375000) matrices:19", "swa:start step:6"})
     EXPECT_THAT(log, HasSubstr(line));
+}
+
+// The end of the split is not trained on, and scored in the end: what other tokens there say changes the scores alone.
+TEST_F(TrainTest, KeepsTokensOutToSelectBy) {
+  const Settings settings = Make({{"select_tokens", "50"}});
+  const std::vector<uint16_t> tokens = RandomTokens(400, kVocab);
+  const auto losses_of = [&](const CheckpointReader& checkpoint) {
+    std::map<std::string, double> losses;
+    for (const auto& [name, value] : checkpoint.counters().all())
+      if (name.starts_with(counter::kSelectPrefix)) losses[name] = value;
+    return losses;
+  };
+  const auto weights_of = [&](const CheckpointReader& checkpoint) { return checkpoint.Floats("blocks.0.mlp.fc.weight"); };
+  Run(settings);
+  const CheckpointReader first(out);
+  const auto losses = losses_of(first);
+  EXPECT_EQ(losses.size(), 6u);
+  EXPECT_THAT(log, HasSubstr("select:ema:0.5,swa:0.5 loss:"));
+
+  // The score of the averages is that of the weights that ema-finalize makes of them, on these tokens.
+  const ShardSet all(settings.data_path, "train", kVocab);
+  for (const std::string& source : SelectableSources(true, true)) {
+    CheckpointWriter writer(folder / "weights.ckpt", Kind::kWeights, settings.Select(scope::kModel));
+    WriteWeights(first, ParseSource(source), /*compat=*/false, writer);
+    writer.Finish({}, {});
+    FusedTransformer model(settings, LoadParameters(CheckpointReader(folder / "weights.ckpt"), settings));
+    const Score score = EvaluatePlain(model, all.Part(350, 50), TinyTable(kVocab), settings);
+    EXPECT_NEAR(losses.at(counter::kSelectPrefix + source), score.val_loss, 1e-6) << source;
+  }
+
+  std::vector<uint16_t> other = tokens;
+  for (size_t i = 350; i < other.size(); ++i) other[i] = static_cast<uint16_t>((other[i] + 1) % kVocab);
+  WriteTrain(folder.path(), other);
+  Run(settings);
+  EXPECT_EQ(weights_of(CheckpointReader(out)), weights_of(first));
+  EXPECT_NE(losses_of(CheckpointReader(out)).at("select.last"), losses.at("select.last"));
+  other[349] = static_cast<uint16_t>((other[349] + 1) % kVocab);
+  WriteTrain(folder.path(), other);
+  Run(settings);
+  EXPECT_NE(weights_of(CheckpointReader(out)), weights_of(first));
+
+  Run(Make());
+  EXPECT_TRUE(losses_of(CheckpointReader(out)).empty());
+  EXPECT_THAT(MessageOf<InputError>([&] { Run(Make({{"select_tokens", "384"}})); }),
+              HasSubstr("the training split holds 400 tokens; select_tokens = 384 leaves too few of them"));
+  EXPECT_THAT(MessageOf<UsageError>([&] { Run(Make({{"select_tokens", "16"}})); }),
+              HasSubstr("select_tokens = 16 holds no sequence of train_seq_len = 16"));
+}
+
+// A checkpoint from before a setting goes on with it off, and with nothing else.
+TEST_F(TrainTest, GoesOnWithACheckpointThatKnowsFewerSettings) {
+  const Settings settings = Make();
+  {
+    Trainer trainer = MakeTrainer(settings);
+    TakeSteps(trainer, settings, 1);
+    SettingValues values = settings.Select(scope::kModel | scope::kTrain);
+    std::erase_if(values, [](const auto& value) { return value.first == "rope_dims" || value.first == "select_tokens"; });
+    CheckpointWriter writer(Partial(1), Kind::kTraining, values);
+    Counters counters;
+    trainer.Save(writer, counters);
+    Lineage lineage{.tool = "train"};
+    lineage.inputs.push_back({"train shards", trainer.shards().Identity(), {}});
+    writer.Finish(counters, lineage);
+  }
+  EXPECT_THAT(MessageOf<InputError>([&] { Run(Make({{"rope_dims", "2"}}), "newest"); }),
+              HasSubstr("was begun with other settings: rope_dims was 0 and is 2 now"));
+  EXPECT_TRUE(Run(settings, "newest").finished);
 }
 
 TEST_F(TrainTest, TheClockEndsIt) {

@@ -1,0 +1,154 @@
+#!/usr/bin/env python3
+"""What each technique is worth: a table of bits a byte from the packed artifact, each change against the same base, over seeds.
+
+bench/ablate.py [--profile cpu-demo] [--seeds 1337,42,2025] [--only NAME,NAME] [--docs FILE.jsonl] [--out build/ablation]
+                [--list] [--table] [NAME=VALUE …]
+
+Every variant is the profile with the settings of VARIANTS changed (and NAME=VALUE in all of them, for shorter runs: ITERATIONS=70
+WARMDOWN_ITERS=35). It is trained, finalised, quantised, packed and scored (sliding) once a seed, under OUT; what is there already
+is not made again, so that a table can grow run by run. --table only prints what is there.
+
+The difference is the mean over the seeds that both have of (variant - base), with its standard error: the standard deviation of
+these paired differences over the root of their number. Negative is better. --docs takes documents (JSON, one a line, key text) in
+place of the profile's corpus: nine of ten train, every tenth is scored; TOKENIZER_PATH names their tokenizer.
+"""
+import argparse, hashlib, json, math, os, statistics, subprocess, sys
+
+ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+BIN = ROOT + "/build/bin/"
+# Changed settings, by the stage from which on a variant is its own: what differs behind training shares it with the base.
+VARIANTS = {
+    "base": {},
+    # removed
+    "EMA off (last weights)": {"source": "last"},
+    "SWA in place of EMA": {"source": "swa"},
+    "late QAT off": {"late_qat_threshold": "0"},
+    "XSA off": {"xsa_last_n": "0"},
+    "bigram off": {"bigram_vocab_size": "0"},
+    # added: the sources are in common/settings/settings.def
+    "XSA on all layers": {"xsa_last_n": "11"},
+    "partial rotary, a half": {"rope_dims": "8"},
+    "partial rotary, a quarter": {"rope_dims": "4"},
+    "layer scale": {"layer_scale": "1"},
+    "leaky ReLU squared": {"mlp_negative_slope": "0.5"},
+    "all four added": {"xsa_last_n": "11", "rope_dims": "8", "layer_scale": "1", "mlp_negative_slope": "0.5"},
+    "Muon weight decay 0.2": {"muon_weight_decay": "0.2"},
+    "learning rates doubled": {"matrix_lr": "0.04", "tied_embed_lr": "0.06", "scalar_lr": "0.04"},
+    "method cached": {"method": "cached"},
+    "method adapt": {"method": "adapt", "adapt_chunk_tokens": "4096"},
+}
+AFTER_TRAINING = {"source", "method", "adapt_chunk_tokens", "adapt_steps", "adapt_lr", "adapt_momentum"}
+
+
+def run(folder, program, *arguments):
+    command = [BIN + program, *arguments, "--log", folder + "/log"]
+    done = subprocess.run(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    if done.returncode != 0:
+        sys.exit(f"ablate: {' '.join(command)}: status {done.returncode}\n{done.stderr.splitlines()[-1]}")
+
+
+def folder_of(arguments, seed, settings):
+    """One folder for one set of settings, whatever a variant is called."""
+    key = json.dumps([arguments.profile, arguments.docs, arguments.settings, sorted(settings.items())])
+    return f"{arguments.out}/{hashlib.sha256(key.encode()).hexdigest()[:12]}-{seed}"
+
+
+def make(arguments, seed, changes):
+    """The variant's eval.json, made where it is missing."""
+    own = {name: value for name, value in changes.items() if name not in AFTER_TRAINING}
+    trained, scored = folder_of(arguments, seed, own), folder_of(arguments, seed, changes)
+    given = dict(pair.split("=", 1) for pair in arguments.settings)
+    common = ["--profile", arguments.profile, "--seed", str(seed), "--threads", str(arguments.threads)]
+    if arguments.data:
+        common += ["--data-path", arguments.data]
+    settings = {name.lower(): value for name, value in given.items()} | changes
+    flags = common + [word for name, value in settings.items() for word in ("--" + name.replace("_", "-"), value)]
+    for folder in (trained, scored):
+        os.makedirs(folder, exist_ok=True)
+    if os.path.exists(scored + "/eval.json"):
+        return
+    if not os.path.exists(trained + "/train.ckpt"):
+        run(trained, "train", *flags, "--val-loss-every", "0", "--resume", "newest", "--out", trained + "/train.ckpt")
+    run(scored, "ema-finalize", *flags, trained + "/train.ckpt", scored + "/weights.ckpt")
+    run(scored, "gptq-lite", *flags, scored + "/weights.ckpt", scored + "/quantised.ckpt")
+    run(scored, "pack-zstd", scored + "/quantised.ckpt", scored + "/model.bin.zst")
+    run(scored, "eval-sliding", *flags, scored + "/model.bin.zst", "--out", scored + "/eval.json")
+
+
+def read(arguments, seed, changes):
+    path = folder_of(arguments, seed, changes) + "/eval.json"
+    if not os.path.exists(path):
+        return None
+    with open(path) as file:
+        return json.load(file)
+
+
+def documents(arguments):
+    """Shards of the documents; returns their folder."""
+    folder = os.path.abspath(arguments.out + "/documents")
+    if os.path.exists(folder + "/manifest.json"):
+        return folder
+    os.makedirs(folder, exist_ok=True)
+    with open(arguments.docs) as file:
+        lines = file.readlines()
+    for split, chosen in (("train", lambda i: i % 10 != 9), ("val", lambda i: i % 10 == 9)):
+        with open(f"{folder}/{split}.jsonl", "w") as file:
+            file.writelines(line for i, line in enumerate(lines) if chosen(i))
+        run(folder, "tokenize-shard", "--key", "text", "--out", folder, "--split", split, "--tokenizer", os.environ["TOKENIZER_PATH"],
+            f"{folder}/{split}.jsonl")
+    return folder
+
+
+def table(arguments, seeds):
+    print(f"| variant | seeds | bits a byte | difference from base | artifact bytes |\n|---|---:|---:|---:|---:|")
+    base = {seed: read(arguments, seed, {}) for seed in seeds}
+    for name in arguments.only:
+        found = {seed: read(arguments, seed, VARIANTS[name]) for seed in seeds}
+        scores = [score for score in found.values() if score]
+        if not scores:
+            continue
+        apart = [found[seed]["val_bpb"] - base[seed]["val_bpb"] for seed in seeds if found[seed] and base[seed]]
+        error = statistics.stdev(apart) / math.sqrt(len(apart)) if len(apart) > 1 else math.nan
+        difference = f"{statistics.mean(apart):+.4f} ± {error:.4f}" if apart and name != "base" else ""
+        print(f"| {name} | {len(scores)} | {statistics.mean(s['val_bpb'] for s in scores):.4f} | {difference} | "
+              f"{statistics.mean(s['artifact_bytes'] for s in scores):,.0f} |")
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--profile", default="cpu-demo")
+    parser.add_argument("--seeds", default="1337,42,2025")
+    parser.add_argument("--only", default=",".join(VARIANTS))
+    parser.add_argument("--docs", default="")
+    parser.add_argument("--data", default="", help="folder of shards in place of the profile's")
+    parser.add_argument("--threads", default=0, type=int)
+    parser.add_argument("--out", default=ROOT + "/build/ablation")
+    parser.add_argument("--list", action="store_true", help="name the variants and their settings, and end")
+    parser.add_argument("--table", action="store_true", help="make nothing, print what is there")
+    parser.add_argument("settings", nargs="*", metavar="NAME=VALUE")
+    arguments = parser.parse_args()
+    if arguments.list:
+        for name, changes in VARIANTS.items():
+            print(f"{name:28}", " ".join(f"{setting}={value}" for setting, value in changes.items()))
+        return
+    arguments.only = arguments.only.split(",")
+    for name in arguments.only:
+        if name not in VARIANTS:
+            parser.error(f"no variant '{name}' (--list)")
+    for pair in arguments.settings:
+        if "=" not in pair:
+            parser.error(f"'{pair}' is not of the form NAME=VALUE")
+    if arguments.docs and not arguments.table:
+        if not os.environ.get("TOKENIZER_PATH"):
+            parser.error("--docs needs TOKENIZER_PATH")
+        arguments.data = documents(arguments)
+    seeds = [int(seed) for seed in arguments.seeds.split(",")]
+    if not arguments.table:
+        for seed in seeds:  # one seed of all variants before the next: a table from early on
+            for name in arguments.only:
+                make(arguments, seed, VARIANTS[name])
+    table(arguments, seeds)
+
+
+if __name__ == "__main__":
+    main()

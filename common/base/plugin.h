@@ -1,0 +1,15 @@
+// Libraries that a program loads only where it uses what they hold.
+#pragma once
+
+#include <string>
+
+namespace fairway {
+
+// Where lib/NAME is looked for: beside the program's folder, wherever the two are copied.
+std::string PluginPath(const std::string& name);
+
+// Loads lib/NAME for good, its symbols and those of its libraries visible to what is loaded later, and returns the function that it
+// exports as `symbol`. Throws IoError.
+void* LoadPlugin(const std::string& name, const char* symbol);
+
+}  // namespace fairway

@@ -1,0 +1,23 @@
+// Calibration of a checkpoint of weights, for programs that are built without LibTorch too.
+#pragma once
+
+#include <cstdint>
+#include <functional>
+
+#include "common/checkpoint/checkpoint.h"
+#include "common/quantise/steps.h"
+#include "common/settings/settings.h"
+
+namespace fairway {
+
+// The calibration that settings.quantiser and calibration_windows ask for, on the training split in settings.data_path; nothing of
+// it where calibration_windows is 0. Names the split in `lineage`. Throws UsageError for `hessian` without windows and, where
+// there are windows, in a build without LibTorch; InputError where the weights are not those of the model that the settings
+// describe, or the split is too short.
+Calibration CalibrateCheckpoint(const CheckpointReader& weights, const Settings& settings, Lineage& lineage,
+                                const std::function<void(int64_t done, int64_t of)>& progress);
+
+// Bytes of memory beside the checkpoint's own: LibTorch, which is loaded whatever the settings, and what calibration takes.
+double EstimateCheckpointCalibration(const Settings& settings);
+
+}  // namespace fairway

@@ -1,0 +1,15 @@
+#include "common/base/error.h"
+#include "common/calibrate/checkpoint.h"
+
+namespace fairway {
+
+Calibration CalibrateCheckpoint(const CheckpointReader&, const Settings& settings, Lineage&,
+                                const std::function<void(int64_t, int64_t)>&) {
+  if (settings.calibration_windows > 0 || settings.quantiser == "hessian")
+    throw UsageError("this build is without LibTorch and cannot calibrate; lite goes with CALIBRATION_WINDOWS=0");
+  return {};
+}
+
+double EstimateCheckpointCalibration(const Settings&) { return 0; }
+
+}  // namespace fairway

@@ -1,0 +1,40 @@
+// Sums gradients over ranks.
+//
+// Each piece (dealing.h) travels from every rank to the one that sums it, and is summed there in the order of the ranks: one number
+// of ranks gives one result, bit for bit, whatever the network does.
+#pragma once
+
+#include <memory>
+#include <vector>
+
+#include "common/optim/dealing.h"
+#include "common/parallel/communicator.h"
+
+namespace fairway {
+
+class GradientExchange {
+ public:
+  // Works on the memory of `gradients`, all groups of the layout in one buffer.
+  GradientExchange(const Dealing& dealing, FlatTensors gradients, Communicator& communicator);
+
+  // The gradients of the matrices in blocks `block` and later are what they will be in this step, and go on their way, a bucket at
+  // a time. Does not wait.
+  void BlocksFrom(int64_t block);
+  // All gradients are. Afterwards those of the matrices that this rank steps, and those of everything but matrices, are sums over
+  // the ranks; other matrices' are this rank's share still.
+  void Finish();
+
+ private:
+  void Start(const Dealing::Bucket& bucket);
+  void Sum(const Dealing::Bucket& bucket, int64_t received_at);
+
+  const Dealing dealing_;
+  const at::Tensor gradients_;
+  Communicator& communicator_;
+  at::Tensor received_;  // of every piece that is summed here, from each other rank, in the order of the ranks
+  std::vector<int64_t> received_at_;  // of each bucket, where its pieces begin in there
+  size_t started_ = 0;                // buckets
+  std::vector<std::unique_ptr<Communicator::Transfer>> transfers_;
+};
+
+}  // namespace fairway

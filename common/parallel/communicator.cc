@@ -1,0 +1,135 @@
+#include "common/parallel/communicator.h"
+
+#include <algorithm>
+#include <stdexcept>
+
+#include "common/base/error.h"
+#include "common/base/machine.h"
+#include "common/base/plugin.h"
+#include "common/base/text.h"
+
+namespace fairway {
+namespace {
+
+class SingleProcess : public Communicator {
+ public:
+  SingleProcess() : Communicator(0, 1) {}
+  std::string name() const override { return "single"; }
+
+ private:
+  class Done : public Transfer {
+    void Finish() override {}
+  };
+  std::unique_ptr<Transfer> StartExchange(std::span<const Message>, std::span<const Message>) override {
+    return std::make_unique<Done>();
+  }
+  std::unique_ptr<Transfer> StartBroadcast(std::span<const Message>) override { return std::make_unique<Done>(); }
+  void GatherBytes(const void* mine, int64_t bytes, void* all) override {
+    std::copy_n(static_cast<const char*>(mine), bytes, static_cast<char*>(all));
+  }
+};
+
+// Calls a plug-in, and says what it reports as an error of this run.
+template <class Call>
+auto Told(const Communicator& communicator, Call call) {
+  try {
+    return call();
+  } catch (const std::runtime_error& error) {
+    throw IoError(communicator.name(), error.what());
+  }
+}
+
+std::unique_ptr<Communicator> Load(const char* library, const char* symbol, const PluginOptions& options, const char* backend) {
+  const auto make = reinterpret_cast<CommunicatorFunction*>(LoadPlugin(library, symbol));
+  try {
+    return std::unique_ptr<Communicator>(make(options));
+  } catch (const std::exception& error) {
+    const std::string cause = error.what();  // LibTorch appends a stack trace
+    throw IoError(backend, "does not start: " + cause.substr(0, cause.find('\n')));
+  }
+}
+
+}  // namespace
+
+Communicator& Communicator::Single() {
+  static SingleProcess single;
+  return single;
+}
+
+std::unique_ptr<Communicator::Transfer> Communicator::Exchange(std::span<const Message> sends, std::span<const Message> receives) {
+  for (const Message& message : receives) bulk_bytes_ += message.bytes;
+  return Told(*this, [&] { return StartExchange(sends, receives); });
+}
+
+std::unique_ptr<Communicator::Transfer> Communicator::Broadcast(std::span<const Message> messages) {
+  for (const Message& message : messages) bulk_bytes_ += message.rank == rank_ ? 0 : message.bytes;
+  return Told(*this, [&] { return StartBroadcast(messages); });
+}
+
+void Communicator::Wait(std::unique_ptr<Transfer> transfer) {
+  Told(*this, [&] { transfer->Finish(); });
+}
+
+std::vector<double> Communicator::Gather(std::span<const double> mine) {
+  std::vector<double> all(mine.size() * world_size_);
+  gathered_bytes_ += static_cast<int64_t>(mine.size_bytes()) * (world_size_ - 1);
+  Told(*this, [&] { GatherBytes(mine.data(), static_cast<int64_t>(mine.size_bytes()), all.data()); });
+  return all;
+}
+
+std::vector<std::string> Communicator::Gather(const std::string& mine) {
+  const double size = static_cast<double>(mine.size());
+  const std::vector<double> sizes = Gather(std::span(&size, 1));
+  const auto longest = static_cast<int64_t>(*std::max_element(sizes.begin(), sizes.end()));
+  std::string padded = mine, all(longest * world_size_, '\0');
+  padded.resize(longest);
+  gathered_bytes_ += longest * (world_size_ - 1);
+  Told(*this, [&] { GatherBytes(padded.data(), longest, all.data()); });
+  std::vector<std::string> texts;
+  for (int64_t rank = 0; rank < world_size_; ++rank)
+    texts.push_back(all.substr(rank * longest, static_cast<size_t>(sizes[rank])));
+  return texts;
+}
+
+std::unique_ptr<Communicator> MakeCommunicator(const Settings& settings, bool on_gpu) {
+  const PluginOptions options{LaunchOf(), settings.comm_timeout_seconds};
+  const int64_t world_size = options.launch.world_size;
+  const std::string& asked = settings.backend;
+  const std::string backend = asked != "auto" ? asked : world_size == 1 ? "single" : on_gpu ? "nccl" : "mpi";
+  if (backend == "single") {
+    if (world_size > 1) throw UsageError(StringPrintf("BACKEND=single: started as one of %ld ranks", world_size));
+    return std::make_unique<SingleProcess>();
+  }
+  if (asked == "auto" && !on_gpu && options.launch.launcher == "torchrun") {
+    throw IoError(StringPrintf("rank %ld of %ld", options.launch.rank, world_size),
+                  "no GPU, and ranks that torchrun starts talk by NCCL, which is for GPUs; on CPUs: mpirun");
+  }
+  if (backend == "nccl") {
+    if (!BuiltWithCuda()) throw UsageError("BACKEND=nccl: this build is for CPUs only; it was made without nvcc");
+    if (!on_gpu) throw UsageError("BACKEND=nccl: NCCL is for GPUs, and this rank computes on the CPU");
+    return Load("libfairway_nccl.so", kNcclSymbol, options, "nccl");
+  }
+  if (on_gpu) throw UsageError("BACKEND=mpi: MPI is for CPUs here, and this rank computes on a GPU (DEVICE=cpu)");
+  if (!BuiltWithMpi()) throw UsageError("BACKEND=mpi: this build has no MPI; it was made without an MPI library (libopenmpi-dev)");
+  return Load("libfairway_mpi.so", kMpiSymbol, options, "mpi");
+}
+
+void RequireAgreement(Communicator& communicator, const std::vector<Fact>& facts) {
+  // Texts of several lines would pass for several facts; none has any.
+  std::string mine;
+  for (const Fact& fact : facts) mine += fact.name + "\n" + fact.value + "\n";
+  const std::vector<std::string> all = communicator.Gather(mine);
+  const std::vector<std::string> expected = Split(all.front(), '\n');
+  for (int64_t rank = 1; rank < communicator.world_size(); ++rank) {
+    const std::vector<std::string> other = Split(all[rank], '\n');
+    for (size_t i = 0; i + 1 < std::max(expected.size(), other.size()); i += 2) {
+      const auto at = [i](const std::vector<std::string>& list, size_t k) { return i + k < list.size() ? list[i + k] : "missing"; };
+      if (at(expected, 0) == at(other, 0) && at(expected, 1) == at(other, 1)) continue;
+      throw InputError(StringPrintf("rank %ld", rank),
+                       StringPrintf("disagrees with rank 0: %s is %s there and %s on rank 0", at(other, 0).c_str(),
+                                    at(other, 1).c_str(), at(expected, 1).c_str()));
+    }
+  }
+}
+
+}  // namespace fairway

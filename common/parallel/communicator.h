@@ -1,0 +1,103 @@
+// What ranks of one run say to each other. Three implementations: a single process, which has nobody to talk to; MPI, in memory of
+// the CPU (mpi.cc); NCCL, in memory of the GPUs (nccl.cc). The last two are libraries of their own that are loaded where they are used.
+//
+// They move bytes, and nothing more. Who sends what to whom, and in which order sums are taken, is decided once for all of them,
+// by those who use this (optim/exchange.h, evaluate/).
+//
+// REQUIRES, of everything here: all ranks make the same calls in the same order, from one thread.
+//
+// Where a rank has gone, or does not answer within the time limit, what waits for it throws IoError.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "common/base/launch.h"
+#include "common/settings/settings.h"
+
+namespace fairway {
+
+// Memory to send or to receive into: the CPU's, or with NCCL the GPU's.
+struct Message {
+  void* data;
+  int64_t bytes;
+  int64_t rank;  // to which it goes, or from which it comes
+};
+
+class Communicator {
+ public:
+  Communicator(int64_t rank, int64_t world_size) : rank_(rank), world_size_(world_size) {}
+  virtual ~Communicator() = default;
+  Communicator(const Communicator&) = delete;
+  Communicator& operator=(const Communicator&) = delete;
+
+  // The one that a process is alone with.
+  static Communicator& Single();
+
+  int64_t rank() const { return rank_; }
+  int64_t world_size() const { return world_size_; }
+  virtual std::string name() const = 0;  // single, mpi, nccl
+
+  // A transfer that goes on while this rank computes. Its memory is left alone until Wait.
+  class Transfer {
+   public:
+    virtual ~Transfer() = default;
+
+   private:
+    friend class Communicator;
+    // Returns when it is done; on a GPU, when what this thread puts on the stream next will find it done.
+    virtual void Finish() = 0;
+  };
+
+  // Sends and receives side by side. Messages of one pair of ranks arrive in the order in which both list them.
+  std::unique_ptr<Transfer> Exchange(std::span<const Message> sends, std::span<const Message> receives);
+  // Each message from its rank to all others; all list them alike.
+  std::unique_ptr<Transfer> Broadcast(std::span<const Message> messages);
+  void Wait(std::unique_ptr<Transfer> transfer);
+  // Lets transfers go on that do so only while somebody looks at them (MPI's).
+  virtual void Progress() {}
+
+  // As many numbers from each rank, in the order of the ranks. Always in the CPU's memory; waits for no GPU. The way in which ranks
+  // come to the same decision.
+  std::vector<double> Gather(std::span<const double> mine);
+  // The same of texts.
+  std::vector<std::string> Gather(const std::string& mine);
+
+  // Bytes that have come to this rank from others so far: by Exchange and Broadcast, and by Gather.
+  int64_t bulk_bytes() const { return bulk_bytes_; }
+  int64_t gathered_bytes() const { return gathered_bytes_; }
+
+ private:
+  // They throw std::runtime_error with what is wrong; a plug-in knows no other errors.
+  virtual std::unique_ptr<Transfer> StartExchange(std::span<const Message> sends, std::span<const Message> receives) = 0;
+  virtual std::unique_ptr<Transfer> StartBroadcast(std::span<const Message> messages) = 0;
+  virtual void GatherBytes(const void* mine, int64_t bytes, void* all) = 0;
+
+  const int64_t rank_, world_size_;
+  int64_t bulk_bytes_ = 0, gathered_bytes_ = 0;
+};
+
+// The run's communicator, by settings.backend: on a GPU (`on_gpu`) auto is nccl, else mpi, and in a world of one single. Throws
+// UsageError where the backend does not fit how the process was started or where it computes, or is not in this build; IoError
+// where it cannot be loaded or started.
+std::unique_ptr<Communicator> MakeCommunicator(const Settings& settings, bool on_gpu);
+
+// Something that all ranks must have in common: a setting, a digest.
+struct Fact {
+  std::string name, value;
+};
+// Throws InputError on every rank where one of them differs from rank 0, and says which, and in what.
+void RequireAgreement(Communicator& communicator, const std::vector<Fact>& facts);
+
+// What the plug-ins export: makes the communicator of this process. Throws std::runtime_error.
+struct PluginOptions {
+  Launch launch;
+  double timeout_seconds;
+};
+using CommunicatorFunction = Communicator*(const PluginOptions& options);
+inline constexpr char kMpiSymbol[] = "FairwayMpiCommunicator", kNcclSymbol[] = "FairwayNcclCommunicator";
+
+}  // namespace fairway

@@ -1,0 +1,146 @@
+#include "common/quantise/budget.h"
+
+#include <algorithm>
+#include <cmath>
+#include <map>
+#include <string>
+
+#include "common/base/error.h"
+#include "common/base/text.h"
+
+namespace fairway {
+namespace {
+
+// The fast coder's bytes by the logarithm of the step. The ends stand for the finest and the coarsest steps there are.
+class Curve {
+ public:
+  Curve(double guess, const std::function<uint64_t(double)>& measure) : measure_(measure), guess_(std::log2(guess)) {
+    Add(guess_ - kReach);
+    Add(guess_ + kReach);
+  }
+
+  double finest() const { return points_.begin()->second; }
+  double coarsest() const { return points_.rbegin()->second; }
+  double Step(double place) const {
+    return place == points_.begin()->first ? 0 : place == points_.rbegin()->first ? kCoarsest : std::exp2(place);
+  }
+
+  // The finest step of at most `target` bytes: one of at least `enough`, or the coarser of two next to each other on both sides
+  // of these. REQUIRES: coarsest() <= target < finest().
+  double Find(double enough, double target) {
+    for (int i = 0;; ++i) {
+      const auto coarse = std::ranges::find_if(points_, [&](const auto& point) { return point.second <= target; });
+      const auto fine = std::prev(coarse);
+      const double width = coarse->first - fine->first;
+      if (coarse->second >= enough || width < 1e-7) return Step(coarse->first);
+      // Bytes are nearly straight against the logarithm, but for the ends; where the line does not help, halves.
+      if (points_.size() == 2) {
+        Add(guess_);
+      } else if (width > kReach / 2 || i % 4 == 3) {
+        Add(Towards(fine->first, coarse->first));
+      } else {
+        Add(fine->first + width * (fine->second - (enough + target) / 2) / (fine->second - coarse->second));
+      }
+    }
+  }
+
+  // How fast bytes fall about there.
+  double BytesPerOctave(double place) const {
+    auto right = points_.upper_bound(place);
+    if (right == points_.begin()) ++right;
+    if (right == points_.end()) --right;
+    const auto left = std::prev(right);
+    return std::max((left->second - right->second) / (right->first - left->first), 1.0);
+  }
+
+  static constexpr double kCoarsest = 1e30;
+
+ private:
+  static constexpr double kReach = 40;
+
+  void Add(double place) {
+    const bool end = std::fabs(place - guess_) >= kReach;
+    points_[place] = static_cast<double>(measure_(!end ? std::exp2(place) : place < guess_ ? 0 : kCoarsest));
+  }
+  // From the guess outwards by two octaves at a time, then by halves.
+  double Towards(double fine, double coarse) const {
+    if (fine == guess_ - kReach) return std::max(coarse - 2, (fine + coarse) / 2);
+    if (coarse == guess_ + kReach) return std::min(fine + 2, (fine + coarse) / 2);
+    return (fine + coarse) / 2;
+  }
+
+  const std::function<uint64_t(double)>& measure_;
+  const double guess_;
+  std::map<double, double> points_;
+};
+
+constexpr int kMostPacked = 16;
+
+}  // namespace
+
+std::optional<int64_t> TargetBytes(const Settings& settings, int64_t parameters, int64_t code_bytes) {
+  struct Given {
+    std::string_view name;
+    Origin origin;
+    double bytes;
+  };
+  std::vector<Given> given;
+  const auto add = [&](std::string_view name, double value, double bytes) {
+    if (value > 0) given.push_back({name, settings.origin(name), bytes});
+  };
+  const auto count = static_cast<double>(parameters);
+  add("target_bytes", static_cast<double>(settings.target_bytes), static_cast<double>(settings.target_bytes - code_bytes));
+  add("target_ratio", settings.target_ratio, settings.target_ratio * 4 * count);
+  add("bits_per_weight", settings.bits_per_weight, settings.bits_per_weight * count / 8);
+  if (given.empty()) return std::nullopt;
+  std::ranges::stable_sort(given, [](const Given& a, const Given& b) { return a.origin > b.origin; });
+  if (given.size() > 1 && given[0].origin == given[1].origin)
+    throw UsageError(StringPrintf("%s and %s are both given by %s; one of them says the size", given[0].name.data(),
+                                  given[1].name.data(), std::string(OriginName(given[0].origin)).c_str()));
+  if (given[0].bytes < 1)
+    throw UsageError(StringPrintf("%s leaves no byte for the weights", given[0].name.data()));
+  return static_cast<int64_t>(given[0].bytes);
+}
+
+FoundStep FindStep(uint64_t budget, double first_guess, const std::function<uint64_t(double)>& measure,
+                   const std::function<uint64_t(double)>& ship) {
+  const auto most = static_cast<double>(budget), least = (1 - kBudgetShare) * most, aim = (least + most) / 2;
+  Curve curve(first_guess, measure);
+  FoundStep found;
+  const auto try_step = [&](double step) {
+    const uint64_t bytes = ship(step);
+    if (bytes <= budget && bytes > found.bytes) found = {step, bytes};
+    return static_cast<double>(bytes);
+  };
+  if (curve.finest() <= most && try_step(0) <= most) return found;
+  // Where the fast level says less than what is shipped, its finest step may be within the budget.
+  const double within = std::min(aim, 0.999 * curve.finest());
+  double step = curve.coarsest() <= within ? curve.Find(std::min(least, 0.998 * curve.finest()), within) : Curve::kCoarsest;
+  if (step == Curve::kCoarsest) {
+    const double bytes = try_step(step);
+    if (bytes > most) {
+      throw GateError(StringPrintf("the weights do not come within %s bytes: the smallest artifact there is, every code zero, has %s",
+                                   WithCommas(static_cast<int64_t>(budget)).c_str(),
+                                   WithCommas(static_cast<int64_t>(bytes)).c_str()));
+    }
+    step = curve.Find(least, std::max(within, curve.coarsest()));
+  }
+  // What is shipped is a little smaller than what the fast level says, or a little larger. From here on it alone counts.
+  double fine = -INFINITY, coarse = INFINITY, fine_bytes = 0, coarse_bytes = 0, place = std::log2(std::min(step, 1e12));
+  for (int round = 0; round < kMostPacked && coarse - fine > 1e-6; ++round) {
+    const double bytes = try_step(std::exp2(place));
+    if (bytes >= least && bytes <= most) break;
+    (bytes > most ? fine : coarse) = place;
+    (bytes > most ? fine_bytes : coarse_bytes) = bytes;
+    if (std::isinf(fine) || std::isinf(coarse)) {
+      place += 1.5 * (bytes - aim) / curve.BytesPerOctave(place);
+    } else {
+      const double share = round % 3 == 2 ? 0.5 : (fine_bytes - aim) / (fine_bytes - coarse_bytes);
+      place = fine + std::clamp(share, 0.05, 0.95) * (coarse - fine);
+    }
+  }
+  if (found.bytes == 0 && try_step(Curve::kCoarsest) > most) throw GateError("no artifact within the budget was found");
+  return found;
+}
+
+}  // namespace fairway

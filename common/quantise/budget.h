@@ -1,0 +1,31 @@
+// Rate control: the finest step whose artifact stays within a number of bytes.
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <optional>
+
+#include "common/settings/settings.h"
+
+namespace fairway {
+
+// The artifact's bytes that the settings ask for: target_bytes less `code_bytes`, target_ratio of the float32 weights, or
+// bits_per_weight. Of those given, the one given in the strongest place counts (command line, environment, profile, checkpoint).
+// Nothing where none is given. Throws UsageError where two are given in one place, or where the code leaves no byte.
+std::optional<int64_t> TargetBytes(const Settings& settings, int64_t parameters, int64_t code_bytes);
+
+// A search comes within this share of the budget, below it.
+inline constexpr double kBudgetShare = 0.002;
+
+struct FoundStep {
+  double step = 0;     // 0: the finest there is, and the budget is not used up
+  uint64_t bytes = 0;  // of the artifact as shipped
+};
+
+// measure(step): bytes by the coder's fast level; they fall, but for small disorder, as the step grows. ship(step): bytes as
+// shipped. The result has at most `budget` bytes as shipped, and, unless its step is 0 or no step comes closer, at least
+// (1 - kBudgetShare) of it. Throws GateError naming the smallest artifact there is where that is over the budget.
+FoundStep FindStep(uint64_t budget, double first_guess, const std::function<uint64_t(double)>& measure,
+                   const std::function<uint64_t(double)>& ship);
+
+}  // namespace fairway

@@ -1,0 +1,51 @@
+# Many seeds: side by side in directories of their own, each with its share of the processors, and one submission over all; all runs
+# in a list. The programs are stand-ins.
+stand_in_clone clone
+unset THREADS
+printf '#!/bin/sh\necho 8\n' > ../tools/nproc
+chmod +x ../tools/nproc
+# Which seeds trained, with how many threads.
+mv build/bin/train build/bin/train.stand-in
+cat > build/bin/train << 'SCRIPT'
+#!/usr/bin/env bash
+case " $* " in *print-settings*) ;; *) echo "seed $SEED, $THREADS threads" >> "$RAN.trained" ;; esac
+exec -a train "${0%/*}/train.stand-in" "$@"
+SCRIPT
+chmod +x build/bin/train
+sed -i 's|^name=.*|name=${0##*/}; name=${name%.stand-in}|' build/bin/train.stand-in
+trained() { sort "$RAN.trained" 2> /dev/null; rm -f "$RAN.trained"; }
+# Of several seeds at once: how often each program ran.
+counted() {
+  ran "$@" > ../said
+  head -n 1 ../said | tr ' ' '\n' | sort | uniq -c | awk '{print $2, $1}'
+}
+
+try counted -j2 records "SEEDS=7 42"
+try trained
+try sh -c 'find runs/cpu-demo -maxdepth 2 -name submission | sort'
+try counted -j2 records "SEEDS=42 7 7"
+try trained
+try counted -j5 records "SEEDS=1 2 3" RUN=more
+try trained
+try sh -c 'find runs/cpu-demo -maxdepth 1 -name "*submission" | sort'
+try ran records SEEDS=8 THREADS=3
+try trained
+try ran records SEEDS=9
+try trained
+try ran records SEEDS=10 FAIL=pack-zstd RUN=failing
+try find runs/cpu-demo -maxdepth 1 -name 'failing*'
+
+touch runs/cpu-demo/seed-8/train.partial-000120.ckpt
+rm runs/cpu-demo/seed-9/eval.json runs/cpu-demo/seed-9/submission/submission.json
+echo '{"val_bpb": 1.25}' > runs/cpu-demo/seed-7/eval.json
+touch runs/cpu-demo/seed-7/submission/submission.json
+truncate -s 1234567 runs/cpu-demo/seed-7/model.bin.zst
+truncate -s 1000 runs/*/*/source.tar.zst
+touch -d '3 hours ago' runs/cpu-demo/seed-7/* runs/cpu-demo/seed-7/submission/*
+listed() {
+  exec 8<> runs/cpu-demo/seed-42/.lock && flock 8
+  make runs "$@" | sed -E 's/ +[0-9]+ s$/ moments/'
+  exec 8>&-
+}
+try listed
+try make runs RUNS=nowhere

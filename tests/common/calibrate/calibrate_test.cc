@@ -1,0 +1,191 @@
+#include "common/calibrate/calibrate.h"
+
+#include <ATen/TensorOperators.h>
+#include <ATen/ops/eye.h>
+#include <ATen/ops/from_blob.h>
+#include <ATen/ops/randn.h>
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <cmath>
+#include <nlohmann/json.hpp>
+#include <random>
+
+#include "common/base/error.h"
+#include "common/base/text.h"
+#include "common/checkpoint/counter_names.h"
+#include "common/quantise/artifact.h"
+#include "tests/common/evaluate/program.h"
+#include "tests/common/evaluate/tiny_model.h"
+
+namespace fairway {
+namespace {
+
+using testing::HasSubstr;
+
+class CalibrateTest : public testing::Test {
+ protected:
+  CalibrateTest() : settings_(TinySettings()), model_(TinyModel(settings_)) {
+    settings_.keep_max_numel = 100;
+    settings_.fp16_keep_name_patterns = "";
+    settings_.calibration_windows = 3;
+    settings_.calibration_tokens = 12;
+    tokens_ = RandomTokens(500, settings_.vocab_size);
+    WriteBytes(folder_ / "fineweb_train_000000.bin", ShardBytes(tokens_));
+    WriteWeights(folder_ / "weights.ckpt", settings_, model_.parameters());
+  }
+
+  Calibration Run() const {
+    return Calibrate(model_.parameters(), settings_, ShardSet(folder_.path(), "train", settings_.vocab_size), [](int64_t, int64_t) {});
+  }
+  // The windows that calibration_seed draws.
+  std::vector<std::vector<int64_t>> Windows() const {
+    std::mt19937_64 random(settings_.calibration_seed);
+    std::vector<std::vector<int64_t>> windows;
+    for (int64_t i = 0; i < settings_.calibration_windows; ++i) {
+      const auto begin = static_cast<int64_t>(random() % (tokens_.size() - settings_.calibration_tokens));
+      windows.emplace_back(tokens_.begin() + begin, tokens_.begin() + begin + settings_.calibration_tokens + 1);
+    }
+    return windows;
+  }
+  // gptq-lite from weights.ckpt to quantised.ckpt.
+  Ran Quantise(const std::string& arguments) const {
+    return RunCommand(std::string(BINARY_DIR) + "/gptq-lite --keep-max-numel 100 --fp16-keep-name-patterns \"\" --calibration-tokens 12 --data-path " +
+                      folder_.path() + " " + arguments + " " + folder_ / "weights.ckpt" + " " + folder_ / "quantised.ckpt");
+  }
+
+  Settings settings_;
+  Transformer model_;
+  ScratchFolder folder_;
+  std::vector<uint16_t> tokens_;
+};
+
+// Autograd of the plain composition, window by window.
+TEST_F(CalibrateTest, CostsAreSquaredGradients) {
+  const Calibration calibration = Run();
+  EXPECT_TRUE(calibration.feedback.empty());
+  const auto windows = Windows();
+  const int64_t T = settings_.calibration_tokens;
+  for (const std::string name : {"tok_emb.weight", "blocks.1.mlp.fc.weight", "blocks.2.attn.c_v.weight"}) {
+    SCOPED_TRACE(name);
+    if (!calibration.costs.contains(name)) {
+      EXPECT_LE(model_.parameter(name).numel(), settings_.keep_max_numel);
+      continue;
+    }
+    at::Tensor sum;
+    for (const auto& window : windows) {
+      NamedTensors parameters;
+      at::Tensor leaf;
+      for (const auto& [own, tensor] : model_.parameters()) {
+        parameters.emplace_back(own, tensor.clone());
+        if (own == name) leaf = parameters.back().second.requires_grad_();
+      }
+      const at::Tensor ids = at::from_blob(const_cast<int64_t*>(window.data()), {1, T}, at::kLong),
+                       targets = at::from_blob(const_cast<int64_t*>(window.data() + 1), {1, T}, at::kLong);
+      Transformer(settings_, parameters).Loss(ids, targets).backward();
+      const at::Tensor squares = (leaf.grad() * leaf.grad()).to(at::kDouble) * static_cast<double>(T) / static_cast<double>(windows.size());
+      sum = sum.defined() ? sum + squares : squares;
+    }
+    const Cost& cost = calibration.costs.at(name);
+    const auto expect_near = [](double got, double want) { EXPECT_NEAR(got, want, 1e-4 * want + 1e-12); };
+    expect_near(cost.mean, sum.mean().item<double>());
+    for (int64_t row = 0; row < sum.size(0); ++row) expect_near(cost.rows[row], sum[row].mean().item<double>());
+    for (int64_t column = 0; column < sum.size(1); ++column) expect_near(cost.columns[column], sum.select(1, column).mean().item<double>());
+  }
+}
+
+TEST_F(CalibrateTest, SeedsAndNumbersOfWindowsCount) {
+  const auto cost = [&] { return Run().costs.at("tok_emb.weight").mean; };
+  const double first = cost();
+  EXPECT_EQ(cost(), first);
+  settings_.calibration_seed = 1;
+  EXPECT_NE(cost(), first);
+  settings_.calibration_seed = 1337;
+  settings_.calibration_windows = 4;
+  EXPECT_NE(cost(), first);
+  settings_.calibration_tokens = 500;
+  EXPECT_THROW(Run(), InputError);
+}
+
+TEST_F(CalibrateTest, FeedbackIsOfLinearLayersInputs) {
+  settings_.quantiser = "hessian";
+  const Calibration calibration = Run();
+  EXPECT_FALSE(calibration.feedback.contains("tok_emb.weight"));
+  ASSERT_TRUE(calibration.feedback.contains("blocks.1.mlp.fc.weight"));
+  // The inputs of fc, seen by an observer here too.
+  at::Tensor moments;
+  Transformer model(settings_, model_.parameters());
+  model.Observe([&](const std::string& name, const at::Tensor&, const at::Tensor& x) {
+    if (name != "blocks.1.mlp.fc.weight") return;
+    const at::Tensor rows = x.reshape({-1, x.size(-1)}).to(at::kDouble);
+    moments = moments.defined() ? moments + rows.t().mm(rows) : rows.t().mm(rows);
+  });
+  for (const auto& window : Windows())
+    model.Logits(at::from_blob(const_cast<int64_t*>(window.data()), {1, settings_.calibration_tokens}, at::kLong));
+  const Feedback expected = MakeFeedback(moments, 36, settings_.hessian_damping, false), &got = calibration.feedback.at("blocks.1.mlp.fc.weight");
+  EXPECT_EQ(got.order, expected.order);
+  for (size_t i = 0; i < expected.upper.size(); ++i) EXPECT_NEAR(got.upper[i], expected.upper[i], 1e-3 * std::fabs(expected.upper[i]) + 1e-4);
+}
+
+TEST(MakeFeedback, InvertsTheDampedMomentsInTheOrderAsked) {
+  const int64_t n = 9;
+  const at::Tensor x = at::randn({30, n}, at::kDouble) * at::from_blob(std::vector<double>{1, 5, 2, 4, 3, 9, 7, 8, 6}.data(), {n}, at::kDouble).clone();
+  const at::Tensor moments = x.t().mm(x);
+  for (const bool descending : {false, true}) {
+    const Feedback feedback = MakeFeedback(moments, 30, 0.1, descending);
+    at::Tensor h = moments / 30.0;
+    h = h + 0.1 * h.diagonal().mean() * at::eye(n, at::kDouble);
+    const at::Tensor upper = at::from_blob(const_cast<float*>(feedback.upper.data()), {n, n}).to(at::kDouble);
+    std::vector<int64_t> order(feedback.order.begin(), feedback.order.end());
+    const at::Tensor index = at::from_blob(order.data(), {n}, at::kLong);
+    const at::Tensor one = upper.t().mm(upper).mm(h.index_select(0, index).index_select(1, index));
+    EXPECT_LT((one - at::eye(n, at::kDouble)).abs().max().item<double>(), 1e-4);
+    for (int64_t i = 1; i < n; ++i) {
+      if (descending) EXPECT_GE(h[order[i - 1]][order[i - 1]].item<double>(), h[order[i]][order[i]].item<double>());
+      else EXPECT_EQ(order[i], i);
+    }
+  }
+}
+
+// The program, by each method: never over the budget, as close as a model of a few hundred steps lets it, and what came out is
+// what was said.
+TEST_F(CalibrateTest, TheProgramFillsBudgets) {
+  for (const std::string quantiser : {"lite", "hessian"}) {
+    for (const int64_t bytes : {6200, 7000, 7800}) {
+      SCOPED_TRACE(quantiser + " " + std::to_string(bytes));
+      const Ran ran = Quantise("--calibration-windows 3 --quantiser " + quantiser + " --code-bytes 1000 --target-bytes " + std::to_string(bytes + 1000));
+      ASSERT_EQ(ran.status, 0) << ran.err;
+      const auto result = nlohmann::json::parse(ran.out);
+      const CheckpointReader quantised(folder_ / "quantised.ckpt");
+      const auto size = static_cast<int64_t>(PackArtifact(quantised, kShippedLevels).bytes.size());
+      EXPECT_EQ(result["artifact_bytes"], size);
+      EXPECT_LE(size, bytes);
+      EXPECT_GE(size, 0.98 * static_cast<double>(bytes));
+      EXPECT_EQ(quantised.counters().Get(counter::kQuantiseBudget), static_cast<double>(bytes));
+      EXPECT_EQ(quantised.counters().Get(counter::kCalibrationTokens), 36);
+      ASSERT_EQ(quantised.lineage().inputs.size(), 2u);
+      EXPECT_EQ(quantised.lineage().inputs[1].role, "train shards");
+      EXPECT_EQ(LoadParameters(quantised, settings_).size(), model_.parameters().size());
+    }
+  }
+}
+
+TEST_F(CalibrateTest, TheProgramRefuses) {
+  const auto cause = [&](int status, const std::string& arguments) {
+    const Ran ran = Quantise(arguments);
+    EXPECT_EQ(ran.status, status) << ran.err;
+    EXPECT_FALSE(std::filesystem::exists(folder_ / "quantised.ckpt"));
+    return ran.err;
+  };
+  EXPECT_THAT(cause(2, "--quantiser lite"), HasSubstr("QUANTISER=lite needs TARGET_BYTES, TARGET_RATIO or BITS_PER_WEIGHT"));
+  EXPECT_THAT(cause(2, "--quantiser lite --target-bytes 7000 --target-ratio 0.1"), HasSubstr("are both given by command line"));
+  EXPECT_THAT(cause(2, "--quantiser lite --target-bytes 7000 --code-bytes 7000"), HasSubstr("leaves no byte"));
+  EXPECT_THAT(cause(2, "--quantiser hessian --target-bytes 7000 --calibration-windows 0"), HasSubstr("needs CALIBRATION_WINDOWS"));
+  EXPECT_THAT(cause(2, "--target-bytes 7000"), HasSubstr("QUANTISER=published has no size to choose"));
+  EXPECT_THAT(cause(5, "--quantiser lite --calibration-windows 2 --target-bytes 1000"), HasSubstr("the smallest artifact there is, every code zero, has "));
+  EXPECT_THAT(cause(4, "--quantiser lite --target-bytes 7000 --calibration-tokens 500 --calibration-windows 2"), HasSubstr("a calibration window needs 501"));
+  EXPECT_THAT(cause(3, "--quantiser lite --target-bytes 7000 --data-path missing"), HasSubstr("missing"));
+}
+
+}  // namespace
+}  // namespace fairway

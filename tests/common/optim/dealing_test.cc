@@ -1,0 +1,80 @@
+#include "common/optim/dealing.h"
+
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <numeric>
+
+#include "tests/common/model/shapes.h"
+
+namespace fairway {
+namespace {
+
+int64_t BlockOf(const FlatLayout& layout, FlatRange range) {
+  for (const FlatLayout::Entry& entry : layout.entries()) {
+    if (entry.range.first != range.first || entry.group != Group::kMatrices) continue;
+    return entry.spec.name.starts_with("blocks.") ? std::stoll(entry.spec.name.substr(7)) : -1;
+  }
+  return -1;
+}
+
+void ExpectAllDealtOnce(const Settings& settings, int64_t world_size) {
+  SCOPED_TRACE(world_size);
+  const FlatLayout layout(settings);
+  const Dealing dealing(layout, world_size);
+  std::vector<int> covered(layout.size());
+  int64_t before = INT64_MAX;
+  for (const Dealing::Bucket& bucket : dealing.buckets()) {
+    EXPECT_LT(bucket.block, before);  // in the order in which a backward pass gets there
+    before = bucket.block;
+    for (const Dealing::Piece& piece : bucket.pieces) {
+      EXPECT_GE(piece.rank, 0);
+      EXPECT_LT(piece.rank, world_size);
+      // A block's matrices wait for that block, and for no earlier one.
+      if (const int64_t block = BlockOf(layout, piece.range); block >= 0) EXPECT_GE(block, bucket.block);
+      else EXPECT_EQ(bucket.block, -1);
+      for (int64_t i = piece.range.first; i < piece.range.last; ++i) ++covered[i];
+    }
+  }
+  EXPECT_EQ(before, -1);
+  // What lies between groups as well: it is 0 everywhere.
+  EXPECT_TRUE(std::all_of(covered.begin(), covered.begin() + layout.range(Group::kMatrices).first, [](int n) { return n == 1; }));
+  size_t matrix = 0;
+  for (const FlatLayout::Entry& entry : layout.entries()) {
+    if (entry.group != Group::kMatrices) continue;
+    const FlatRange range = dealing.matrices()[matrix++].range;
+    EXPECT_EQ(range.first, entry.range.first);
+    EXPECT_EQ(range.last, entry.range.last);
+    EXPECT_TRUE(std::all_of(covered.begin() + range.first, covered.begin() + range.last, [](int n) { return n == 1; })) << entry.spec.name;
+  }
+  EXPECT_EQ(matrix, dealing.matrices().size());
+}
+
+TEST(Dealing, EveryGradientIsSummedOnce) {
+  for (int64_t world_size : {1, 2, 3, 8, 64}) {
+    ExpectAllDealtOnce(Shape({}), world_size);
+    ExpectAllDealtOnce(Shape({{"tie_embeddings", "0"}, {"bigram_vocab_size", "0"}, {"num_layers", "12"}}), world_size);
+    ExpectAllDealtOnce(Settings(), world_size);  // the record's shape
+  }
+}
+
+TEST(Dealing, TheRecordsShapeOverlapsAndIsBalanced) {
+  const Settings settings;
+  const FlatLayout layout(settings);
+  const Dealing dealing(layout, 8);
+  // A block is more than a bucket needs: each goes on its way alone.
+  ASSERT_EQ(dealing.buckets().size(), static_cast<size_t>(settings.num_layers) + 1);
+  for (int64_t i = 0; i < settings.num_layers; ++i) EXPECT_EQ(dealing.buckets()[i].block, settings.num_layers - 1 - i);
+  std::vector<double> work(8);
+  for (const Dealing::Piece& piece : dealing.matrices()) {
+    const auto entry = std::find_if(layout.entries().begin(), layout.entries().end(),
+                                    [&](const FlatLayout::Entry& e) { return e.range.first == piece.range.first && e.group == Group::kMatrices; });
+    const auto& shape = entry->spec.shape;
+    work[piece.rank] += static_cast<double>(piece.range.size()) * static_cast<double>(std::min(shape[0], shape[1]));
+  }
+  const double mean = std::accumulate(work.begin(), work.end(), 0.0) / 8;
+  EXPECT_LT(*std::max_element(work.begin(), work.end()), 1.1 * mean);
+}
+
+}  // namespace
+}  // namespace fairway

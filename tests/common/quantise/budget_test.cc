@@ -1,0 +1,89 @@
+#include "common/quantise/budget.h"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <cmath>
+#include <random>
+
+#include "common/base/error.h"
+
+namespace fairway {
+namespace {
+
+using testing::HasSubstr;
+
+// A coder's sizes: a floor, and so many bytes an octave up to a finest step; `disorder` is a share of the size.
+struct Coder {
+  double floor = 1000, octave = 12500, finest = 1e-3, ratio = 1, disorder = 0;
+  uint64_t operator()(double step) const {
+    const double octaves = std::max(-std::log2(std::max(step, finest)), -8.0);
+    const double bytes = floor + octave * std::log1p(std::exp2(octaves));
+    const double noise = disorder * std::sin(1e4 * octaves);
+    return static_cast<uint64_t>(ratio * bytes * (1 + noise));
+  }
+};
+
+TEST(FindStep, MeetsEveryBudgetFromBelow) {
+  std::mt19937_64 random(1);
+  std::uniform_real_distribution<double> share(0, 1);
+  for (int i = 0; i < 500; ++i) {
+    Coder fast, shipped;
+    shipped.ratio = 0.95 + 0.1 * share(random);
+    fast.disorder = shipped.disorder = 3e-4;
+    const double low = static_cast<double>(shipped(1e30)), high = static_cast<double>(shipped(0));
+    const auto budget = static_cast<uint64_t>(1.01 * low + share(random) * (0.99 * high - 1.01 * low));
+    int packed = 0;
+    const FoundStep found = FindStep(budget, std::exp2(20 * share(random) - 10), fast, [&](double step) {
+      ++packed;
+      return shipped(step);
+    });
+    EXPECT_EQ(found.bytes, shipped(found.step));
+    EXPECT_LE(found.bytes, budget);
+    EXPECT_GE(found.bytes, (1 - kBudgetShare) * budget) << i;
+    EXPECT_LE(packed, 12);
+  }
+}
+
+TEST(FindStep, TakesTheFinestWhereThereIsRoom) {
+  const Coder coder;
+  EXPECT_EQ(FindStep(coder(0), 1, coder, coder).step, 0);
+  EXPECT_EQ(FindStep(10 * coder(0), 1, coder, coder).step, 0);
+  EXPECT_GT(FindStep(coder(0) - 1, 1, coder, coder).step, 0);
+}
+
+TEST(FindStep, RefusesWhatCannotBeAndSaysWhatCan) {
+  const Coder coder;
+  const uint64_t least = coder(1e30);
+  EXPECT_EQ(FindStep(least, 1, coder, coder).bytes, least);
+  try {
+    FindStep(least - 1, 1, coder, coder);
+    FAIL();
+  } catch (const GateError& error) {
+    EXPECT_THAT(error.what(), HasSubstr("do not come within " + std::to_string(least / 1000) + ","));
+    EXPECT_THAT(error.what(), HasSubstr("every code zero, has " + std::to_string(least / 1000) + ","));
+  }
+}
+
+TEST(FindStep, ComesAsCloseAsStepsAllow) {
+  // Sizes of 0, 10,000, 20,000 … only.
+  const auto coarse = [](double step) { return 10000 * static_cast<uint64_t>(std::clamp(10 - std::log2(std::max(step, 1e-9)), 1.0, 40.0)); };
+  EXPECT_EQ(FindStep(125'000, 1, coarse, coarse).bytes, 120'000u);
+}
+
+TEST(TargetBytes, IsWhatTheStrongestPlaceSays) {
+  Settings settings;
+  EXPECT_EQ(TargetBytes(settings, 1000, 0), std::nullopt);
+  settings.Set("bits_per_weight", "4", Origin::kProfile, "p");
+  EXPECT_EQ(TargetBytes(settings, 1000, 100), 500);
+  settings.Set("target_ratio", "0.25", Origin::kEnvironment, "e");
+  EXPECT_EQ(TargetBytes(settings, 1000, 100), 1000);
+  settings.Set("target_bytes", "700", Origin::kCommandLine, "c");
+  EXPECT_EQ(TargetBytes(settings, 1000, 100), 600);
+  EXPECT_THROW(TargetBytes(settings, 1000, 700), UsageError);
+  settings.Set("bits_per_weight", "5", Origin::kCommandLine, "c");
+  EXPECT_THROW(TargetBytes(settings, 1000, 100), UsageError);
+}
+
+}  // namespace
+}  // namespace fairway

@@ -1,0 +1,94 @@
+#include "common/submission/comparison.h"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <filesystem>
+
+#include "common/base/error.h"
+#include "tests/common/submission/finished_run.h"
+#include "tests/common/submission/temporary.h"
+
+namespace fairway {
+namespace {
+
+namespace fs = std::filesystem;
+using testing::ElementsAre;
+using testing::HasSubstr;
+
+class ComparisonTest : public testing::Test {
+ protected:
+  ComparisonTest() : folder_(TemporaryRoot() + "comparison") { fs::remove_all(folder_); }
+
+  void Add(const std::string& name, int64_t seed, double loss, const std::map<std::string, std::string>& settings = {}) {
+    FakeRun run;
+    run.seed = seed;
+    run.val_loss = loss;
+    for (const auto& [setting, value] : settings) run.settings[setting] = value;
+    run.Write(folder_ + "/" + name);
+  }
+  template <class Thrown, class Call>
+  static std::string MessageOf(Call call) {
+    try {
+      call();
+    } catch (const Thrown& error) {
+      return error.what();
+    }
+    return "nothing was thrown";
+  }
+  const std::string folder_;
+};
+
+TEST_F(ComparisonTest, FindsARunOrItsSeeds) {
+  Add("seed-42", 42, 2);
+  Add("seed-7", 7, 2);
+  Add("wide-seed-9", 9, 2);
+  fs::create_directories(folder_ + "/submission");
+  const auto seeds = [&](const std::string& name) {
+    std::vector<int64_t> found;
+    for (const FinishedRun& run : FindRuns(folder_ + name)) found.push_back(run.seed());
+    return found;
+  };
+  EXPECT_THAT(seeds("/seed-42"), ElementsAre(42));
+  EXPECT_THAT(seeds(""), ElementsAre(7, 42));
+  EXPECT_THAT(seeds("/wide"), ElementsAre(9));
+  EXPECT_THAT(MessageOf<IoError>([&] { FindRuns(folder_ + "/narrow"); }), HasSubstr("narrow: is no run, and there are none "));
+}
+
+TEST_F(ComparisonTest, ShowsWhatDiffersAndHowLikelyThatIsChance) {
+  Add("seed-1", 1, 2.00);
+  Add("seed-2", 2, 2.02);
+  Add("wide-seed-1", 1, 1.90, {{"model_dim", "640"}});
+  Add("wide-seed-2", 2, 1.92, {{"model_dim", "640"}, {"matrix_lr", "0.03"}});
+  const std::vector<FinishedRun> a = FindRuns(folder_), b = FindRuns(folder_ + "/wide");
+  const RunComparison comparison = CompareRuns(a, b);
+  EXPECT_THAT(comparison.settings, ElementsAre(ElementsAre("setting", "A", "B"), ElementsAre("matrix_lr", "0.02", "0.02, 0.03"),
+                                               ElementsAre("model_dim", "512", "640")));
+  EXPECT_NEAR(comparison.val_bpb.mean_b - comparison.val_bpb.mean_a, FakeRun::BitsPerByte(-0.1), 1e-12);
+  // Two groups of two with one spread: two degrees of freedom, t = 0.1 / 0.01 · 1 / sqrt 2.
+  const double t = 0.1 / std::sqrt(2 * 0.0002 / 2);
+  ASSERT_TRUE(comparison.val_bpb.p_value);
+  EXPECT_NEAR(*comparison.val_bpb.p_value, 1 - t / std::sqrt(2 + t * t), 1e-9);
+  EXPECT_THAT(comparison.results[1], ElementsAre("seeds", "2", "2"));
+  EXPECT_THAT(comparison.results[3], ElementsAre("nats a token", "2.010000 (sd 0.014142)", "1.910000 (sd 0.014142)"));
+
+  const RunComparison single = CompareRuns({a.front()}, {b.front()});
+  EXPECT_FALSE(single.val_bpb.p_value);
+  EXPECT_THAT(single.results[3], ElementsAre("nats a token", "2.000000", "1.900000"));
+
+  const std::string pictures = folder_ + "/not/there yet";
+  DrawComparison(pictures, a, b);
+  const std::string svg(InputFile(pictures + "/loss-curve.svg").text());
+  for (const char* label : {"A, seed 1, training", "A, seed 2, training", "B, seed 1, training", "B, seed 2, training"})
+    EXPECT_THAT(svg, HasSubstr(label));
+}
+
+TEST_F(ComparisonTest, RefusesScoresOfOtherText) {
+  Add("seed-1", 1, 2);
+  std::vector<FinishedRun> a = FindRuns(folder_), b = a;
+  b.front().eval["val_digest"] = "other";
+  EXPECT_THAT(MessageOf<GateError>([&] { CompareRuns(a, b); }), HasSubstr("its scores are of other text than those of"));
+}
+
+}  // namespace
+}  // namespace fairway
