@@ -324,7 +324,7 @@ TEST(VersionFlag, NamesTheProgramAndItsSources) {
   const Outcome outcome = program.Run({"--version"});
   EXPECT_EQ(outcome.status, 0);
   // In a build with CUDA it also says what GPUs there are.
-  EXPECT_THAT(outcome.out, testing::MatchesRegex("demo fairway [^,]*, (CPU only|CPU and CUDA, GPUs here: [0-9]+)\n"));
+  EXPECT_THAT(outcome.out, testing::MatchesRegex("demo fairway [^,]*, (no )?MPI, (CPU only|CPU and CUDA, GPUs here: [0-9]+)\n"));
   EXPECT_THAT(outcome.out, StartsWith("demo " + Version()));
   EXPECT_THAT(Version(), HasSubstr(SourceDigest().substr(0, 12)));
 }
