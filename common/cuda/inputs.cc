@@ -3,7 +3,7 @@
 #include <algorithm>
 #include <numeric>
 
-#include "common/tokens/shard_format.h"
+#include "common/model/positions.h"
 
 namespace fairway::cuda {
 namespace {
@@ -62,17 +62,13 @@ Inputs::Inputs(const Settings& settings, int64_t B, int64_t T, int32_t* memory) 
 }
 
 void Inputs::Fill(const Settings& settings, std::span<const uint16_t* const> sequences) {
-  const int32_t rows = static_cast<int32_t>(settings.bigram_vocab_size);
-  for (int64_t b = 0; b < B; ++b) {
-    for (int64_t t = 0; t < T; ++t) {
-      const int64_t n = b * T + t;
-      const uint16_t* token = sequences[b] + t;
-      tokens.row[n] = token[0];
-      targets[n] = token[1];
-      joined[n] = t > 0 && !(settings.reset_at_bos && token[0] == kBos);
-      if (rows > 0) bigrams.row[n] = joined[n] ? formula::BigramRow(token[0], token[-1], rows) : rows - 1;
-    }
-  }
+  const int64_t rows = settings.bigram_vocab_size;
+  EachPosition(settings, sequences, T, [&](int64_t n, const Position& position) {
+    tokens.row[n] = position.id;
+    targets[n] = position.target;
+    joined[n] = position.joined;
+    if (rows > 0) bigrams.row[n] = position.bigram_row;
+  });
   SortByRow(tokens, N, settings.vocab_size);
   if (rows > 0) SortByRow(bigrams, N, rows);
 }

@@ -550,12 +550,8 @@ struct ScaledRows {
 
   FAIRWAY_BODY float Scale(int64_t row) const { return scale != nullptr ? scale[row * scale_stride] : constant; }
 
-  // The step that codes are computed with and the one that they are multiplied by.
-  struct Steps {
-    float codes, values;
-  };
   template <class Lanes>
-  FAIRWAY_BODY Steps StepsOf(const Lanes& lanes, int64_t row) const {
+  FAIRWAY_BODY formula::Steps StepsOf(const Lanes& lanes, int64_t row) const {
     if (!rounded) return {1, 1};
     float largest = 0;
     for (int64_t j = lanes.first(); j < columns; j += lanes.count()) {
@@ -563,13 +559,11 @@ struct ScaledRows {
       largest = magnitude > largest ? magnitude : largest;
     }
     largest = lanes.Max(largest);
-    const float exact = largest / q_max > least ? largest / q_max : least;
-    const float values = stored ? formula::RoundToHalf(exact) : exact;
-    return {exact_codes ? exact : values, values};
+    return formula::GridSteps(largest, q_max, least, stored, exact_codes);
   }
-  FAIRWAY_BODY float Value(const Steps& steps, int64_t row, int64_t j) const {
+  FAIRWAY_BODY float Value(const formula::Steps& steps, int64_t row, int64_t j) const {
     const float w = weight[row * columns + j];
-    return rounded ? formula::RoundToGrid(w / steps.codes, q_min, q_max) * steps.values : w;
+    return rounded ? formula::OnGrid(w, steps, q_min, q_max) : w;
   }
 };
 
@@ -583,7 +577,7 @@ struct PrepareRows {
   int64_t units() const { return matrix.rows; }
   template <class Lanes>
   FAIRWAY_BODY void operator()(const Lanes& lanes, int64_t row) const {
-    const ScaledRows::Steps steps = matrix.StepsOf(lanes, row);
+    const formula::Steps steps = matrix.StepsOf(lanes, row);
     const float scale = matrix.Scale(row);
     for (int64_t j = lanes.first(); j < matrix.columns; j += lanes.count())
       used[row * matrix.columns + j] = To<T>(scale * matrix.Value(steps, row, j));
@@ -602,7 +596,7 @@ struct FinishRows {
   int64_t units() const { return matrix.rows; }
   template <class Lanes>
   FAIRWAY_BODY void operator()(const Lanes& lanes, int64_t row) const {
-    const ScaledRows::Steps steps = matrix.StepsOf(lanes, row);
+    const formula::Steps steps = matrix.StepsOf(lanes, row);
     const float scale = matrix.Scale(row);
     float sum = 0;
     for (int64_t j = lanes.first(); j < matrix.columns; j += lanes.count()) {

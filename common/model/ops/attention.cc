@@ -1,12 +1,12 @@
 #include "common/model/ops/attention.h"
 
+#include "common/model/ops/product.h"
 #include "common/model/ops/vectors.h"
 
 namespace fairway::FAIRWAY_TARGET {
 namespace {
 
-// A block's queries and keys, and the rows of it whose scores are made and used up at a time, so that they stay in the first cache.
-constexpr int64_t kQueries = kAttentionQueries, kKeys = kAttentionKeys, kStrip = 24;
+constexpr int64_t kQueries = kAttentionQueries, kKeys = kAttentionKeys, kStrip = kAttentionStrip, kPairs = kAttentionPairs;
 constexpr float kLog2E = 1.44269504088896341f;
 
 // Where a sequence's heads stand.
@@ -48,12 +48,11 @@ Strided RowsOf(const E* rows, int64_t stride) {
   return {reinterpret_cast<const Word*>(rows), stride / kGroup<E>, 1};
 }
 
-// Keys and values as the second operand of a product along d: panels of kPanel positions, each [d / G, kPanel] words.
-constexpr int64_t kPanel = 64;
+// Keys and values as the second operand of a product along d: panels (product.h) of positions.
 template <class E>
 void PackPositions(const Frame& f, const E* rows, Word* panels) {
   for (int64_t j = 0; j < f.T; j += kPanel)
-    TransposeRows<E>(f.T - j < kPanel ? f.T - j : kPanel, f.d, rows + j * f.stride, f.stride, panels + j * (f.d / kGroup<E>), kPanel);
+    TransposeRows<E>(Least(kPanel, f.T - j), f.d, rows + j * f.stride, f.stride, panels + j * (f.d / kGroup<E>), kPanel);
 }
 
 // scores [rows, count], kKeys apart = queries times `count` positions from j0 on, a multiple of kPanel.
@@ -61,12 +60,11 @@ template <class E>
 FAIRWAY_INLINE void Scores(const Frame& f, int64_t rows, Strided queries, const Word* panels, int64_t j0, int64_t count, float* scores) {
   const int64_t steps = f.d / kGroup<E>;
   for (int64_t n = 0; n < count; n += kPanel)
-    Multiply<E>(rows, count - n < kPanel ? count - n : kPanel, steps, queries, panels + (j0 + n) * steps, kPanel,
+    Multiply<E>(rows, Least(kPanel, count - n), steps, queries, panels + (j0 + n) * steps, kPanel,
                 StoreRows<float>{scores + n, kKeys});
 }
 
 // The words of rows i and i + 1 of a block, i even; they stand kPairs apart.
-constexpr int64_t kPairs = kKeys + 16;  // a power of two would put every row into the same few places of the cache
 template <class E>
 FAIRWAY_INLINE void PutPair(Vector top, Vector bottom, int64_t i, int64_t j, Word* pairs) {
   Word* to = pairs + i / kGroup<E> * kPairs + j;

@@ -14,14 +14,18 @@
 
 namespace fairway {
 
+// Queries and keys of a block, and its queries whose scores are made and used up at a time, so that they stay in the first cache.
+constexpr int64_t kAttentionQueries = 96, kAttentionKeys = 128, kAttentionStrip = 24;
+// Keys from row to row of a block's pairs: a power of two would put every row into the same few places of the cache.
+constexpr int64_t kAttentionPairs = kAttentionKeys + 16;
+
 // Bytes of scratch memory that a call below needs.
-constexpr int64_t kAttentionQueries = 96, kAttentionKeys = 128;  // of a block
 inline int64_t AttentionScratchBytes(const QkShape& shape) {
   const int64_t columns = (shape.d + 15) / 16 * 16, positions = (shape.T + 63) / 64 * 64;
-  // A panel of floats a position and column at most for each of eight packed or summed copies, five blocks of scores, two
-  // floats a position.
-  return static_cast<int64_t>(sizeof(float)) *
-         (9 * positions * columns + 5 * kAttentionQueries * (kAttentionKeys + 16) + 2 * positions);
+  // Of four bytes at most: eight packed or summed copies of a head, a number a position, three strips of scores, two blocks of
+  // pairs, and what each of these 14 pieces loses before its cache line.
+  return static_cast<int64_t>(sizeof(float)) * (8 * positions * columns + positions + 3 * kAttentionStrip * kAttentionKeys +
+                                                2 * kAttentionQueries * kAttentionPairs + 14 * 16);
 }
 
 // Computes the rows from position `first` on.

@@ -14,11 +14,10 @@ void FakeQuantiseRows(const FakeGrid& grid, int64_t columns, const float* w, flo
       const float magnitude = from[j] < 0 ? -from[j] : from[j];
       largest = magnitude > largest ? magnitude : largest;
     }
-    const float exact = largest / grid.q_max > grid.least ? largest / grid.q_max : grid.least;
-    const float stored = grid.stored ? formula::RoundToHalf(exact) : exact, step = grid.exact_codes ? exact : stored;
+    const formula::Steps steps = formula::GridSteps(largest, grid.q_max, grid.least, grid.stored, grid.exact_codes);
     const float q_min = grid.q_min, q_max = grid.q_max;
 #pragma omp simd
-    for (int64_t j = 0; j < columns; ++j) to[j] = formula::RoundToGrid(from[j] / step, q_min, q_max) * stored;
+    for (int64_t j = 0; j < columns; ++j) to[j] = formula::OnGrid(from[j], steps, q_min, q_max);
   }
 }
 

@@ -118,4 +118,17 @@ FAIRWAY_FORMULA float RoundToHalf(float x) {
   return rounded;
 }
 
+// A row's steps on a grid (fake_quantise.h) from its largest magnitude: what codes are counted in, and what they are multiplied by.
+struct Steps {
+  float codes, values;
+};
+FAIRWAY_FORMULA Steps GridSteps(float largest, float q_max, float least, bool stored, bool exact_codes) {
+  const float exact = largest / q_max > least ? largest / q_max : least;
+  const float values = stored ? RoundToHalf(exact) : exact;
+  return {exact_codes ? exact : values, values};
+}
+FAIRWAY_FORMULA float OnGrid(float w, Steps steps, float q_min, float q_max) {
+  return RoundToGrid(w / steps.codes, q_min, q_max) * steps.values;
+}
+
 }  // namespace fairway::formula
