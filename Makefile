@@ -39,6 +39,7 @@ make verify-record RECORD=records/NAME
                              build a record's own source, score its artifact, compare
 make test, make test-all     the quick tests; all of them, also under sanitizers
 make bench                   races against PyTorch, into build/bench (about half an hour)
+make bench-operations        each fused operation beside its plain composition (a few minutes)
 make test-faults [KILLS=200] kills the tiny profile's chain at random moments, and injects a fault at every write
 make test-asan [LIBTORCH=OFF]
                              the quick tests under sanitizers of memory and of arithmetic; OFF: those that need no LibTorch
@@ -56,7 +57,7 @@ A run lies in RUNS/PROFILE/seed-SEED, RUNS being runs; RUN=name keeps another in
 AUTHOR=… GITHUB_ID=… sign a submission. VENV=DIR is a virtual environment that clones share.
 endef
 
-.PHONY: help setup configure records runs compare programs build test test-all check-gpu test-asan test-tsan fuzz test-faults bench data record $(STAGES) publish verify-record clean
+.PHONY: help setup configure records runs compare programs build test test-all check-gpu test-asan test-tsan fuzz test-faults bench bench-operations data record $(STAGES) publish verify-record clean
 help:
 	@$(info $(HELP)):
 
@@ -86,6 +87,13 @@ bench: configure
 	@$(NINJA) bench-step
 	@"$$VENV/bin/python" bench/race.py --bin build/bin --out build/bench $(BENCH_FLAGS)
 
+# The build that is there may be older than the package.
+bench-operations: configure
+	@PACKAGES=libbenchmark-dev scripts/setup
+	@cmake -S . -B build > /dev/null
+	@$(NINJA) bench-operations
+	@python3 bench/operations.py build/bin/bench-operations --out build/bench/operations.json $(BENCH_FLAGS)
+
 # Disks of a few kilobytes, hostile names and the like, then faults at every place, then kills.
 test-faults: build
 	@PACKAGES=btrfs-progs scripts/setup
@@ -114,9 +122,11 @@ check-gpu: build
 data: setup
 	@scripts/fetch-data data
 
-# The default corpus: made once, shared by all runs.
+# The default corpus, and the same in other vocabularies: made once, shared by all runs.
 data/bible-kjv/manifest.json: scripts/make-corpus build/bin/tokenize-shard.digest
-	@scripts/make-corpus data/bible-kjv
+	@scripts/make-corpus data/bible-kjv 1024
+data/bible-kjv-%/manifest.json: scripts/make-corpus build/bin/tokenize-shard.digest
+	@scripts/make-corpus data/bible-kjv-$* $*
 
 # A run is Makefile.runs at work inside the run's own directory.
 record $(STAGES) publish: programs

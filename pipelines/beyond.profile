@@ -1,9 +1,9 @@
 # The best that was found so far at the demo's width and in about its training time: docs/lab-notebook.md, "What later recipes are worth",
 # says what each difference from cpu-demo gave, and what was left out because it gave nothing. Scored while it learns (adapt).
 
-data_path = ../data/bible-kjv
-tokenizer_path = ../data/bible-kjv/tokenizer.model
-vocab_size = 1024
+data_path = ../data/bible-kjv-4096  # the same text in four times the vocabulary: a third more of it in a token
+tokenizer_path = ../data/bible-kjv-4096/tokenizer.model
+vocab_size = 4096
 
 # All of the published parts: U-net skips, smear gate, bigrams, XSA on the last layers, grouped-query attention.
 num_layers = 11
@@ -19,13 +19,13 @@ tie_embeddings = 1
 train_seq_len = 256
 train_batch_tokens = 4096           # half a batch: almost twice the steps in the same time
 grad_micro_steps = 1
-iterations = 250
+iterations = 230
 warmup_steps = 2
-warmdown_iters = 125
+warmdown_iters = 115
 max_wallclock_seconds = 0           # a clock would make the number of steps depend on the machine
 
-# Time constants shrink with the number of steps, which is 250 here and about 6,000 in the published runs.
-muon_momentum_warmup_steps = 110
+# Time constants shrink with the number of steps, which is 230 here and about 6,000 in the published runs.
+muon_momentum_warmup_steps = 100
 ema_enabled = 1
 ema_decay = 0.95
 swa_enabled = 1

@@ -4,7 +4,7 @@ command -v bible > /dev/null || skip "no bible: Debian's package bible-kjv is no
 mkdir -p tree/build/bin tiny runs/cpu-demo/seed-1337  # the folder tiny does not hide the profile of that name
 cp "$bin"/* tree/build/bin
 cp -r "$root/pipelines" tree
-need env TOKENIZE_SHARD="$bin/tokenize-shard" "$root/scripts/make-corpus" data/bible-kjv
+need env TOKENIZE_SHARD="$bin/tokenize-shard" "$root/scripts/make-corpus" data/bible-kjv 1024
 bible -f gen1:1-gen50:26 | awk 'NR % 30 == 0 { printf "\f" } { print }' > book.txt
 export PATH=$(pwd)/tree/build/bin:$PATH DATA_PATH=$(pwd)/data/bible-kjv TOKENIZER_PATH=$(pwd)/data/bible-kjv/tokenizer.model
 

@@ -34,6 +34,10 @@ try ran quantise SEED=7
 try ran train SEED=8 FAIL=train
 try ls runs/cpu-demo/seed-8
 
+# The corpus in another vocabulary.
+try ran train SEED=9 DATA_PATH=data/bible-kjv-512
+try ran train SEED=9 DATA_PATH=data/bible-kjv-512
+
 # Paths.
 mkdir -p "../my data"
 touch "../my data/fineweb_train_000000.bin" "../my data/byte_table.pb"

@@ -10,7 +10,7 @@ trap 'rm -rf "$scratch"' EXIT
 # A corpus is there already, with a shard more and a manifest of its own.
 mkdir "$scratch/corpus"
 touch "$scratch/corpus/fineweb_train_000007.bin" "$scratch/corpus/manifest.json"
-VOCAB_SIZE=300 THREADS=3 SEED=1 "$root/scripts/make-corpus" "$scratch/corpus"
+VOCAB_SIZE=300 THREADS=3 SEED=1 "$root/scripts/make-corpus" "$scratch/corpus" 1024
 
 cd "$scratch/corpus"
 diff <(sha256sum -- * .[!.]* 2>/dev/null) - <<'EXPECTED'
