@@ -24,6 +24,7 @@ VARIANTS = {
     "SWA in place of EMA": {"source": "swa"},
     "late QAT off": {"late_qat_threshold": "0"},
     "XSA off": {"xsa_last_n": "0"},
+    "smear off": {"smear": "0"},
     "bigram off": {"bigram_vocab_size": "0"},
     # added: the sources are in common/settings/settings.def
     "XSA on all layers": {"xsa_last_n": "11"},

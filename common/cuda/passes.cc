@@ -8,6 +8,7 @@
 #include <ATen/ops/zeros.h>
 
 #include <algorithm>
+#include <limits>
 #include <optional>
 #include <type_traits>
 
@@ -123,9 +124,10 @@ class PassesOf : public Passes {
   std::optional<Matrix<T>> bigram_proj_of_, lm_head_of_;
   at::Tensor bigram_proj_;  // as products use it
   const float *skip_weights_, *gate_, *bigram_scale_ = nullptr;
-  float *skip_weights_gradient_, *gate_gradient_, *bigram_scale_gradient_ = nullptr;
+  float *skip_weights_gradient_, *gate_gradient_ = nullptr, *bigram_scale_gradient_ = nullptr;
 
-  at::Tensor sums_;  // float32 [D]: of one operation for the next
+  at::Tensor closed_gate_;  // float32 [D], where there is no smear gate
+  at::Tensor sums_;         // float32 [D]: of one operation for the next
 
   // Memory of the reserved shape.
   int64_t B_ = 0, T_ = 0, N_ = 0;
@@ -201,8 +203,13 @@ PassesOf<T>::PassesOf(const Settings& settings, const NamedTensors& parameters, 
   tok_emb_gradient_ = Find(gradients_, "tok_emb.weight");
   skip_weights_ = PointerOf<float>(parameters_, "skip_weights");
   skip_weights_gradient_ = PointerOf<float>(gradients_, "skip_weights");
-  gate_ = PointerOf<float>(parameters_, "smear.gate");
-  gate_gradient_ = PointerOf<float>(gradients_, "smear.gate");
+  if (settings.smear) {
+    gate_ = PointerOf<float>(parameters_, "smear.gate");
+    gate_gradient_ = PointerOf<float>(gradients_, "smear.gate");
+  } else {
+    closed_gate_ = Empty({D_}, at::kFloat).fill_(-std::numeric_limits<float>::infinity());  // its sigmoid is 0
+    gate_ = Data<float>(closed_gate_);
+  }
   if (bigram_dim_ > 0) {
     bigram_embed_ = Find(parameters_, "bigram.embed.weight");
     bigram_embed_gradient_ = Find(gradients_, "bigram.embed.weight");
@@ -539,7 +546,7 @@ void PassesOf<T>::EmbedBackward(const Inputs& in) {
                              .bigram = scaled ? Data<T>(bigram_) : nullptr,
                              .ds = Data<T>(ds),
                              .partials = Data<float>(partials_)});
-  AddPartials(Data<float>(partials_), slabs.slabs, 2 * D_, D_, gate_gradient_);
+  if (gate_gradient_ != nullptr) AddPartials(Data<float>(partials_), slabs.slabs, 2 * D_, D_, gate_gradient_);
   Scatter(in.tokens, ds, nullptr, tok_emb_gradient_);
   if (projected) {
     at::mm_out(dbigram_, ds, bigram_proj_);

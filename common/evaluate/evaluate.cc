@@ -86,11 +86,15 @@ std::vector<Addend> AddendsOf(const ByteTable& table, const Batch& batch) {
   return addends;
 }
 
-// How windows are taken: `batch_windows` at a time, and no batch across a multiple of `chunk_windows`; what a batch adds to the sum are
-// `addends` numbers at most.
+// How windows are taken: `batch_windows` at a time, and no batch across a multiple of `chunk_windows`; what a batch adds to the sum
+// is `addends` numbers at most.
 struct Batches {
   int64_t batch_windows, chunk_windows, addends;
 };
+// Overlapping windows, each of which adds its own number.
+Batches BatchesOf(const Settings& settings, int64_t chunk_windows) {
+  return {settings.eval_batch_seqs, chunk_windows, settings.eval_batch_seqs};
+}
 
 // Evaluates the windows of `plan`. compute(batch) fills in a batch's losses, add(batch) is what it adds to the score; after a chunk
 // learn(windows done) may change the model. In each round every rank has one batch.
@@ -113,8 +117,7 @@ Score ScoreWindows(const ShardSet& val, const WindowPlan& plan, Batches by, cons
       compute(batch);
       double* to = numbers.data();
       for (const Addend& addend : add(batch))
-        for (double value : {static_cast<double>(addend.begin), static_cast<double>(addend.end), addend.nats, static_cast<double>(addend.bytes)})
-          *to++ = value;
+        for (double value : {double(addend.begin), double(addend.end), addend.nats, double(addend.bytes)}) *to++ = value;
     }
     const std::vector<double> all = communicator.Gather(numbers);
     for (int64_t rank = 0; rank < ranks && done < plan.size(); ++rank, ++number) {
@@ -202,7 +205,7 @@ Score EvaluateSliding(Engine& model, const ShardSet& val, const ByteTable& table
   const WindowPlan plan = settings.compat ? WindowPlan::Published(targets, settings.train_seq_len, settings.eval_stride)
                                           : WindowPlan::Sliding(targets, settings.train_seq_len, settings.eval_stride);
   return ScoreWindows(
-      val, plan, {settings.eval_batch_seqs, plan.size(), settings.eval_batch_seqs}, on_batch, communicator, [&](Batch& batch) { ComputeLosses(model, batch); },
+      val, plan, BatchesOf(settings, plan.size()), on_batch, communicator, [&](Batch& batch) { ComputeLosses(model, batch); },
       [&](const Batch& batch) { return AddendsOf(table, batch); }, LearnNothing);
 }
 
@@ -212,7 +215,7 @@ Score EvaluateCached(Engine& model, const ShardSet& val, const ByteTable& table,
   if (targets < 1) ThrowTooShort(val, 2);
   const WindowPlan plan = WindowPlan::Sliding(targets, settings.train_seq_len, settings.eval_stride);
   return ScoreWindows(
-      val, plan, {settings.eval_batch_seqs, plan.size(), settings.eval_batch_seqs}, on_batch, Communicator::Single(),
+      val, plan, BatchesOf(settings, plan.size()), on_batch, Communicator::Single(),
       [&](Batch& batch) {
         float* row = batch.losses.data();
         for (const Window& window : batch.windows) {
@@ -250,7 +253,8 @@ Score EvaluateAdapting(Engine& model, const NamedTensors& parameters, const Name
     learnt += sequences * T;
   };
   return ScoreWindows(
-      val, plan, {settings.eval_batch_seqs, chunk_windows, settings.eval_batch_seqs}, on_batch, Communicator::Single(), [&](Batch& batch) { ComputeLosses(model, batch); },
+      val, plan, BatchesOf(settings, chunk_windows), on_batch, Communicator::Single(),
+      [&](Batch& batch) { ComputeLosses(model, batch); },
       [&](const Batch& batch) { return AddendsOf(table, batch); }, learn);
 }
 

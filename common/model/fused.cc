@@ -20,6 +20,7 @@
 #include "common/model/ops/qk.h"
 #include "common/model/ops/team.h"
 #include "common/model/ops/xsa.h"
+#include "common/model/positions.h"
 #include "common/tokens/shard_format.h"
 
 namespace fairway {
@@ -309,7 +310,7 @@ class FusedTransformer::Impl {
   float *tok_emb_gradient_, *skip_weights_gradient_, *smear_gate_gradient_, *bigram_embed_gradient_ = nullptr,
                                                                              *bigram_scale_gradient_ = nullptr;
   bool fake_quantise_ = false;
-  std::vector<float> gate_;  // sigmoid(smear.gate)
+  std::vector<float> gate_;  // sigmoid(smear.gate); 0 where there is none
   Rotary rotary_;
   int64_t rotary_positions_ = 0;
   std::vector<Vectors> vectors_;  // of each thread
@@ -457,7 +458,7 @@ int64_t FusedTransformer::Impl::Prepare(bool fake_quantise) {
     for (const Matrix::Part& part : m->parts) rounded += fake_quantise && part.grid;
     for (int64_t row = 0; row < m->rows; row += kPanel) tasks.push_back({m, {row, std::min(row + kPanel, m->rows)}});
   }
-  for (int64_t j = 0; j < shape_.D; ++j) gate_[j] = formula::Sigmoid(smear_gate_[j]);
+  for (int64_t j = 0; j < shape_.D; ++j) gate_[j] = smear_gate_ != nullptr ? formula::Sigmoid(smear_gate_[j]) : 0;
   RunTeam(threads_, [&](const Team& team) {
     StepClock clock(team.rank == 0 ? profile : nullptr);
     std::vector<float> block;
@@ -548,17 +549,12 @@ void FusedTransformer::Impl::Begin(std::span<const uint16_t* const> sequences, i
   }
   heads_ = {.T = T, .H = shape_.H, .Hkv = shape_.Hkv, .d = shape_.d, .cos = rotary_.cos.const_data_ptr<float>(),
             .sin = rotary_.sin.const_data_ptr<float>()};
-  const int32_t rows = static_cast<int32_t>(shape_.bigram_rows);
-  for (int64_t b = 0; b < B; ++b) {
-    for (int64_t t = 0; t < T; ++t) {
-      const int64_t n = b * T + t;
-      const uint16_t* tokens = sequences[b] + t;
-      a_.ids[n] = tokens[0];
-      a_.targets[n] = tokens[1];
-      a_.joined[n] = t > 0 && !(settings_.reset_at_bos && tokens[0] == kBos);
-      if (rows > 0) a_.bigram_rows[n] = a_.joined[n] ? formula::BigramRow(tokens[0], tokens[-1], rows) : rows - 1;
-    }
-  }
+  EachPosition(settings_, sequences, T, [&](int64_t n, const Position& position) {
+    a_.ids[n] = position.id;
+    a_.targets[n] = position.target;
+    a_.joined[n] = position.joined;
+    if (shape_.bigram_rows > 0) a_.bigram_rows[n] = position.bigram_row;
+  });
 }
 
 // Calls work(rows) for this thread's rows that are scored, piece by piece.
@@ -859,7 +855,7 @@ double FusedTransformer::Impl::AccumulateGradients(std::span<const uint16_t* con
       add(vectors.gain.data() + i * shape_.H, shape_.H, layers_[i].q_gain_gradient);
     }
     add(vectors.skip_weights.data(), shape_.skips * shape_.D, skip_weights_gradient_);
-    add(vectors.gate.data(), shape_.D, smear_gate_gradient_);
+    if (smear_gate_ != nullptr) add(vectors.gate.data(), shape_.D, smear_gate_gradient_);
     if (shape_.bigram_dim > 0 && !bigram_proj_) *bigram_scale_gradient_ += vectors.bigram_scale;
   }
   if (on_block != nullptr && bigram_proj_) FinishGradients(std::vector<const Matrix*>{&*bigram_proj_});

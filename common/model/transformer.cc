@@ -72,7 +72,7 @@ std::vector<ParameterSpec> ParameterSpecs(const Settings& s) {
     add("bigram.embed.weight", {s.bigram_vocab_size, s.bigram_dim}, embedding);
     if (s.bigram_dim != D) add("bigram.proj.weight", {D, s.bigram_dim});
   }
-  add("smear.gate", {D});
+  if (s.smear) add("smear.gate", {D});
   for (int64_t i = 0; i < s.num_layers; ++i) {
     const std::string block = StringPrintf("blocks.%ld.", i);
     add(block + "attn_scale", {D});
@@ -190,6 +190,7 @@ at::Tensor Transformer::Embed(const at::Tensor& ids) const {
     x = x + bigram * parameter("bigram.scale").to(bigram.scalar_type());
   }
   x = Rms(x);
+  if (!settings_.smear) return x;
   const at::Tensor gate = at::sigmoid(parameter("smear.gate").to(x.scalar_type()));
   // x one position later, zeros at the first.
   at::Tensor previous = before_last(at::constant_pad_nd(x, {0, 0, 1, 0}));

@@ -101,8 +101,8 @@ const Settings& Defaults() {
 // Of a text that is refused, in the message.
 constexpr size_t kMaxQuoted = 200;
 
-// Of the model, and unknown to versions that wrote checkpoints already: a file that describes a model without them has them off.
-constexpr std::string_view kLaterModelSettings[] = {"rope_dims", "layer_scale", "mlp_negative_slope"};
+// Of the model, and unknown to versions that wrote checkpoints already: a file that describes a model without them has their defaults.
+constexpr std::string_view kLaterModelSettings[] = {"rope_dims", "smear", "layer_scale", "mlp_negative_slope"};
 
 constexpr std::string_view kPathSettings[] = {"data_path", "tokenizer_path", "byte_table"};
 

@@ -94,6 +94,7 @@ TEST_P(PassesTest, EveryOptionBothWays) {
   ExpectFormula(Shape({{"xsa_last_n", "3"}}), 2, 7, GetParam());
   ExpectFormula(Shape({{"reset_at_bos", "1"}}), 2, 7, GetParam());
   ExpectFormula(Shape({{"rope_dims", "2"}}), 2, 7, GetParam());
+  ExpectFormula(Shape({{"smear", "0"}}), 2, 7, GetParam());
   ExpectFormula(Shape({{"layer_scale", "1"}}), 2, 7, GetParam());
   ExpectFormula(Shape({{"mlp_negative_slope", "0.5"}}), 2, 7, GetParam());
 }

@@ -146,7 +146,7 @@ class Formula {
       }
       embedded.push_back(Rms(x));
     }
-    const at::Tensor g = 1 / (1 + (-w_.at("smear.gate")).exp());
+    const at::Tensor g = s_.smear ? 1 / (1 + (-w_.at("smear.gate")).exp()) : at::zeros_like(embedded[0]);
     for (size_t t = 0; t < ids.size(); ++t) {
       const bool alone = t == 0 || (s_.reset_at_bos && ids[t] == 1);
       x0.push_back(alone ? (1 - g) * embedded[t] : (1 - g) * embedded[t] + g * embedded[t - 1]);

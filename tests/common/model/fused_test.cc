@@ -67,6 +67,7 @@ TEST_P(FusedTest, EveryOptionBothWays) {
   ExpectFormula(Shape({{"reset_at_bos", "1"}}), 2, 7);
   ExpectFormula(Shape({{"reset_at_bos", "1"}, {"bigram_vocab_size", "0"}}), 2, 7);
   ExpectFormula(Shape({{"rope_dims", "2"}}), 2, 7);
+  ExpectFormula(Shape({{"smear", "0"}}), 2, 7);
   ExpectFormula(Shape({{"layer_scale", "1"}}), 2, 7);
   ExpectFormula(Shape({{"mlp_negative_slope", "0.5"}}), 2, 7);
   ExpectFormula(Shape({{"vocab_size", "65536"}, {"num_layers", "1"}, {"bigram_vocab_size", "999"}}), 1, 6);

@@ -25,7 +25,8 @@ class TransformerTest : public testing::Test {
   static void ExpectFormula(const Settings& settings, int64_t B, int64_t T) {
     std::string shape;
     for (const char* name : {"num_layers", "model_dim", "num_heads", "num_kv_heads", "bigram_vocab_size", "bigram_dim",
-                             "xsa_last_n", "tie_embeddings", "reset_at_bos", "rope_dims", "layer_scale", "mlp_negative_slope"})
+                             "xsa_last_n", "tie_embeddings", "reset_at_bos", "rope_dims", "smear", "layer_scale",
+                             "mlp_negative_slope"})
       shape += std::string(name) + "=" + settings.Get(name) + " ";
     SCOPED_TRACE(shape + "T=" + std::to_string(T));
     const NamedTensors parameters = RandomParameters(settings);
@@ -73,6 +74,7 @@ TEST_F(TransformerTest, EveryOptionBothWays) {
   ExpectFormula(Shape({{"reset_at_bos", "1"}}), 2, 7);
   ExpectFormula(Shape({{"reset_at_bos", "1"}, {"bigram_vocab_size", "0"}}), 2, 7);
   ExpectFormula(Shape({{"rope_dims", "2"}}), 2, 7);
+  ExpectFormula(Shape({{"smear", "0"}}), 2, 7);
   ExpectFormula(Shape({{"layer_scale", "1"}}), 2, 7);
   ExpectFormula(Shape({{"mlp_negative_slope", "0.5"}}), 2, 7);
 }

@@ -424,18 +424,18 @@ TEST(Adopt, KeepsAnExplicitModelThatIsTheSame) {
   EXPECT_EQ(s.origin("num_layers"), Origin::kEnvironment);
 }
 
-TEST(Adopt, AModelWithoutLaterSettingsHasThemOff) {
+TEST(Adopt, AModelWithoutLaterSettingsHasTheirDefaults) {
   Settings s;
   s.Adopt({{"num_layers", "3"}}, "old.ckpt");
   EXPECT_EQ(s.rope_dims, 0);
   EXPECT_EQ(s.origin("rope_dims"), Origin::kCheckpoint);
-  for (const auto& [name, value] : SettingValues{{"rope_dims", "16"}, {"layer_scale", "1"}, {"mlp_negative_slope", "0.5"}}) {
+  for (const auto& [name, value] : SettingValues{{"rope_dims", "16"}, {"smear", "0"}, {"layer_scale", "1"}, {"mlp_negative_slope", "0.5"}}) {
     Settings t;
     t.Set(name, value, Origin::kProfile, "p:1");
     EXPECT_EQ(ErrorOf([&] {
                 t.Adopt({{"num_layers", "3"}}, "old.ckpt");
               }),
-              "4 old.ckpt: is of another model: " + name + " is 0 there and " + value + " by profile");
+              "4 old.ckpt: is of another model: " + name + " is " + Settings().Get(name) + " there and " + value + " by profile");
     Settings u;  // weights from elsewhere, which say nothing of their model
     u.Set(name, value, Origin::kProfile, "p:1");
     u.Adopt({{"source", "swa"}}, "foreign.safetensors");
