@@ -1,4 +1,5 @@
 // gptq-lite: rounds weights to integer codes with one scale a row, as published or to a byte budget.
+#include <chrono>
 #include <cmath>
 #include <map>
 #include <nlohmann/json.hpp>
@@ -32,6 +33,9 @@ void LogTable(const std::vector<ExportedTensor>& tensors) {
   }
 }
 
+using Clock = std::chrono::steady_clock;
+double SecondsSince(Clock::time_point start) { return std::chrono::duration<double>(Clock::now() - start).count(); }
+
 // Finds the step of `lite` and `hessian` at which the artifact fills `budget` bytes.
 FoundStep SearchStep(const CheckpointReader& weights, const Settings& settings, const SettingValues& header,
                      const Calibration& calibration, uint64_t budget) {
@@ -43,17 +47,23 @@ FoundStep SearchStep(const CheckpointReader& weights, const Settings& settings, 
     return bytes;
   };
   int measured = 0, packed = 0;
+  double packing = 0;  // seconds
+  const auto start = Clock::now();
   const auto measure = [&](double step) {
     ++measured;
     return FastArtifactBytes(content(step));
   };
   const auto ship = [&](double step) -> uint64_t {
     ++packed;
-    return PackArtifact(CheckpointReader(content(step), weights.path()), kShippedLevels).bytes.size();
+    const CheckpointReader quantised(content(step), weights.path());
+    const auto packs = Clock::now();
+    const uint64_t bytes = PackArtifact(quantised, kShippedLevels).bytes.size();
+    packing += SecondsSince(packs);
+    return bytes;
   };
   const FoundStep found = FindStep(budget, GuessStep(weights, settings, calibration, budget), measure, ship);
-  Log("budget: %s of %s bytes by a step of %.6g; %d sizes measured, %d packed%s", WithCommas(found.bytes).c_str(),
-      WithCommas(budget).c_str(), found.step, measured, packed,
+  Log("budget: %s of %s bytes by a step of %.6g; %d sizes measured in %.1f s, %d packed in %.1f s%s", WithCommas(found.bytes).c_str(),
+      WithCommas(budget).c_str(), found.step, measured, SecondsSince(start) - packing, packed, packing,
       found.step == 0 ? "; there is no finer step" : "");
   return found;
 }
@@ -105,12 +115,15 @@ int main(int argc, char** argv) {
     if (published) {
       tensors = ExportWeights(weights, settings, writer);
     } else {
+      const auto start = Clock::now();
       std::optional<Progress> bar;
       const Calibration calibration = CalibrateCheckpoint(weights, settings, lineage, [&](int64_t done, int64_t of) {
         if (!bar) bar.emplace("calibration", of);
         bar->Update(done);
       });
       bar.reset();
+      Log("calibration: %ld windows of %ld tokens in %.1f s", settings.calibration_windows, settings.calibration_tokens,
+          SecondsSince(start));
       found = SearchStep(weights, settings, header, calibration, *budget);
       tensors = ExportWeights(weights, settings, calibration, found.step, writer);
       counters.Set(counter::kQuantiseStep, found.step);

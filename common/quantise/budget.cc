@@ -74,7 +74,8 @@ class Curve {
   std::map<double, double> points_;
 };
 
-constexpr int kMostPacked = 16;
+constexpr int kMostPacked = 40;
+constexpr double kJump = 1e-3;  // octaves: what a jump is closed in to
 
 }  // namespace
 
@@ -127,16 +128,24 @@ FoundStep FindStep(uint64_t budget, double first_guess, const std::function<uint
   }
   // What is shipped is a little smaller than what the fast level says, or a little larger. From here on it alone counts.
   double fine = -INFINITY, coarse = INFINITY, fine_bytes = 0, coarse_bytes = 0, place = std::log2(std::min(step, 1e12));
-  for (int round = 0; round < kMostPacked && coarse - fine > 1e-6; ++round) {
+  int beside = 0;
+  for (int round = 0; round < kMostPacked; ++round) {
     const double bytes = try_step(std::exp2(place));
     if (bytes >= least && bytes <= most) break;
-    (bytes > most ? fine : coarse) = place;
-    (bytes > most ? fine_bytes : coarse_bytes) = bytes;
+    if (coarse - fine > kJump) {
+      (bytes > most ? fine : coarse) = place;
+      (bytes > most ? fine_bytes : coarse_bytes) = bytes;
+    }
     if (std::isinf(fine) || std::isinf(coarse)) {
       place += 1.5 * (bytes - aim) / curve.BytesPerOctave(place);
-    } else {
+    } else if (coarse - fine > kJump) {
       const double share = round % 3 == 2 ? 0.5 : (fine_bytes - aim) / (fine_bytes - coarse_bytes);
       place = fine + std::clamp(share, 0.05, 0.95) * (coarse - fine);
+    } else {
+      // zstd splits blocks now so, now so, and sizes jump by more than there is room for. On either side, further and further
+      // off, another step may fall into it.
+      ++beside;
+      place = (fine + coarse) / 2 + (beside % 2 == 0 ? kJump : -kJump) * beside;
     }
   }
   if (found.bytes == 0 && try_step(Curve::kCoarsest) > most) throw GateError("no artifact within the budget was found");

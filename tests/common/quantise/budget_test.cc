@@ -45,6 +45,24 @@ TEST(FindStep, MeetsEveryBudgetFromBelow) {
   }
 }
 
+// Sizes that jump by a third of a percent wherever the step changes at all.
+TEST(FindStep, LooksBesideAJumpWhereNoStepOnItFits) {
+  std::mt19937_64 random(2);
+  std::uniform_real_distribution<double> share(0.1, 0.9);
+  const Coder coder;
+  const auto jumps = [&](double step) {
+    const auto place = static_cast<uint64_t>(1e4 * (std::log2(std::max(step, coder.finest)) + 20));
+    std::mt19937_64 own(place);
+    return static_cast<uint64_t>(static_cast<double>(coder(step)) * (1 + 0.0033 * static_cast<double>(own() % 2)));
+  };
+  for (int i = 0; i < 200; ++i) {
+    const auto budget = static_cast<uint64_t>(share(random) * static_cast<double>(coder(0)));
+    const FoundStep found = FindStep(budget, 1, jumps, jumps);
+    EXPECT_LE(found.bytes, budget);
+    EXPECT_GE(found.bytes, (1 - kBudgetShare) * budget) << i;
+  }
+}
+
 TEST(FindStep, TakesTheFinestWhereThereIsRoom) {
   const Coder coder;
   EXPECT_EQ(FindStep(coder(0), 1, coder, coder).step, 0);
