@@ -36,7 +36,7 @@ make runs                    all runs: state, score, bytes, age
 make compare A=… B=…         two experiments: settings, scores, significance, curves in one picture
 make publish                 copy a finished submission into records/
 make verify-record RECORD=records/NAME
-                             build a record's own source, score its artifact, compare
+                             hold its claims against its files, build its own source, score its artifact, compare
 make test, make test-all     the quick tests; all of them, also under sanitizers
 make bench                   races against PyTorch, into build/bench (about half an hour)
 make bench-operations        each fused operation beside its plain composition (a few minutes)
@@ -146,7 +146,8 @@ runs:
 compare: programs
 	@build/bin/compare-runs --out "$${OUT:-$$RUNS/comparison}" -- "$${A-}" "$${B-}"
 
-verify-record: setup
+verify-record: configure
+	@$(NINJA) make-submission
 	@scripts/verify-record $${RECORD:+"$$RECORD"}
 
 clean:

@@ -3,6 +3,7 @@
 #include <filesystem>
 #include <nlohmann/json.hpp>
 
+#include "common/base/error.h"
 #include "common/base/log.h"
 #include "common/base/text.h"
 #include "common/submission/record.h"
@@ -16,15 +17,18 @@ int main(int argc, char** argv) {
   RecordOptions options;
   double baseline_loss = NAN, baseline_bpb = NAN;
   int64_t budget = options.budget;
+  bool check = false;
   CommandLine line(
       "make-submission",
       "Puts finished runs, one a seed, together as a record's folder: artifacts, source, logs, scores, loss curve, "
       "README.md and submission.json. Parts that do not belong together, a record over budget, and techniques that "
-      "were claimed but never acted end it with status 5.",
+      "were claimed but never acted end it with status 5. With --check it writes nothing and holds the submission.json of "
+      "finished records against their other files.",
       "make-submission --out submission runs/cpu-demo/seed-1337");
-  line.Inputs("RUN_DIR", directories, "directory of a finished run; several: the same settings under other seeds");
+  line.Inputs("RUN_DIR", directories,
+              "directory of a finished run; several: the same settings under other seeds; with --check, folders of records");
   line.Option("--out", out, "the record's folder; an older record there is replaced");
-  line.Required("--out");
+  line.Flag("--check", check, "hold what records say against their files; takes --budget alone");
   line.Option("--author", options.author, "author, for submission.json");
   line.Option("--github-id", options.github_id, "the author's GitHub name");
   line.Option("--name", options.name, "name of the record; otherwise made from its settings");
@@ -36,6 +40,14 @@ int main(int argc, char** argv) {
 
   return RunTool(line, argc, argv, [&]() -> Json {
     options.budget = budget;
+    if (check) {
+      const std::string given = out + options.author + options.github_id + options.name + options.blurb + options.date;
+      if (!given.empty() || !std::isnan(baseline_loss) || !std::isnan(baseline_bpb))
+        throw UsageError("--check takes what a record says from the record: of the other options only --budget goes with it");
+      for (const std::string& folder : directories) ReadRecord(folder, options.budget);
+      return {{"tool", "make-submission"}, {"checked", directories}};
+    }
+    if (out.empty()) throw UsageError("--out is required (see --help)");
     if (!std::isnan(baseline_loss)) options.baseline_loss = baseline_loss;
     if (!std::isnan(baseline_bpb)) options.baseline_bpb = baseline_bpb;
     std::vector<FinishedRun> runs;

@@ -216,7 +216,8 @@ std::string ReadMe(const Record& record) {
           " tokens. The last two rows are of a fresh process that read the artifact alone.\n\n";
   text += "## Sizes\n\n" + Markdown(sizes.table()) + "\n";
   text += "## What acted, and how often\n\n" + Markdown(Activity(record)) + "\n";
-  text += "## Training\n\n" + Markdown(Training(record)) + "\nHardware: " + record.hardware + ".";
+  text += "## Training\n\n" + Markdown(Training(record)) + "\n";
+  if (!record.hardware.empty()) text += "Hardware: " + record.hardware + ".";
   if (!record.pytorch_version.empty()) text += " LibTorch " + record.pytorch_version + ".";
   text += "\n\n## Settings\n\nSeeds: " + SeedList(record) + ". As a profile:\n\n```\n";
   for (const auto& [name, value] : record.runs[0].stated) {

@@ -10,7 +10,6 @@
 
 #include "common/base/error.h"
 #include "common/base/file.h"
-#include "common/base/machine.h"
 #include "common/base/text.h"
 #include "common/checkpoint/counter_names.h"
 #include "common/submission/loss_curve.h"
@@ -21,6 +20,7 @@ namespace fairway {
 namespace {
 
 constexpr char kSubmission[] = "submission.json";
+const std::string kSeedFolder = "seed-";
 
 std::string Today() {
   const std::time_t now = std::time(nullptr);
@@ -29,10 +29,10 @@ std::string Today() {
   return StringPrintf("%04d-%02d-%02d", utc.tm_year + 1900, utc.tm_mon + 1, utc.tm_mday);
 }
 
-void CheckDate(const std::string& date) {
+bool IsDate(const std::string& date) {
   std::tm parsed = {};
   const char* end = date.size() == 10 ? strptime(date.c_str(), "%Y-%m-%d", &parsed) : nullptr;
-  if (!end || *end) throw UsageError("--date: '" + date + "' is no date such as 2026-03-31");
+  return end && !*end;
 }
 
 // What `tool` noted in its lineage, among its settings, or nothing.
@@ -68,6 +68,7 @@ std::vector<std::pair<std::string, std::string>> Experiment(const FinishedRun& r
        {"val_digest", "byte_table_digest", "method", "stride", "seq_len", "compat", "precision", "targets", "bytes"}) {
     values.emplace_back(std::string(name) + " of eval.json", run.eval[name].dump());
   }
+  values.emplace_back("adapt of eval.json", run.eval.value("adapt", Json()).dump());  // only of method adapt
   Origins(run.lineage, false, values);
   values.emplace_back("the source archive", run.source_digest);
   return values;
@@ -87,7 +88,7 @@ void CheckOneExperiment(const std::vector<FinishedRun>& runs) {
     for (size_t i = 0; i < std::max(first.size(), values.size()); ++i) {
       if (i < first.size() && i < values.size() && first[i] == values[i]) continue;
       const auto say = [&](const auto& list) {
-        return i < list.size() ? list[i].first + " is " + list[i].second : std::string("there is nothing more");
+        return i < list.size() ? list[i].first + " is " + Shorten(list[i].second, 200) : std::string("there is nothing more");
       };
       throw GateError(run.directory + " is another experiment than " + runs[0].directory + ": " + say(values) +
                       " and " + say(first));
@@ -171,6 +172,64 @@ void Copy(const std::string& from, const std::string& to) {
   file.Commit();
 }
 
+// The runs that lie in a record's folder.
+std::vector<FinishedRun> RecordedRuns(const std::string& path) {
+  const std::string source = path + "/" + run_file::kSource;
+  std::vector<std::string> folders;
+  if (!std::filesystem::exists(path + "/" + run_file::kEval)) {
+    std::error_code error;
+    for (std::filesystem::directory_iterator entry(path, error), end; !error && entry != end; entry.increment(error))
+      if (const std::string name = entry->path().filename(); name.starts_with(kSeedFolder)) folders.push_back(name);
+    if (error) throw IoError(path, error.message());
+  }
+  if (folders.empty()) return {ReadRecordedRun(path, source)};
+  std::vector<FinishedRun> runs;
+  for (const std::string& folder : folders) {
+    runs.push_back(ReadRecordedRun(path + "/" + folder, source));
+    if (folder != kSeedFolder + std::to_string(runs.back().seed()))
+      throw InputError(runs.back().directory, "holds the run of seed " + std::to_string(runs.back().seed()));
+  }
+  return runs;
+}
+
+std::string_view TypeOf(const Json& json) {
+  if (json.is_number()) return "number";
+  if (json.is_string()) return "text";
+  if (json.is_boolean()) return "switch";
+  return json.is_array() ? "list" : json.is_object() ? "object" : "value";
+}
+
+// The value of that name in what `path` says, which must be of the type of `like`.
+const Json& Said(const Json& said, const std::string& name, const Json& like, const std::string& path, const std::string& where) {
+  if (!said.contains(name)) throw InputError(path, "misses " + where + name);
+  const Json& value = said[name];
+  if (TypeOf(value) != TypeOf(like)) throw InputError(path, where + name + " is no " + std::string(TypeOf(like)));
+  return value;
+}
+
+// Throws unless what `path` says is what is shown, field by field. Last digits may differ between the libraries of two machines.
+void CheckSaid(const Json& said, const Json& shown, const std::string& path, const std::string& where) {
+  const auto same = [](const Json& a, const Json& b) {
+    if (a == b) return true;
+    if (!a.is_number_float() && !b.is_number_float()) return false;
+    const double x = a.get<double>(), y = b.get<double>();
+    return std::abs(x - y) <= 1e-9 * std::max(std::abs(x), std::abs(y));
+  };
+  const auto text = [](const Json& json) { return Shorten(Printable(json.dump()), 100); };
+  for (const auto& [name, value] : shown.items()) {
+    const Json& claim = Said(said, name, value, path, where);
+    if (value.is_object()) {
+      CheckSaid(claim, value, path, where + name + ".");
+    } else if (!(value.is_number() ? same(claim, value) : claim == value)) {
+      throw GateError(path + ": " + where + name + " is " + text(claim) + ", but the record's files make it " + text(value));
+    }
+  }
+  for (const auto& [name, value] : said.items()) {
+    if (!shown.contains(name))
+      throw GateError(path + ": says " + Shorten(where + name, 100) + ", of which the record's files show nothing");
+  }
+}
+
 }  // namespace
 
 Record MakeRecord(std::vector<FinishedRun> runs, RecordOptions options) {
@@ -192,17 +251,16 @@ Record MakeRecord(std::vector<FinishedRun> runs, RecordOptions options) {
   CheckBudget(record);
   record.comparison = Compare(record);
   record.hardware = NotedBy(record.runs[0].lineage, "train", "hardware");
-  if (record.hardware.empty()) record.hardware = CpuName();
   record.pytorch_version = NotedBy(record.runs[0].lineage, "train", "torch.version");
   if (record.options.date.empty()) record.options.date = Today();
-  CheckDate(record.options.date);
+  if (!IsDate(record.options.date)) throw UsageError("--date: '" + record.options.date + "' is no date such as 2026-03-31");
   if (record.options.name.empty()) record.options.name = NameOf(record.runs[0]);
   if (record.options.blurb.empty()) record.options.blurb = BlurbOf(record);
   return record;
 }
 
 std::string RunPrefix(const Record& record, const FinishedRun& run) {
-  return record.runs.size() == 1 ? "" : "seed-" + std::to_string(run.seed()) + "/";
+  return record.runs.size() == 1 ? "" : kSeedFolder + std::to_string(run.seed()) + "/";
 }
 
 Json SubmissionJson(const Record& record) {
@@ -243,9 +301,40 @@ Json SubmissionJson(const Record& record) {
     if (record.comparison->p_value) json["baseline"]["p_value"] = *record.comparison->p_value;
     json["baseline"]["qualifies"] = record.comparison->qualifies;
   }
-  json["hardware"] = record.hardware;
+  if (!record.hardware.empty()) json["hardware"] = record.hardware;
   if (!record.pytorch_version.empty()) json["pytorch_version"] = record.pytorch_version;
   return json;
+}
+
+Record ReadRecord(const std::string& folder, uint64_t budget) {
+  const std::string path = folder + "/" + kSubmission;
+  const Json said = ReadJson(path);
+  if (!said.is_object()) throw InputError(path, "is no JSON object");
+  RecordOptions options;
+  options.budget = budget;
+  // What a person said.
+  for (const auto& [name, text] : {std::pair{"author", &options.author},
+                                   {"github_id", &options.github_id},
+                                   {"name", &options.name},
+                                   {"blurb", &options.blurb},
+                                   {"date", &options.date}}) {
+    *text = Said(said, name, "", path, "");
+  }
+  if (!IsDate(options.date)) throw InputError(path, "date is no date such as 2026-03-31");
+  if (said.contains("baseline")) {
+    const Json& baseline = Said(said, "baseline", Json::object(), path, "");
+    options.baseline_bpb = Said(baseline, "val_bpb", 0, path, "baseline.").get<double>();
+    if (!(*options.baseline_bpb >= 0 && *options.baseline_bpb <= kMaxScore)) throw InputError(path, "baseline.val_bpb is no score");
+  }
+  const Json& seeds = Said(said, "seeds", Json::array(), path, "");
+
+  std::vector<FinishedRun> runs = RecordedRuns(folder);
+  std::ranges::stable_sort(runs, {}, [&](const FinishedRun& run) {
+    return std::ranges::find(seeds, Json(run.seed())) - seeds.begin();
+  });
+  const Record record = MakeRecord(std::move(runs), std::move(options));
+  CheckSaid(said, SubmissionJson(record), path, "");
+  return record;
 }
 
 void WriteRecord(const Record& record, const std::string& path) {

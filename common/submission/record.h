@@ -40,7 +40,7 @@ struct Record {
   uint64_t bytes_code = 0;   // the source archive as shipped
   uint64_t bytes_total = 0;  // with the largest artifact
   std::optional<Comparison> comparison;
-  std::string hardware, pytorch_version;  // of the training
+  std::string hardware, pytorch_version;  // of the training; empty where train noted none
 };
 
 // Throws GateError where the runs are not one experiment under distinct seeds (settings, data and code the same), or
@@ -53,6 +53,12 @@ std::string RunPrefix(const Record& record, const FinishedRun& run);
 
 // submission.json (specification 2, section 6).
 Json SubmissionJson(const Record& record);
+
+// Reads a record's folder and holds its submission.json against its other files: it must say what SubmissionJson does of the runs
+// that lie there. What a person said (author, name, blurb, date, the baseline) is taken as it stands. Throws IoError; InputError where
+// a part is missing from submission.json, is of another type, or a file is damaged; GateError where the files do not bear out what it
+// says, and as MakeRecord does.
+Record ReadRecord(const std::string& folder, uint64_t budget);
 
 // Steps, scores and sizes, one column a seed.
 Table SummaryTable(const Record& record);

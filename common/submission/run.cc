@@ -3,8 +3,10 @@
 #include <sys/stat.h>
 #include <zstd.h>
 
+#include <algorithm>
 #include <cerrno>
 #include <cmath>
+#include <optional>
 #include <set>
 
 #include "common/base/digest.h"
@@ -19,7 +21,7 @@ namespace fairway {
 namespace {
 
 [[noreturn]] void NotTogether(const std::string& path, const std::string& cause) {
-  throw GateError(path + ": does not belong to the other parts: " + cause);
+  throw GateError(path + ": does not belong to the other parts: " + Shorten(cause, 500));  // it quotes files
 }
 
 // The one input of that role. `path` is the file that states the lineage.
@@ -37,11 +39,6 @@ void CheckLink(const std::string& path, const Lineage::Input& input, const Check
                         " is " + checkpoint.identity());
 }
 
-Json ReadJson(const std::string& path) {
-  const InputFile file(path);
-  return ParseJson<Json>(file.text(), path);
-}
-
 // Fields that the record reads from a file of scores, each of its type.
 void CheckScores(const Json& scores, const std::string& path) {
   if (!scores.is_object()) throw InputError(path, "is no JSON object");
@@ -51,9 +48,11 @@ void CheckScores(const Json& scores, const std::string& path) {
       if (!is(scores[name])) throw InputError(path, std::string(name) + " is no " + type);
     }
   };
-  require({"val_loss", "val_bpb"}, "number", [](const Json& json) { return json.is_number(); });
+  // Means and tests are made of them.
+  const auto is_score = [](const Json& json) { return json.is_number() && json.get<double>() >= 0 && json.get<double>() <= kMaxScore; };
+  require({"val_loss", "val_bpb"}, "score", is_score);
   // A split without a whole sequence has no plain score.
-  require({"val_loss_plain", "val_bpb_plain"}, "number", [](const Json& json) { return json.is_number() || json.is_null(); });
+  require({"val_loss_plain", "val_bpb_plain"}, "score", [&](const Json& json) { return json.is_null() || is_score(json); });
   require({"targets", "bytes", "stride", "seq_len", "threads"}, "count", [](const Json& json) {
     return json.is_number_unsigned() && json.get<uint64_t>() >= 1 && json.get<uint64_t>() <= INT64_MAX;
   });
@@ -76,9 +75,8 @@ ArtifactSizes Measure(const InputFile& file, const CheckpointReader& unpacked) {
   return sizes;
 }
 
-// The scores before quantisation, of weights that come from this training checkpoint, on the same text.
-std::map<std::string, Json> ReadScoresBefore(const std::string& directory, const CheckpointReader& train,
-                                             const Json& eval) {
+// The scores before quantisation, of weights that come from the training checkpoint of this identity, on the same text.
+std::map<std::string, Json> ReadScoresBefore(const std::string& directory, const std::string& trained, const Json& eval) {
   std::map<std::string, Json> before;
   for (const std::string set : kWeightSets) {
     const std::string path = directory + "/" + run_file::Before(set);
@@ -87,9 +85,9 @@ std::map<std::string, Json> ReadScoresBefore(const std::string& directory, const
     const Json scores = ReadJson(path);
     if (scores.is_null()) continue;  // an average that training did not keep
     CheckScores(scores, path);
-    if (scores["made_from"] != Json::array({train.identity()})) {
-      NotTogether(path, "it is of weights made from " + scores["made_from"].dump() + ", but " + train.path() + " is " +
-                            train.identity());
+    if (scores["made_from"] != Json::array({trained})) {
+      NotTogether(path, "it is of weights made from " + scores["made_from"].dump() + ", but the run's training checkpoint is " +
+                            trained);
     }
     for (const char* name : {"val_digest", "byte_table_digest", "seq_len", "compat", "precision"}) {
       if (scores[name] == eval[name]) continue;
@@ -101,27 +99,26 @@ std::map<std::string, Json> ReadScoresBefore(const std::string& directory, const
   return before;
 }
 
-void CheckEval(const std::string& path, const Json& eval, const std::string& artifact_digest,
-               const CheckpointReader& quantised) {
+void CheckEval(const std::string& path, const Json& eval, const std::string& artifact_digest, const CheckpointReader& artifact) {
   if (eval["artifact_digest"] != artifact_digest) {
     NotTogether(path, "it scores the artifact " + eval["artifact_digest"].dump() + ", but " + run_file::kArtifact +
                           " has the SHA-256 " + artifact_digest);
   }
-  if (eval["identity"] != quantised.identity()) {
-    NotTogether(path, "it scores the weights " + eval["identity"].dump() + ", but " + run_file::kQuantised + " is " +
-                          quantised.identity());
+  if (eval["identity"] != artifact.identity()) {
+    NotTogether(path, "it scores the weights " + eval["identity"].dump() + ", but " + run_file::kArtifact + " holds " +
+                          artifact.identity());
   }
 }
 
 void CheckLog(const std::string& path, const FinishedRun& run) {
   if (run.log.train.empty() && run.log.validation.empty()) throw InputError(path, "holds no line of a step");
   if (run.log.seed && *run.log.seed != run.seed()) {
-    NotTogether(path, StringPrintf("it is of seed %ld, but %s of seed %ld", static_cast<long>(*run.log.seed),
-                                   run_file::kTrain, static_cast<long>(run.seed())));
+    NotTogether(path, StringPrintf("it is of seed %ld, but the weights are of seed %ld", static_cast<long>(*run.log.seed),
+                                   static_cast<long>(run.seed())));
   }
   if (run.log.LastStep() != run.steps()) {
-    NotTogether(path, StringPrintf("it ends at step %ld, but %s at step %ld", static_cast<long>(run.log.LastStep()),
-                                   run_file::kTrain, static_cast<long>(run.steps())));
+    NotTogether(path, StringPrintf("it ends at step %ld, but training at step %ld", static_cast<long>(run.log.LastStep()),
+                                   static_cast<long>(run.steps())));
   }
 }
 
@@ -145,26 +142,27 @@ void CheckClaims(const FinishedRun& run, const CheckpointReader& artifact) {
                  "no row's clip was searched for");
 }
 
-}  // namespace
-
-int64_t FinishedRun::steps() const {
-  return static_cast<int64_t>(counters.Get(counter::kSteps));
+// What a lineage notes of settings: of its inputs first, so that the later stage counts.
+void AdoptNoted(const Lineage& lineage, const std::string& path, Settings& settings) {
+  for (const Lineage::Input& input : lineage.inputs) AdoptNoted(input.lineage, path, settings);
+  SettingValues noted = lineage.settings;  // and of other things, as the processor
+  std::erase_if(noted, [](const auto& value) {
+    return std::ranges::find(SettingTable(), value.first, &SettingInfo::name) == SettingTable().end();
+  });
+  settings.Adopt(noted, path);
 }
 
-double FinishedRun::step_ms() const {
-  return steps() == 0 ? 0 : 1000 * counters.Get(counter::kTrainSeconds) / steps();
-}
+// The checkpoints of a run, which its record leaves out.
+struct Stages {
+  const CheckpointReader &train, &weights, &quantised;
+};
 
-FinishedRun ReadRun(const std::string& directory) {
+FinishedRun Read(const std::string& directory, const std::string& source_path, const std::optional<Stages>& stages) {
   const auto path = [&](const std::string& name) { return directory + "/" + name; };
   FinishedRun run;
   run.directory = directory;
 
-  const CheckpointReader train(path(run_file::kTrain)), weights(path(run_file::kWeights)),
-      quantised(path(run_file::kQuantised)), lineage(path(run_file::kLineage));
-  train.Expect({Kind::kTraining});
-  weights.Expect({Kind::kWeights});
-  quantised.Expect({Kind::kQuantised});
+  const CheckpointReader lineage(path(run_file::kLineage));
   const InputFile artifact_file(path(run_file::kArtifact));
   const std::string artifact_digest = Sha256Hex(artifact_file.bytes());
   const CheckpointReader artifact = OpenWeights(path(run_file::kArtifact));
@@ -175,22 +173,30 @@ FinishedRun ReadRun(const std::string& directory) {
     NotTogether(lineage.path(), "it is of the artifact " + packed.identity + ", but " + run_file::kArtifact +
                                     " has the SHA-256 " + artifact_digest);
   }
-  CheckLink(lineage.path(), InputOf(lineage.lineage(), "quantised checkpoint", lineage.path()), quantised);
-  if (artifact.identity() != quantised.identity()) {
-    NotTogether(artifact.path(), "it holds the weights " + artifact.identity() + ", but " + quantised.path() + " is " +
-                                     quantised.identity());
+  const Lineage::Input& quantised = InputOf(lineage.lineage(), "quantised checkpoint", lineage.path());
+  if (stages) CheckLink(lineage.path(), quantised, stages->quantised);
+  if (artifact.identity() != quantised.identity) {
+    NotTogether(artifact.path(), "it holds the weights " + artifact.identity() + ", but " + lineage.path() + " names " +
+                                     quantised.identity);
   }
-  CheckLink(quantised.path(), InputOf(quantised.lineage(), "weights", quantised.path()), weights);
-  CheckLink(weights.path(), InputOf(weights.lineage(), "training checkpoint", weights.path()), train);
-
-  std::set<std::string> stated;
-  for (const CheckpointReader* stage : {&train, &weights, &quantised}) {
-    run.settings.Adopt(stage->settings(), stage->path());
-    for (const auto& [name, value] : stage->settings()) stated.insert(name);
-  }
-  for (const SettingInfo& info : SettingTable()) {
-    const std::string name(info.name);
-    if (stated.contains(name)) run.stated.emplace_back(name, run.settings.Get(name));
+  const Lineage::Input& weights = InputOf(quantised.lineage, "weights", lineage.path());
+  const Lineage::Input& train = InputOf(weights.lineage, "training checkpoint", lineage.path());
+  constexpr unsigned kScope = scope::kModel | scope::kTrain | scope::kFinalize | scope::kQuantise | scope::kEvaluate;
+  if (stages) {
+    const auto& [own_train, own_weights, own_quantised] = *stages;
+    CheckLink(own_quantised.path(), InputOf(own_quantised.lineage(), "weights", own_quantised.path()), own_weights);
+    CheckLink(own_weights.path(), InputOf(own_weights.lineage(), "training checkpoint", own_weights.path()), own_train);
+    std::set<std::string> stated;
+    for (const CheckpointReader* stage : {&own_train, &own_weights, &own_quantised}) {
+      run.settings.Adopt(stage->settings(), stage->path());
+      for (const auto& [name, value] : stage->settings()) stated.insert(name);
+    }
+    run.stated = run.settings.Select(kScope);
+    std::erase_if(run.stated, [&](const auto& value) { return !stated.contains(value.first); });
+  } else {
+    AdoptNoted(lineage.lineage(), lineage.path(), run.settings);
+    run.settings.Adopt(lineage.settings(), lineage.path());
+    run.stated = run.settings.Select(kScope);
   }
   run.counters = lineage.counters();
   // The record counts with these.
@@ -202,16 +208,43 @@ FinishedRun ReadRun(const std::string& directory) {
 
   run.eval = ReadJson(path(run_file::kEval));
   CheckScores(run.eval, path(run_file::kEval));
-  CheckEval(path(run_file::kEval), run.eval, artifact_digest, quantised);
-  run.before = ReadScoresBefore(directory, train, run.eval);
+  CheckEval(path(run_file::kEval), run.eval, artifact_digest, artifact);
+  run.before = ReadScoresBefore(directory, stages ? stages->train.identity() : train.identity, run.eval);
   run.log = ParseTrainLog(InputFile(path(run_file::kLog)).text(), path(run_file::kLog));
   CheckLog(path(run_file::kLog), run);
   CheckClaims(run, artifact);
 
-  const InputFile source(path(run_file::kSource));
+  const InputFile source(source_path);
   run.source_digest = Sha256Hex(source.bytes());
   run.source_bytes = source.bytes().size();
   return run;
+}
+
+}  // namespace
+
+Json ReadJson(const std::string& path) {
+  return ParseJson<Json>(InputFile(path).text(), path);
+}
+
+int64_t FinishedRun::steps() const {
+  return static_cast<int64_t>(counters.Get(counter::kSteps));
+}
+
+double FinishedRun::step_ms() const {
+  return steps() == 0 ? 0 : 1000 * counters.Get(counter::kTrainSeconds) / steps();
+}
+
+FinishedRun ReadRun(const std::string& directory) {
+  const CheckpointReader train(directory + "/" + run_file::kTrain), weights(directory + "/" + run_file::kWeights),
+      quantised(directory + "/" + run_file::kQuantised);
+  train.Expect({Kind::kTraining});
+  weights.Expect({Kind::kWeights});
+  quantised.Expect({Kind::kQuantised});
+  return Read(directory, directory + "/" + run_file::kSource, Stages{train, weights, quantised});
+}
+
+FinishedRun ReadRecordedRun(const std::string& directory, const std::string& source) {
+  return Read(directory, source, std::nullopt);
 }
 
 }  // namespace fairway

@@ -32,6 +32,9 @@ inline std::string Before(const std::string& set) {
 // The sets of weights that may be scored before quantisation, in the order in which they are shown.
 inline constexpr const char* kWeightSets[] = {"last", "ema", "swa"};
 
+// No score in nats or bits is larger: what is can be no score, and could not be counted with.
+inline constexpr double kMaxScore = 1e9;
+
 // Bytes of the artifact by what they are for: the first four before compression.
 struct ArtifactSizes {
   uint64_t codes = 0, scales = 0,
@@ -43,7 +46,7 @@ struct ArtifactSizes {
 struct FinishedRun {
   std::string directory;
   Settings settings;     // as trained, finalised and quantised
-  SettingValues stated;  // of those, what the three checkpoints state
+  SettingValues stated;  // of those, what the three checkpoints state; all of them where a record is read
   Counters counters;     // of the whole chain
   Lineage lineage;       // of the artifact, back to the corpus
   ArtifactSizes artifact;
@@ -64,5 +67,12 @@ struct FinishedRun {
 //   one before it by its identity, and scores and log must be of these;
 // - where a technique that the settings claim never acted: EMA, SWA, late QAT, the clip search.
 FinishedRun ReadRun(const std::string& directory);
+
+// The same of what a record keeps of a run: its checkpoints are not there, so the lineage of the artifact stands for the chain, and
+// for the settings. `source` is the path of the source archive.
+FinishedRun ReadRecordedRun(const std::string& directory, const std::string& source);
+
+// A whole file of JSON. Throws IoError, InputError (common/base/json.h).
+Json ReadJson(const std::string& path);
 
 }  // namespace fairway

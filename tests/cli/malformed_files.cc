@@ -11,6 +11,7 @@
 
 #include "common/tokens/byte_table.h"
 #include "common/tokens/manifest.h"
+#include "common/submission/record.h"
 #include "common/tokens/shard_format.h"
 #include "tests/common/checkpoint/raw_file.h"
 #include "tests/common/submission/finished_run.h"
@@ -470,7 +471,7 @@ void Manifests() {
   put("digest-control", Replaced(good, "\"cc\"", "\"c\\nc\""));
 }
 
-// --- finished runs: scores and logs
+// --- finished runs: scores, records and logs
 
 void Runs() {
   const std::string run = root + "/run";
@@ -493,8 +494,45 @@ void Runs() {
   changed("targets-beyond-counting", "\"targets\": 12000", "\"targets\": 1e300");
   changed("processor-number", "\"cpu\": \"Abacus 9000\"", "\"cpu\": 9000");
   changed("digest-control", "\"val_digest\": \"76a1\"", "\"val_digest\": \"76\\u001b[2J\"");
+  changed("digest-long", "\"artifact_digest\": \"", "\"artifact_digest\": \"" + std::string(1 << 20, 'x'));
   changed("digest-deep", "\"val_digest\": \"76a1\"",
           "\"val_digest\": " + std::string(50000, '[') + std::string(50000, ']'));
+
+  // The record of that run, and what its submission.json might say.
+  const std::string record = root + "/record";
+  WriteRecord(MakeRecord({ReadRun(run)}, {.author = "A", .date = "2026-03-31", .baseline_bpb = 2}), record);
+  const std::string submission(InputFile(record + "/submission.json").text());
+  const auto says = [&](const std::string& name, const std::string& from, const std::string& to) {
+    Put("submission/" + name, Replaced(submission, from, to));
+  };
+  Put("submission/empty", "");
+  Put("submission/cut", submission.substr(0, submission.size() / 2));
+  Put("submission/list", "[]");
+  Put("submission/object", "{}");
+  says("no-loss", "\"val_loss\"", "\"lost\"");
+  says("loss-text", "\"val_loss\": 2.0", "\"val_loss\": \"two\"");
+  says("loss-null", "\"val_loss\": 2.0", "\"val_loss\": null");
+  says("loss-beyond-counting", "\"val_loss\": 2.0", "\"val_loss\": 1e999");
+  says("loss-twice", "\"val_loss\": 2.0", "\"val_loss\": 2.0, \"val_loss\": 1.0");
+  says("loss-of-another", "\"val_loss\": 2.0", "\"val_loss\": 1.9");
+  says("loss-deep", "\"val_loss\": 2.0", "\"val_loss\": " + std::string(50000, '[') + std::string(50000, ']'));
+  says("author-number", "\"author\": \"A\"", "\"author\": 1");
+  says("date", "2026-03-31", "yesterday");
+  says("bytes-fewer", "\"bytes_code\": 18", "\"bytes_code\": 17");
+  says("bytes-negative", "\"bytes_code\": 18", "\"bytes_code\": -18");
+  says("seeds-number", "\"seeds\": [\n    1337\n  ]", "\"seeds\": 1337");
+  says("seeds-more", "    1337\n", "    1337, 1338\n");
+  says("seed-of-another", "\"1337\": {", "\"1338\": {");
+  says("results-list", "\"seed_results\": {", "\"seed_results\": [], \"results\": {");
+  says("steps-more", "\"steps\": 60", "\"steps\": 61");
+  says("track", "non-record-16mb", "10min_16mb");
+  says("track-control", "non-record-16mb", "\\u001b[2J");
+  says("track-long", "non-record-16mb", std::string(1 << 20, 'x'));
+  says("baseline-list", "\"baseline\": {", "\"baseline\": [], \"base\": {");
+  says("baseline-negative", "\"val_bpb\": 2.0", "\"val_bpb\": -2.0");
+  says("baseline-beyond-counting", "\"val_bpb\": 2.0", "\"val_bpb\": 1e300");
+  says("qualifies", "\"qualifies\": false", "\"qualifies\": true");
+  says("more", "\"author\"", "\"speed\": \"fast\", \"author\"");
 
   const auto line = [&](const std::string& name, const std::string& text) { Put("log/" + name, log + text); };
   Put("log/empty", "");

@@ -8,6 +8,7 @@
 #include "common/tokens/byte_table.h"
 #include "common/tokens/manifest.h"
 #include "common/tokens/shard_format.h"
+#include "common/submission/record.h"
 #include "tests/common/submission/finished_run.h"
 #include "tests/common/tokenizer/small_tokenizer.h"
 #include "tests/common/tokens/raw_model.h"
@@ -117,6 +118,9 @@ void Texts() {
   Seed("scores", "eval", Bytes(run + "/eval.json"));
   Seed("scores", "before", Bytes(run + "/before-ema.json"));
   Seed("train_log", "log", Bytes(run + "/train.log"));
+  const Record record = TwoSeeds(run);
+  Seed("submission", "baseline", SubmissionJson(record).dump(2));
+  Seed("submission", "plain", SubmissionJson(MakeRecord(record.runs, {.author = "A", .date = "2026-03-31"})).dump());
   std::filesystem::remove_all(run);
 }
 

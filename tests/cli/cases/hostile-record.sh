@@ -1,5 +1,5 @@
-# A record that somebody else made: its archive stays where it is unpacked, nothing of it runs before that is said, and nothing in
-# its scores becomes an option.
+# A record that somebody else made: its archive stays where it is unpacked, nothing of it runs before that is said, nothing in
+# its scores becomes an option, and what it says of itself is held against its files.
 stand_in_clone clone
 cat > scripts/setup <<'SCRIPT'
 #!/bin/sh
@@ -9,13 +9,18 @@ SCRIPT
 cat > ../tools/ninja <<'SCRIPT'
 #!/bin/sh
 [ "$1" = -C ] && mkdir -p "$2/bin" || exit
-printf '#!/bin/sh\nfor word; do case $word in --profile | --byte-table | /*) ;; *) echo "eval-sliding: $word" >&2 ;; esac; done\n' > "$2/bin/eval-sliding"
+cat > "$2/bin/eval-sliding" << 'PROGRAM'
+#!/bin/sh
+env | grep -E '^(EVAL|TRAIN|COMPAT|PRECISION|METHOD|THREADS|ADAPT)' | sort | sed 's/^/eval-sliding: /' >&2
+for word; do case $word in --profile | --byte-table | /*) ;; *) echo "eval-sliding: $word" >&2 ;; esac; done
+PROGRAM
 chmod +x "$2/bin/eval-sliding"
 SCRIPT
+printf '#!/bin/sh\n' > build/bin/make-submission  # of what makes no whole record
 mkdir -p ../source/pipelines ../record
 cp pipelines/tiny.profile ../source/pipelines
 touch ../source/{CMakeLists.txt,requirements.txt,byte_table.pb} ../record/model.bin.zst
-scores='"stride": 64, "seq_len": 128, "compat": false, "threads": 1'
+scores='"method": "windows", "stride": 64, "seq_len": 128, "compat": false, "threads": 1'
 echo "{$scores, \"precision\": \"float32\"}" > ../record/eval.json
 archive() { tar -C ../source --zstd -cPf ../record/source.tar.zst "$@"; }
 verified() { scripts/verify-record ../record 2>&1 | sed 's/SHA-256 [0-9a-f]*/SHA-256 D/'; return "${PIPESTATUS[0]}"; }
@@ -45,10 +50,45 @@ try verified
 # Scores.
 archive .
 for precision in '"float32\n--out=/tmp/fairway-was-told"' '"float16"' '["float32"]' '1'; do
-  echo "{\"stride\": 64, \"seq_len\": 128, \"compat\": false, \"threads\": \"x\", \"precision\": $precision}" > ../record/eval.json
+  echo "{\"method\": \"windows\", \"stride\": 64, \"seq_len\": 128, \"compat\": false, \"threads\": \"x\", \"precision\": $precision}" > ../record/eval.json
   try verified
   echo "{$scores, \"precision\": $precision}" > ../record/eval.json
   try verified
 done
-echo '{"precision": "float32", "stride": "64\n--log=/tmp/fairway-was-told", "seq_len": 128, "compat": false, "threads": 1}' > ../record/eval.json
+echo '{"method": "windows", "precision": "float32", "stride": "64\n--log=/tmp/fairway-was-told", "seq_len": 128, "compat": false, "threads": 1}' > ../record/eval.json
+try verified
+for method in '"cached"' '"adapt\n--out=/tmp/fairway-was-told"' '["cached"]'; do
+  echo "{${scores/\"windows\"/$method}, \"precision\": \"float32\"}" > ../record/eval.json
+  try verified
+done
+for adapt in '"chunk_tokens": 512, "steps": 1, "lr": 0.002, "momentum": 0.9' '"chunk_tokens": 512, "steps": "1\n--out=x", "lr": 0.002, "momentum": 0.9'; do
+  echo "{${scores/windows/adapt}, \"adapt\": {$adapt}, \"precision\": \"float32\"}" > ../record/eval.json
+  try verified
+done
+# What it says of itself, of a record that is whole.
+need "$bin/../tests/malformed-files" ../files
+ln -sf "$bin/make-submission" build/bin/make-submission
+archive .
+cp ../record/source.tar.zst ../files/run
+sed -i 's/"threads": 2/"threads": 1/' ../files/run/eval.json
+rm -r ../record
+need make-submission --out ../record --date 2026-03-31 ../files/run
+try verified
+says() {  # says FROM TO: the same with this in its submission.json
+  cp ../record/submission.json ../whole.json
+  sed -i "s/$1/$2/" ../record/submission.json
+  try verified
+  mv ../whole.json ../record/submission.json
+}
+says '"val_bpb": 1' '"val_bpb": 0'
+says '"steps": 60' '"steps": 61'
+says '"track"' '"claim"'
+says 'non-record-16mb' '\\u001b[2J'
+says '{' '{{'
+cp ../files/run/eval.json ../record/eval.json
+sed -i 's/"val_loss": 2.0/"val_loss": 1.0/' ../record/eval.json
+try verified
+rm ../record/submission.json
+try verified
+rm build/bin/make-submission
 try verified

@@ -36,6 +36,13 @@ in_a_run() {  # in_a_run FILE NAME: make-submission of a run that is whole but f
 }
 for file in files/scores/*; do in_a_run "$file" eval.json; done
 for file in files/log/*; do in_a_run "$file" train.log; done
+need make-submission --check files/record
+for file in files/submission/*; do
+  each
+  cp -r files/record "$file-record"
+  cp "$file" "$file-record/submission.json"
+  try_last make-submission --check "$file-record"
+done
 # No data need lie where a processor would like it.
 try_last ckpt-inspect files/unaligned
 try printf '%d kinds of malformed file\n' $kinds

@@ -12,3 +12,5 @@ try pack-zstd --level 23 quantised.ckpt model.bin.zst
 try pack-zstd missing.ckpt
 try tokenize-shard --out data --split test book.txt
 try make-submission --out
+try make-submission --check --out submission record
+try make-submission --check --baseline-bpb 2 record

@@ -13,7 +13,7 @@
 #include "common/checkpoint/checkpoint.h"
 #include "common/checkpoint/counter_names.h"
 #include "common/quantise/artifact.h"
-#include "common/submission/run.h"
+#include "common/submission/record.h"
 
 namespace fairway {
 
@@ -142,5 +142,18 @@ struct FakeRun {
             {"seconds", 1.5}};
   }
 };
+
+// A record of two such runs, which lie below `folder`, against a baseline.
+inline Record TwoSeeds(const std::string& folder) {
+  std::vector<FinishedRun> runs;
+  for (const int64_t seed : {1337, 42}) {
+    FakeRun run;
+    run.seed = seed;
+    run.val_loss += 0.001 * static_cast<double>(seed % 5);
+    run.Write(folder + "/" + std::to_string(seed));
+    runs.push_back(ReadRun(folder + "/" + std::to_string(seed)));
+  }
+  return MakeRecord(std::move(runs), {.author = "A", .date = "2026-03-31", .baseline_bpb = 2});
+}
 
 }  // namespace fairway

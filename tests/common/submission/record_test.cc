@@ -174,7 +174,7 @@ TEST(ReadRun, RefusesScoresOfSomethingElse) {
   Edit(path, identity, "4567");
   EXPECT_EQ(Reading(directory), "5: " + path +
                                     ": does not belong to the other parts: it scores the weights \"4567\", but "
-                                    "quantised.ckpt is " +
+                                    "model.bin.zst holds " +
                                     identity);
   Edit(path, "4567", identity);
   EXPECT_EQ(Reading(directory), "done");
@@ -183,8 +183,8 @@ TEST(ReadRun, RefusesScoresOfSomethingElse) {
                     trained = CheckpointReader(directory + "/train.ckpt").identity();
   Edit(before, trained, "89ab");
   EXPECT_EQ(Reading(directory),
-            "5: " + before + ": does not belong to the other parts: it is of weights made from [\"89ab\"], but " +
-                directory + "/train.ckpt is " + trained);
+            "5: " + before + ": does not belong to the other parts: it is of weights made from [\"89ab\"], but the run's training "
+                "checkpoint is " + trained);
   Edit(before, "89ab", trained);
   Edit(before, "\"76a1\"", "\"cdef\"");
   EXPECT_EQ(Reading(directory),
@@ -194,7 +194,12 @@ TEST(ReadRun, RefusesScoresOfSomethingElse) {
 TEST(ReadRun, RefusesScoresThatItCannotRead) {
   const std::string directory = Finished("unreadable"), path = directory + "/eval.json";
   Edit(path, "\"val_loss\": 2.0", "\"val_loss\": \"two\"");
-  EXPECT_EQ(Reading(directory), "4: " + path + ": val_loss is no number");
+  EXPECT_EQ(Reading(directory), "4: " + path + ": val_loss is no score");
+  for (const char* text : {"-1", "1e300", "null"}) {
+    Edit(path, "\"val_loss\": \"two\"", std::string("\"val_loss\": ") + text);
+    EXPECT_EQ(Reading(directory), "4: " + path + ": val_loss is no score");
+    Edit(path, std::string("\"val_loss\": ") + text, "\"val_loss\": \"two\"");
+  }
   Edit(path, "\"val_loss\"", "\"lost\"");
   EXPECT_EQ(Reading(directory), "4: " + path + ": misses val_loss");
   WriteFile(path, "{");
@@ -207,11 +212,11 @@ TEST(ReadRun, RefusesALogOfAnotherRun) {
   const std::string directory = Finished("log"), path = directory + "/train.log";
   Edit(path, "seed:1337", "seed:42");
   EXPECT_EQ(Reading(directory),
-            "5: " + path + ": does not belong to the other parts: it is of seed 42, but train.ckpt of seed 1337");
+            "5: " + path + ": does not belong to the other parts: it is of seed 42, but the weights are of seed 1337");
   Edit(path, "seed:42", "seed:1337");
   WriteFile(path, std::string(InputFile(path).text()) + "step:61/90 train_loss:2 train_time:1ms step_avg:1ms\n");
   EXPECT_EQ(Reading(directory),
-            "5: " + path + ": does not belong to the other parts: it ends at step 61, but train.ckpt at step 60");
+            "5: " + path + ": does not belong to the other parts: it ends at step 61, but training at step 60");
   WriteFile(path, "seed:1337\n");
   EXPECT_EQ(Reading(directory), "4: " + path + ": holds no line of a step");
 }
@@ -270,6 +275,12 @@ TEST(MakeRecord, RefusesRunsThatAreNotOneExperiment) {
             another + "program train is cc and program train is aa");
   EXPECT_EQ(with([](FakeRun& run) { run.shards = "ffff"; }), another + "train shards is ffff and train shards is 5ad5");
   EXPECT_THAT(with([](FakeRun& run) { run.source = "other"; }), HasSubstr(another + "the source archive is "));
+  FakeRun other;
+  other.seed = 42;
+  FinishedRun second = ReadRun(Finished("second", other));
+  second.eval["adapt"] = {{"steps", 3}};
+  EXPECT_EQ(Outcome([&] { MakeRecord({first, second}, Dated()); }),
+            another + "adapt of eval.json is {\"steps\":3} and adapt of eval.json is null");
 }
 
 TEST(MakeRecord, HoldsTheBudget) {
@@ -496,6 +507,155 @@ TEST(WriteRecord, RefusesToWriteBesideAnotherProcess) {
   EXPECT_FALSE(fs::exists(out));
   close(lock);
   EXPECT_EQ(Outcome([&] { WriteRecord(record, out); }), "done");
+}
+
+// A record's folder, made of these runs.
+std::string Recorded(const std::string& name, std::vector<FinishedRun> runs, const RecordOptions& options = Dated()) {
+  const std::string folder = Fresh(name);
+  WriteRecord(MakeRecord(std::move(runs), options), folder);
+  return folder;
+}
+
+std::string Checking(const std::string& record) {
+  return Outcome([&] { ReadRecord(record, RecordOptions().budget); });
+}
+
+TEST(ReadRecord, TakesWhatWasWritten) {
+  EXPECT_EQ(Checking(Recorded("checked-one", {ReadRun(Finished("checked"))})), "done");
+  RecordOptions options = Dated();
+  options.name = "a \"quoted\"\nname";
+  const std::string plain = Recorded("checked-three", ThreeSeeds(), options);
+  EXPECT_EQ(Checking(plain), "done");
+  options.baseline_loss = 2.02;
+  EXPECT_EQ(Checking(Recorded("checked-loss", ThreeSeeds(), options)), "done");
+  options.baseline_loss.reset();
+  options.baseline_bpb = 1.15;
+  const Record record = ReadRecord(Recorded("checked-bpb", ThreeSeeds(), options), options.budget);
+  EXPECT_EQ(record.runs[1].seed(), 42);  // in the order that it says
+  EXPECT_EQ(SubmissionJson(record), SubmissionJson(MakeRecord(ThreeSeeds(), options)));
+}
+
+// The lineage alone says how a recorded run was trained.
+TEST(ReadRecord, TakesSettingsFromTheLineage) {
+  FakeRun run;
+  run.seed = 42;
+  run.counters.erase(counter::kEmaUpdates);
+  run.settings["ema_enabled"] = "0";
+  const std::string record = Recorded("checked-settings", {ReadRun(Finished("settings", run))});
+  EXPECT_EQ(Checking(record), "done");
+  const FinishedRun read = ReadRecordedRun(record, record + "/source.tar.zst");
+  EXPECT_EQ(read.seed(), 42);
+  EXPECT_EQ(read.settings.num_layers, 5);
+  EXPECT_EQ(read.settings.iterations, 60);
+  EXPECT_FALSE(read.settings.ema_enabled);
+  EXPECT_TRUE(read.settings.swa_enabled);
+}
+
+TEST(ReadRecord, RefusesWhatItsFilesDoNotBearOut) {
+  RecordOptions options = Dated();
+  options.baseline_loss = 2.02;
+  const std::string record = Recorded("claims", ThreeSeeds(), options), path = record + "/submission.json";
+  const std::string whole(InputFile(path).text());
+  const Json said = Json::parse(whole);
+  const auto with = [&](const std::string& pointer, const Json& value) {
+    Json changed = said;
+    changed[Json::json_pointer(pointer)] = value;
+    WriteFile(path, changed.dump(2));
+    const std::string outcome = Checking(record);
+    const std::string beginning = "5: " + path + ": ";
+    return outcome.starts_with(beginning) ? outcome.substr(beginning.size()) : outcome;
+  };
+  const std::string shown = ", but the record's files make it ";
+  for (const char* pointer : {"/val_loss", "/val_bpb", "/val_loss_std", "/val_bpb_std", "/bytes_total", "/bytes_code",
+                              "/seed_results/42/val_loss", "/seed_results/42/val_bpb", "/seed_results/7/artifact_bytes",
+                              "/seed_results/1337/steps", "/seed_results/1337/step_avg_ms", "/baseline/val_loss",
+                              "/baseline/improvement_nats", "/baseline/required_nats", "/baseline/p_value"}) {
+    const Json& value = said[Json::json_pointer(pointer)];
+    const Json other = value.is_number_float() ? Json(value.get<double>() * 1.0001) : Json(value.get<int64_t>() + 1);
+    std::string name = std::string(pointer).substr(1);
+    std::ranges::replace(name, '/', '.');
+    EXPECT_THAT(with(pointer, other), testing::StartsWith(name + " is " + other.dump() + shown)) << pointer;
+  }
+  // What a person says.
+  for (const char* name : {"author", "github_id", "name", "blurb"}) EXPECT_EQ(with(std::string("/") + name, "x"), "done");
+  EXPECT_EQ(with("/date", "2025-12-31"), "done");
+  EXPECT_EQ(with("/track", "non-record-16mb"), "track is \"non-record-16mb\"" + shown + "\"10min_16mb\"");
+  EXPECT_EQ(with("/baseline/qualifies", false), "baseline.qualifies is false" + shown + "true");
+  EXPECT_EQ(with("/hardware", "Abacus 9001"), "hardware is \"Abacus 9001\"" + shown + "\"Abacus 9000, 2 threads\"");
+  EXPECT_EQ(with("/pytorch_version", "3"), "pytorch_version is \"3\"" + shown + "\"2.11.0\"");
+  EXPECT_EQ(with("/seeds", {1337, 42}), "seeds is [1337,42]" + shown + "[1337,42,7]");
+  EXPECT_EQ(with("/seeds", {42, 1337, 7}), "done");  // another order
+  EXPECT_EQ(with("/val_loss", said["val_loss"].get<double>() * (1 + 1e-13)), "done");  // last digits
+  EXPECT_EQ(with("/seed_results/5", said["seed_results"]["7"]), "says seed_results.5, of which the record's files show nothing");
+  EXPECT_EQ(with("/val_bpb_of_another_text", 1.0), "says val_bpb_of_another_text, of which the record's files show nothing");
+}
+
+TEST(ReadRecord, RefusesWhatItCannotRead) {
+  const std::string record = Recorded("unreadable-record", {ReadRun(Finished("unreadable-recorded"))}), path = record + "/submission.json";
+  const Json said = Json::parse(InputFile(path).text());
+  for (const auto& [name, value] : said.items()) {
+    Json changed = said;
+    changed.erase(name);
+    WriteFile(path, changed.dump());
+    EXPECT_EQ(Checking(record), "4: " + path + ": misses " + name);
+    changed[name] = nullptr;
+    WriteFile(path, changed.dump());
+    EXPECT_THAT(Checking(record), testing::StartsWith("4: " + path + ": " + name + " is no "));
+  }
+  WriteFile(path, "[]");
+  EXPECT_EQ(Checking(record), "4: " + path + ": is no JSON object");
+  WriteFile(path, "{");
+  EXPECT_EQ(Checking(record), "4: " + path + ": is not JSON");
+  fs::remove(path);
+  EXPECT_EQ(Checking(record), "3: " + path + ": No such file or directory");
+}
+
+TEST(ReadRecord, RefusesFilesThatWereExchanged) {
+  FakeRun other;
+  other.seed = 42;
+  const FinishedRun run = ReadRun(Finished("exchanged-run"));
+  const std::string foreign = Finished("exchanged-other", other);
+  const auto exchanged = [&](const char* name, const std::string& from) {
+    const std::string record = Recorded("exchanged", {run});
+    fs::copy_file(from + "/" + name, record + "/" + name, fs::copy_options::overwrite_existing);
+    return Checking(record);
+  };
+  const std::string record = TemporaryRoot() + "exchanged/";
+  EXPECT_THAT(exchanged("model.bin.zst", foreign), testing::StartsWith("5: " + record + "model.bin.zst.lineage: does not belong"));
+  EXPECT_THAT(exchanged("model.bin.zst.lineage", foreign), testing::StartsWith("5: " + record + "model.bin.zst.lineage: does not belong"));
+  EXPECT_THAT(exchanged("eval.json", foreign), testing::StartsWith("5: " + record + "eval.json: does not belong"));
+  EXPECT_THAT(exchanged("before-ema.json", foreign), testing::StartsWith("5: " + record + "before-ema.json: does not belong"));
+  EXPECT_THAT(exchanged("train.log", foreign), testing::StartsWith("5: " + record + "train.log: does not belong"));
+  other = {};
+  other.source = "another source archive";
+  EXPECT_EQ(exchanged("source.tar.zst", Finished("exchanged-source", other)).substr(0, 4), "5: " + record.substr(0, 1));
+  // Of the same artifact, but by its counters no average was ever updated.
+  other = {};
+  other.counters[counter::kEmaUpdates] = 0;
+  EXPECT_EQ(exchanged("model.bin.zst.lineage", Finished("exchanged-counters", other)),
+            "5: " + TemporaryRoot() + "exchanged: ema_enabled is 1, but the average was never updated (ema.updates is 0)");
+}
+
+TEST(ReadRecord, RefusesARunTooFewOrTooMany) {
+  const std::string record = Recorded("counted", ThreeSeeds()), path = record + "/submission.json";
+  FakeRun fourth;
+  fourth.seed = 5;
+  const std::string four = Recorded("counted-four", {ReadRun(Finished("counted-fifth", fourth))});
+  fs::copy(four, record + "/seed-5", fs::copy_options::recursive);
+  EXPECT_EQ(Checking(record), "5: " + path + ": val_loss is 2.001, but the record's files make it 2.00075");
+  fs::remove_all(record + "/seed-5");
+  EXPECT_EQ(Checking(record), "done");
+  fs::rename(record + "/seed-7", record + "/seed-007");
+  EXPECT_EQ(Checking(record), "4: " + record + "/seed-007: holds the run of seed 7");
+  fs::remove_all(record + "/seed-007");
+  EXPECT_THAT(Checking(record), testing::StartsWith("5: " + path + ": val_loss is "));
+}
+
+TEST(ReadRecord, HoldsTheBudget) {
+  const std::string record = Recorded("checked-budget", {ReadRun(Finished("checked-budget-run"))});
+  const uint64_t total = ReadRecord(record, RecordOptions().budget).bytes_total;
+  EXPECT_EQ(Outcome([&] { ReadRecord(record, total); }), "done");
+  EXPECT_THAT(Outcome([&] { ReadRecord(record, total - 1); }), testing::StartsWith("5: " + record + ": over budget by 1 bytes"));
 }
 
 TEST(WriteRecord, LeavesNothingBehindWhereItFails) {
