@@ -65,7 +65,7 @@ double SecondsSince(std::chrono::steady_clock::time_point start) {
 }
 
 Score Plain(Engine& model, const ShardSet& val, const ByteTable& table, const Settings& settings, Communicator& communicator) {
-  Progress bar("plain evaluation", communicator.rank() == 0 ? val.tokens() / settings.train_seq_len : 0);
+  Progress bar("plain evaluation", val.tokens() / settings.train_seq_len);
   return EvaluatePlain(
       model, val, table, settings, [&](const BatchDone& batch) { bar.Update(batch.windows_done); }, communicator);
 }
@@ -91,13 +91,10 @@ Score Sliding(const Model& model, const ShardSet& val, const ByteTable& table, c
 // What ranks of one evaluation have in common.
 void RequireOneEvaluation(Communicator& communicator, const Subject& subject, const ShardSet& val, const ByteTable& table,
                           const Settings& settings) {
-  std::vector<Fact> facts = {{"the program's version", Version()},
-                             {"its sources", SourceDigest()},
-                             {"the file", subject.digest},
-                             {"the validation split", val.Identity()},
-                             {"the byte table", table.digest}};
-  for (const char* name : {"eval_stride", "train_seq_len", "eval_batch_seqs", "val_batch_size", "precision", "compat", "device", "method"})
-    facts.push_back({name, settings.Get(name)});
+  std::vector<Fact> facts = ProgramFacts(Version(), SourceDigest(), settings, scope::kEvaluate);
+  facts.push_back({"the file", subject.digest});
+  facts.push_back({"the validation split", val.Identity()});
+  facts.push_back({"the byte table", table.digest});
   RequireAgreement(communicator, facts);
 }
 

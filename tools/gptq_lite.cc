@@ -3,8 +3,10 @@
 #include <cmath>
 #include <map>
 #include <nlohmann/json.hpp>
+#include <optional>
 
 #include "common/base/error.h"
+#include "common/base/launch.h"
 #include "common/base/log.h"
 #include "common/base/text.h"
 #include "common/calibrate/checkpoint.h"
@@ -78,18 +80,24 @@ int main(int argc, char** argv) {
       "gptq-lite",
       "Rounds weights to integer codes with one scale a row. QUANTISER=published: int5, int6 and int8, searching for each row the "
       "clip that errs least; with COMPAT=1 quirks included. lite, hessian: steps by what an error costs, so that the artifact "
-      "takes TARGET_BYTES, TARGET_RATIO or BITS_PER_WEIGHT and not a byte more; status 5 where it cannot.",
+      "takes TARGET_BYTES, TARGET_RATIO or BITS_PER_WEIGHT and not a byte more; status 5 where it cannot. As several ranks it calibrates "
+      "together; rank 0 does the rest.",
       "gptq-lite weights.ckpt quantised.ckpt");
   line.Input("IN", in, "checkpoint of weights; - is standard input");
   line.Output("OUT", out, "checkpoint of codes and scales; - is standard output");
   line.Option("--code-bytes", code_bytes, 0, INT64_MAX, "bytes of the code, which TARGET_BYTES counts too");
   line.Use(settings, scope::kQuantise);
+  line.Ranks();
 
   return RunTool(line, argc, argv, [&]() -> Json {
     const CheckpointReader weights(in);
     weights.Expect({Kind::kWeights});
     settings.Adopt(weights.settings(), weights.path());
     const bool published = settings.quantiser == "published";
+    const Launch launch = LaunchOf();
+    if (launch.world_size > 1 && (published || settings.calibration_windows == 0))
+      throw UsageError(StringPrintf("QUANTISER=%s%s calibrates nothing that %ld ranks could share: one process does it",
+                                    settings.quantiser.c_str(), published ? "" : " with CALIBRATION_WINDOWS=0", launch.world_size));
     int64_t parameters = 0;
     for (const TensorInfo& info : weights.tensors()) parameters += info.numel();
     const std::optional<int64_t> budget = TargetBytes(settings, parameters, code_bytes);
@@ -109,11 +117,12 @@ int main(int argc, char** argv) {
     Lineage lineage = OpenLineage("gptq-lite", Version(), SourceDigest(), settings, scope::kQuantise);
     AddInput(lineage, "weights", weights);
     const SettingValues header = settings.Select(scope::kModel | scope::kQuantise | scope::kEvaluate);
-    CheckpointWriter writer(out, Kind::kQuantised, header);
+    std::optional<CheckpointWriter> writer;
+    if (launch.rank == 0) writer.emplace(out, Kind::kQuantised, header);
     std::vector<ExportedTensor> tensors;
     FoundStep found;
     if (published) {
-      tensors = ExportWeights(weights, settings, writer);
+      tensors = ExportWeights(weights, settings, *writer);
     } else {
       const auto start = Clock::now();
       std::optional<Progress> bar;
@@ -124,8 +133,9 @@ int main(int argc, char** argv) {
       bar.reset();
       Log("calibration: %ld windows of %ld tokens in %.1f s", settings.calibration_windows, settings.calibration_tokens,
           SecondsSince(start));
+      if (launch.rank > 0) return nullptr;
       found = SearchStep(weights, settings, header, calibration, *budget);
-      tensors = ExportWeights(weights, settings, calibration, found.step, writer);
+      tensors = ExportWeights(weights, settings, calibration, found.step, *writer);
       counters.Set(counter::kQuantiseStep, found.step);
       counters.Set(counter::kQuantiseBudget, static_cast<double>(*budget));
       counters.Set(counter::kQuantiseArtifactBytes, static_cast<double>(found.bytes));
@@ -161,7 +171,7 @@ int main(int argc, char** argv) {
       result["budget"] = *budget;
       result["artifact_bytes"] = found.bytes;
     }
-    result["identity"] = writer.Finish(counters, lineage);
+    result["identity"] = writer->Finish(counters, lineage);
     return result;
   });
 }

@@ -14,6 +14,14 @@ namespace {
 std::mutex mutex;  // guards what is below
 std::unique_ptr<AppendedFile> file;
 bool quiet = false;
+std::string speaker;
+
+// REQUIRES: the mutex is held.
+void Write(const std::string& line) {
+  // Nobody may be listening any more there, which is no reason to stop.
+  std::fprintf(stderr, "%s\n", line.c_str());
+  if (file) file->WriteLine(line);
+}
 
 }  // namespace
 
@@ -28,18 +36,18 @@ void LeaveLogToOthers() {
 }
 
 void LogLine(const std::string& line) {
-  {
-    const std::lock_guard lock(mutex);
-    if (quiet) return;
-  }
-  LogFailure(line);
+  const std::lock_guard lock(mutex);
+  if (!quiet) Write(line);
 }
 
-void LogFailure(const std::string& line) {
+void NameSpeaker(const std::string& who) {
   const std::lock_guard lock(mutex);
-  // Nobody may be listening any more there, which is no reason to stop.
-  std::fprintf(stderr, "%s\n", line.c_str());
-  if (file) file->WriteLine(line);
+  speaker = who;
+}
+
+void LogFailure(const std::string& cause) {
+  const std::lock_guard lock(mutex);
+  Write(speaker + ": " + cause);
 }
 
 void Log(const char* format, ...) {

@@ -16,7 +16,9 @@ void LogLine(const std::string& line);
 
 // Of several ranks one speaks: in this process, Log and LogLine do nothing from now on. What ends a program is still told.
 void LeaveLogToOthers();
-// A line for standard error whoever speaks, and for the log's file where there is one.
-void LogFailure(const std::string& line);
+// Who tells of failures: "train", or "train: rank 1".
+void NameSpeaker(const std::string& who);
+// "WHO: CAUSE" for standard error whoever speaks, and for the log's file where there is one.
+void LogFailure(const std::string& cause);
 
 }  // namespace fairway

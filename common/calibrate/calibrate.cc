@@ -4,11 +4,13 @@
 #include <ATen/TensorOperators.h>
 #include <ATen/core/grad_mode.h>
 #include <ATen/ops/arange.h>
+#include <ATen/ops/empty.h>
 #include <ATen/ops/eye.h>
 #include <ATen/ops/from_blob.h>
 #include <ATen/ops/linalg_cholesky.h>
 #include <ATen/ops/linalg_cholesky_ex.h>
 #include <ATen/ops/cholesky_inverse.h>
+#include <ATen/ops/zeros.h>
 
 #include <algorithm>
 #include <random>
@@ -18,6 +20,7 @@
 #include "common/cuda/device.h"
 #include "common/evaluate/memory.h"
 #include "common/model/flat.h"
+#include "common/optim/dealing.h"
 
 namespace fairway {
 namespace {
@@ -31,43 +34,70 @@ bool HasGrid(const std::string& name, const at::Tensor& weight, const Settings& 
   return weight.dim() == 2 && ExportGrid(name, weight.size(0), weight.size(1), settings);
 }
 
-// Sums of squared gradients by row and by column.
-struct Squares {
-  at::Tensor rows, columns;
-};
+bool IsEmbedding(const std::string& name) { return name.ends_with("emb.weight") || name.ends_with("embed.weight"); }
+
+// Calls round(window, count) for each round of `windows`, of which every rank has one: `window` is this rank's, null where the last
+// round has none for it, and count says how many ranks have one. What ranks add to a sum is added in the order of the windows, so
+// that any number of ranks comes to the bits that one comes to.
+template <typename Round>
+void InRounds(const std::vector<std::vector<uint16_t>>& windows, const Communicator& communicator, const std::function<void()>& done,
+              Round round) {
+  const size_t ranks = communicator.world_size(), rank = communicator.rank();
+  for (size_t first = 0; first < windows.size(); first += ranks) {
+    const size_t count = std::min(ranks, windows.size() - first);
+    round(rank < count ? &windows[first + rank] : nullptr, static_cast<int64_t>(count));
+    for (size_t i = 0; i < count; ++i) done();
+  }
+}
 
 std::map<std::string, Cost> MeasureCosts(const NamedTensors& weights, const Settings& settings,
-                                         const std::vector<std::vector<uint16_t>>& windows, const std::function<void()>& done) {
+                                         const std::vector<std::vector<uint16_t>>& windows, Communicator& communicator,
+                                         const std::function<void()>& done) {
   const FlatLayout layout(settings);
   FlatTensors parameters(layout, layout.embeddings_dtype()), gradients(layout, at::kFloat);
   for (size_t i = 0; i < weights.size(); ++i) parameters.tensors()[i].second.copy_(weights[i].second);
+  NamedTensors matrices;  // their gradients
+  int64_t numbers = 0;
+  for (const auto& [name, gradient] : gradients.tensors()) {
+    if (!HasGrid(name, gradient, settings)) continue;
+    matrices.emplace_back(name, gradient);
+    numbers += gradient.size(0) + gradient.size(1);
+  }
   const std::unique_ptr<Engine> engine = MakeEngine(settings, parameters.tensors(), gradients.tensors(), nullptr);
-  std::map<std::string, Squares> sums;
   engine->Prepare(/*fake_quantise=*/false);
   const int64_t T = settings.calibration_tokens;
-  for (const std::vector<uint16_t>& window : windows) {
-    for (const at::Tensor& buffer : gradients.buffers()) buffer.zero_();
-    const uint16_t* const sequence = window.data();
-    engine->AccumulateGradients({&sequence, 1}, T, /*share=*/1);
-    engine->FinishGradients();
-    for (const auto& [name, gradient] : gradients.tensors()) {
-      if (!HasGrid(name, gradient, settings)) continue;
-      const at::Tensor squares = gradient * gradient;
-      const at::Tensor rows = squares.sum(1).to(at::kDouble), columns = squares.sum(0).to(at::kDouble);
-      Squares& sum = sums[name];
-      sum.rows = sum.rows.defined() ? sum.rows + rows : rows;
-      sum.columns = sum.columns.defined() ? sum.columns + columns : columns;
+  // Sums of squared gradients, of each matrix by row and then by column.
+  at::Tensor sums = at::zeros({numbers}, at::kDouble), squares = at::zeros({numbers}, at::kDouble);
+  InRounds(windows, communicator, done, [&](const std::vector<uint16_t>* window, int64_t count) {
+    if (window != nullptr) {
+      for (const at::Tensor& buffer : gradients.buffers()) buffer.zero_();
+      const uint16_t* const sequence = window->data();
+      engine->AccumulateGradients({&sequence, 1}, T, /*share=*/1);
+      engine->FinishGradients();
+      int64_t first = 0;
+      for (const auto& [name, gradient] : matrices) {
+        const at::Tensor squared = gradient * gradient;
+        for (const int64_t summed : {1, 0}) {
+          const at::Tensor sum = squared.sum(summed);
+          squares.narrow(0, first, sum.numel()).copy_(sum);
+          first += sum.numel();
+        }
+      }
     }
-    done();
-  }
+    std::vector<double> all = communicator.Gather({squares.const_data_ptr<double>(), static_cast<size_t>(numbers)});
+    for (int64_t rank = 0; rank < count; ++rank) sums.add_(at::from_blob(all.data() + rank * numbers, {numbers}, at::kDouble));
+  });
   // The gradient of a window's mean loss squares to 1 / T of what a single token's does.
   const double scale = static_cast<double>(T) / static_cast<double>(windows.size());
   std::map<std::string, Cost> costs;
   double largest = 0;
-  for (const auto& [name, sum] : sums) {
-    const auto rows = static_cast<double>(sum.rows.numel()), columns = static_cast<double>(sum.columns.numel());
-    costs[name] = {sum.rows.sum().item<double>() * scale / (rows * columns), Doubles(sum.rows * (scale / columns)),
-                   Doubles(sum.columns * (scale / rows))};
+  int64_t first = 0;
+  for (const auto& [name, gradient] : matrices) {
+    const int64_t rows = gradient.size(0), columns = gradient.size(1);
+    const at::Tensor by_row = sums.narrow(0, first, rows), by_column = sums.narrow(0, first + rows, columns);
+    first += rows + columns;
+    costs[name] = {by_row.sum().item<double>() * scale / static_cast<double>(rows * columns),
+                   Doubles(by_row * (scale / static_cast<double>(columns))), Doubles(by_column * (scale / static_cast<double>(rows)))};
     largest = std::max(largest, costs[name].mean);
   }
   // A matrix that gradients do not reach costs nothing as far as these windows say; a step must be finite.
@@ -75,32 +105,84 @@ std::map<std::string, Cost> MeasureCosts(const NamedTensors& weights, const Sett
   return costs;
 }
 
+// A linear layer's matrix: one rank sums the moments of its inputs, and inverts them for all.
+struct Layer {
+  int64_t columns, rank;
+  at::Tensor product;  // of the inputs of this rank's window, float32 [columns, columns]
+  at::Tensor moments;  // where the rank is this one: their sum over all windows, float64
+};
+
+// Adds the products of a round, of which the first `count` ranks have one, to the moments.
+void AddProducts(std::map<std::string, Layer>& layers, int64_t count, Communicator& communicator) {
+  const int64_t me = communicator.rank();
+  std::vector<at::Tensor> received;  // of each layer of this rank's, from each other rank in turn
+  std::vector<Message> sends, receives;
+  for (auto& [name, layer] : layers) {
+    const int64_t bytes = layer.columns * layer.columns * static_cast<int64_t>(sizeof(float));
+    if (layer.rank != me && me < count) sends.push_back({layer.product.mutable_data_ptr(), bytes, layer.rank});
+    for (int64_t rank = 0; layer.rank == me && rank < count; ++rank) {
+      if (rank == me) continue;
+      received.push_back(at::empty({layer.columns, layer.columns}, at::kFloat));
+      receives.push_back({received.back().mutable_data_ptr(), bytes, rank});
+    }
+  }
+  communicator.Wait(communicator.Exchange(sends, receives));
+  auto from_others = received.begin();
+  for (auto& [name, layer] : layers)
+    for (int64_t rank = 0; layer.rank == me && rank < count; ++rank)
+      layer.moments.add_((rank == me ? layer.product : *from_others++).to(at::kDouble));
+}
+
 std::map<std::string, Feedback> MeasureFeedback(const NamedTensors& weights, const Settings& settings,
-                                                const std::vector<std::vector<uint16_t>>& windows,
+                                                const std::vector<std::vector<uint16_t>>& windows, Communicator& communicator,
                                                 const std::function<void()>& done) {
   const at::NoGradGuard no_gradients;
-  std::map<std::string, at::Tensor> moments;
+  std::map<std::string, Layer> layers;
+  for (const auto& [name, weight] : weights)
+    if (HasGrid(name, weight, settings) && !IsEmbedding(name)) layers[name].columns = weight.size(1);
+  std::vector<int64_t> work;
+  for (const auto& [name, layer] : layers) work.push_back(layer.columns * layer.columns * layer.columns);
+  const std::vector<int64_t> ranks = DealOut(work, communicator.world_size());
+  auto rank = ranks.begin();
+  for (auto& [name, layer] : layers) {
+    layer.rank = *rank++;
+    if (layer.rank == communicator.rank()) layer.moments = at::zeros({layer.columns, layer.columns}, at::kDouble);
+  }
+
   Transformer model(settings, weights);
   model.Observe([&](const std::string& name, const at::Tensor& weight, const at::Tensor& x) {
     if (!HasGrid(name, weight, settings)) return;
     const at::Tensor rows = x.reshape({-1, x.size(-1)}).to(at::kFloat);
-    const at::Tensor product = rows.t().mm(rows).to(at::kDouble);
-    at::Tensor& sum = moments[name];
-    sum = sum.defined() ? sum + product : product;
+    layers.at(name).product = rows.t().mm(rows);
   });
   const int64_t T = settings.calibration_tokens;
-  for (const std::vector<uint16_t>& window : windows) {
-    const std::vector<int64_t> ids(window.begin(), window.begin() + T);
-    model.Logits(at::from_blob(const_cast<int64_t*>(ids.data()), {1, T}, at::kLong));
+  InRounds(windows, communicator, done, [&](const std::vector<uint16_t>* window, int64_t count) {
+    if (window != nullptr) {
+      const std::vector<int64_t> ids(window->begin(), window->begin() + T);
+      model.Logits(at::from_blob(const_cast<int64_t*>(ids.data()), {1, T}, at::kLong));
+    }
+    AddProducts(layers, count, communicator);
+  });
+
+  std::map<std::string, Feedback> all;
+  std::vector<Message> messages;
+  for (auto& [name, layer] : layers) {
+    layer.product.reset();
+    Feedback& feedback = all[name];
+    if (layer.rank == communicator.rank()) {
+      feedback = MakeFeedback(layer.moments, static_cast<int64_t>(windows.size()) * T, settings.hessian_damping,
+                              settings.hessian_order == "descending");
+      layer.moments.reset();
+    } else {
+      feedback.order.resize(layer.columns);
+      feedback.upper.resize(layer.columns * layer.columns);
+    }
+    messages.push_back({feedback.order.data(), static_cast<int64_t>(feedback.order.size() * sizeof(int32_t)), layer.rank});
+    messages.push_back({feedback.upper.data(), static_cast<int64_t>(feedback.upper.size() * sizeof(float)), layer.rank});
     done();
   }
-  std::map<std::string, Feedback> feedback;
-  for (const auto& [name, sum] : moments) {
-    feedback[name] = MakeFeedback(sum, static_cast<int64_t>(windows.size()) * T, settings.hessian_damping,
-                                  settings.hessian_order == "descending");
-    done();
-  }
-  return feedback;
+  communicator.Wait(communicator.Broadcast(messages));
+  return all;
 }
 
 }  // namespace
@@ -122,7 +204,7 @@ Feedback MakeFeedback(const at::Tensor& moments, int64_t count, double damping, 
 }
 
 Calibration Calibrate(const NamedTensors& weights, const Settings& settings, const ShardSet& train,
-                      const std::function<void(int64_t, int64_t)>& progress) {
+                      const std::function<void(int64_t, int64_t)>& progress, Communicator& communicator) {
   const int64_t T = settings.calibration_tokens, places = train.tokens() - T;
   if (places < 1) {
     throw InputError(train.files().front(), StringPrintf("the training split holds %ld tokens where a calibration window needs %ld",
@@ -137,12 +219,12 @@ Calibration Calibrate(const NamedTensors& weights, const Settings& settings, con
   int64_t all = static_cast<int64_t>(windows.size()), so_far = 0;
   if (hessian) {
     all *= 2;
-    for (const auto& [name, weight] : weights) all += HasGrid(name, weight, settings) && !name.ends_with("emb.weight") && !name.ends_with("embed.weight");
+    for (const auto& [name, weight] : weights) all += HasGrid(name, weight, settings) && !IsEmbedding(name);
   }
   const auto done = [&] { progress(++so_far, all); };
   Calibration calibration;
-  calibration.costs = MeasureCosts(weights, settings, windows, done);
-  if (hessian) calibration.feedback = MeasureFeedback(weights, settings, windows, done);
+  calibration.costs = MeasureCosts(weights, settings, windows, communicator, done);
+  if (hessian) calibration.feedback = MeasureFeedback(weights, settings, windows, communicator, done);
   return calibration;
 }
 
@@ -156,7 +238,8 @@ double EstimateCalibration(const Settings& settings) {
   }
   Settings window = settings;
   window.train_seq_len = settings.calibration_tokens;
-  // Parameters, gradients, one tensor's squares; for hessian the plain model's activations are fewer than the engine's.
+  // Parameters, gradients, one tensor's squares; for hessian the plain model's activations are fewer than the engine's, and there are a
+  // window's products in float32 beside their sums in float64. Several ranks have products of others instead of sums.
   const double costs = 12 * weights + EngineBytes(window, 1, /*training=*/true);
   return kLibTorchBytes + costs + (settings.quantiser == "hessian" ? 12 * moments + 64e6 : 0);
 }

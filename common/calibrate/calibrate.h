@@ -8,6 +8,7 @@
 
 #include "common/checkpoint/checkpoint.h"
 #include "common/model/transformer.h"
+#include "common/parallel/communicator.h"
 #include "common/quantise/steps.h"
 #include "common/settings/settings.h"
 #include "common/tokens/shards.h"
@@ -17,9 +18,11 @@ namespace fairway {
 // Draws calibration_windows windows of calibration_tokens targets from `train` by calibration_seed, and computes on the CPU; of
 // every matrix with an export grid the cost, and for settings.quantiser `hessian` the feedback of linear layers. `weights` are as
 // LoadParameters gives them. progress(done, of) hears of each window and, for hessian, of each matrix.
+// Several ranks share out windows and matrices, and all come to what one alone would have come to, bit for bit.
 // REQUIRES: settings.CheckModel() passed; calibration_windows > 0. Throws InputError where the split is shorter than a window.
 Calibration Calibrate(const NamedTensors& weights, const Settings& settings, const ShardSet& train,
-                      const std::function<void(int64_t, int64_t)>& progress);
+                      const std::function<void(int64_t, int64_t)>& progress,
+                      Communicator& communicator = Communicator::Single());
 
 // Inverts H = `moments` / `count` + damping * (mean of its diagonal) as Feedback says. moments: float64 [n, n].
 Feedback MakeFeedback(const at::Tensor& moments, int64_t count, double damping, bool descending);

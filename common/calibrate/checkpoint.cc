@@ -1,9 +1,9 @@
 #include "common/calibrate/checkpoint.h"
 
-#include <ATen/Parallel.h>
-
 #include "common/base/error.h"
+#include "common/base/log.h"
 #include "common/calibrate/calibrate.h"
+#include "common/cuda/device.h"
 
 namespace fairway {
 namespace {
@@ -19,10 +19,20 @@ Calibration CalibrateCheckpoint(const CheckpointReader& weights, const Settings&
     return {};
   }
   settings.CheckModel(weights.path());
-  at::set_num_threads(settings.ThreadCount());
+  Settings on_cpu = settings;
+  on_cpu.device = "cpu";
+  const Place place(on_cpu);
+  Communicator& communicator = *place.communicator;
   const ShardSet train(settings.data_path, "train", settings.vocab_size);
   lineage.inputs.push_back({"train shards", train.Identity(), {}});
-  return Calibrate(LoadParameters(weights, settings), settings, train, progress);
+  if (communicator.world_size() > 1) {
+    Log("world_size:%ld backend:%s", communicator.world_size(), communicator.name().c_str());
+    std::vector<Fact> facts = ProgramFacts(lineage.version, lineage.source_digest, settings, scope::kQuantise);
+    facts.push_back({"the weights", weights.identity()});
+    facts.push_back({"the training split", train.Identity()});
+    RequireAgreement(communicator, facts);
+  }
+  return Calibrate(LoadParameters(weights, settings), settings, train, progress, communicator);
 }
 
 double EstimateCheckpointCalibration(const Settings& settings) {

@@ -14,6 +14,8 @@ namespace fairway {
 // it where calibration_windows is 0. Names the split in `lineage`. Throws UsageError for `hessian` without windows and, where
 // there are windows, in a build without LibTorch; InputError where the weights are not those of the model that the settings
 // describe, or the split is too short.
+// As one of several ranks it computes with the others: all come to the same, and part when they have. Throws as MakeCommunicator and
+// RequireAgreement do.
 Calibration CalibrateCheckpoint(const CheckpointReader& weights, const Settings& settings, Lineage& lineage,
                                 const std::function<void(int64_t done, int64_t of)>& progress);
 

@@ -22,26 +22,28 @@ int64_t BlockOf(const std::string& name) {
 
 }  // namespace
 
+std::vector<int64_t> DealOut(const std::vector<int64_t>& work, int64_t world_size) {
+  std::vector<size_t> order(work.size());
+  std::iota(order.begin(), order.end(), 0);
+  std::stable_sort(order.begin(), order.end(), [&](size_t a, size_t b) { return work[a] > work[b]; });
+  std::vector<int64_t> load(world_size), ranks(work.size());
+  for (const size_t i : order) {
+    const auto least = std::min_element(load.begin(), load.end());
+    ranks[i] = least - load.begin();
+    *least += work[i];
+  }
+  return ranks;
+}
+
 Dealing::Dealing(const FlatLayout& layout, int64_t world_size) : others_{0, layout.range(Group::kMatrices).first} {
   std::vector<const FlatLayout::Entry*> matrices;
   for (const FlatLayout::Entry& entry : layout.entries())
     if (entry.group == Group::kMatrices) matrices.push_back(&entry);
-  for (const FlatLayout::Entry* entry : matrices) matrices_.push_back({entry->range, 0});
-
-  // The most work first, each to who has the least so far.
-  const auto work = [&](size_t i) {
-    const auto& shape = matrices[i]->spec.shape;
-    return matrices[i]->range.size() * std::min(shape[0], shape[1]);
-  };
-  std::vector<size_t> order(matrices.size());
-  std::iota(order.begin(), order.end(), 0);
-  std::stable_sort(order.begin(), order.end(), [&](size_t a, size_t b) { return work(a) > work(b); });
-  std::vector<int64_t> load(world_size);
-  for (size_t i : order) {
-    const auto least = std::min_element(load.begin(), load.end());
-    matrices_[i].rank = least - load.begin();
-    *least += work(i);
-  }
+  std::vector<int64_t> work;
+  for (const FlatLayout::Entry* entry : matrices)
+    work.push_back(entry->range.size() * std::min(entry->spec.shape[0], entry->spec.shape[1]));
+  const std::vector<int64_t> ranks = DealOut(work, world_size);
+  for (size_t i = 0; i < matrices.size(); ++i) matrices_.push_back({matrices[i]->range, ranks[i]});
 
   // Entries of one block are neighbours, and blocks follow each other.
   Bucket bucket{.pieces = {}, .block = 0};

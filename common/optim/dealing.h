@@ -14,6 +14,9 @@
 
 namespace fairway {
 
+// Deals out tasks by their work, the most first, each to the rank that has the least so far: the rank of each task.
+std::vector<int64_t> DealOut(const std::vector<int64_t>& work, int64_t world_size);
+
 class Dealing {
  public:
   // Elements of the layout that one rank sums.

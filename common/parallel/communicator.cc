@@ -1,9 +1,12 @@
 #include "common/parallel/communicator.h"
 
+#include <unistd.h>
+
 #include <algorithm>
 #include <stdexcept>
 
 #include "common/base/error.h"
+#include "common/base/log.h"
 #include "common/base/machine.h"
 #include "common/base/plugin.h"
 #include "common/base/text.h"
@@ -37,6 +40,15 @@ auto Told(const Communicator& communicator, Call call) {
   } catch (const std::runtime_error& error) {
     throw IoError(communicator.name(), error.what());
   }
+}
+
+void GiveUp(const std::string& cause) {
+  try {
+    LogFailure(cause);
+  } catch (const IoError&) {
+    // The log's file, of which standard error has been told.
+  }
+  _exit(static_cast<int>(ExitStatus::kIo));
 }
 
 std::unique_ptr<Communicator> Load(const char* library, const char* symbol, const PluginOptions& options, const char* backend) {
@@ -92,7 +104,7 @@ std::vector<std::string> Communicator::Gather(const std::string& mine) {
 }
 
 std::unique_ptr<Communicator> MakeCommunicator(const Settings& settings, bool on_gpu) {
-  const PluginOptions options{LaunchOf(), settings.comm_timeout_seconds};
+  const PluginOptions options{LaunchOf(), settings.comm_timeout_seconds, GiveUp};
   const int64_t world_size = options.launch.world_size;
   const std::string& asked = settings.backend;
   const std::string backend = asked != "auto" ? asked : world_size == 1 ? "single" : on_gpu ? "nccl" : "mpi";
@@ -101,8 +113,8 @@ std::unique_ptr<Communicator> MakeCommunicator(const Settings& settings, bool on
     return std::make_unique<SingleProcess>();
   }
   if (asked == "auto" && !on_gpu && options.launch.launcher == "torchrun") {
-    throw IoError(StringPrintf("rank %ld of %ld", options.launch.rank, world_size),
-                  "no GPU, and ranks that torchrun starts talk by NCCL, which is for GPUs; on CPUs: mpirun");
+    throw IoError("torchrun", std::string(GpuCount() == 0 ? "no GPU" : "this rank computes on the CPU") +
+                                  ", and its ranks talk by NCCL, which is for GPUs; on CPUs: mpirun");
   }
   if (backend == "nccl") {
     if (!BuiltWithCuda()) throw UsageError("BACKEND=nccl: this build is for CPUs only; it was made without nvcc");
@@ -112,6 +124,14 @@ std::unique_ptr<Communicator> MakeCommunicator(const Settings& settings, bool on
   if (on_gpu) throw UsageError("BACKEND=mpi: MPI is for CPUs here, and this rank computes on a GPU (DEVICE=cpu)");
   if (!BuiltWithMpi()) throw UsageError("BACKEND=mpi: this build has no MPI; it was made without an MPI library (libopenmpi-dev)");
   return Load("libfairway_mpi.so", kMpiSymbol, options, "mpi");
+}
+
+std::vector<Fact> ProgramFacts(const std::string& version, const std::string& source_digest, const Settings& settings, unsigned stages) {
+  constexpr std::string_view kOwn[] = {"data_path", "tokenizer_path", "byte_table", "threads", "memory_limit", "run_id"};
+  std::vector<Fact> facts = {{"the program's version", version}, {"its sources", source_digest}};
+  for (const auto& [name, value] : settings.Select(stages, /*with_run=*/true))
+    if (std::find(std::begin(kOwn), std::end(kOwn), name) == std::end(kOwn)) facts.push_back({name, value});
+  return facts;
 }
 
 void RequireAgreement(Communicator& communicator, const std::vector<Fact>& facts) {

@@ -10,7 +10,7 @@
 #include <thread>
 #include <vector>
 
-#include "common/parallel/communicator.h"
+#include "common/parallel/waiting.h"
 
 namespace fairway {
 namespace {
@@ -26,11 +26,13 @@ void Check(int code, const char* what) {
 class Mpi : public Communicator {
  public:
   explicit Mpi(const PluginOptions& options)
-      : Communicator(options.launch.rank, options.launch.world_size), timeout_(options.timeout_seconds) {}
+      : Communicator(options.launch.rank, options.launch.world_size), options_(options) {}
 
   // Where an error ends this rank the others may be gone, and waiting for them here would be for ever: who started them sees them end.
   ~Mpi() override {
-    if (std::uncaught_exceptions() == 0) MPI_Finalize();
+    if (std::uncaught_exceptions() > 0) return;
+    const std::jthread watch = GiveUpInTime(options_, "mpi", "MPI_Finalize");
+    MPI_Finalize();
   }
 
   std::string name() const override { return "mpi"; }
@@ -65,7 +67,7 @@ class Mpi : public Communicator {
         if (done) return;
         if (tries < 1000) continue;
         const double waited = std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count();
-        if (waited > mpi.timeout_) throw std::runtime_error(Missing());
+        if (waited > mpi.options_.timeout_seconds) throw std::runtime_error(Missing());
         // Ranks may be more than processors: one that waits makes room for those that compute.
         if (waited < 1e-3) std::this_thread::yield();
         else std::this_thread::sleep_for(std::chrono::microseconds(waited < 0.1 ? 50 : 500));
@@ -79,8 +81,7 @@ class Mpi : public Communicator {
       std::sort(missing.begin(), missing.end());
       std::string who = missing.empty() ? "another rank" : missing.size() == 1 ? "rank" : "ranks";
       for (int64_t rank : missing) who += " " + std::to_string(rank);
-      const long seconds = static_cast<long>(mpi.timeout_ + 0.5);
-      return "no answer from " + who + " for " + std::to_string(seconds) + " s (COMM_TIMEOUT_SECONDS): it has stopped, or the network has";
+      return NoAnswer(who, mpi.options_.timeout_seconds);
     }
     const Mpi& mpi;
     std::vector<MPI_Request> requests;
@@ -124,7 +125,7 @@ class Mpi : public Communicator {
     gathering.Finish();
   }
 
-  const double timeout_;
+  const PluginOptions options_;
   int tag_ = 0;
 };
 
@@ -134,7 +135,10 @@ class Mpi : public Communicator {
 extern "C" __attribute__((visibility("default"))) fairway::Communicator* FairwayMpiCommunicator(
     const fairway::PluginOptions& options) {
   int provided = 0, rank = 0, size = 0;
-  fairway::Check(MPI_Init_thread(nullptr, nullptr, MPI_THREAD_FUNNELED, &provided), "cannot start");
+  {
+    const std::jthread watch = fairway::GiveUpInTime(options, "mpi", "MPI_Init");
+    fairway::Check(MPI_Init_thread(nullptr, nullptr, MPI_THREAD_FUNNELED, &provided), "cannot start");
+  }
   if (provided < MPI_THREAD_FUNNELED) throw std::runtime_error("this MPI library is not for programs with threads");
   MPI_Comm_set_errhandler(MPI_COMM_WORLD, MPI_ERRORS_RETURN);
   MPI_Comm_rank(MPI_COMM_WORLD, &rank);

@@ -18,7 +18,7 @@
 #include <thread>
 #include <vector>
 
-#include "common/parallel/communicator.h"
+#include "common/parallel/waiting.h"
 
 namespace fairway {
 namespace {
@@ -34,8 +34,7 @@ class Deadline {
   void Pause() const {
     const double waited = std::chrono::duration<double>(std::chrono::steady_clock::now() - begin_).count();
     if (waited > seconds_)
-      throw std::runtime_error("no answer from another rank for " + std::to_string(static_cast<long>(seconds_ + 0.5)) +
-                               " s (COMM_TIMEOUT_SECONDS): it has stopped, or the network has");
+      throw std::runtime_error(NoAnswer("another rank", seconds_));
     if (waited < 1e-2) std::this_thread::yield();
     else std::this_thread::sleep_for(std::chrono::microseconds(200));
   }
@@ -48,7 +47,7 @@ class Deadline {
 // One of NCCL's communicators, which does not block, and the stream that it works on.
 class Group {
  public:
-  Group(const PluginOptions& options, const ncclUniqueId& id) : timeout_(options.timeout_seconds) {
+  Group(const PluginOptions& options, const ncclUniqueId& id) : options_(options) {
     Check(cudaStreamCreateWithFlags(&stream_, cudaStreamNonBlocking));
     ncclConfig_t config = NCCL_CONFIG_INITIALIZER;
     config.blocking = 0;
@@ -57,6 +56,7 @@ class Group {
   // What is on its way to a rank that has gone never arrives: an error gives the group up.
   ~Group() {
     if (group_ == nullptr) return;
+    const std::jthread watch = GiveUpInTime(options_, "nccl", "ncclCommDestroy");
     if (std::uncaught_exceptions() > 0) ncclCommAbort(group_);
     else ncclCommDestroy(group_);
   }
@@ -66,7 +66,7 @@ class Group {
 
   // Waits until NCCL has taken on what it was told.
   void Require(ncclResult_t code) const {
-    const Deadline deadline(timeout_);
+    const Deadline deadline(options_.timeout_seconds);
     while (code == ncclInProgress) {
       deadline.Pause();
       const ncclResult_t asked = ncclCommGetAsyncError(group_, &code);
@@ -76,7 +76,7 @@ class Group {
   }
   // Waits until the stream has done everything up to `event`.
   void WaitFor(cudaEvent_t event) const {
-    const Deadline deadline(timeout_);
+    const Deadline deadline(options_.timeout_seconds);
     for (cudaError_t code; (code = cudaEventQuery(event)) != cudaSuccess; deadline.Pause()) {
       if (code != cudaErrorNotReady) Check(code);
       ncclResult_t state;
@@ -85,7 +85,7 @@ class Group {
   }
 
  private:
-  const double timeout_;
+  const PluginOptions options_;
   ncclComm_t group_ = nullptr;
   cudaStream_t stream_ = nullptr;
 };

@@ -37,10 +37,9 @@ std::string FirstLine(const char* what) { return std::string(std::string_view(wh
 }  // namespace
 
 int RunTool(CommandLine& line, int argc, char** argv, const std::function<Json()>& body) {
-  std::string rank;  // who speaks, where it is not rank 0
   const auto fail = [&](ExitStatus status, const std::string& cause) {
     try {
-      LogFailure(line.impl_->name + ": " + rank + Printable(cause));
+      LogFailure(Printable(cause));
     } catch (const IoError&) {
       // The log's file, of which standard error has been told.
     }
@@ -50,11 +49,14 @@ int RunTool(CommandLine& line, int argc, char** argv, const std::function<Json()
   std::vector<std::string> words;
   for (int i = 0; i < argc; ++i) words.push_back(ShellQuote(i == 0 ? line.impl_->name : argv[i]));
   quoted_command = Join(words, " ");
+  NameSpeaker(line.impl_->name);
   CatchReadErrors(line.impl_->name);
   try {
     const Launch launch = LaunchOf();
     if (launch.rank > 0) {
-      rank = StringPrintf("rank %ld: ", launch.rank);
+      const std::string who = StringPrintf("%s: rank %ld", line.impl_->name.c_str(), launch.rank);
+      NameSpeaker(who);
+      CatchReadErrors(who);
       LeaveLogToOthers();
     }
     if (launch.world_size > 1 && !line.impl_->ranks)
@@ -85,7 +87,7 @@ std::string Version() {
 const std::string& QuotedCommand() { return quoted_command; }
 
 Progress::Progress(std::string label, int64_t total)
-    : label_(std::move(label)), total_(total), terminal_(isatty(STDERR_FILENO)) {}
+    : label_(std::move(label)), total_(total), terminal_(isatty(STDERR_FILENO) && LaunchOf().rank == 0) {}
 
 Progress::~Progress() {
   if (last_percent_ >= 0) std::fprintf(stderr, "\r\033[K");

@@ -65,7 +65,7 @@ std::string Version();
 // The command line as it was given, quoted for a shell; for logs.
 const std::string& QuotedCommand();
 
-// A bar on standard error while it is a terminal; nothing otherwise.
+// A bar on standard error while it is a terminal; nothing otherwise, and of several ranks the first one's.
 class Progress {
  public:
   Progress(std::string label, int64_t total);

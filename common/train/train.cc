@@ -156,14 +156,8 @@ std::string HardwareName(const cuda::Machine* machine, const Communicator& commu
 
 // What ranks of one run have in common: what they compute, on what, and what decides when they do what.
 std::vector<Fact> FactsOf(const Settings& settings, const Lineage& lineage, const ShardSet& val, const ByteTable& table) {
-  std::vector<Fact> facts = {{"the program's version", lineage.version},
-                             {"its sources", lineage.source_digest},
-                             {"LibTorch", TORCH_VERSION}};
-  for (const auto& [name, value] : settings.Select(kStages, /*with_run=*/true)) {
-    // Where things are on a host, how many threads it has, and what one rank alone uses.
-    constexpr std::string_view kOwn[] = {"data_path", "tokenizer_path", "byte_table", "threads", "memory_limit", "run_id"};
-    if (std::find(std::begin(kOwn), std::end(kOwn), name) == std::end(kOwn)) facts.push_back({name, value});
-  }
+  std::vector<Fact> facts = ProgramFacts(lineage.version, lineage.source_digest, settings, kStages);
+  facts.push_back({"LibTorch", TORCH_VERSION});
   facts.push_back({"the training split", lineage.inputs.front().identity});
   facts.push_back({"the validation split", val.Identity()});
   facts.push_back({"the byte table", table.digest});

@@ -6,6 +6,7 @@
 #include <cmath>
 
 #include "common/base/digest.h"
+#include "common/calibrate/calibrate.h"
 #include "common/cuda/device.h"
 #include "common/evaluate/evaluate.h"
 #include "tests/common/train/corpus.h"
@@ -192,6 +193,33 @@ TEST_F(RanksTest, ScoresAreThoseOfASingleProcessBitForBit) {
   };
   EXPECT_EQ(all(EvaluateSliding, *ranks), all(EvaluateSliding, Communicator::Single()));
   EXPECT_EQ(all(EvaluatePlain, *ranks), all(EvaluatePlain, Communicator::Single()));
+}
+
+// Fewer windows than eight ranks, and a number that no other divides.
+TEST_F(RanksTest, CalibrationIsThatOfASingleProcessBitForBit) {
+  for (const char* tied : {"0", "1"}) {
+    const Settings settings = Make({{"quantiser", "hessian"}, {"calibration_windows", "7"}, {"calibration_tokens", "20"},
+                                    {"keep_max_numel", "10"}, {"fp16_keep_name_patterns", ""}, {"tie_embeddings", tied}});
+    const NamedTensors weights = RandomParameters(settings);
+    const ShardSet train(settings.data_path, "train", settings.vocab_size);
+    std::vector<int64_t> told;
+    const auto progress = [&](int64_t done, int64_t of) { told = {done, of}; };
+    const Calibration alone = Calibrate(weights, settings, train, progress), together = Calibrate(weights, settings, train, progress, *ranks);
+    EXPECT_EQ(told[0], told[1]);
+    ASSERT_FALSE(alone.costs.empty());
+    ASSERT_EQ(together.costs.size(), alone.costs.size());
+    for (const auto& [name, cost] : alone.costs) {
+      EXPECT_EQ(together.costs.at(name).mean, cost.mean) << name;
+      EXPECT_EQ(together.costs.at(name).rows, cost.rows) << name;
+      EXPECT_EQ(together.costs.at(name).columns, cost.columns) << name;
+    }
+    ASSERT_FALSE(alone.feedback.empty());
+    ASSERT_EQ(together.feedback.size(), alone.feedback.size());
+    for (const auto& [name, feedback] : alone.feedback) {
+      EXPECT_EQ(together.feedback.at(name).order, feedback.order) << name;
+      EXPECT_EQ(together.feedback.at(name).upper, feedback.upper) << name;
+    }
+  }
 }
 
 class FailuresAlone : public testing::EmptyTestEventListener {

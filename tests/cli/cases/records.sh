@@ -49,3 +49,15 @@ listed() {
 }
 try listed
 try make runs RUNS=nowhere
+
+# One run by many processes: of those programs alone whose ranks share its work, and talk to each other.
+printf '#!/bin/sh\nprintf "%%s: " "${0##*/}" >> "$RAN"\nexec "$@"\n' | tee ../tools/mpirun ../tools/torchrun > ../tools/srun
+chmod +x ../tools/{mpirun,torchrun,srun}
+try ran record SEED=1 RUN=launched "LAUNCH=mpirun"
+try ran quantise SEED=1 RUN=launched "LAUNCH=mpirun" QUANTISER=hessian
+try ran quantise SEED=1 RUN=launched "LAUNCH=srun env" QUANTISER=lite
+try ran quantise SEED=1 RUN=launched "LAUNCH=mpirun" QUANTISER=lite CALIBRATION_WINDOWS=0
+try ran quantise SEED=1 RUN=launched "LAUNCH=torchrun env" QUANTISER=hessian
+try ran eval SEED=1 RUN=launched "LAUNCH=mpirun" METHOD=cached
+try ran eval SEED=1 RUN=launched "LAUNCH=torchrun env" METHOD=adapt EVAL_STRIDE=8
+try ran eval SEED=1 RUN=launched "LAUNCH=torchrun env"

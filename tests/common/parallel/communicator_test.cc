@@ -57,7 +57,7 @@ TEST(Communicator, IsChosenByWhereRanksComputeAndHowManyThereAre) {
   setenv("WORLD_SIZE", "2", 1);
   EXPECT_EQ(MessageOf<UsageError>([] { MakeCommunicator(Backend("single"), false); }), "BACKEND=single: started as one of 2 ranks");
   EXPECT_THAT(MessageOf<IoError>([] { MakeCommunicator(Backend("auto"), false); }),
-              HasSubstr("rank 1 of 2: no GPU, and ranks that torchrun starts talk by NCCL"));
+              HasSubstr("torchrun: " + std::string(GpuCount() == 0 ? "no GPU" : "this rank computes on the CPU") + ", and its ranks talk by NCCL"));
   unsetenv("RANK");
   unsetenv("WORLD_SIZE");
 }
