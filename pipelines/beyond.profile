@@ -35,7 +35,9 @@ source = ema
 
 # The published threshold, 65,536, would leave the quantiser nothing to do at this width.
 keep_max_numel = 4096
-fp16_keep_name_patterns = tok_emb
+fp16_keep_name_patterns =           # the embedding too
+quantiser = hessian
+target_bytes = 960000               # with the code: no more than cpu-demo takes
 
 eval_stride = 64
 method = adapt                      # score first, then learn

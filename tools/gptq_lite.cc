@@ -106,7 +106,7 @@ int main(int argc, char** argv) {
 
     // A profile may name a size for the other methods; who asks for one by hand should hear that there is none to be had.
     for (const char* name : {"target_bytes", "target_ratio", "bits_per_weight"})
-      if (published && settings.origin(name) == Origin::kCommandLine)
+      if (published && settings.origin(name) >= Origin::kEnvironment && settings.Get(name) != "0")
         throw UsageError(std::string("QUANTISER=published has no size to choose: ") + name + " does nothing");
 
     const double memory = EstimateExport(weights, settings) + EstimateCheckpointCalibration(settings);

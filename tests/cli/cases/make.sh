@@ -28,6 +28,13 @@ try ran submission ITERATIONS=100 AUTHOR=somebody
 try ran record ITERATIONS=100 SWA_ENABLED=0
 try ran record ITERATIONS=100 SWA_ENABLED=0
 
+# Where a size in bytes is asked for, it counts the code: another size of the code means another artifact.
+try ran quantise ITERATIONS=100 SWA_ENABLED=0
+try ran quantise ITERATIONS=100 SWA_ENABLED=0 TARGET_BYTES=500000
+try ran quantise ITERATIONS=100 SWA_ENABLED=0 TARGET_BYTES=500000
+echo '# some more of it, which takes some bytes' >> CMakeLists.txt
+try ran quantise ITERATIONS=100 SWA_ENABLED=0 TARGET_BYTES=500000
+
 # A stage that fails leaves what was there, and is made again.
 try ran quantise SEED=7 FAIL=gptq-lite
 try ran quantise SEED=7

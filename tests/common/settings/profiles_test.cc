@@ -63,7 +63,8 @@ TEST(Profiles, ThePublishedOneIsThePublishedSettings) {
 
 TEST(Profiles, TheRecordDiffersFromThePublishedOneInItsCorrectionsAlone) {
   EXPECT_THAT(Differences(Load("record-h100x8"), Load("published-531")),
-              UnorderedElementsAre("compat = 0", "source = ema", "fp16_keep_name_patterns = tok_emb"));
+              UnorderedElementsAre("compat = 0", "source = ema", "fp16_keep_name_patterns = ", "quantiser = hessian",
+                                   "target_bytes = 16000000"));
 }
 
 // The published recipe's later options are off in it, whatever becomes of their defaults.
@@ -76,12 +77,13 @@ TEST(Profiles, ThePublishedOneHasNoLaterOption) {
   EXPECT_EQ(published.method, "windows");
 }
 
-// The same model on the same text: what it gains, it gains by its vocabulary and by how it is trained and scored.
+// The same model on the same text: what it gains, it gains by its vocabulary and by how it is trained, rounded and scored.
 TEST(Profiles, BeyondDiffersFromTheDemoInItsRecipeAlone) {
   EXPECT_THAT(Differences(Load("beyond"), Load("cpu-demo")),
               UnorderedElementsAre("vocab_size = 4096", "train_batch_tokens = 4096", "grad_micro_steps = 1", "iterations = 230",
                                    "warmdown_iters = 115", "muon_momentum_warmup_steps = 100", "swa_every = 5", "method = adapt",
-                                   "adapt_chunk_tokens = 4096", "val_loss_every = 50"));
+                                   "adapt_chunk_tokens = 4096", "val_loss_every = 50", "fp16_keep_name_patterns = ",
+                                   "quantiser = hessian", "target_bytes = 960000"));
 }
 
 // What the demo must show (its profile's own words): all of the architecture, and every late technique acts.
