@@ -70,8 +70,12 @@ class RanksTest : public CorpusTest {
 
 // Of the same weights, the micro-batches' losses are the same bits, and each gradient's sum is off by what adding eight float32 in
 // another order can do: seven roundings of the largest partial sum.
-TEST_F(RanksTest, GradientsAreThoseOfASingleProcess) {
-  const Settings settings = Eight();
+// The wider model's blocks fill buckets; the narrow one is a single bucket.
+class GradientsTest : public RanksTest, public testing::WithParamInterface<const char*> {};
+INSTANTIATE_TEST_SUITE_P(Widths, GradientsTest, testing::Values("16", "256"));
+
+TEST_P(GradientsTest, AreThoseOfASingleProcess) {
+  const Settings settings = Eight({{"model_dim", GetParam()}});
   Trainer alone = MakeTrainer(settings), together = Together(settings);
   EXPECT_EQ(alone.AccumulateGradients(), together.AccumulateGradients());
   const FlatLayout layout(settings);
@@ -86,6 +90,40 @@ TEST_F(RanksTest, GradientsAreThoseOfASingleProcess) {
     if (dealt) ++compared;
   }
   EXPECT_EQ(SumOfRanks(static_cast<double>(compared)), static_cast<double>(matrix));  // each matrix by somebody
+}
+
+// What a backward pass has left behind is on its way before the pass has come to the first block, and arrives whole.
+TEST_F(RanksTest, BucketsLeaveWhileTheBackwardPassGoesOn) {
+  if (ranks->world_size() == 1) GTEST_SKIP() << "one rank sends nothing";
+  const Settings settings = Eight({{"model_dim", "256"}});
+  const FlatLayout layout(settings);
+  FlatTensors parameters(layout, layout.embeddings_dtype()), gradients(layout, at::kFloat);
+  const NamedTensors weights = RandomParameters(settings);
+  for (size_t i = 0; i < weights.size(); ++i) parameters.tensors()[i].second.copy_(weights[i].second);
+  const auto engine = MakeEngine(settings, parameters.tensors(), gradients.tensors(), nullptr);
+  const Dealing dealing(layout, ranks->world_size());
+  ASSERT_GT(dealing.buckets().size(), 1u);
+  GradientExchange exchange(dealing, gradients, *ranks);
+  engine->Prepare(/*fake_quantise=*/false);
+  const std::vector<uint16_t> tokens = RandomTokens(33, kVocab);
+  const uint16_t* const sequence = tokens.data();
+  const int64_t before = ranks->bulk_bytes();
+  std::map<int64_t, int64_t> on_their_way;  // bytes, after the backward pass of each block
+  engine->AccumulateLastGradients({&sequence, 1}, 32, /*share=*/1, [&](int64_t block) {
+    exchange.BlocksFrom(block);
+    on_their_way[block] = ranks->bulk_bytes() - before;
+  });
+  const at::Tensor own = gradients.buffers().front().clone();
+  exchange.Finish();
+  const double early = SumOfRanks(static_cast<double>(on_their_way.at(1))), all = SumOfRanks(static_cast<double>(ranks->bulk_bytes() - before));
+  EXPECT_GT(early, 0);
+  EXPECT_LT(early, all);
+  // All ranks had the same tokens: a sum is as many times the own gradient.
+  for (const Dealing::Piece& piece : dealing.matrices()) {
+    if (piece.rank != ranks->rank()) continue;
+    const auto part = [&](const at::Tensor& of) { return of.narrow(0, piece.range.first, piece.range.size()); };
+    EXPECT_LE(Largest(part(gradients.buffers().front()) - part(own) * ranks->world_size()), 1e-6 * Largest(part(own)));
+  }
 }
 
 // Over steps, small differences grow (Newton-Schulz rounds to bfloat16, late QAT to a grid). The measure is the single process
