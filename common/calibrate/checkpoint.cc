@@ -1,6 +1,7 @@
 #include "common/calibrate/checkpoint.h"
 
 #include "common/base/error.h"
+#include "common/base/launch.h"
 #include "common/base/log.h"
 #include "common/calibrate/calibrate.h"
 #include "common/cuda/device.h"
@@ -21,6 +22,7 @@ Calibration CalibrateCheckpoint(const CheckpointReader& weights, const Settings&
   settings.CheckModel(weights.path());
   Settings on_cpu = settings;
   on_cpu.device = "cpu";
+  if (LaunchOf().world_size == 1) on_cpu.backend = "auto";  // alone it talks to nobody, whatever training talks by
   const Place place(on_cpu);
   Communicator& communicator = *place.communicator;
   const ShardSet train(settings.data_path, "train", settings.vocab_size);
