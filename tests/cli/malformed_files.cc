@@ -197,6 +197,18 @@ void Stages() {
   quantised("name-taken", codes, 31, {kOne, kOne}, "w");
   quantised("name-metadata", codes, 31, {kOne, kOne}, "__metadata__");
 
+  const auto factored = [](const std::string& name, const std::vector<uint16_t>& factors, DType dtype = DType::kFloat16) {
+    Stage("quantised/" + name, Kind::kQuantised, {}, [&](CheckpointWriter& out) {
+      out.Add({"w.q", DType::kInt8, {2, 3}, Quantisation{"step", -127, 127, "w.scale", "w.columns"}}, std::vector<int8_t>(6, 1));
+      out.Add({"w.scale", DType::kFloat16, {2}, {}}, std::vector<uint16_t>{kOne, kOne});
+      if (!factors.empty()) out.Add({"w.columns", dtype, {static_cast<int64_t>(factors.size() / (DTypeSize(dtype) / 2))}, {}}, factors);
+    });
+  };
+  factored("factor-missing", {});
+  factored("factor-of-another-column", {kOne, kOne});
+  factored("factor-infinite", {kOne, kInfinity, kOne});
+  factored("factor-integers", std::vector<uint16_t>(6, 1), DType::kInt32);
+
   Stage("models/heads", Kind::kWeights, {{"num_heads", "3"}}, matrix("w"));
   Stage("models/tensors", Kind::kWeights, {{"num_layers", "1"}, {"xsa_last_n", "1"}}, matrix("w"));
   // A kilobyte that describes a model of 10 terabytes.

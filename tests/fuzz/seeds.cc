@@ -48,6 +48,14 @@ void Checkpoints() {
   writer.Add({"gain", DType::kFloat32, {}, {}}, std::vector<float>{1.5});
   writer.Finish({}, {});
   Seed("checkpoint", "quantised", quantised);
+  std::string stepped;  // with a factor a column
+  CheckpointWriter steps(&stepped, Kind::kQuantised, {{"num_layers", "2"}});
+  steps.Add({"w.q", DType::kInt8, {2, 5}, Quantisation{"step", -127, 127, "w.scale", "w.columns"}},
+            std::vector<int8_t>{1, 2, 3, 4, 5, -6, -7, -8, -9, -10});
+  steps.Add({"w.scale", DType::kFloat16, {2}, {}}, std::vector<uint16_t>{0x3c00, 0x4000});
+  steps.Add({"w.columns", DType::kFloat16, {5}, {}}, std::vector<uint16_t>(5, 0x3c00));
+  steps.Finish({}, {});
+  Seed("checkpoint", "stepped", stepped);
   Seed("artifact", "plain", quantised);
   Seed("artifact", "stored", Artifact(quantised));
   std::string compressed(ZSTD_compressBound(quantised.size()), '\0');

@@ -61,11 +61,14 @@ TEST_F(EvalSlidingTest, KeepsToTheMemoryThatItSaid) {
 #if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
   GTEST_SKIP() << "skipped: a sanitizer takes memory of its own";
 #endif
-  const Measured ran = RunMeasured(folder.path(), BINARY_DIR, program + "--memory-limit 1G > out 2> log");
-  const std::string log = ReadBytes(folder / "log");
-  ASSERT_EQ(ran.status, 0) << log;
-  std::printf("summary: eval-sliding: estimated %ld MB, held %ld MB at most\n", EstimateOf(log) / 1000000, ran.peak_bytes / 1000000);
-  EXPECT_LE(ran.peak_bytes, EstimateOf(log));
+  for (const std::string method : {"windows", "cached", "adapt --adapt-chunk-tokens 32"}) {
+    const Measured ran = RunMeasured(folder.path(), BINARY_DIR, program + "--memory-limit 1G --method " + method + " > out 2> log");
+    const std::string log = ReadBytes(folder / "log");
+    ASSERT_EQ(ran.status, 0) << log;
+    std::printf("summary: eval-sliding --method %s: estimated %ld MB, held %ld MB at most\n", method.c_str(), EstimateOf(log) / 1000000,
+                ran.peak_bytes / 1000000);
+    EXPECT_LE(ran.peak_bytes, EstimateOf(log)) << method;
+  }
 }
 
 TEST_F(EvalSlidingTest, SaysWhatTheLibraryScores) {
