@@ -49,7 +49,8 @@ def main():
     parser.add_argument("--bin", type=pathlib.Path, default=HERE.parent / "build" / "bin")
     arguments = parser.parse_args()
     torch.set_num_threads(len(os.sched_getaffinity(0)))
-    folder = pathlib.Path(tempfile.mkdtemp())
+    scratch = tempfile.TemporaryDirectory()
+    folder = pathlib.Path(scratch.name)
     quantised, table = folder / "quantised.ckpt", folder / "table.safetensors"
 
     def gptq_lite(*settings):

@@ -11,7 +11,6 @@ import argparse
 import json
 import os
 import pathlib
-import shutil
 import struct
 import subprocess
 import tempfile
@@ -29,8 +28,10 @@ SHARES = (0.22, 0.28, 0.36, 0.45, 0.56, 0.7, 0.85, 1.0)
 class Bench:
     def __init__(self, arguments):
         self.bin, self.run, self.profile = arguments.bin, arguments.run.resolve(), arguments.profile
-        self.environment = dict(os.environ, THREADS=str(len(os.sched_getaffinity(0))), DATA_PATH=str(self.run / "data"), BYTE_TABLE=str(self.run / "byte_table.pb"))
-        self.folder = pathlib.Path(tempfile.mkdtemp())
+        self.environment = dict(os.environ, THREADS=str(len(os.sched_getaffinity(0))), DATA_PATH=str(self.run / "data"),
+                                BYTE_TABLE=str(self.run / "byte_table.pb"))
+        self.scratch = tempfile.TemporaryDirectory()
+        self.folder = pathlib.Path(self.scratch.name)
         self.scored = self.run / "data"
         self.more = arguments.more
         self.weights = self.run / "weights.ckpt"
@@ -38,12 +39,12 @@ class Bench:
         self.settings = {name: settings[name] for name in gpt_peer.Config.fields if name in settings}
         self.model = gpt_peer.Model(gpt_peer.Config(**self.settings))
         self.length = int(settings["train_seq_len"])
+        tokens = self.tokens("val")
         if arguments.training_tokens:
             tokens = self.tokens("train")[-arguments.training_tokens :]
             header = struct.pack("<256i", 20240520, 1, len(tokens), *[0] * 253)
             (self.folder / "fineweb_val_000000.bin").write_bytes(header + tokens.to(torch.uint16).numpy().tobytes())
             self.scored = self.folder
-        tokens = self.tokens("val") if self.scored != self.folder else tokens
         windows = (len(tokens) - 1) // self.length
         self.ids = tokens[: windows * self.length].view(windows, self.length)
         self.unrounded = self.predictions(self.weights)
@@ -137,7 +138,6 @@ def main():
             points.append(bench.point(method, "--quantiser", method, "--fp16-keep-name-patterns", "",
                                       "--target-bytes", int(share * published["bytes"]), *bench.more))
     draw(points, sum(p.numel() for p in bench.model.parameters()), bench.base, arguments.out)
-    shutil.rmtree(bench.folder)
 
 
 if __name__ == "__main__":
