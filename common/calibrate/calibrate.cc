@@ -5,7 +5,6 @@
 #include <ATen/core/grad_mode.h>
 #include <ATen/ops/arange.h>
 #include <ATen/ops/empty.h>
-#include <ATen/ops/eye.h>
 #include <ATen/ops/from_blob.h>
 #include <ATen/ops/linalg_cholesky.h>
 #include <ATen/ops/linalg_cholesky_ex.h>
@@ -192,11 +191,17 @@ Feedback MakeFeedback(const at::Tensor& moments, int64_t count, double damping, 
   at::Tensor h = moments / static_cast<double>(count);
   // Inputs that are all zero leave nothing to take a share of.
   const double added = std::max(damping * h.diagonal().mean().item<double>(), 1e-12);
-  h = h + added * at::eye(n, at::kDouble);
-  const at::Tensor order = descending ? h.diagonal().argsort(/*stable=*/true, /*dim=*/0, /*descending=*/true) : at::arange(n, at::kLong);
-  h = h.index_select(0, order).index_select(1, order);
-  const at::Tensor inverse = at::cholesky_inverse(at::linalg_cholesky(h));
-  const at::Tensor upper = at::linalg_cholesky(inverse, /*upper=*/true).to(at::kFloat).contiguous();
+  h.diagonal().add_(added);
+  at::Tensor order = at::arange(n, at::kLong);
+  if (descending) {
+    order = h.diagonal().argsort(/*stable=*/true, /*dim=*/0, /*descending=*/true);
+    h = h.index_select(0, order).index_select(1, order);
+  }
+  // One after the other: of a wide layer each takes as much as all other memory (EstimateCalibration).
+  h = at::linalg_cholesky(h);
+  h = at::cholesky_inverse(h);
+  h = at::linalg_cholesky(h, /*upper=*/true);
+  const at::Tensor upper = h.to(at::kFloat).contiguous();
   Feedback feedback;
   feedback.order.assign(order.const_data_ptr<int64_t>(), order.const_data_ptr<int64_t>() + n);
   feedback.upper.assign(upper.const_data_ptr<float>(), upper.const_data_ptr<float>() + n * n);
@@ -229,19 +234,23 @@ Calibration Calibrate(const NamedTensors& weights, const Settings& settings, con
 }
 
 double EstimateCalibration(const Settings& settings) {
-  double weights = 0, moments = 0;
+  double weights = 0, moments = 0, widest = 0;
   for (const ParameterSpec& spec : ParameterSpecs(settings)) {
     double numel = 1;
     for (const int64_t size : spec.shape) numel *= static_cast<double>(size);
     weights += numel;
-    if (spec.shape.size() == 2) moments += static_cast<double>(spec.shape[1]) * static_cast<double>(spec.shape[1]);
+    if (spec.shape.size() != 2) continue;
+    const double square = static_cast<double>(spec.shape[1]) * static_cast<double>(spec.shape[1]);
+    moments += square;
+    widest = std::max(widest, square);
   }
   Settings window = settings;
   window.train_seq_len = settings.calibration_tokens;
   // Parameters, gradients, one tensor's squares; for hessian the plain model's activations are fewer than the engine's, and there are a
-  // window's products in float32 beside their sums in float64. Several ranks have products of others instead of sums.
+  // window's products in float32 beside their sums in float64, and what inverts one of these: up to five matrices of its size. Several
+  // ranks have products of others instead of sums.
   const double costs = 12 * weights + EngineBytes(window, 1, /*training=*/true);
-  return kLibTorchBytes + costs + (settings.quantiser == "hessian" ? 12 * moments + 64e6 : 0);
+  return kLibTorchBytes + costs + (settings.quantiser == "hessian" ? 12 * moments + 40 * widest + 64e6 : 0);
 }
 
 }  // namespace fairway

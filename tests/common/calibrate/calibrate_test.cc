@@ -19,6 +19,7 @@
 #include "common/quantise/artifact.h"
 #include "tests/common/evaluate/program.h"
 #include "tests/common/evaluate/tiny_model.h"
+#include "tests/peak_memory.h"
 
 namespace fairway {
 namespace {
@@ -201,6 +202,21 @@ TEST_F(CalibrateTest, TheProgramMeetsRandomBudgets) {
     furthest = std::max(furthest, 1 - static_cast<double>(size) / static_cast<double>(budget));
   }
   std::printf("summary: %d budgets of 25%% to 120%% of %.0f bytes: at most %.3f%% below\n", budgets, published, 100 * furthest);
+}
+
+// A wide layer: what inverts the moments of its inputs is most of the memory.
+TEST_F(CalibrateTest, TheProgramKeepsToItsMemory) {
+  for (const auto& [name, value] : std::vector<std::pair<std::string, std::string>>{{"num_layers", "1"}, {"model_dim", "64"}, {"mlp_mult", "48"}})
+    settings_.Set(name, value, Origin::kCommandLine, "test");
+  WriteWeights(folder_ / "weights.ckpt", settings_, TinyModel(settings_).parameters());
+  const Measured ran = RunMeasured(folder_.path(), BINARY_DIR,
+                                   "gptq-lite --quantiser hessian --hessian-order descending --target-bytes 150000 --keep-max-numel 100"
+                                   " --fp16-keep-name-patterns '' --calibration-windows 2 --calibration-tokens 12 --data-path . --log log"
+                                   " weights.ckpt quantised.ckpt > out 2> err");
+  const std::string log = ReadBytes(folder_ / "log");
+  ASSERT_EQ(ran.status, 0) << log;
+  std::printf("summary: gptq-lite, hessian: estimated %ld MB, held %ld MB at most\n", EstimateOf(log) / 1000000, ran.peak_bytes / 1000000);
+  EXPECT_LE(ran.peak_bytes, EstimateOf(log));
 }
 
 TEST_F(CalibrateTest, TheProgramRefuses) {
