@@ -260,7 +260,7 @@ TEST_P(OperationsTest, MixAndNorm) {
     const at::Tensor m_in = Magnitude(x) + (c.skip ? Magnitude(weight) * Magnitude(skip) : none);
     const at::Tensor m = factor * m_in + (c.mix ? Magnitude(mix)[1] * Magnitude(x0) : none), r = InverseNorms(xm);
     if (c.mixed) ExpectWithin("xm", Single(2), mixed, xm, m);
-    ExpectWithin("u", Rounded(4), u, normed, r * m);
+    ExpectWithin("u", Rounded(8), u, normed, r * m);  // 4 are too few where squares are summed one by one, as under sanitizers
     const at::Tensor dm = Magnitude(dmixed) + NormGradient(r, Magnitude(du), r * m);
     const at::Tensor more = c.extra ? extra.to(at::kDouble) : none;
     ExpectWithin("dx", Single(8), dx, x64.grad() + more, factor * dm + more.abs());
