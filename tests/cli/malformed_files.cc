@@ -496,11 +496,14 @@ void Runs() {
   put("empty", "");
   put("cut", scores.substr(0, scores.size() / 2));
   put("list", "[]");
-  changed("no-loss", "\"val_loss\"", "\"lost\"");
-  changed("loss-text", "\"val_loss\": 2.0", "\"val_loss\": \"two\"");
-  changed("loss-null", "\"val_loss\": 2.0", "\"val_loss\": null");
-  changed("loss-beyond-counting", "\"val_loss\": 2.0", "\"val_loss\": 1e999");
-  changed("loss-twice", "\"val_loss\": 2.0", "\"val_loss\": 2.0, \"val_loss\": 1.0");
+  const auto losses = [](const auto& changed) {  // submission.json has one too
+    changed("no-loss", "\"val_loss\"", "\"lost\"");
+    changed("loss-text", "\"val_loss\": 2.0", "\"val_loss\": \"two\"");
+    changed("loss-null", "\"val_loss\": 2.0", "\"val_loss\": null");
+    changed("loss-beyond-counting", "\"val_loss\": 2.0", "\"val_loss\": 1e999");
+    changed("loss-twice", "\"val_loss\": 2.0", "\"val_loss\": 2.0, \"val_loss\": 1.0");
+  };
+  losses(changed);
   changed("targets-none", "\"targets\": 12000", "\"targets\": 0");
   changed("targets-negative", "\"targets\": 12000", "\"targets\": -1");
   changed("targets-beyond-counting", "\"targets\": 12000", "\"targets\": 1e300");
@@ -521,11 +524,7 @@ void Runs() {
   Put("submission/cut", submission.substr(0, submission.size() / 2));
   Put("submission/list", "[]");
   Put("submission/object", "{}");
-  says("no-loss", "\"val_loss\"", "\"lost\"");
-  says("loss-text", "\"val_loss\": 2.0", "\"val_loss\": \"two\"");
-  says("loss-null", "\"val_loss\": 2.0", "\"val_loss\": null");
-  says("loss-beyond-counting", "\"val_loss\": 2.0", "\"val_loss\": 1e999");
-  says("loss-twice", "\"val_loss\": 2.0", "\"val_loss\": 2.0, \"val_loss\": 1.0");
+  losses(says);
   says("loss-of-another", "\"val_loss\": 2.0", "\"val_loss\": 1.9");
   says("loss-deep", "\"val_loss\": 2.0", "\"val_loss\": " + std::string(50000, '[') + std::string(50000, ']'));
   says("author-number", "\"author\": \"A\"", "\"author\": 1");
