@@ -2,11 +2,11 @@
 #include <ATen/Parallel.h>
 #include <ATen/ops/zeros_like.h>
 
-#include <chrono>
 #include <cmath>
 #include <nlohmann/json.hpp>
 #include <optional>
 
+#include "common/base/clock.h"
 #include "common/base/digest.h"
 #include "common/base/error.h"
 #include "common/base/file.h"
@@ -60,10 +60,6 @@ Subject Open(const std::string& path, Settings& settings) {
   return {name, digest, weights.identity(), made_from, bytes, LoadParameters(weights, settings)};
 }
 
-double SecondsSince(std::chrono::steady_clock::time_point start) {
-  return std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
-}
-
 Score Plain(Engine& model, const ShardSet& val, const ByteTable& table, const Settings& settings, Communicator& communicator) {
   Progress bar("plain evaluation", val.tokens() / settings.train_seq_len);
   return EvaluatePlain(
@@ -101,7 +97,7 @@ void RequireOneEvaluation(Communicator& communicator, const Subject& subject, co
 Json Evaluate(const Options& options, Settings& settings, const Place& place) {
   cuda::Machine* const machine = place.machine;
   Communicator& communicator = *place.communicator;
-  const auto start = std::chrono::steady_clock::now();
+  const auto start = Clock::now();
   const Subject subject = Open(options.artifact, settings);
   const bool sliding = IsSliding(settings), windows = settings.method == "windows";
   if (sliding && !windows && settings.compat)
@@ -135,7 +131,7 @@ Json Evaluate(const Options& options, Settings& settings, const Place& place) {
   } else {
     Log("final_eval_mode:standard");
   }
-  const auto final_start = std::chrono::steady_clock::now();
+  const auto final_start = Clock::now();
   const Score score = sliding ? Sliding(model, val, table, settings, communicator) : Plain(*model.engine, val, table, settings, communicator);
   if (!sliding) plain = score;
   Log("final_int8_zlib_roundtrip val_loss:%.4f val_bpb:%.4f eval_time:%.0fms", score.val_loss, score.val_bpb,

@@ -1,10 +1,10 @@
 // gptq-lite: rounds weights to integer codes with one scale a row, as published or to a byte budget.
-#include <chrono>
 #include <cmath>
 #include <map>
 #include <nlohmann/json.hpp>
 #include <optional>
 
+#include "common/base/clock.h"
 #include "common/base/error.h"
 #include "common/base/launch.h"
 #include "common/base/log.h"
@@ -34,9 +34,6 @@ void LogTable(const std::vector<ExportedTensor>& tensors) {
         tensor.coded ? StringPrintf("%.3f", tensor.entropy_bits).c_str() : "", Join(wins, " ").c_str());
   }
 }
-
-using Clock = std::chrono::steady_clock;
-double SecondsSince(Clock::time_point start) { return std::chrono::duration<double>(Clock::now() - start).count(); }
 
 // Finds the step of `lite` and `hessian` at which the artifact fills `budget` bytes.
 FoundStep SearchStep(const CheckpointReader& weights, const Settings& settings, const SettingValues& header,
