@@ -16,7 +16,7 @@ import argparse, hashlib, json, math, os, statistics, subprocess, sys
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 BIN = ROOT + "/build/bin/"
-# Changed settings, by the stage from which on a variant is its own: what differs behind training shares it with the base.
+# Changed settings. Variants that change nothing before ema-finalize share one training with the base.
 VARIANTS = {
     "base": {},
     # removed
@@ -28,13 +28,13 @@ VARIANTS = {
     "bigram off": {"bigram_vocab_size": "0"},
     # added: the sources are in common/settings/settings.def
     "XSA on all layers": {"xsa_last_n": "11"},
-    "partial rotary, a half": {"rope_dims": "8"},
-    "partial rotary, a quarter": {"rope_dims": "4"},
+    "half of a head rotated": {"rope_dims": "8"},
+    "a quarter of a head rotated": {"rope_dims": "4"},
     "layer scale": {"layer_scale": "1"},
     "leaky ReLU squared": {"mlp_negative_slope": "0.5"},
-    "all four added": {"xsa_last_n": "11", "rope_dims": "8", "layer_scale": "1", "mlp_negative_slope": "0.5"},
     "Muon weight decay 0.2": {"muon_weight_decay": "0.2"},
-    "learning rates doubled": {"matrix_lr": "0.04", "tied_embed_lr": "0.06", "scalar_lr": "0.04"},
+    "4096 pieces": {"vocab_size": "4096", "data_path": ROOT + "/data/bible-kjv-4096",
+                    "tokenizer_path": ROOT + "/data/bible-kjv-4096/tokenizer.model"},
     "method cached": {"method": "cached"},
     "method adapt": {"method": "adapt", "adapt_chunk_tokens": "4096"},
 }
@@ -60,9 +60,8 @@ def make(arguments, seed, changes):
     trained, scored = folder_of(arguments, seed, own), folder_of(arguments, seed, changes)
     given = dict(pair.split("=", 1) for pair in arguments.settings)
     common = ["--profile", arguments.profile, "--seed", str(seed), "--threads", str(arguments.threads)]
-    if arguments.data:
-        common += ["--data-path", arguments.data]
-    settings = {name.lower(): value for name, value in given.items()} | changes
+    data = {"data_path": arguments.data} if arguments.data else {}
+    settings = data | {name.lower(): value for name, value in given.items()} | changes
     flags = common + [word for name, value in settings.items() for word in ("--" + name.replace("_", "-"), value)]
     for folder in (trained, scored):
         os.makedirs(folder, exist_ok=True)
@@ -119,7 +118,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--profile", default="cpu-demo")
     parser.add_argument("--seeds", default="1337,42,2025")
-    parser.add_argument("--only", default=",".join(VARIANTS))
+    parser.add_argument("--only", default="", help="names of variants, with commas between them; without it: all")
     parser.add_argument("--docs", default="")
     parser.add_argument("--data", default="", help="folder of shards in place of the profile's")
     parser.add_argument("--threads", default=0, type=int)
@@ -132,13 +131,15 @@ def main():
         for name, changes in VARIANTS.items():
             print(f"{name:28}", " ".join(f"{setting}={value}" for setting, value in changes.items()))
         return
-    arguments.only = arguments.only.split(",")
+    arguments.only = arguments.only.split(",") if arguments.only else list(VARIANTS)
     for name in arguments.only:
         if name not in VARIANTS:
             parser.error(f"no variant '{name}' (--list)")
     for pair in arguments.settings:
         if "=" not in pair:
             parser.error(f"'{pair}' is not of the form NAME=VALUE")
+    if arguments.docs:  # they have one tokenizer
+        arguments.only = [name for name in arguments.only if "tokenizer_path" not in VARIANTS[name]]
     if arguments.docs and not arguments.table:
         if not os.environ.get("TOKENIZER_PATH"):
             parser.error("--docs needs TOKENIZER_PATH")

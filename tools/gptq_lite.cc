@@ -1,4 +1,5 @@
 // gptq-lite: rounds weights to integer codes with one scale a row, as published or to a byte budget.
+#include <algorithm>
 #include <cmath>
 #include <map>
 #include <nlohmann/json.hpp>
@@ -13,8 +14,8 @@
 #include "common/checkpoint/checkpoint.h"
 #include "common/checkpoint/counter_names.h"
 #include "common/quantise/artifact.h"
-#include "common/quantise/budget.h"
 #include "common/quantise/export.h"
+#include "common/quantise/search.h"
 #include "common/tool/tool.h"
 
 using namespace fairway;
@@ -35,32 +36,40 @@ void LogTable(const std::vector<ExportedTensor>& tensors) {
   }
 }
 
-// Finds the step of `lite` and `hessian` at which the artifact fills `budget` bytes.
-FoundStep SearchStep(const CheckpointReader& weights, const Settings& settings, const SettingValues& header,
-                     const Calibration& calibration, uint64_t budget) {
-  const auto content = [&](double step) {
-    std::string bytes;
-    CheckpointWriter writer(&bytes, Kind::kQuantised, header);
-    ExportWeights(weights, settings, calibration, step, writer);
-    writer.Finish({}, {});
-    return bytes;
-  };
+// How wide steps are beside those that late QAT trained on: the geometric mean over matrices, the least and the most.
+struct Drift {
+  int64_t matrices = 0;
+  double mean = 1, least = INFINITY, most = 0;
+};
+Drift DriftOf(const std::vector<ExportedTensor>& tensors, const Counters& counters) {
+  Drift drift;
+  double logs = 0;
+  for (const ExportedTensor& tensor : tensors) {
+    const std::string trained = counter::kQatWidthPrefix + tensor.name;
+    if (tensor.step_width == 0 || !counters.Has(trained)) continue;
+    const double ratio = tensor.step_width / counters.Get(trained);
+    ++drift.matrices;
+    logs += std::log(ratio);
+    drift.least = std::min(drift.least, ratio);
+    drift.most = std::max(drift.most, ratio);
+  }
+  if (drift.matrices > 0) drift.mean = std::exp(logs / static_cast<double>(drift.matrices));
+  return drift;
+}
+
+// Finds the step of `lite` and `hessian` at which the artifact fills `budget` bytes, from that of late QAT on where there is one.
+FoundStep FillBudget(const CheckpointReader& weights, const Settings& settings, const Calibration& calibration, uint64_t budget) {
+  const double trained = weights.counters().Get(counter::kQatStep);
+  const double guess = trained > 0 ? trained : GuessStep(weights, settings, calibration, budget);
   int measured = 0, packed = 0;
-  double packing = 0;  // seconds
+  double packing = 0;
   const auto start = Clock::now();
-  const auto measure = [&](double step) {
-    ++measured;
-    return FastArtifactBytes(content(step));
-  };
-  const auto ship = [&](double step) -> uint64_t {
-    ++packed;
-    const CheckpointReader quantised(content(step), weights.path());
-    const auto packs = Clock::now();
-    const uint64_t bytes = PackArtifact(quantised, kShippedLevels).bytes.size();
-    packing += SecondsSince(packs);
-    return bytes;
-  };
-  const FoundStep found = FindStep(budget, GuessStep(weights, settings, calibration, budget), measure, ship);
+  const FoundStep found = SearchStep(weights, settings, calibration, budget, guess, Sizes::kShipped, [&](const TriedSize& size) {
+    ++(size.shipped ? packed : measured);
+    packing += size.packing;
+    Log("search: a step of %.6g: %s bytes%s", size.step, WithCommas(static_cast<int64_t>(size.bytes)).c_str(),
+        size.shipped ? "" : " by the fast level");
+  });
   Log("budget: %s of %s bytes by a step of %.6g; %d sizes measured in %.1f s, %d packed in %.1f s%s", WithCommas(found.bytes).c_str(),
       WithCommas(budget).c_str(), found.step, measured, SecondsSince(start) - packing, packed, packing,
       found.step == 0 ? "; there is no finer step" : "");
@@ -71,7 +80,6 @@ FoundStep SearchStep(const CheckpointReader& weights, const Settings& settings, 
 
 int main(int argc, char** argv) {
   std::string in, out;
-  int64_t code_bytes = 0;
   Settings settings;
   CommandLine line(
       "gptq-lite",
@@ -82,7 +90,6 @@ int main(int argc, char** argv) {
       "gptq-lite weights.ckpt quantised.ckpt");
   line.Input("IN", in, "checkpoint of weights; - is standard input");
   line.Output("OUT", out, "checkpoint of codes and scales; - is standard output");
-  line.Option("--code-bytes", code_bytes, 0, INT64_MAX, "bytes of the code, which TARGET_BYTES counts too");
   line.Use(settings, scope::kQuantise);
   line.Ranks();
 
@@ -97,9 +104,7 @@ int main(int argc, char** argv) {
                                     settings.quantiser.c_str(), published ? "" : " with CALIBRATION_WINDOWS=0", launch.world_size));
     int64_t parameters = 0;
     for (const TensorInfo& info : weights.tensors()) parameters += info.numel();
-    const std::optional<int64_t> budget = TargetBytes(settings, parameters, code_bytes);
-    if (!published && !budget)
-      throw UsageError("QUANTISER=" + settings.quantiser + " needs TARGET_BYTES, TARGET_RATIO or BITS_PER_WEIGHT");
+    const int64_t budget = published ? 0 : TargetBytes(settings, parameters);
 
     // A profile may name a size for the other methods; who asks for one by hand should hear that there is none to be had.
     for (const char* name : {"target_bytes", "target_ratio", "bits_per_weight"})
@@ -113,11 +118,11 @@ int main(int argc, char** argv) {
     Counters counters = weights.counters();
     Lineage lineage = OpenLineage("gptq-lite", Version(), SourceDigest(), settings, scope::kQuantise);
     AddInput(lineage, "weights", weights);
-    const SettingValues header = settings.Select(scope::kModel | scope::kQuantise | scope::kEvaluate);
     std::optional<CheckpointWriter> writer;
-    if (launch.rank == 0) writer.emplace(out, Kind::kQuantised, header);
+    if (launch.rank == 0) writer.emplace(out, Kind::kQuantised, ExportedSettings(settings));
     std::vector<ExportedTensor> tensors;
     FoundStep found;
+    Drift drift;
     if (published) {
       tensors = ExportWeights(weights, settings, *writer);
     } else {
@@ -131,10 +136,16 @@ int main(int argc, char** argv) {
       Log("calibration: %ld windows of %ld tokens in %.1f s", settings.calibration_windows, settings.calibration_tokens,
           SecondsSince(start));
       if (launch.rank > 0) return nullptr;
-      found = SearchStep(weights, settings, header, calibration, *budget);
+      found = FillBudget(weights, settings, calibration, budget);
       tensors = ExportWeights(weights, settings, calibration, found.step, *writer);
+      drift = DriftOf(tensors, counters);
+      if (drift.matrices > 0) {
+        Log("late QAT: %ld matrices were trained on steps; these are %.4f times as wide (%.4f to %.4f)", drift.matrices, drift.mean,
+            drift.least, drift.most);
+        counters.Set(counter::kQuantiseDrift, drift.mean);
+      }
       counters.Set(counter::kQuantiseStep, found.step);
-      counters.Set(counter::kQuantiseBudget, static_cast<double>(*budget));
+      counters.Set(counter::kQuantiseBudget, static_cast<double>(budget));
       counters.Set(counter::kQuantiseArtifactBytes, static_cast<double>(found.bytes));
       counters.Set(counter::kCalibrationTokens, static_cast<double>(settings.calibration_windows * settings.calibration_tokens));
     }
@@ -165,8 +176,9 @@ int main(int argc, char** argv) {
       result["clip_wins"] = wins;
     } else {
       result["step"] = found.step;
-      result["budget"] = *budget;
+      result["budget"] = budget;
       result["artifact_bytes"] = found.bytes;
+      if (drift.matrices > 0) result["drift"] = drift.mean;
     }
     result["identity"] = writer->Finish(counters, lineage);
     return result;

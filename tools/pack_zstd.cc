@@ -26,7 +26,7 @@ void WriteLineage(const std::string& path, const Artifact& artifact, const Check
 
 int main(int argc, char** argv) {
   std::string in, out;
-  int64_t budget = 16'000'000, code_bytes = 0, level = 0;
+  int64_t budget = 16'000'000, level = 0;
   bool dry_run = false;
   Settings settings;
   CommandLine line(
@@ -38,14 +38,15 @@ int main(int argc, char** argv) {
   line.Output("OUT", out, "artifact; - is standard output, without OUT.lineage; not needed with --dry-run");
   line.Optional();
   line.Option("--budget", budget, 0, INT64_MAX, "bytes that artifact and code may have together");
-  line.Option("--code-bytes", code_bytes, 0, INT64_MAX, "bytes of the code");
   line.Option("--level", level, 1, 22, "zstd level; without it 1, 19 and 22 are tried and the smallest result kept");
   line.Flag("--dry-run", dry_run, "only say the size: write nothing, let any size pass");
-  line.Use(settings, 0);
+  line.Use(settings, scope::kPack);
 
   return RunTool(line, argc, argv, [&]() -> Json {
     if (out.empty() && !dry_run) throw UsageError("OUT is required without --dry-run (see --help)");
     const CheckpointReader quantised(in);
+    settings.Adopt(quantised.settings(), quantised.path());
+    const int64_t code_bytes = settings.code_bytes;
     // Opened before the work: a path that cannot be written is known at once. Uncommitted it vanishes.
     std::optional<OutputFile> file;
     if (!dry_run) file.emplace(out);

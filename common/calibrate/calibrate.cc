@@ -33,8 +33,6 @@ bool HasGrid(const std::string& name, const at::Tensor& weight, const Settings& 
   return weight.dim() == 2 && ExportGrid(name, weight.size(0), weight.size(1), settings);
 }
 
-bool IsEmbedding(const std::string& name) { return name.ends_with("emb.weight") || name.ends_with("embed.weight"); }
-
 // Calls round(window, count) for each round of `windows`, of which every rank has one: `window` is this rank's, null where the last
 // round has none for it, and count says how many ranks have one. What ranks add to a sum is added in the order of the windows, so
 // that any number of ranks comes to the bits that one comes to.
@@ -138,7 +136,7 @@ std::map<std::string, Feedback> MeasureFeedback(const NamedTensors& weights, con
   const at::NoGradGuard no_gradients;
   std::map<std::string, Layer> layers;
   for (const auto& [name, weight] : weights)
-    if (HasGrid(name, weight, settings) && !IsEmbedding(name)) layers[name].columns = weight.size(1);
+    if (HasGrid(name, weight, settings) && !IsTable(name)) layers[name].columns = weight.size(1);
   std::vector<int64_t> work;
   for (const auto& [name, layer] : layers) work.push_back(layer.columns * layer.columns * layer.columns);
   const std::vector<int64_t> ranks = DealOut(work, communicator.world_size());
@@ -224,7 +222,7 @@ Calibration Calibrate(const NamedTensors& weights, const Settings& settings, con
   int64_t all = static_cast<int64_t>(windows.size()), so_far = 0;
   if (hessian) {
     all *= 2;
-    for (const auto& [name, weight] : weights) all += HasGrid(name, weight, settings) && !IsEmbedding(name);
+    for (const auto& [name, weight] : weights) all += HasGrid(name, weight, settings) && !IsTable(name);
   }
   const auto done = [&] { progress(++so_far, all); };
   Calibration calibration;

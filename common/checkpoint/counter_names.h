@@ -26,6 +26,11 @@ inline constexpr char kSwaSnapshots[] = "swa.snapshots";
 inline constexpr char kQatReplacements[] = "qat.replacements";  // matrices on their grid, one a step
 inline constexpr char kQatFirstStep[] = "qat.first_step";       // steps already taken when late QAT began
 
+// Where late QAT's grid follows from a budget: the step that it follows from, and the mean width of each matrix's steps,
+// qat.width.blocks.0.attn.c_q.weight.
+inline constexpr char kQatStep[] = "qat.step";
+inline constexpr char kQatWidthPrefix[] = "qat.width.";
+
 // The share of each set that ema-finalize took: finalize.ema 1, or of a blend finalize.ema 0.5 and finalize.swa 0.5.
 inline constexpr char kFinalizePrefix[] = "finalize.";
 
@@ -40,6 +45,7 @@ inline constexpr char kQuantiseEntropyBits[] = "quantise.entropy_bits";      // 
 inline constexpr char kQuantiseStep[] = "quantise.step";                      // of lite and hessian; 0: the finest there is
 inline constexpr char kQuantiseBudget[] = "quantise.budget";                  // bytes that the artifact may have
 inline constexpr char kQuantiseArtifactBytes[] = "quantise.artifact_bytes";   // and those that it has
+inline constexpr char kQuantiseDrift[] = "quantise.drift";                    // width of steps over that in late QAT, geometric mean
 inline constexpr char kCalibrationTokens[] = "calibration.tokens";            // that said what an error costs
 
 // The clip search of the quantiser. Where one percentile serves a whole matrix, each of its rows counts.

@@ -544,6 +544,7 @@ struct ScaledRows {
   bool rounded;                  // to the grid of ops/fake_quantise.h:
   float q_min, q_max, least;
   bool stored, exact_codes;
+  const float *steps = nullptr, *factors = nullptr;  // fixed, [rows] and [columns]
   const float* scale = nullptr;  // of each row, scale_stride floats apart (0: one for all); null: 1
   int64_t scale_stride = 1;
   float constant = 1;            // the scale where there is no other
@@ -553,6 +554,7 @@ struct ScaledRows {
   template <class Lanes>
   FAIRWAY_BODY formula::Steps StepsOf(const Lanes& lanes, int64_t row) const {
     if (!rounded) return {1, 1};
+    if (steps != nullptr) return {steps[row], steps[row]};
     float largest = 0;
     for (int64_t j = lanes.first(); j < columns; j += lanes.count()) {
       const float magnitude = fabsf(weight[row * columns + j]);
@@ -561,9 +563,11 @@ struct ScaledRows {
     largest = lanes.Max(largest);
     return formula::GridSteps(largest, q_max, least, stored, exact_codes);
   }
-  FAIRWAY_BODY float Value(const formula::Steps& steps, int64_t row, int64_t j) const {
+  FAIRWAY_BODY float Value(formula::Steps of_row, int64_t row, int64_t j) const {
     const float w = weight[row * columns + j];
-    return rounded ? formula::OnGrid(w, steps, q_min, q_max) : w;
+    if (!rounded) return w;
+    if (steps != nullptr) of_row = {of_row.codes * factors[j], of_row.values * factors[j]};
+    return formula::OnGrid(w, of_row, q_min, q_max);
   }
 };
 

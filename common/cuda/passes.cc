@@ -15,6 +15,7 @@
 #include "common/base/error.h"
 #include "common/base/text.h"
 #include "common/cuda/attention.h"
+#include "common/quantise/steps.h"
 
 namespace fairway::cuda {
 namespace {
@@ -24,6 +25,7 @@ constexpr int64_t kHeadRows = 8192;  // rows of logits that exist at a time
 // A linear layer's weight and where its products' copy lies: rows of T, rounded and scaled (fused.h).
 template <class T>
 struct Matrix {
+  std::string name;
   ScaledRows rows{};
   bool has_grid = false;
   T* used = nullptr;
@@ -37,6 +39,7 @@ class PassesOf : public Passes {
   PassesOf(const Settings& settings, const NamedTensors& parameters, const NamedTensors& gradients, Machine& machine);
 
   int64_t Prepare(bool fake_quantise) override;
+  void FixSteps(const FixedSteps& steps) override;
   void Reserve(int64_t B, int64_t T_, bool training) override;
   void AccumulateGradients(const Inputs& in, float share, at::Tensor loss) override;
   void FinishGradients() override;
@@ -126,6 +129,7 @@ class PassesOf : public Passes {
   const float *skip_weights_, *gate_, *bigram_scale_ = nullptr;
   float *skip_weights_gradient_, *gate_gradient_ = nullptr, *bigram_scale_gradient_ = nullptr;
 
+  FixedSteps steps_;        // what matrices point into
   at::Tensor closed_gate_;  // float32 [D], where there is no smear gate
   at::Tensor sums_;         // float32 [D]: of one operation for the next
 
@@ -156,7 +160,7 @@ Value* PassesOf<T>::PointerOf(const NamedTensors& tensors, const std::string& na
 template <class T>
 Matrix<T> PassesOf<T>::MatrixOf(const std::string& name, const at::Tensor& used, const std::string& scale, int64_t scale_stride) {
   const at::Tensor weight = Find(parameters_, name);
-  Matrix<T> m{.used = Data<T>(used), .gradient = Find(gradients_, name)};
+  Matrix<T> m{.name = name, .used = Data<T>(used), .gradient = Find(gradients_, name)};
   m.rows = {.rows = weight.size(0), .columns = weight.size(1), .weight = Data<float>(weight)};
   if (const std::optional<Grid> grid = TrainingGrid(name, weight, settings_)) {
     m.has_grid = true;
@@ -273,6 +277,20 @@ int64_t PassesOf<T>::Prepare(bool fake_quantise) {
     Run(PrepareRows<T>{.matrix = m->rows, .used = m->used});
   }
   return rounded;
+}
+
+template <class T>
+void PassesOf<T>::FixSteps(const FixedSteps& steps) {
+  steps_ = steps;
+  for (Matrix<T>* m : matrices_) {
+    const auto own = steps_.find(m->name);
+    m->has_grid = own != steps_.end();
+    if (!m->has_grid) continue;
+    m->rows.q_min = -kLargestCode;
+    m->rows.q_max = kLargestCode;
+    m->rows.steps = Data<float>(own->second.rows);
+    m->rows.factors = Data<float>(own->second.columns);
+  }
 }
 
 template <class T>

@@ -22,6 +22,8 @@ class Passes {
 
   // Takes the parameters as they are now; returns how many matrices were rounded to their export grid.
   virtual int64_t Prepare(bool fake_quantise) = 0;
+  // From the next Prepare on, the matrices that are rounded are those named here, on these steps.
+  virtual void FixSteps(const FixedSteps& steps) = 0;
 
   // Memory for passes over N = B T rows; that of other shapes is given back. Before a pass of this shape, and not between those
   // that a graph has captured.

@@ -31,6 +31,7 @@ class DeviceEngine : public Engine {
     losses_.clear();
     return passes_->Prepare(fake_quantise);
   }
+  void FixSteps(const FixedSteps& steps) override { passes_->FixSteps(steps); }
   void FinishGradients() override { passes_->FinishGradients(); }
 
   void AccumulateGradients(std::span<const uint16_t* const> sequences, int64_t T, double share) override {

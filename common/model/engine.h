@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "common/model/step_profile.h"
+#include "common/model/transformer.h"
 
 namespace fairway {
 
@@ -17,6 +18,8 @@ class Engine {
   // Takes the parameters as they are now: to be called after every change to them. With `fake_quantise`, matrices with an
   // export grid are replaced by their rounded values. Returns how many were.
   virtual int64_t Prepare(bool fake_quantise) = 0;
+  // From the next Prepare on, the matrices that are replaced are those named here, on these steps.
+  virtual void FixSteps(const FixedSteps& steps) = 0;
 
   // Adds to the gradients those of share * (mean loss over all positions). Each sequence points to T + 1 tokens: inputs and, one
   // later, targets. Call FinishGradients after the last of a step.

@@ -21,6 +21,7 @@
 #include "common/model/ops/team.h"
 #include "common/model/ops/xsa.h"
 #include "common/model/positions.h"
+#include "common/quantise/steps.h"
 #include "common/tokens/shard_format.h"
 
 namespace fairway {
@@ -85,6 +86,7 @@ class Planner {
 // its place: packed for both ways, rounded to its training grid and multiplied by a scale a row where it has them.
 struct Matrix {
   struct Part {
+    std::string name;
     Elements weight;
     float* gradient;
     int64_t rows;
@@ -253,6 +255,7 @@ class FusedTransformer::Impl {
   Impl(const Settings& settings, NamedTensors parameters, NamedTensors gradients);
 
   int64_t Prepare(bool fake_quantise);
+  void FixSteps(const FixedSteps& steps);
   // With `on_block` the gradients are finished with the last chunk.
   double AccumulateGradients(std::span<const uint16_t* const> sequences, int64_t T, double share, const OnBlock* on_block = nullptr);
   void FinishGradients();
@@ -310,6 +313,7 @@ class FusedTransformer::Impl {
   float *tok_emb_gradient_, *skip_weights_gradient_, *smear_gate_gradient_, *bigram_embed_gradient_ = nullptr,
                                                                              *bigram_scale_gradient_ = nullptr;
   bool fake_quantise_ = false;
+  FixedSteps steps_;  // what the parts' grids point into
   std::vector<float> gate_;  // sigmoid(smear.gate); 0 where there is none
   Rotary rotary_;
   int64_t rotary_positions_ = 0;
@@ -363,12 +367,12 @@ FusedTransformer::Impl::Impl(const Settings& settings, NamedTensors parameters, 
   };
   const auto add_part = [&](Matrix& m, const std::string& name, Elements weight) {
     const at::Tensor& tensor = *find(parameters_, name);
-    Matrix::Part part{.weight = weight, .gradient = gradient(name), .rows = tensor.size(0), .grid = std::nullopt};
+    Matrix::Part part{.name = name, .weight = weight, .gradient = gradient(name), .rows = tensor.size(0), .grid = std::nullopt};
     m.columns = tensor.size(1);
     m.rows += part.rows;
     if (part.gradient != nullptr)
       for (int64_t row = 0; row < part.rows; ++row) m.gradient_rows.push_back(part.gradient + row * m.columns);
-    m.parts.push_back(part);
+    m.parts.push_back(std::move(part));
   };
   const auto matrix = [&](const std::vector<std::string>& names, const std::string& scale = "", int64_t scale_stride = 1) {
     Matrix m;
@@ -446,6 +450,21 @@ std::vector<Matrix*> FusedTransformer::Impl::Matrices() {
   return all;
 }
 
+void FusedTransformer::Impl::FixSteps(const FixedSteps& steps) {
+  steps_ = steps;
+  for (Matrix* m : Matrices()) {
+    for (Matrix::Part& part : m->parts) {
+      const auto own = steps_.find(part.name);
+      part.grid.reset();
+      if (own != steps_.end())
+        part.grid = FakeGrid{.q_min = -kLargestCode,
+                             .q_max = kLargestCode,
+                             .steps = own->second.rows.const_data_ptr<float>(),
+                             .factors = own->second.columns.const_data_ptr<float>()};
+    }
+  }
+}
+
 int64_t FusedTransformer::Impl::Prepare(bool fake_quantise) {
   fake_quantise_ = fake_quantise;
   int64_t rounded = 0;
@@ -490,7 +509,9 @@ void FusedTransformer::Impl::WeightRow(const Matrix& m, int64_t row, float* to) 
     const auto* elements = static_cast<const BFloat16*>(from.data);
     for (int64_t j = 0; j < m.columns; ++j) to[j] = formula::FromBFloat16(elements[j].bits);
   } else if (fake_quantise_ && part.grid) {
-    FakeQuantiseRows(*part.grid, m.columns, from.floats(), to, {0, 1});
+    FakeGrid grid = *part.grid;
+    if (grid.steps != nullptr) grid.steps += row;
+    FakeQuantiseRows(grid, m.columns, from.floats(), to, {0, 1});
   } else {
     std::memcpy(to, from.data, m.columns * sizeof(float));
   }
@@ -958,6 +979,7 @@ int64_t FusedTransformer::Prepare(bool fake_quantise) {
   losses_.clear();
   return impl_->Prepare(fake_quantise);
 }
+void FusedTransformer::FixSteps(const FixedSteps& steps) { impl_->FixSteps(steps); }
 void FusedTransformer::AccumulateGradients(std::span<const uint16_t* const> sequences, int64_t T, double share) {
   losses_.push_back(static_cast<float>(impl_->AccumulateGradients(sequences, T, share)));
 }

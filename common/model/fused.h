@@ -34,6 +34,7 @@ class FusedTransformer : public Engine {
   ~FusedTransformer() override;
 
   int64_t Prepare(bool fake_quantise) override;
+  void FixSteps(const FixedSteps& steps) override;
   void AccumulateGradients(std::span<const uint16_t* const> sequences, int64_t T, double share) override;
   void FinishGradients() override;
   void AccumulateLastGradients(std::span<const uint16_t* const> sequences, int64_t T, double share, const OnBlock& on_block) override;

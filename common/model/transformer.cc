@@ -31,6 +31,7 @@
 
 #include "common/base/error.h"
 #include "common/base/text.h"
+#include "common/quantise/steps.h"
 #include "common/tokens/shard_format.h"
 
 namespace fairway {
@@ -53,6 +54,10 @@ at::Tensor FakeQuantise(const at::Tensor& w, const Grid& grid, bool compat) {
   const at::Tensor scale = (w32.abs().amax(/*dim=*/1, /*keepdim=*/true) / static_cast<double>(grid.q_max)).clamp_min(floor);
   const at::Tensor stored = compat ? scale : scale.to(at::kHalf).to(at::kFloat);
   return at::clamp(at::round(w32 / (grid == kInt8 ? scale : stored)), grid.q_min, grid.q_max) * stored;
+}
+at::Tensor FakeQuantise(const at::Tensor& w, const TensorSteps& steps) {
+  const at::Tensor widths = steps.rows.unsqueeze(1) * steps.columns;
+  return at::clamp(at::round(w.to(at::kFloat) / widths), -kLargestCode, kLargestCode) * widths;
 }
 
 }  // namespace
@@ -90,6 +95,8 @@ std::vector<ParameterSpec> ParameterSpecs(const Settings& s) {
   return specs;
 }
 
+bool IsTable(std::string_view name) { return name.ends_with("emb.weight") || name.ends_with("embed.weight"); }
+
 Rotary RotaryTables(const Settings& settings, int64_t positions, int64_t first) {
   const at::ScalarType compute = ComputeDType(settings);
   // The published script casts the frequency buffer to bfloat16 with the model, and everything after it follows
@@ -111,6 +118,7 @@ double LayerScale(const Settings& settings, int64_t layer) {
 
 std::optional<Grid> TrainingGrid(const std::string& name, const at::Tensor& weight, const Settings& settings) {
   if (settings.compat) return kPublishedQatGrid;
+  if (TrainsOnBudgetSteps(settings)) return std::nullopt;
   return ExportGrid(name, weight.size(0), weight.size(1), settings);
 }
 
@@ -146,28 +154,41 @@ at::Tensor Transformer::parameter(const std::string& name) const {
 
 Transformer::Matrix Transformer::MatrixOf(const std::string& name) const {
   const at::Tensor weight = parameter(name);
-  return {name, weight, TrainingGrid(name, weight, settings_)};
+  return {name, weight, TrainingGrid(name, weight, settings_), std::nullopt};
+}
+
+std::vector<Transformer::Matrix*> Transformer::Matrices() {
+  std::vector<Matrix*> all;
+  for (Layer& layer : layers_)
+    for (Matrix* matrix : {&layer.c_q, &layer.c_k, &layer.c_v, &layer.attn_proj, &layer.mlp_fc, &layer.mlp_proj}) all.push_back(matrix);
+  if (bigram_proj_) all.push_back(&*bigram_proj_);
+  if (lm_head_) all.push_back(&*lm_head_);
+  return all;
+}
+
+void Transformer::FixSteps(const FixedSteps& steps) {
+  for (Matrix* matrix : Matrices()) {
+    const auto own = steps.find(matrix->name);
+    matrix->grid.reset();
+    matrix->steps = own != steps.end() ? std::optional(own->second) : std::nullopt;
+  }
 }
 
 int64_t Transformer::SetFakeQuantisation(bool on) {
   fake_quantise_ = on;
   int64_t matrices = 0;
-  const auto count = [&](const Matrix& matrix) { matrices += matrix.grid.has_value(); };
-  for (const Layer& layer : layers_)
-    for (const Matrix* matrix : {&layer.c_q, &layer.c_k, &layer.c_v, &layer.attn_proj, &layer.mlp_fc, &layer.mlp_proj})
-      count(*matrix);
-  if (bigram_proj_) count(*bigram_proj_);
-  if (lm_head_) count(*lm_head_);
+  for (const Matrix* matrix : Matrices()) matrices += matrix->rounded();
   return on ? matrices : 0;
 }
 
 at::Tensor Transformer::Linear(const at::Tensor& x, const Matrix& matrix) const {
   if (observer_) observer_(matrix.name, matrix.weight, x);
   at::Tensor w = matrix.weight.to(compute_);
-  if (fake_quantise_ && matrix.grid && at::GradMode::is_enabled()) {
+  if (fake_quantise_ && matrix.rounded() && at::GradMode::is_enabled()) {
     // The gradient passes straight through: w + (grid(w) - w), the bracket a constant.
-    const at::Tensor rounded = FakeQuantise(matrix.weight.detach(), *matrix.grid, settings_.compat).to(compute_);
-    w = w + (rounded - w.detach());
+    const at::Tensor own = matrix.weight.detach();
+    const at::Tensor rounded = matrix.steps ? FakeQuantise(own, *matrix.steps) : FakeQuantise(own, *matrix.grid, settings_.compat);
+    w = w + (rounded.to(compute_) - w.detach());
     ++fake_quantisations_;
   }
   return at::linear(x.to(compute_), w);

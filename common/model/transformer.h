@@ -8,8 +8,10 @@
 #include <ATen/core/Tensor.h>
 
 #include <functional>
+#include <map>
 #include <optional>
 #include <string>
+#include <string_view>
 #include <utility>
 #include <vector>
 
@@ -31,6 +33,9 @@ struct ParameterSpec {
 // Every parameter of the model that `settings` describe.
 std::vector<ParameterSpec> ParameterSpecs(const Settings& settings);
 
+// Whether the parameter `name` is a table of embeddings, whose rows are looked up: no linear layer's weight.
+bool IsTable(std::string_view name);
+
 // cos and sin of specification 1, section 3, each [positions, d/2] in the compute dtype. Under rope_dims only the first rope_dims/2
 // pairs turn, with the frequencies of a head of that size; the angle of the others is 0. (A pair is dimensions i and i + d/2; where
 // the field rotates a head's first rope_dims dimensions, this is the same model with the rows of c_q and c_k in another order.)
@@ -44,8 +49,15 @@ Rotary RotaryTables(const Settings& settings, int64_t positions, int64_t first =
 double LayerScale(const Settings& settings, int64_t layer);
 
 // The grid that late quantisation-aware training rounds the linear weight `name` to, if any: its export's; under compat the
-// published int6 for every matrix (specification 3, row 7).
+// published int6 for every matrix (specification 3, row 7). Where a budget chooses the export's steps: none, until FixSteps gives it.
 std::optional<Grid> TrainingGrid(const std::string& name, const at::Tensor& weight, const Settings& settings);
+
+// The steps of linear weights, by name (common/quantise/steps.h): an element's is rows[r] * columns[c]; codes go to +-kLargestCode.
+// float32 [rows] and [columns], where the weights are.
+struct TensorSteps {
+  at::Tensor rows, columns;
+};
+using FixedSteps = std::map<std::string, TensorSteps>;
 
 class Transformer {
  public:
@@ -65,6 +77,8 @@ class Transformer {
   // Late quantisation-aware training: while on, in passes that record gradients, matrices with an export grid go
   // through it (specification 1, section 4; compat: every matrix, on the published grid). Returns how many matrices that are.
   int64_t SetFakeQuantisation(bool on);
+  // From now on, these matrices go through these steps, and no others do.
+  void FixSteps(const FixedSteps& steps);
   // From now on, hears the name, the weight and the input [B, T, in] of every linear layer that is passed. The tied output
   // layer is none.
   using Observer = std::function<void(const std::string&, const at::Tensor&, const at::Tensor&)>;
@@ -79,6 +93,8 @@ class Transformer {
     std::string name;
     at::Tensor weight;
     std::optional<Grid> grid;
+    std::optional<TensorSteps> steps;  // where they are fixed
+    bool rounded() const { return grid || steps; }
   };
   struct Layer {
     at::Tensor attn_scale, mlp_scale, resid_mix, q_gain;
@@ -87,6 +103,7 @@ class Transformer {
     double scale;  // of the normed inputs
   };
   Matrix MatrixOf(const std::string& name) const;
+  std::vector<Matrix*> Matrices();
   at::Tensor Linear(const at::Tensor& x, const Matrix& matrix) const;
   at::Tensor Embed(const at::Tensor& ids) const;
   at::Tensor Block(const Layer& layer, at::Tensor x, const at::Tensor& x0, const Rotary& rotary) const;

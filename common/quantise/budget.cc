@@ -79,7 +79,7 @@ constexpr double kJump = 1e-3;  // octaves: what a jump is closed in to
 
 }  // namespace
 
-std::optional<int64_t> TargetBytes(const Settings& settings, int64_t parameters, int64_t code_bytes) {
+int64_t TargetBytes(const Settings& settings, int64_t parameters) {
   struct Given {
     std::string_view name;
     Origin origin;
@@ -90,10 +90,11 @@ std::optional<int64_t> TargetBytes(const Settings& settings, int64_t parameters,
     if (value > 0) given.push_back({name, settings.origin(name), bytes});
   };
   const auto count = static_cast<double>(parameters);
-  add("target_bytes", static_cast<double>(settings.target_bytes), static_cast<double>(settings.target_bytes - code_bytes));
+  add("target_bytes", static_cast<double>(settings.target_bytes), static_cast<double>(settings.target_bytes - settings.code_bytes));
   add("target_ratio", settings.target_ratio, settings.target_ratio * 4 * count);
   add("bits_per_weight", settings.bits_per_weight, settings.bits_per_weight * count / 8);
-  if (given.empty()) return std::nullopt;
+  if (given.empty())
+    throw UsageError("QUANTISER=" + settings.quantiser + " needs TARGET_BYTES, TARGET_RATIO or BITS_PER_WEIGHT");
   std::ranges::stable_sort(given, [](const Given& a, const Given& b) { return a.origin > b.origin; });
   if (given.size() > 1 && given[0].origin == given[1].origin)
     throw UsageError(StringPrintf("%s and %s are both given by %s; one of them says the size", given[0].name.data(),

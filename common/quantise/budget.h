@@ -3,16 +3,15 @@
 
 #include <cstdint>
 #include <functional>
-#include <optional>
 
 #include "common/settings/settings.h"
 
 namespace fairway {
 
-// The artifact's bytes that the settings ask for: target_bytes less `code_bytes`, target_ratio of the float32 weights, or
+// The artifact's bytes that the settings ask for: target_bytes less code_bytes, target_ratio of the float32 weights, or
 // bits_per_weight. Of those given, the one given in the strongest place counts (command line, environment, profile, checkpoint).
-// Nothing where none is given. Throws UsageError where two are given in one place, or where the code leaves no byte.
-std::optional<int64_t> TargetBytes(const Settings& settings, int64_t parameters, int64_t code_bytes);
+// Throws UsageError where none is given, two are in one place, or the code leaves no byte.
+int64_t TargetBytes(const Settings& settings, int64_t parameters);
 
 // A search comes within this share of the budget, below it.
 inline constexpr double kBudgetShare = 0.002;

@@ -75,11 +75,8 @@ class Exporter {
   }
 
   void EncodeOnSteps(const TensorInfo& info, const std::vector<float>& values, ExportedTensor& report) {
-    const auto cost = calibration_->costs.find(info.name);
-    const auto feedback = calibration_->feedback.find(info.name);
-    const Feedback* const with = feedback == calibration_->feedback.end() ? nullptr : &feedback->second;
-    const Steps steps =
-        ChooseSteps(values, info.shape[0], cost == calibration_->costs.end() ? Cost{} : cost->second, with, step_);
+    const Feedback* const with = calibration_->FeedbackOf(info.name);
+    const Steps steps = ChooseSteps(values, info.shape[0], calibration_->CostOf(info.name), with, step_);
     for (size_t row = 0; row < steps.rows.size(); ++row)
       if (!std::isfinite(steps.rows[row])) Refuse(info, StringPrintf("row %zu is too large for a float16 scale", row));
     const int threads = settings_.ThreadCount();
@@ -93,6 +90,7 @@ class Exporter {
     const bool alike = std::ranges::all_of(steps.columns, [](float factor) { return factor == 1; });
     AddCodes(info, kEntropyCoded, matrix.codes, halves(steps.rows), alike ? std::vector<uint16_t>() : halves(steps.columns), report);
     report.squared_error = matrix.squared_error;
+    report.step_width = steps.mean_width();
   }
 
   // `columns` is empty where there are no factors of columns.
@@ -173,9 +171,8 @@ double GuessStep(const CheckpointReader& weights, const Settings& settings, cons
     double squares = 0;
     for (const float value : weights.Floats(info.name)) squares += static_cast<double>(value) * value;
     if (squares == 0) continue;
-    const auto cost = calibration.costs.find(info.name);
     coded += numel;
-    logs += numel * std::log2(std::sqrt(squares / numel * (cost == calibration.costs.end() ? 1 : cost->second.mean)));
+    logs += numel * std::log2(std::sqrt(squares / numel * calibration.CostOf(info.name).mean));
   }
   if (coded == 0) return 1;
   // A rounded normal of k steps a standard deviation has log2(k) + 2.05 bits of entropy.

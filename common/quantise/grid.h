@@ -24,6 +24,10 @@ inline constexpr Grid kInt8{"int8", -127, 127};
 // Of lite and hessian: what keeps codes short is the entropy code behind them.
 inline constexpr Grid kEntropyCoded = kInt8;
 
+// Whether late QAT trains on uniform steps that follow from the budget (steps.h, budget.h): where the export of QUANTISER lite or
+// hessian has them. The published quantiser has ExportGrid's; compat trains on the published grid whatever the export's.
+bool TrainsOnBudgetSteps(const Settings& settings);
+
 // Whether `name` is one of the control tensors of settings.control_tensor_name_patterns.
 bool IsControlTensor(std::string_view name, const Settings& settings);
 

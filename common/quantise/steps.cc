@@ -41,6 +41,24 @@ double Factor(double mean, double cost) {
 
 }  // namespace
 
+Cost Calibration::CostOf(const std::string& matrix) const {
+  const auto found = costs.find(matrix);
+  return found != costs.end() ? found->second : Cost{};
+}
+const Feedback* Calibration::FeedbackOf(const std::string& matrix) const {
+  const auto found = feedback.find(matrix);
+  return found != feedback.end() ? &found->second : nullptr;
+}
+
+double Steps::mean_width() const {
+  const auto mean_log = [](const std::vector<float>& values) {
+    double sum = 0;
+    for (const float value : values) sum += std::log(value);
+    return values.empty() ? 0 : sum / static_cast<double>(values.size());
+  };
+  return std::exp(mean_log(rows) + mean_log(columns));
+}
+
 Steps ChooseSteps(std::span<const float> weights, int64_t rows, const Cost& cost, const Feedback* feedback, double step) {
   const int64_t columns = rows == 0 ? 0 : static_cast<int64_t>(weights.size()) / rows;
   Steps steps;

@@ -31,12 +31,16 @@ struct Feedback {
 struct Calibration {
   std::map<std::string, Cost> costs;
   std::map<std::string, Feedback> feedback;  // of linear layers; only for `hessian`
+
+  Cost CostOf(const std::string& matrix) const;
+  const Feedback* FeedbackOf(const std::string& matrix) const;  // or null
 };
 
 // A weight comes back as code * (rows[r] * columns[c]). Both are float16 values of two bits of mantissa, so that they cost few
 // bytes and their product is exact.
 struct Steps {
   std::vector<float> rows, columns;
+  double mean_width() const;  // geometric, over all elements
 };
 
 // Codes of `lite` and `hessian` are int8; what keeps them short is the entropy code.

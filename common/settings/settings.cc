@@ -16,7 +16,7 @@
 namespace fairway {
 namespace {
 
-constexpr unsigned M = scope::kModel, T = scope::kTrain, F = scope::kFinalize, Q = scope::kQuantise, E = scope::kEvaluate,
+constexpr unsigned M = scope::kModel, T = scope::kTrain, F = scope::kFinalize, Q = scope::kQuantise, P = scope::kPack, E = scope::kEvaluate,
                    D = scope::kData, R = scope::kRun;
 
 constexpr SettingInfo kTable[] = {

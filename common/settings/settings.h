@@ -15,8 +15,8 @@ namespace fairway {
 
 // Which stages use a setting (bits). kRun: how a run is carried out, not what it computes; no part of an identity.
 namespace scope {
-inline constexpr unsigned kModel = 1, kTrain = 2, kFinalize = 4, kQuantise = 8, kEvaluate = 16, kData = 32, kRun = 64;
-inline constexpr unsigned kAll = 127;
+inline constexpr unsigned kModel = 1, kTrain = 2, kFinalize = 4, kQuantise = 8, kEvaluate = 16, kData = 32, kRun = 64, kPack = 128;
+inline constexpr unsigned kAll = 255;
 }  // namespace scope
 
 // Where a value came from, weakest first.

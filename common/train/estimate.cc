@@ -7,8 +7,10 @@
 #include <chrono>
 #include <cmath>
 
+#include "common/calibrate/calibrate.h"
 #include "common/evaluate/memory.h"
 #include "common/model/transformer.h"
+#include "common/quantise/budget.h"
 #include "common/quantise/grid.h"
 
 namespace fairway {
@@ -22,7 +24,7 @@ Estimate EstimateTraining(const Settings& s, int64_t world_size) {
     for (int64_t size : spec.shape) numel *= static_cast<double>(size);
     estimate.parameters += static_cast<int64_t>(numel);
     const bool matrix = spec.shape.size() == 2 && spec.name.ends_with(".weight");
-    const bool table = spec.name.ends_with("emb.weight") || spec.name.ends_with("embed.weight");
+    const bool table = IsTable(spec.name);
     // Weight, gradient, one or two moments, EMA, SWA sum; float32 but for bfloat16 weights and gradients.
     state += numel * (2 * (spec.dtype == at::kBFloat16 ? 2 : 4) + 4 * (matrix && !table ? 1 : 2) +
                       4 * (s.ema_enabled + s.swa_enabled));
@@ -34,6 +36,12 @@ Estimate EstimateTraining(const Settings& s, int64_t world_size) {
     // deviation has log2(k) + 2.05 bits of entropy.
     estimate.artifact_bytes += numel * (grid ? std::log2(grid->q_max / 3.2) + 2.05 : 16) / 8;
   }
+  // What StartFakeQuantisation takes beside everything else, and gives back: calibration; weights, codes and their compressed form.
+  double choosing_steps = 0;
+  if (s.late_qat_threshold > 0 && TrainsOnBudgetSteps(s)) {
+    estimate.artifact_bytes = static_cast<double>(TargetBytes(s, estimate.parameters));
+    choosing_steps = 12.0 * static_cast<double>(estimate.parameters) + (s.calibration_windows > 0 ? EstimateCalibration(s) - kLibTorchBytes : 0);
+  }
   const double D = s.model_dim, F = std::floor(s.mlp_mult * D), T = s.train_seq_len, L = s.num_layers;
   // Forward and backward are three products of 2 operations a multiply-add; causal attention has 2 products over T/2 positions.
   const double tokens = s.train_batch_tokens;
@@ -42,7 +50,8 @@ Estimate EstimateTraining(const Settings& s, int64_t world_size) {
   estimate.flops_per_step += s.muon_backend_steps * 2 * L * (2 * 3 * D * D * D + 2 * 2 * D * D * F + D * D * D * 3);
   // Gradients in float32 as well, initial values, and one tensor on its way into a checkpoint; the stream's 64 MB read ahead.
   const int64_t sequences = s.train_batch_tokens / s.grad_micro_steps / s.train_seq_len;
-  estimate.memory_bytes = kLibTorchBytes + 64e6 + 1.5 * state + std::max(EngineBytes(s, sequences, /*training=*/true), ScoringBytes(s));
+  estimate.memory_bytes = kLibTorchBytes + 64e6 + 1.5 * state + choosing_steps +
+                          std::max(EngineBytes(s, sequences, /*training=*/true), ScoringBytes(s));
   return estimate;
 }
 

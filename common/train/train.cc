@@ -257,7 +257,9 @@ class Run {
     const double scale = LearningRateScale(settings_, trainer_.step(), elapsed_);
     if (scale < settings_.late_qat_threshold && !trainer_.fake_quantises()) {
       const int64_t matrices = trainer_.StartFakeQuantisation();
-      Log("late_qat: enabled at step %ld (scale=%.6f) matrices:%ld", trainer_.step(), scale, matrices);
+      const std::optional<double> grid = trainer_.qat_step();
+      Log("late_qat: enabled at step %ld (scale=%.6f) matrices:%ld%s", trainer_.step(), scale, matrices,
+          grid ? StringPrintf(" quantise_step:%.6g", *grid).c_str() : "");
     }
     const double begun = elapsed_;
     if (profile_steps_) trainer_.SetProfile(&profile_);

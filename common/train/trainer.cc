@@ -4,6 +4,7 @@
 #include <exception>
 
 #include <ATen/TensorOperators.h>
+#include <ATen/ops/from_blob.h>
 #include <ATen/ops/isfinite.h>
 #include <ATen/ops/zeros_like.h>
 
@@ -13,6 +14,7 @@
 #include "common/model/initialise.h"
 #include "common/model/tensors.h"
 #include "common/optim/schedule.h"
+#include "common/train/late_qat.h"
 
 namespace fairway {
 namespace {
@@ -127,8 +129,33 @@ std::string Trainer::FindNonFinite() const {
   return "";
 }
 
+FixedSteps Trainer::EmptySteps() const {
+  FixedSteps steps;
+  const auto options = at::TensorOptions().dtype(at::kFloat).device(parameters().front().second.device());
+  for (const auto& [name, weight] : parameters()) {
+    if (weight.dim() != 2 || IsTable(name) || !ExportGrid(name, weight.size(0), weight.size(1), settings_)) continue;
+    steps[name] = {at::zeros({weight.size(0)}, options), at::zeros({weight.size(1)}, options)};
+  }
+  return steps;
+}
+
 int64_t Trainer::StartFakeQuantisation() {
   qat_first_step_ = step_;
+  if (TrainsOnBudgetSteps(settings_)) {
+    NamedTensors weights;
+    for (const auto& [name, weight] : parameters()) weights.emplace_back(name, weight.cpu());
+    const StepsToTrainOn found = FindStepsToTrainOn(weights, settings_, shards(), communicator_);
+    qat_step_ = found.step;
+    qat_steps_ = EmptySteps();
+    const auto fill = [](at::Tensor tensor, std::vector<float> values) {
+      tensor.copy_(at::from_blob(values.data(), {tensor.numel()}, at::kFloat));
+    };
+    for (auto& [name, steps] : qat_steps_) {
+      fill(steps.rows, found.matrices.at(name).rows);
+      fill(steps.columns, found.matrices.at(name).columns);
+    }
+    model_->FixSteps(qat_steps_);
+  }
   return model_->Prepare(/*fake_quantise=*/true);
 }
 
@@ -176,6 +203,10 @@ NamedTensors Trainer::State() const {
     for (const auto& [name, tensor] : ema_->values()) state.emplace_back("ema/" + name, tensor);
   if (swa_)
     for (const auto& [name, tensor] : swa_->sums()) state.emplace_back("swa_sum/" + name, tensor);
+  for (const auto& [name, steps] : qat_steps_) {
+    state.emplace_back("qat/" + name + ".scale", steps.rows);
+    state.emplace_back("qat/" + name + ".column", steps.columns);
+  }
   const NamedTensors optimizer = optimizer_->State();
   state.insert(state.end(), optimizer.begin(), optimizer.end());
   return state;
@@ -193,11 +224,19 @@ void Trainer::Save(CheckpointWriter& writer, Counters& counters) const {
   if (swa_) counters.Set(counter::kSwaSnapshots, static_cast<double>(swa_->snapshots()));
   counters.Set(counter::kQatReplacements, static_cast<double>(qat_replacements_));
   if (qat_first_step_) counters.Set(counter::kQatFirstStep, static_cast<double>(*qat_first_step_));
+  if (qat_step_) counters.Set(counter::kQatStep, *qat_step_);
+  for (const auto& [name, steps] : qat_steps_)
+    counters.Set(counter::kQatWidthPrefix + name, (steps.rows.log().mean() + steps.columns.log().mean()).exp().item<double>());
 }
 
 void Trainer::Restore(const CheckpointReader& checkpoint) {
-  for (const auto& [name, tensor] : State()) CopyTensor(checkpoint, name, tensor);
   const Counters& counters = checkpoint.counters();
+  if (counters.Has(counter::kQatStep)) {
+    qat_step_ = counters.Get(counter::kQatStep);
+    qat_steps_ = EmptySteps();
+  }
+  for (const auto& [name, tensor] : State()) CopyTensor(checkpoint, name, tensor);
+  if (qat_step_) model_->FixSteps(qat_steps_);
   const auto count = [&](const char* name) { return checkpoint.Count(name); };
   step_ = count(counter::kSteps);
   skipped_updates_ = count(counter::kSkippedUpdates);

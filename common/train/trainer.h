@@ -42,7 +42,8 @@ class Trainer {
   // The first tensor with an element that is no finite number: of all that a checkpoint holds; then, of the gradients, as "gradient
   // of NAME". Empty where there is none.
   std::string FindNonFinite() const;
-  // Late QAT from now on. Returns how many matrices it replaces in each step.
+  // Late QAT from now on, on the export's grid: where that follows from a budget, the steps are chosen here and stay (late_qat.h).
+  // Returns how many matrices it replaces in each step.
   int64_t StartFakeQuantisation();
   // warmup_steps steps that leave no trace: everything is put back to where it was. `on_step` hears 1, 2, …
   void WarmUp(const std::function<void(int64_t)>& on_step);
@@ -56,6 +57,7 @@ class Trainer {
   int64_t step() const { return step_; }  // steps taken
   int64_t skipped_updates() const { return skipped_updates_; }  // of these, the ones whose update was left out
   bool fake_quantises() const { return qat_first_step_.has_value(); }
+  std::optional<double> qat_step() const { return qat_step_; }  // what late QAT's steps follow from, where a budget chose them
   int64_t ema_updates() const { return ema_ ? ema_->updates() : 0; }
   int64_t swa_snapshots() const { return swa_ ? swa_->snapshots() : 0; }
   double data_wait_seconds() const { return data_wait_before_ + stream_.wait_seconds(); }
@@ -72,7 +74,10 @@ class Trainer {
   void Restore(const CheckpointReader& checkpoint);
 
  private:
-  // Name in the checkpoint and storage of all that changes by steps.
+  // Late QAT's steps, yet to be filled in, of every linear layer that is exported as codes.
+  FixedSteps EmptySteps() const;
+
+  // Name in the checkpoint and storage of all that changes by steps, and late QAT's own once they are chosen.
   NamedTensors State() const;
 
   // This rank's next span, one of those that the ranks take side by side.
@@ -91,6 +96,8 @@ class Trainer {
   int64_t step_ = 0, skipped_updates_ = 0;
   std::optional<int64_t> qat_first_step_;
   int64_t qat_replacements_ = 0;  // matrices, one a step
+  std::optional<double> qat_step_;  // where a budget chose late QAT's steps: what they follow from, and they
+  FixedSteps qat_steps_;
   StepProfile* profile_ = nullptr;
   double data_wait_before_ = 0;  // of the processes that this run was resumed from
 };

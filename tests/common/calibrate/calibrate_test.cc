@@ -222,6 +222,42 @@ TEST_F(CalibrateTest, TheProgramKeepsToItsMemory) {
   EXPECT_LE(ran.peak_bytes, EstimateOf(log));
 }
 
+// Late QAT that trained on steps twice as wide as those of an export: the next export begins there and says so.
+TEST_F(CalibrateTest, TheProgramSaysHowFarStepsDrifted) {
+  const std::string budget = "--quantiser lite --calibration-windows 3 --target-bytes 9000";
+  const Ran fresh = Quantise(budget);
+  ASSERT_EQ(fresh.status, 0) << fresh.err;
+  EXPECT_THAT(fresh.err, testing::Not(HasSubstr("late QAT")));
+  const CheckpointReader quantised(folder_ / "quantised.ckpt");
+  EXPECT_FALSE(quantised.counters().Has(counter::kQuantiseDrift));
+  Counters trained;
+  trained.Set(counter::kQatStep, 2 * quantised.counters().Get(counter::kQuantiseStep));
+  int64_t matrices = 0;
+  for (const TensorInfo& info : quantised.tensors()) {
+    if (!info.quantisation) continue;
+    const std::string name = info.name.substr(0, info.name.size() - 2);
+    Steps steps{quantised.Floats(name + ".scale"), std::vector<float>(info.shape[1], 1)};
+    if (!info.quantisation->column_scale.empty()) steps.columns = quantised.Floats(info.quantisation->column_scale);
+    trained.Set(counter::kQatWidthPrefix + name, (matrices == 0 ? 4 : 2) * steps.mean_width());
+    ++matrices;
+  }
+  CheckpointWriter writer(folder_ / "trained.ckpt", Kind::kWeights, settings_.Select(scope::kModel | scope::kEvaluate));
+  {
+    const CheckpointReader weights(folder_ / "weights.ckpt");
+    for (const TensorInfo& info : weights.tensors()) CopyTensor(weights, info.name, writer);
+    writer.Finish(trained, {});
+  }
+  std::filesystem::rename(folder_ / "trained.ckpt", folder_ / "weights.ckpt");
+  const Ran drifted = Quantise(budget);
+  ASSERT_EQ(drifted.status, 0) << drifted.err;
+  const CheckpointReader again(folder_ / "quantised.ckpt");
+  const double expected = std::exp2(-1 - 1.0 / static_cast<double>(matrices));
+  EXPECT_THAT(drifted.err, HasSubstr(StringPrintf("late QAT: %ld matrices were trained on steps; these are %.4f times as wide (0.2500 to 0.5000)",
+                                                  matrices, again.counters().Get(counter::kQuantiseDrift))));
+  EXPECT_NEAR(again.counters().Get(counter::kQuantiseDrift), expected, 0.02 * expected);
+  EXPECT_EQ(nlohmann::json::parse(drifted.out)["drift"], again.counters().Get(counter::kQuantiseDrift));
+}
+
 TEST_F(CalibrateTest, TheProgramRefuses) {
   const auto cause = [&](int status, const std::string& arguments) {
     const Ran ran = Quantise(arguments);

@@ -32,10 +32,11 @@ struct DeviceBatch : Batch {
 };
 
 Computed Compute(const Settings& settings, const NamedTensors& parameters, const DeviceBatch& batch, int lanes = 1,
-                 bool fake_quantise = false, int times = 1) {
+                 bool fake_quantise = false, int times = 1, const FixedSteps& steps = {}) {
   Computed result{.loss = 0, .gradients = ZerosLike(parameters), .rounded = 0};
   HostMachine machine(lanes);
   const auto passes = MakePasses(settings, parameters, result.gradients, machine);
+  if (!steps.empty()) passes->FixSteps(steps);
   result.rounded = passes->Prepare(fake_quantise);
   passes->Reserve(batch.inputs.B, batch.inputs.T, /*training=*/true);
   const double N = static_cast<double>(batch.inputs.N);
@@ -123,12 +124,15 @@ TEST(Passes, AgreesWithThePlainCompositionAtLargerShapes) {
 }
 
 TEST_P(PassesTest, FakeQuantisesAsThePlainCompositionDoes) {
-  for (const char* compat : {"0", "1"}) {
-    const Settings settings = Shape({{"compat", compat}, {"tie_embeddings", "0"}});
+  for (const Options& grid : std::vector<Options>{{{"compat", "0"}}, {{"compat", "1"}}, {{"quantiser", "lite"}}}) {
+    Options options = grid;
+    options["tie_embeddings"] = "0";
+    const Settings settings = Shape(options);
     const NamedTensors parameters = RandomParameters(settings);
+    const FixedSteps steps = settings.quantiser == "lite" ? SomeSteps(parameters) : FixedSteps();
     const DeviceBatch batch(settings, 2, 30);
-    const Computed computed = Compute(settings, parameters, batch, GetParam(), /*fake_quantise=*/true);
-    const Computed plain = ComputePlainly(settings, parameters, batch, /*fake_quantise=*/true);
+    const Computed computed = Compute(settings, parameters, batch, GetParam(), /*fake_quantise=*/true, 1, steps);
+    const Computed plain = ComputePlainly(settings, parameters, batch, /*fake_quantise=*/true, steps);
     EXPECT_EQ(computed.rounded, plain.rounded);
     EXPECT_GT(computed.rounded, 0);
     EXPECT_NEAR(computed.loss, plain.loss, kValue);

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <ATen/TensorOperators.h>
+#include <ATen/ops/arange.h>
 #include <ATen/ops/zeros.h>
 #include <gtest/gtest.h>
 
@@ -31,6 +32,18 @@ inline NamedTensors ZerosLike(const NamedTensors& parameters) {
   return zeros;
 }
 
+// Steps for every linear layer: rows and columns differ, and the largest weights are clamped.
+inline FixedSteps SomeSteps(const NamedTensors& parameters) {
+  FixedSteps steps;
+  for (const auto& [name, tensor] : parameters) {
+    if (tensor.dim() != 2 || !name.ends_with(".weight") || IsTable(name)) continue;
+    const at::Tensor largest = tensor.to(at::kFloat).abs().amax(1) / 100;
+    steps[name] = {largest * at::arange(1, tensor.size(0) + 1, at::kFloat) / tensor.size(0),
+                   at::arange(2, tensor.size(1) + 2, at::kFloat).reciprocal() * tensor.size(1)};
+  }
+  return steps;
+}
+
 struct Computed {
   double loss;  // the mean
   NamedTensors gradients;
@@ -39,8 +52,9 @@ struct Computed {
 
 // The plain composition's.
 inline Computed ComputePlainly(const Settings& settings, const NamedTensors& parameters, const Batch& batch,
-                               bool fake_quantise = false) {
+                               bool fake_quantise = false, const FixedSteps& steps = {}) {
   Transformer plain(settings, WithGradients(parameters));
+  if (!steps.empty()) plain.FixSteps(steps);
   Computed result{.loss = 0, .gradients = {}, .rounded = fake_quantise ? plain.SetFakeQuantisation(true) : 0};
   const at::Tensor loss = plain.Loss(batch.ids, batch.targets);
   loss.backward();

@@ -7,7 +7,8 @@
 #include <gtest/gtest.h>
 
 #include "common/quantise/quantiser.h"
-#include "tests/common/model/shapes.h"
+#include "common/quantise/steps.h"
+#include "tests/common/model/engines.h"
 
 namespace fairway {
 namespace {
@@ -117,6 +118,34 @@ TEST_F(FakeQuantisationTest, RowsNextToNothing) {
     if (name == "blocks.0.mlp.fc.weight") tensor[0].zero_();
   }
   ExpectTrainsOnTheExport(settings, parameters);
+}
+
+// Steps that a budget has chosen: what the model sees is what RoundToSteps makes of the weights.
+TEST_F(FakeQuantisationTest, FixedStepsAreThoseOfTheExport) {
+  const Settings settings = AllGrids({{"quantiser", "lite"}});
+  const NamedTensors parameters = RandomParameters(settings);
+  const FixedSteps fixed = SomeSteps(parameters);
+  NamedTensors rounded;
+  for (const auto& [name, tensor] : parameters) {
+    rounded.emplace_back(name, tensor.clone());
+    if (!fixed.contains(name)) continue;
+    const auto values = [](const at::Tensor& t) {
+      return std::vector<float>(t.const_data_ptr<float>(), t.const_data_ptr<float>() + t.numel());
+    };
+    const Steps steps{values(fixed.at(name).rows), values(fixed.at(name).columns)};
+    const RoundedMatrix matrix = RoundToSteps(values(tensor), steps, 1);
+    for (int64_t i = 0; i < tensor.numel(); ++i)
+      rounded.back().second.mutable_data_ptr<float>()[i] =
+          static_cast<float>(matrix.codes[i]) * (steps.rows[i / tensor.size(1)] * steps.columns[i % tensor.size(1)]);
+  }
+  Transformer model(settings, WithGradients(Copy(parameters)));
+  EXPECT_EQ(model.SetFakeQuantisation(true), 0);  // until there are steps
+  model.FixSteps(fixed);
+  EXPECT_EQ(model.SetFakeQuantisation(true), static_cast<int64_t>(fixed.size()));
+  const at::Tensor ids = RandomIds(settings, 2, 6), targets = RandomIds(settings, 2, 6, 98);
+  const float loss = model.Loss(ids, targets).item<float>();
+  EXPECT_NEAR(loss, Transformer(settings, rounded).Loss(ids, targets).item<float>(), 2e-6);
+  EXPECT_GT(std::abs(loss - Transformer(settings, parameters).Loss(ids, targets).item<float>()), 1e-4);
 }
 
 TEST_F(FakeQuantisationTest, OffWithoutGradientsAndWhenSwitchedOff) {

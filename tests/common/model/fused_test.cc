@@ -18,9 +18,10 @@ constexpr double kValue = 5e-5;
 constexpr double kGradient = 2e-4;
 
 Computed Compute(const Settings& settings, const NamedTensors& parameters, const Batch& batch, double share = 1,
-                 bool fake_quantise = false) {
+                 bool fake_quantise = false, const FixedSteps& steps = {}) {
   Computed result{.loss = 0, .gradients = ZerosLike(parameters), .rounded = 0};
   FusedTransformer model(settings, parameters, result.gradients);
+  if (!steps.empty()) model.FixSteps(steps);
   result.rounded = model.Prepare(fake_quantise);
   model.AccumulateGradients(batch.sequences, batch.ids.size(1), share);
   result.loss = model.Losses().at(0);
@@ -151,12 +152,15 @@ TEST_P(FusedTest, TheSameThreadsGiveTheSameBits) {
 
 // The grids of every class of matrix, on and off, published and not.
 TEST_P(FusedTest, FakeQuantisesAsThePlainCompositionDoes) {
-  for (const char* compat : {"0", "1"}) {
-    const Settings settings = Shape({{"compat", compat}, {"tie_embeddings", "0"}});
+  for (const Options& grid : std::vector<Options>{{{"compat", "0"}}, {{"compat", "1"}}, {{"quantiser", "lite"}}}) {
+    Options options = grid;
+    options["tie_embeddings"] = "0";
+    const Settings settings = Shape(options);
     const NamedTensors parameters = RandomParameters(settings);
+    const FixedSteps steps = settings.quantiser == "lite" ? SomeSteps(parameters) : FixedSteps();
     const Batch batch(settings, 2, 30);
-    const Computed computed = Compute(settings, parameters, batch, 1, /*fake_quantise=*/true);
-    const Computed plain = ComputePlainly(settings, parameters, batch, /*fake_quantise=*/true);
+    const Computed computed = Compute(settings, parameters, batch, 1, /*fake_quantise=*/true, steps);
+    const Computed plain = ComputePlainly(settings, parameters, batch, /*fake_quantise=*/true, steps);
     EXPECT_EQ(computed.rounded, plain.rounded);
     EXPECT_GT(computed.rounded, 0);
     EXPECT_NEAR(computed.loss, plain.loss, kValue);

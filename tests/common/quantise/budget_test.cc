@@ -91,16 +91,19 @@ TEST(FindStep, ComesAsCloseAsStepsAllow) {
 
 TEST(TargetBytes, IsWhatTheStrongestPlaceSays) {
   Settings settings;
-  EXPECT_EQ(TargetBytes(settings, 1000, 0), std::nullopt);
+  EXPECT_THROW(TargetBytes(settings, 1000), UsageError);
+  settings.Set("code_bytes", "100", Origin::kProfile, "p");
   settings.Set("bits_per_weight", "4", Origin::kProfile, "p");
-  EXPECT_EQ(TargetBytes(settings, 1000, 100), 500);
+  EXPECT_EQ(TargetBytes(settings, 1000), 500);
   settings.Set("target_ratio", "0.25", Origin::kEnvironment, "e");
-  EXPECT_EQ(TargetBytes(settings, 1000, 100), 1000);
+  EXPECT_EQ(TargetBytes(settings, 1000), 1000);
   settings.Set("target_bytes", "700", Origin::kCommandLine, "c");
-  EXPECT_EQ(TargetBytes(settings, 1000, 100), 600);
-  EXPECT_THROW(TargetBytes(settings, 1000, 700), UsageError);
+  EXPECT_EQ(TargetBytes(settings, 1000), 600);
+  settings.Set("code_bytes", "700", Origin::kCommandLine, "c");
+  EXPECT_THROW(TargetBytes(settings, 1000), UsageError);
+  settings.Set("code_bytes", "0", Origin::kCommandLine, "c");
   settings.Set("bits_per_weight", "5", Origin::kCommandLine, "c");
-  EXPECT_THROW(TargetBytes(settings, 1000, 100), UsageError);
+  EXPECT_THROW(TargetBytes(settings, 1000), UsageError);
 }
 
 }  // namespace

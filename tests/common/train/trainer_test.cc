@@ -16,6 +16,9 @@ namespace {
 
 class TrainerTest : public CorpusTest {};
 
+const Options kLite = {{"quantiser", "lite"}, {"bits_per_weight", "16"}, {"calibration_windows", "2"}, {"calibration_tokens", "12"}};
+const Options kHessian = {{"quantiser", "hessian"}, {"bits_per_weight", "16"}, {"calibration_windows", "2"}, {"calibration_tokens", "12"}};
+
 std::map<std::string, double> CountersOf(const std::string& path) {
   std::map<std::string, double> counters;
   const CheckpointReader checkpoint(path);
@@ -27,11 +30,18 @@ std::map<std::string, double> CountersOf(const std::string& path) {
 // Cut after every step: before and after the first snapshot, the start of late QAT and the stream's new beginning.
 TEST_F(TrainerTest, GoesOnBitForBitFromEveryStep) {
   cuda::HostMachine host;
-  for (const auto& [precision, compat, machine] :
-       std::vector<std::tuple<std::string, std::string, cuda::Machine*>>{
-           {"float32", "0", nullptr}, {"bfloat16", "1", nullptr}, {"bfloat16", "0", &host}}) {
-    SCOPED_TRACE(precision + " compat=" + compat + (machine != nullptr ? " on a device" : ""));
-    const Settings settings = Make({{"precision", precision}, {"compat", compat}});
+  const auto with = [](Options options, Options more) {
+    options.merge(more);
+    return options;
+  };
+  for (const auto& [options, machine] : std::vector<std::pair<Options, cuda::Machine*>>{
+           {{{"precision", "float32"}}, nullptr},
+           {{{"precision", "bfloat16"}, {"compat", "1"}}, nullptr},
+           {{{"precision", "bfloat16"}}, &host},
+           {with(kLite, {{"precision", "float32"}}), nullptr},
+           {with(kHessian, {{"precision", "bfloat16"}}), &host}}) {
+    const Settings settings = Make(options);
+    SCOPED_TRACE(settings.precision + " " + settings.quantiser + (settings.compat ? " compat" : "") + (machine != nullptr ? " on a device" : ""));
     Trainer whole = MakeTrainer(settings, machine);
     TakeSteps(whole, settings, 8);
     const std::string identity = Save(whole, settings, folder / "whole.ckpt");
@@ -41,6 +51,7 @@ TEST_F(TrainerTest, GoesOnBitForBitFromEveryStep) {
     EXPECT_EQ(counters.at(counter::kQatFirstStep), 5);                       // 3/8 is the first scale below 0.4
     EXPECT_EQ(counters.at(counter::kQatReplacements), 3 * (3 * 6 + 1));  // steps, matrices
     EXPECT_EQ(counters.at(counter::kTokens), 8 * 64);
+    EXPECT_EQ(counters.contains(counter::kQatStep), settings.quantiser != "published");
     for (int64_t cut = 0; cut <= 8; ++cut) {
       Trainer first = MakeTrainer(settings, machine);
       TakeSteps(first, settings, cut);

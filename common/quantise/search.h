@@ -1,0 +1,35 @@
+// The export's rate control (budget.h) on weights as they are.
+#pragma once
+
+#include <cstdint>
+#include <functional>
+
+#include "common/checkpoint/checkpoint.h"
+#include "common/quantise/budget.h"
+#include "common/quantise/steps.h"
+#include "common/settings/settings.h"
+
+namespace fairway {
+
+// The settings that an exported checkpoint states.
+inline SettingValues ExportedSettings(const Settings& settings) {
+  return settings.Select(scope::kModel | scope::kQuantise | scope::kEvaluate);
+}
+
+// One size that a search has looked at.
+struct TriedSize {
+  double step;
+  uint64_t bytes;
+  bool shipped;    // at the levels that artifacts are packed at, else by the fast level
+  double packing;  // seconds of that
+};
+
+// How the search says what an artifact has: as shipped in the end, or by the fast level alone, within a percent of it.
+enum class Sizes { kShipped, kFast };
+
+// The step at which an export of `weights` fills `budget` bytes, beginning at `first_guess`. `on_size` hears of each size. Throws
+// as ExportWeights and FindStep do.
+FoundStep SearchStep(const CheckpointReader& weights, const Settings& settings, const Calibration& calibration, uint64_t budget,
+                     double first_guess, Sizes sizes, const std::function<void(const TriedSize&)>& on_size);
+
+}  // namespace fairway

@@ -1,0 +1,27 @@
+// The grid of late quantisation-aware training where the export's steps follow from a budget (QUANTISER lite, hessian): the steps that
+// an export would take of the weights as they are when it begins. They stay; the export starts its search there and says how far its own
+// steps are from them.
+#pragma once
+
+#include <map>
+#include <string>
+
+#include "common/model/transformer.h"
+#include "common/parallel/communicator.h"
+#include "common/quantise/steps.h"
+#include "common/settings/settings.h"
+#include "common/tokens/shards.h"
+
+namespace fairway {
+
+struct StepsToTrainOn {
+  double step = 0;                       // what all of them follow from
+  std::map<std::string, Steps> matrices;  // of every matrix that is exported as codes
+};
+
+// Calibrates `weights`, as LoadParameters gives them, on `train`, and finds the step whose artifact fills the budget by the coder's fast
+// level. Ranks do it together and come to the same. Throws as TargetBytes, Calibrate and SearchStep do.
+StepsToTrainOn FindStepsToTrainOn(const NamedTensors& weights, const Settings& settings, const ShardSet& train,
+                                  Communicator& communicator);
+
+}  // namespace fairway

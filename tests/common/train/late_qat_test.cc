@@ -1,0 +1,87 @@
+// Late QAT's steps where a budget chooses them: the export's of the same weights, at the budget's size.
+#include "common/train/late_qat.h"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include "common/base/error.h"
+#include "common/calibrate/calibrate.h"
+#include "common/model/tensors.h"
+#include "common/quantise/artifact.h"
+#include "common/quantise/budget.h"
+#include "common/quantise/export.h"
+#include "common/train/train.h"
+#include "tests/common/train/corpus.h"
+
+namespace fairway {
+namespace {
+
+class LateQatTest : public CorpusTest {
+ protected:
+  Settings Sized(const std::string& quantiser, const Options& more = {}) const {
+    Options options = {{"quantiser", quantiser}, {"bits_per_weight", "6"}, {"calibration_windows", "2"}, {"calibration_tokens", "12"},
+                       {"model_dim", "48"}, {"fp16_keep_name_patterns", ""}};
+    for (const auto& [name, value] : more) options[name] = value;
+    return Make(options);
+  }
+  ShardSet Shards(const Settings& settings) const { return ShardSet(settings.data_path, "train", settings.vocab_size); }
+};
+
+TEST_F(LateQatTest, StepsAreThoseOfTheExportAtTheBudget) {
+  for (const Options& options : std::vector<Options>{{{"quantiser", "lite"}}, {{"quantiser", "hessian"}}, {{"calibration_windows", "0"}}}) {
+    const Settings settings = Sized("lite", options);
+    SCOPED_TRACE(settings.quantiser + " " + settings.Get("calibration_windows"));
+    const NamedTensors weights = RandomParameters(settings);
+    const StepsToTrainOn found = FindStepsToTrainOn(weights, settings, Shards(settings), Communicator::Single());
+
+    std::string content, exported;
+    CheckpointWriter writer(&content, Kind::kWeights, {});
+    int64_t numel = 0, coded = 0;
+    for (const auto& [name, weight] : weights) {
+      AddTensor(writer, name, weight);
+      numel += weight.numel();
+    }
+    writer.Finish({}, {});
+    const Calibration calibration =
+        settings.calibration_windows == 0 ? Calibration() : Calibrate(weights, settings, Shards(settings), [](int64_t, int64_t) {});
+    CheckpointWriter out(&exported, Kind::kQuantised, settings.Select(scope::kModel | scope::kQuantise | scope::kEvaluate));
+    ExportWeights(CheckpointReader(content, "weights"), settings, calibration, found.step, out);
+    out.Finish({}, {});
+    const auto bytes = static_cast<double>(FastArtifactBytes(exported)), budget = 6.0 * static_cast<double>(numel) / 8;
+    EXPECT_LE(bytes, budget);
+    EXPECT_GE(bytes, (1 - kBudgetShare) * std::floor(budget) - 1);
+
+    const CheckpointReader reader(exported, "exported");
+    for (const auto& [name, steps] : found.matrices) {
+      EXPECT_EQ(reader.Floats(name + ".scale"), steps.rows) << name;
+      if (reader.Has(name + ".column")) EXPECT_EQ(reader.Floats(name + ".column"), steps.columns) << name;
+      else EXPECT_THAT(steps.columns, testing::Each(1)) << name;
+    }
+    for (const TensorInfo& info : reader.tensors()) coded += info.quantisation.has_value();
+    EXPECT_EQ(coded, static_cast<int64_t>(found.matrices.size()));
+  }
+}
+
+TEST_F(LateQatTest, ABudgetIsNeededAndMustBePossible) {
+  Settings settings = Sized("lite");
+  const NamedTensors weights = RandomParameters(settings);
+  const auto find = [&] { FindStepsToTrainOn(weights, settings, Shards(settings), Communicator::Single()); };
+  settings.bits_per_weight = 0;
+  EXPECT_THROW(find(), UsageError);
+  settings.target_bytes = 100;
+  EXPECT_THROW(find(), GateError);
+}
+
+// Without late QAT no budget is asked for; with it, before the first step.
+TEST_F(LateQatTest, TrainingAsksForTheBudgetBeforeItBegins) {
+  const auto trains = [&](const Options& more) {
+    Settings settings = Sized("lite", more);
+    settings.iterations = 1;
+    Train(settings, folder / "train.ckpt", "", {.tool = "train"});
+  };
+  EXPECT_THROW(trains({{"bits_per_weight", "0"}}), UsageError);
+  trains({{"bits_per_weight", "0"}, {"late_qat_threshold", "0"}});
+}
+
+}  // namespace
+}  // namespace fairway
