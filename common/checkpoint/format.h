@@ -8,6 +8,7 @@
 #include <span>
 #include <string>
 #include <string_view>
+#include <vector>
 
 #include "checkpoint.pb.h"
 #include "common/base/digest.h"
@@ -15,16 +16,16 @@
 
 namespace fairway::format {
 
-// Version 2 brought scales of columns; what is of version 1 has none and reads as it is.
-inline constexpr uint32_t kVersion = 2, kOldestVersion = 1;
+// Version 2 brought scales of columns; what is of version 1 has none and reads as it is. Version 3 is packed (packed.h).
+inline constexpr uint32_t kVersion = 2, kOldestVersion = 1, kPackedVersion = 3;
 inline constexpr uint64_t kAlignment = 64;
 
 // The first nine bytes of every file: the tag of `magic` and its value.
 inline constexpr std::string_view kMagic = "\tfairway\n";
 
 // Tags of the fields that are written by hand: number << 3 | wire type (1: eight bytes, 2: length and bytes).
-inline constexpr char kHeaderTag = 2 << 3 | 2, kTensorTag = 3 << 3 | 2, kPaddingTag = 14 << 3 | 2,
-                      kFooterTag = 15 << 3 | 2, kDataTag = 15 << 3 | 2, kFooterHashTag = 6 << 3 | 1,
+inline constexpr char kHeaderTag = 2 << 3 | 2, kTensorTag = 3 << 3 | 2, kPackedTag = 4 << 3 | 2,
+                      kPackedHashTag = 5 << 3 | 1, kPaddingTag = 14 << 3 | 2, kFooterTag = 15 << 3 | 2, kDataTag = 15 << 3 | 2, kFooterHashTag = 6 << 3 | 1,
                       kFooterOffsetTag = 15 << 3 | 1;
 
 // The footer ends with its hash and its offset, nine bytes each.
@@ -41,6 +42,18 @@ bool IsTensorName(std::string_view name);
 
 // Bytes of a tensor of this shape; nothing where a size is negative or the product overflows.
 std::optional<uint64_t> PayloadBytes(const TensorInfo& info);
+
+// A file's beginning: the magic number and the header.
+std::string Start(uint32_t version, Kind kind, const SettingValues& settings);
+
+// The description of a tensor: its Tensor message without data.
+pb::Tensor Describe(const TensorInfo& info);
+
+// The data of `tensors`, one after another, each as row-major as it is used, from the `packed` data of a checkpoint. REQUIRES: the
+// tensors are valid, and their bytes are as many as those of `packed`. Throws InputError, for the file `name`, where codes lie in an
+// order that does not fit them.
+std::vector<std::string> Unpack(const std::vector<TensorInfo>& tensors, const std::vector<uint32_t>& orders,
+                                std::string_view packed, const std::string& name);
 
 std::string ShapeText(const std::vector<int64_t>& shape);  // "[2, 512]"; of more than kMaxDimensions the first ones
 

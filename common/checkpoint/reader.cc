@@ -96,8 +96,10 @@ struct CheckpointReader::State {
 
   void Open();
   uint64_t OpenHeader();
+  std::string Unpack(uint64_t header_end) const;
   pb::Footer OpenFooter(uint64_t header_end);
   uint64_t OpenTensor(const pb::IndexEntry& entry, uint64_t begin);
+  TensorInfo Describe(const pb::Tensor& tensor) const;
 
   std::string Text(const std::string& text) const;
   template <typename Message>
@@ -113,6 +115,7 @@ struct CheckpointReader::State {
   std::string name;
   std::string_view bytes;
 
+  uint32_t version;
   Kind kind;
   SettingValues settings;
   std::vector<TensorInfo> tensors;
@@ -127,6 +130,12 @@ struct CheckpointReader::State {
 
 void CheckpointReader::State::Open() {
   uint64_t position = OpenHeader();
+  if (version == kPackedVersion) {
+    memory = Unpack(position);
+    file.reset();
+    bytes = memory;
+    position = OpenHeader();
+  }
   const pb::Footer footer = OpenFooter(position);
 
   for (const pb::IndexEntry& entry : footer.index()) position = OpenTensor(entry, position);
@@ -157,9 +166,9 @@ uint64_t CheckpointReader::State::OpenHeader() {
   pb::Header header;
   const uint64_t end = cursor.position() + length;
   if (!Parse(Slice(cursor.position(), end), &header)) Fail("is damaged: its header cannot be parsed");
-  if (header.format_version() < kOldestVersion || header.format_version() > kVersion)
-    Fail(StringPrintf("is of format version %u; this program reads versions %u to %u", header.format_version(), kOldestVersion,
-                      kVersion));
+  version = header.format_version();
+  if (version < kOldestVersion || version > kPackedVersion)
+    Fail(StringPrintf("is of format version %u; this program reads versions %u to %u", version, kOldestVersion, kPackedVersion));
   if (header.kind() < 1 || header.kind() > 3)
     Fail(StringPrintf("is of kind %u, which this program does not know", header.kind()));
   kind = static_cast<Kind>(header.kind());
@@ -169,6 +178,42 @@ uint64_t CheckpointReader::State::OpenHeader() {
     if (!names.insert(name).second) Fail("has two settings named " + Shorten(name, 100));
   has_unknown_fields = HasUnknownFields(header);
   return end;
+}
+
+// The bytes of the same checkpoint as a writer writes it.
+std::string CheckpointReader::State::Unpack(uint64_t header_end) const {
+  const uint64_t size = bytes.size();
+  if (size < header_end + kFixedFieldBytes || bytes[size - kFixedFieldBytes] != kPackedHashTag)
+    Fail("is truncated: it does not end with a hash");
+  if (Fixed64At(bytes, size - 8) != Hash(Slice(0, size - kFixedFieldBytes))) Fail("is damaged: its hash disagrees");
+  pb::Checkpoint checkpoint;
+  if (!Parse(bytes, &checkpoint)) Fail("is damaged: it cannot be parsed");
+  if (checkpoint.padding_size() > 0 || checkpoint.has_footer()) Fail("is damaged: it is packed and has padding or a footer");
+  if (HasUnknownFields(checkpoint)) Log("%s: has fields that are newer than this program; they are ignored", name.c_str());
+
+  std::vector<TensorInfo> infos;
+  std::vector<uint32_t> orders;
+  std::unordered_set<std::string> names;
+  uint64_t data_bytes = 0;
+  for (const pb::Tensor& tensor : checkpoint.tensor()) {
+    if (!IsTensorName(tensor.name())) Fail("has a tensor whose name is not 1 to 255 printable ASCII characters");
+    if (!names.insert(tensor.name()).second) Fail("has two tensors named " + tensor.name());
+    if (tensor.has_data()) Fail("is damaged: it is packed and tensor " + tensor.name() + " has data of its own");
+    infos.push_back(Describe(tensor));
+    orders.push_back(tensor.order());
+    const std::optional<uint64_t> payload = PayloadBytes(infos.back());
+    if (const std::string error = ShapeError(infos.back(), payload.value_or(0)); !error.empty()) Fail(error);
+    if (*payload > checkpoint.packed().size() - data_bytes) Fail("its tensors are larger than its packed data");
+    data_bytes += *payload;
+  }
+  if (data_bytes != checkpoint.packed().size()) Fail("its packed data are larger than its tensors");
+
+  const std::vector<std::string> data = format::Unpack(infos, orders, checkpoint.packed(), name);
+  std::string unpacked;
+  CheckpointWriter writer(&unpacked, kind, settings);
+  for (size_t i = 0; i < infos.size(); ++i) writer.Add(infos[i], std::as_bytes(std::span<const char>(data[i])));
+  writer.Finish({}, {});
+  return unpacked;
 }
 
 pb::Footer CheckpointReader::State::OpenFooter(uint64_t header_end) {
@@ -217,26 +262,30 @@ uint64_t CheckpointReader::State::OpenTensor(const pb::IndexEntry& entry, uint64
 
   pb::Tensor tensor;
   if (!Parse(Slice(description, entry.offset() - data_start.size()), &tensor) || tensor.has_data() ||
-      tensor.name() != entry.name())
+      tensor.has_order() || tensor.name() != entry.name())
     disagrees();
   has_unknown_fields |= HasUnknownFields(tensor);
-  if (tensor.dtype() < 1 || tensor.dtype() > 6)
-    Fail(StringPrintf("tensor %s is of dtype %u, which this program does not know", entry.name().c_str(),
-                      tensor.dtype()));
+  TensorInfo info = Describe(tensor);
+  if (const std::string error = ShapeError(info, entry.length()); !error.empty()) Fail(error);
+  tensors.push_back(std::move(info));
+  places.push_back({begin, entry.offset(), end, entry.hash()});
+  return end;
+}
 
+// What a tensor's description says. Its shape is still to be checked.
+TensorInfo CheckpointReader::State::Describe(const pb::Tensor& tensor) const {
+  if (tensor.dtype() < 1 || tensor.dtype() > 6)
+    Fail(StringPrintf("tensor %s is of dtype %u, which this program does not know", tensor.name().c_str(), tensor.dtype()));
   TensorInfo info;
   info.name = tensor.name();
   info.dtype = static_cast<DType>(tensor.dtype());
   info.shape.assign(tensor.shape().begin(), tensor.shape().end());
-  if (const std::string error = ShapeError(info, entry.length()); !error.empty()) Fail(error);
   if (tensor.has_quantisation()) {
     const pb::Quantisation& quantisation = tensor.quantisation();
     info.quantisation = {Text(quantisation.grid()), quantisation.code_min(), quantisation.code_max(),
                          Text(quantisation.scale()), Text(quantisation.column_scale())};
   }
-  tensors.push_back(std::move(info));
-  places.push_back({begin, entry.offset(), end, entry.hash()});
-  return end;
+  return info;
 }
 
 std::string CheckpointReader::State::Text(const std::string& text) const {

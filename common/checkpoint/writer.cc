@@ -44,8 +44,19 @@ void SetLineage(const Lineage& lineage, int depth, pb::Lineage* message) {
   }
 }
 
-// The description of a tensor: the fields of a Tensor message that stand before its data.
-std::string Description(const TensorInfo& info) {
+// A padding field that makes something of `size` bytes written at `offset`, behind it, end at a multiple of kAlignment.
+std::string Padding(uint64_t offset, uint64_t size) {
+  uint64_t bytes = (kAlignment - (offset + size) % kAlignment) % kAlignment;
+  if (bytes == 0) return "";
+  if (bytes == 1) bytes += kAlignment;  // the smallest field has two
+  std::string padding = {kPaddingTag, static_cast<char>(bytes - 2)};
+  padding.resize(bytes);
+  return padding;
+}
+
+}  // namespace
+
+pb::Tensor format::Describe(const TensorInfo& info) {
   pb::Tensor tensor;
   tensor.set_name(info.name);
   tensor.set_dtype(static_cast<uint32_t>(info.dtype));
@@ -58,20 +69,20 @@ std::string Description(const TensorInfo& info) {
     quantisation->set_scale(Text(info.quantisation->scale));
     if (!info.quantisation->column_scale.empty()) quantisation->set_column_scale(Text(info.quantisation->column_scale));
   }
-  return tensor.SerializeAsString();
+  return tensor;
 }
 
-// A padding field that makes something of `size` bytes written at `offset`, behind it, end at a multiple of kAlignment.
-std::string Padding(uint64_t offset, uint64_t size) {
-  uint64_t bytes = (kAlignment - (offset + size) % kAlignment) % kAlignment;
-  if (bytes == 0) return "";
-  if (bytes == 1) bytes += kAlignment;  // the smallest field has two
-  std::string padding = {kPaddingTag, static_cast<char>(bytes - 2)};
-  padding.resize(bytes);
-  return padding;
+std::string format::Start(uint32_t version, Kind kind, const SettingValues& settings) {
+  pb::Header header;
+  header.set_format_version(version);
+  header.set_kind(static_cast<uint32_t>(kind));
+  SetSettings(settings, &header);
+  const std::string body = header.SerializeAsString();
+  std::string start(kMagic);
+  start += kHeaderTag;
+  AppendVarint(start, body.size());
+  return start + body;
 }
-
-}  // namespace
 
 struct CheckpointWriter::State {
   State(const std::string& path, Kind kind, const SettingValues& settings) : file(path), identity(kind, settings) {}
@@ -104,15 +115,7 @@ CheckpointWriter::CheckpointWriter(std::string* bytes, Kind kind, const SettingV
 }
 
 void CheckpointWriter::Begin(Kind kind, const SettingValues& settings) {
-  pb::Header header;
-  header.set_format_version(kVersion);
-  header.set_kind(static_cast<uint32_t>(kind));
-  SetSettings(settings, &header);
-  const std::string body = header.SerializeAsString();
-  std::string start(kMagic);
-  start += kHeaderTag;
-  AppendVarint(start, body.size());
-  start += body;
+  const std::string start = Start(kVersion, kind, settings);
   state_->Write(start);
   state_->footer.set_header_hash(Hash(start));
 }
@@ -125,7 +128,7 @@ void CheckpointWriter::Add(const TensorInfo& info, std::span<const std::byte> da
   Require(data.size() == info.bytes(), "the data of " + info.name + " are not of its size");
   Require(state_->names.insert(info.name).second, info.name + " is added twice");
 
-  std::string body = Description(info);
+  std::string body = Describe(info).SerializeAsString();
   body += kDataTag;
   AppendVarint(body, data.size());
   std::string start = {kTensorTag};

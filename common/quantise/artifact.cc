@@ -6,12 +6,15 @@
 #include <cmath>
 #include <future>
 #include <memory>
+#include <optional>
 #include <stdexcept>
 
 #include "common/base/digest.h"
 #include "common/base/error.h"
 #include "common/base/file.h"
 #include "common/base/text.h"
+#include "common/checkpoint/packed.h"
+#include "common/quantise/quantiser.h"
 
 namespace fairway {
 namespace {
@@ -27,14 +30,30 @@ std::string RawSha256(std::string_view bytes) {
   return sha.Finish();
 }
 
-std::string Compress(std::string_view content, int level) {
+// What an artifact holds, and where in it the compressor begins new blocks: each block has frequencies of its own.
+struct Content {
+  std::string bytes;
+  std::vector<size_t> block_ends;  // ascending; the last is the end
+};
+
+std::string Compress(const Content& content, int level) {
   const std::unique_ptr<ZSTD_CCtx, decltype(&ZSTD_freeCCtx)> context(ZSTD_createCCtx(), ZSTD_freeCCtx);
   ZSTD_CCtx_setParameter(context.get(), ZSTD_c_compressionLevel, level);
-  std::string compressed(ZSTD_compressBound(content.size()), '\0');
-  const size_t size =
-      ZSTD_compress2(context.get(), compressed.data(), compressed.size(), content.data(), content.size());
-  if (ZSTD_isError(size)) throw std::runtime_error(std::string("zstd: ") + ZSTD_getErrorName(size));
-  compressed.resize(size);
+  // Codes that stand side by side are independent: what repeats of six or less is chance, and says less than their frequencies do.
+  ZSTD_CCtx_setParameter(context.get(), ZSTD_c_minMatch, 7);
+  ZSTD_CCtx_setPledgedSrcSize(context.get(), content.bytes.size());
+  std::string compressed(ZSTD_compressBound(content.bytes.size()) + 16 * content.block_ends.size(), '\0');
+  ZSTD_outBuffer out = {compressed.data(), compressed.size(), 0};
+  ZSTD_inBuffer in = {content.bytes.data(), 0, 0};
+  for (const size_t end : content.block_ends) {
+    in.size = end;
+    const ZSTD_EndDirective how = end == content.bytes.size() ? ZSTD_e_end : ZSTD_e_flush;
+    while (const size_t left = ZSTD_compressStream2(context.get(), &out, &in, how)) {
+      if (ZSTD_isError(left)) throw std::runtime_error(std::string("zstd: ") + ZSTD_getErrorName(left));
+      if (out.pos == out.size) throw std::runtime_error("zstd: more bytes than its bound");
+    }
+  }
+  compressed.resize(out.pos);
   return compressed;
 }
 
@@ -78,16 +97,92 @@ CheckpointReader OpenArtifact(std::string_view bytes, const std::string& path) {
   return checkpoint;
 }
 
+// Bytes of entropy.
+double Entropy(std::string_view codes) {
+  const std::span<const int8_t> values(reinterpret_cast<const int8_t*>(codes.data()), codes.size());
+  return EntropyBits(values) * static_cast<double>(codes.size()) / 8;
+}
+
+// The same where frequencies may change from one stretch to the next.
+double EntropyOfStretches(std::string_view codes) {
+  constexpr size_t kStretch = 4096;
+  double bytes = 0;
+  for (size_t at = 0; at < codes.size(); at += kStretch) bytes += Entropy(codes.substr(at, kStretch));
+  return bytes;
+}
+
+// Of the orders of a matrix of codes the one that takes the fewest bytes; as they stand where they cannot be ordered.
+CodeOrder BestOrder(const CheckpointReader& quantised, const TensorInfo& info) {
+  CodeOrder best = CodeOrder::kAsTheyStand;
+  double least = INFINITY;
+  for (const CodeOrder order : {CodeOrder::kAsTheyStand, CodeOrder::kRowsByScale, CodeOrder::kColumnsByScale}) {
+    const std::optional<std::string> codes = OrderedCodes(quantised, info, order);
+    const double bytes = codes ? EntropyOfStretches(*codes) : INFINITY;
+    if (bytes < least) least = bytes, best = order;
+  }
+  return best;
+}
+
+// Codes first, matrices of most bits first, then scales, factors of columns, and what was kept, float16 before all else.
+Content MakeContent(const CheckpointReader& quantised) {
+  constexpr double kBlock = 8192;  // bytes of entropy: enough to pay for frequencies of their own
+
+  std::set<std::string> scales, factors;
+  for (const TensorInfo& info : quantised.tensors()) {
+    if (!info.quantisation) continue;
+    scales.insert(info.quantisation->scale);
+    factors.insert(info.quantisation->column_scale);
+  }
+  struct Placed {
+    double place;
+    PackedTensor tensor;
+    uint64_t bytes;
+    double entropy;  // of codes
+  };
+  std::vector<Placed> all;
+  uint64_t data_bytes = 0;
+  for (const TensorInfo& info : quantised.tensors()) {
+    data_bytes += info.bytes();
+    if (info.quantisation && info.dtype == DType::kInt8) {
+      const std::span<const std::byte> codes = quantised.Data(info.name);
+      const double entropy = Entropy({reinterpret_cast<const char*>(codes.data()), codes.size()});
+      const double share = codes.empty() ? 0 : entropy / static_cast<double>(codes.size());
+      all.push_back({-share, {info.name, BestOrder(quantised, info)}, info.bytes(), entropy});
+    } else {
+      const double kept = info.dtype == DType::kFloat16 ? 3 : 4 + static_cast<double>(info.dtype);
+      all.push_back({scales.contains(info.name) ? 1 : factors.contains(info.name) ? 2 : kept, {info.name}, info.bytes(), 0});
+    }
+  }
+  std::ranges::stable_sort(all, {}, &Placed::place);
+
+  std::vector<PackedTensor> tensors;
+  for (const Placed& placed : all) tensors.push_back(placed.tensor);
+  Content content{PackCheckpoint(quantised, tensors), {}};
+  // Long matrices fall into blocks of like size, short ones share one.
+  size_t begin = content.bytes.size() - kPackedTailBytes - data_bytes;
+  content.block_ends.push_back(begin);
+  double entropy = 0;
+  for (const Placed& placed : all) {
+    if (placed.place > 0) break;
+    const auto parts = std::max<size_t>(std::llround(placed.entropy / kBlock), 1);
+    for (size_t i = 1; i < parts; ++i) content.block_ends.push_back(begin + placed.bytes * i / parts);
+    begin += placed.bytes;
+    entropy += placed.entropy;
+    if (entropy < kBlock / 2) continue;
+    content.block_ends.push_back(begin);
+    entropy = 0;
+  }
+  content.block_ends.push_back(content.bytes.size());
+  return content;
+}
+
 }  // namespace
 
 Artifact PackArtifact(const CheckpointReader& quantised, std::span<const int> levels) {
   quantised.Expect({Kind::kQuantised});
-  std::string content;
-  CheckpointWriter writer(&content, Kind::kQuantised, quantised.settings());
-  for (const TensorInfo& info : quantised.tensors()) CopyTensor(quantised, info.name, writer);
+  const Content content = MakeContent(quantised);
   Artifact artifact;
-  artifact.identity = writer.Finish({}, {});
-  artifact.content_bytes = content.size();
+  artifact.content_bytes = content.bytes.size();
   std::vector<std::future<std::string>> results;
   for (const int level : levels)
     results.push_back(std::async(std::launch::async, [&, level] { return Compress(content, level); }));
@@ -102,15 +197,15 @@ Artifact PackArtifact(const CheckpointReader& quantised, std::span<const int> le
   artifact.bytes += digest;
   artifact.digest = Sha256Hex(artifact.bytes);
   const CheckpointReader unpacked = OpenArtifact(artifact.bytes, "artifact of " + quantised.path());
-  unpacked.Verify();
-  if (unpacked.identity() != quantised.identity()) {
+  artifact.identity = unpacked.identity();
+  if (artifact.identity != quantised.identity()) {
     throw InputError(quantised.path(), "what was packed has another identity than the file states");
   }
   return artifact;
 }
 
 uint64_t FastArtifactBytes(std::string_view content) {
-  return Compress(content, 1).size() + kDigestFrameBytes;
+  return Compress(MakeContent(CheckpointReader(std::string(content), "content")), 1).size() + kDigestFrameBytes;
 }
 
 CheckpointReader OpenWeights(InputFile file) {

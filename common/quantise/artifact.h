@@ -1,7 +1,7 @@
 // The artifact: the one file of weights that counts (specification 2, section 4).
 //
-// A QUANTISED checkpoint without counters and lineage, compressed by zstd as one frame that declares its content size,
-// then one zstd skippable frame with the SHA-256 of the compressed bytes. `zstd -d` reads it; so does OpenWeights,
+// A QUANTISED checkpoint without counters and lineage, packed (common/checkpoint/packed.h), compressed by zstd as one frame that
+// declares its content size, then one zstd skippable frame with the SHA-256 of the compressed bytes. `zstd -d` reads it; so does OpenWeights,
 // which trusts nothing that it has not checked.
 #pragma once
 
@@ -26,7 +26,7 @@ struct Artifact {
   std::string digest;          // SHA-256 of these bytes, hexadecimal
   std::string identity;        // of the checkpoint inside: the same as of what was packed
   int level = 0;               // zstd level that gave the fewest bytes
-  uint64_t content_bytes = 0;  // before compression
+  uint64_t content_bytes = 0;  // packed, before compression
 };
 
 // Packs a QUANTISED checkpoint at each of `levels`, side by side, and keeps the smallest result, the first one on ties.
@@ -48,7 +48,7 @@ inline CheckpointReader OpenWeights(const std::string& path) {
   return OpenWeights(InputFile(path));
 }
 
-// The fast way to an artifact's size: `content` compressed at zstd's level 1.
+// The fast way to an artifact's size: by zstd's level 1. `content` is a QUANTISED checkpoint as it is written.
 uint64_t FastArtifactBytes(std::string_view content);
 
 // The names of the tensors of scales, by row and by column, of all codes in a checkpoint.

@@ -103,6 +103,26 @@ void Checkpoints() {
   with("name-blank", [](RawFile& file) { file.tensors = {Floats("a b", 1)}; });
   with("name-long", [](RawFile& file) { file.tensors = {Floats(std::string(256, 'a'), 1)}; });
   with("name-none", [](RawFile& file) { file.tensors = {Floats("", 1)}; });
+
+  const auto packed = [&](const std::string& name, auto change) {
+    RawPacked file;
+    change(file);
+    put("packed-" + name, file.Bytes());
+  };
+  const std::string whole = RawPacked().Bytes();
+  put("packed-cut", whole.substr(0, whole.size() - 1));
+  put("packed-flipped", Replaced(whole, "w.scale", "W.scale"));
+  packed("garbage", [](RawPacked& file) { file.after = "\x7a\x7f"; });
+  packed("data-short", [](RawPacked& file) { file.data.pop_back(); });
+  packed("data-long", [](RawPacked& file) { file.data += 'x'; });
+  packed("name-twice", [](RawPacked& file) { file.scales = Field(1, "w.q") + Field(2, 2) + Field(3, Varint(2)); });
+  packed("dtype", [](RawPacked& file) { file.scales = Field(1, "w.scale") + Field(2, 7) + Field(3, Varint(2)); });
+  packed("shape-gigantic", [](RawPacked& file) { file.codes = Field(1, "w.q") + Field(2, 4) + Field(3, Varint(1 << 20) + Varint(1 << 20)); });
+  packed("shape-overflow", [](RawPacked& file) { file.codes = Field(1, "w.q") + Field(2, 4) + Field(3, Varint(1ull << 32) + Varint(1ull << 32)); });
+  packed("order", [](RawPacked& file) { file.order = 3; });
+  packed("order-no-scales", [](RawPacked& file) { file.quantisation += Field(4, "absent"); });
+  packed("order-other-scales", [](RawPacked& file) { file.order = 2, file.quantisation += Field(5, "w.scale"); });
+  packed("setting-twice", [](RawPacked& file) { file.header += Field(3, Field(1, "num_layers") + Field(2, "3")); });
 }
 
 // --- checkpoints that are whole and cannot be what the next stage needs
@@ -255,6 +275,11 @@ void Artifacts() {
   put("no-checkpoint", Sealed(Compressed("In the beginning")));
   put("empty-content", Sealed(Compressed("")));
   put("weights", Sealed(Compressed(content(Kind::kWeights))));
+  RawPacked packed;
+  packed.header = Field(1, 3) + Field(2, 2);
+  put("weights-packed", Sealed(Compressed(packed.Bytes())));
+  packed = {.order = 3};
+  put("packed-order", Sealed(Compressed(packed.Bytes())));
   put("cut-content", Sealed(Compressed(content(Kind::kQuantised).substr(0, 100))));
   put("undeclared", Sealed(Compressed(content(Kind::kQuantised), false)));
   put("bomb", Sealed(Compressed(std::string(100 << 20, '\0'))));

@@ -4,6 +4,7 @@
 
 #include <cstdio>
 
+#include "common/checkpoint/packed.h"
 #include "common/checkpoint/safetensors.h"
 #include "common/tokens/byte_table.h"
 #include "common/tokens/manifest.h"
@@ -61,6 +62,12 @@ void Checkpoints() {
   std::string compressed(ZSTD_compressBound(quantised.size()), '\0');
   compressed.resize(ZSTD_compress(compressed.data(), compressed.size(), quantised.data(), quantised.size(), 19));
   Seed("artifact", "compressed", compressed + Artifact("").substr(12));
+  for (const CodeOrder order : {CodeOrder::kAsTheyStand, CodeOrder::kRowsByScale, CodeOrder::kColumnsByScale}) {
+    const std::string packed = PackCheckpoint(CheckpointReader(stepped, "stepped"), std::vector<PackedTensor>{{"w.q", order}, {"w.scale"}, {"w.columns"}});
+    const std::string name = "packed-" + std::to_string(static_cast<int>(order));
+    Seed("checkpoint", name, packed);
+    Seed("artifact", name, Artifact(packed));
+  }
 
   std::string training;
   CheckpointWriter all(&training, Kind::kTraining, {{"num_layers", "2"}, {"keep_max_numel", "4"}});

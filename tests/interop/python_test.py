@@ -3,7 +3,9 @@ exports, and what it writes is imported. The programs are only ever run, never l
 
 import argparse
 import hashlib
+import itertools
 import json
+import math
 import pathlib
 import struct
 import subprocess
@@ -22,9 +24,14 @@ NUMPY_TYPES = {1: "<f4", 2: "<f2", 4: "<i1", 5: "<i4", 6: "<i8"}
 
 def model_tensors():
     random = numpy.random.default_rng(7)
+    # Columns whose deviations rise, and rows of which every other has outliers, and so a larger scale and smaller codes: an artifact
+    # has the one column by column, and the other by falling scales.
+    by_column = random.standard_normal((192, 64)) * numpy.geomspace(0.1, 1, 64)
+    by_row = random.standard_normal((160, 64))
+    by_row[::2, :8] *= 4
     return {
-        "blocks.0.mlp.fc.weight": random.standard_normal((192, 64)).astype("f4"),
-        "blocks.0.attn.c_q.weight": random.standard_normal((80, 64)).astype("f4"),
+        "blocks.0.mlp.fc.weight": by_column.astype("f4"),
+        "blocks.0.attn.c_q.weight": by_row.astype("f4"),
         "bigram.embed.weight": (random.standard_normal((90, 64)) * 1e-3).astype("f4"),
         "bigram.scale": numpy.array(0.05, "f4"),
         "half": numpy.array([1, -2.5, 65504, 6e-8], "f2"),
@@ -51,10 +58,12 @@ def identity_of(checkpoint):
         own = hashlib.sha256(text(tensor.name) + number(tensor.dtype) + number(len(tensor.shape)))
         for size in tensor.shape:
             own.update(number(size))
-        own.update(number(tensor.HasField("quantisation")))
+        q = tensor.quantisation
+        own.update(number(tensor.HasField("quantisation") + (q.column_scale != "")))
         if tensor.HasField("quantisation"):
-            q = tensor.quantisation
             own.update(text(q.grid) + number(q.code_min) + number(q.code_max) + text(q.scale))
+            if q.column_scale:
+                own.update(text(q.column_scale))
         own.update(text(tensor.data))
         digest.update(own.digest())
     return digest.hexdigest()
@@ -138,6 +147,46 @@ class Python(unittest.TestCase):
             self.assertGreaterEqual(code.min(), tensor.quantisation.code_min)
             self.assertLessEqual(code.max(), tensor.quantisation.code_max)
             numpy.testing.assert_array_equal(exported[tensor.name.removesuffix(".q")], code * scale[:, None], strict=True)
+
+    def test_protobuf_reads_an_artifact(self):
+        stored = self.parse("quantised.ckpt")[1]
+        raw = subprocess.run(["zstd", "-dcq", self.root / "model.bin.zst"], capture_output=True, check=True).stdout
+        packed = self.Checkpoint.FromString(raw)
+        self.assertEqual(packed.header.format_version, 3)
+        self.assertFalse(packed.HasField("footer") or packed.padding or any(t.HasField("data") for t in packed.tensor))
+        orders = {t.name: t.order for t in packed.tensor}
+        self.assertEqual((orders["blocks.0.attn.c_q.weight.q"], orders["blocks.0.mlp.fc.weight.q"], orders["half"]), (1, 2, 0))
+        self.assertEqual(identity_of(self.unpacked(packed)), stored.footer.identity)
+
+    @staticmethod
+    def unpacked(packed):
+        """The same checkpoint with each tensor's data in its place."""
+        position, tensors = 0, list(packed.tensor)
+        while tensors:
+            run = list(itertools.takewhile(lambda t: t.dtype == tensors[0].dtype, tensors))
+            tensors = tensors[len(run) :]
+            size = numpy.dtype(NUMPY_TYPES[run[0].dtype]).itemsize
+            planes = [numpy.empty((size, math.prod(t.shape)), "u1") for t in run]
+            for byte in reversed(range(size)):
+                for plane in planes:
+                    plane[byte] = numpy.frombuffer(packed.packed, "u1", plane.shape[1], position)
+                    position += plane.shape[1]
+            for tensor, plane in zip(run, planes):
+                tensor.data = plane.T.tobytes()
+        assert position == len(packed.packed)
+        stored = {t.name: t for t in packed.tensor}
+        for tensor in packed.tensor:
+            if tensor.order == 0:
+                continue
+            rows, columns = tensor.shape
+            by = {1: tensor.quantisation.scale, 2: tensor.quantisation.column_scale}[tensor.order]
+            lines = rows if tensor.order == 1 else columns
+            scales = numpy.frombuffer(stored[by].data, "<u2").astype(int) if by else numpy.zeros(lines, int)
+            falling = numpy.argsort(-scales, kind="stable")
+            codes = numpy.empty((lines, rows * columns // lines), "i1")
+            codes[falling] = numpy.frombuffer(tensor.data, "i1").reshape(codes.shape)
+            tensor.data = (codes if tensor.order == 1 else codes.T).tobytes()
+        return packed
 
     def test_export_and_import_give_the_same_identity(self):
         _, checkpoint = self.parse("weights.ckpt")

@@ -8,6 +8,7 @@
 
 #include "common/base/error.h"
 #include "common/checkpoint/checkpoint.h"
+#include "common/checkpoint/packed.h"
 #include "raw_file.h"
 #include "temporary_folder.h"
 
@@ -49,8 +50,21 @@ std::string Small() {
   return std::string(InputFile(folder / "a.ckpt").text());
 }
 
-TEST(CheckpointDamage, EveryFlippedBitIsNoticed) {
-  const std::string bytes = Small();
+// The same, packed.
+std::string SmallPacked() {
+  const std::vector<PackedTensor> tensors = {{"w", CodeOrder::kRowsByScale}, {"w.scale"}, {"gain"}, {"empty"}};
+  return PackCheckpoint(CheckpointReader(Small(), "small.ckpt"), tensors);
+}
+
+class CheckpointDamage : public testing::TestWithParam<bool> {
+ protected:
+  const char* const what_ = GetParam() ? "packed checkpoint" : "checkpoint";
+  const std::string bytes_ = GetParam() ? SmallPacked() : Small();
+};
+INSTANTIATE_TEST_SUITE_P(, CheckpointDamage, testing::Bool(), [](const auto& info) { return info.param ? "Packed" : "Written"; });
+
+TEST_P(CheckpointDamage, EveryFlippedBitIsNoticed) {
+  const std::string& bytes = bytes_;
   ASSERT_EQ(OpenAndVerify(bytes), "fine");
   int noticed = 0;
   for (size_t bit = 0; bit < 8 * bytes.size(); ++bit) {
@@ -60,25 +74,25 @@ TEST(CheckpointDamage, EveryFlippedBitIsNoticed) {
     noticed += found;
     EXPECT_TRUE(found) << "bit " << bit % 8 << " of byte " << bit / 8;
   }
-  std::printf("summary: checkpoint: %zu bits flipped, %d noticed\n", 8 * bytes.size(), noticed);
+  std::printf("summary: %s: %zu bits flipped, %d noticed\n", what_, 8 * bytes.size(), noticed);
 }
 
-TEST(CheckpointDamage, EveryTruncationIsNoticedOnOpening) {
-  const std::string bytes = Small();
+TEST_P(CheckpointDamage, EveryTruncationIsNoticedOnOpening) {
+  const std::string& bytes = bytes_;
   int noticed = 0;
   for (size_t size = 0; size < bytes.size(); ++size) {
     const bool found = Open(bytes.substr(0, size)) != "fine";
     noticed += found;
     EXPECT_TRUE(found) << size;
   }
-  std::printf("summary: checkpoint: cut at %zu lengths, %d noticed\n", bytes.size(), noticed);
+  std::printf("summary: %s: cut at %zu lengths, %d noticed\n", what_, bytes.size(), noticed);
   EXPECT_NE(Open(bytes + '\0'), "fine");
   EXPECT_NE(Open(bytes + bytes), "fine");
 }
 
 // Noise over the framing of a file whose hashes are then made to agree again cannot be refused by a hash. Whatever such
 // a file says, reading it ends with an InputError or with tensors inside the file (sanitizers watch).
-TEST(CheckpointDamage, NoiseBehindAgreeingHashesIsHarmless) {
+TEST(CheckpointNoise, NoiseBehindAgreeingHashesIsHarmless) {
   std::mt19937 random(3);
   int fine = 0;
   for (int round = 0; round < 20000; ++round) {
@@ -113,6 +127,78 @@ TEST(CheckpointDamage, NoiseBehindAgreeingHashesIsHarmless) {
   EXPECT_GT(fine, 0);
 }
 
+TEST(CheckpointNoise, NoiseInWhatIsPackedIsHarmless) {
+  std::mt19937 random(4);
+  int fine = 0;
+  for (int round = 0; round < 20000; ++round) {
+    RawPacked file;
+    std::string* const parts[] = {&file.header, &file.codes, &file.quantisation, &file.scales, &file.data};
+    std::string& part = *parts[random() % std::size(parts)];
+    for (int i = 1 + random() % 3; i > 0; --i) part[random() % part.size()] = static_cast<char>(random());
+    file.order = random() % 3;
+    try {
+      const CheckpointReader reader(file.Bytes(), "F");
+      reader.Verify();
+      for (const TensorInfo& info : reader.tensors()) ASSERT_EQ(reader.Data(info.name).size(), info.bytes());
+      ++fine;
+    } catch (const InputError&) {
+    }
+  }
+  EXPECT_GT(fine, 0);
+}
+
+TEST(CheckpointMessages, OfWhatIsPacked) {
+  const auto open = [](auto change) {
+    RawPacked file;
+    change(file);
+    return Open(file.Bytes());
+  };
+  EXPECT_EQ(open([](RawPacked&) {}), "fine");
+  const std::string bytes = RawPacked().Bytes();
+  EXPECT_EQ(Open(bytes.substr(0, bytes.size() - 1)), "F: is truncated: it does not end with a hash");
+  std::string flipped = bytes;
+  flipped[bytes.size() - 12] ^= 1;
+  EXPECT_EQ(Open(flipped), "F: is damaged: its hash disagrees");
+  EXPECT_EQ(open([](RawPacked& file) { file.after = "\x7a\x7f"; }), "F: is damaged: it cannot be parsed");
+  for (const int field : {14, 15})
+    EXPECT_EQ(open([&](RawPacked& file) { file.after = Field(field, ""); }), "F: is damaged: it is packed and has padding or a footer");
+  EXPECT_EQ(open([](RawPacked& file) { file.scales += Field(15, "1234"); }),
+            "F: is damaged: it is packed and tensor w.scale has data of its own");
+  EXPECT_EQ(open([](RawPacked& file) { file.scales = Field(1, "w.q") + Field(2, 2) + Field(3, Varint(2)); }), "F: has two tensors named w.q");
+  EXPECT_EQ(open([](RawPacked& file) { file.scales = Field(1, "a b"); }),
+            "F: has a tensor whose name is not 1 to 255 printable ASCII characters");
+  EXPECT_EQ(open([](RawPacked& file) { file.scales = Field(1, "w.scale") + Field(2, 7) + Field(3, Varint(2)); }),
+            "F: tensor w.scale is of dtype 7, which this program does not know");
+  EXPECT_EQ(open([](RawPacked& file) { file.scales = Field(1, "w.scale") + Field(2, 2) + Field(3, Varint(1ull << 40) + Varint(1ull << 40)); }),
+            "F: tensor w.scale has shape [1099511627776, 1099511627776] of float16, which disagrees with its payload of 0 bytes");
+  EXPECT_EQ(open([](RawPacked& file) { file.scales = Field(1, "w.scale") + Field(2, 2) + Field(3, std::string(9, '\1')); }),
+            "F: tensor w.scale has shape [1, 1, 1, 1, 1, 1, 1, 1, … (9 sizes)] of float16, which is more than 8 dimensions");
+  EXPECT_EQ(open([](RawPacked& file) { file.scales = Field(1, "w.scale") + Field(2, 2) + Field(3, Varint(1ull << 40)); }),
+            "F: its tensors are larger than its packed data");
+  EXPECT_EQ(open([](RawPacked& file) { file.data.pop_back(); }), "F: its tensors are larger than its packed data");
+  EXPECT_EQ(open([](RawPacked& file) { file.data += 'x'; }), "F: its packed data are larger than its tensors");
+  EXPECT_EQ(open([](RawPacked& file) { file.quantisation += Field(1, "int\t5"); }), "F: holds text that is not printable");
+
+  const auto order = [&](uint64_t number, auto change) {
+    return open([&](RawPacked& file) {
+      file.order = number;
+      change(file);
+    });
+  };
+  const auto refused = [](uint64_t number) {
+    return "F: tensor w.q is said to lie in order " + std::to_string(number) + ", in which it cannot lie";
+  };
+  EXPECT_EQ(order(2, [](RawPacked&) {}), "fine");  // columns without factors
+  EXPECT_EQ(order(3, [](RawPacked&) {}), refused(3));
+  EXPECT_EQ(order((1ull << 32) - 1, [](RawPacked&) {}), refused((1ull << 32) - 1));
+  EXPECT_EQ(order(1, [](RawPacked& file) { file.quantisation += Field(4, "absent"); }), refused(1));
+  EXPECT_EQ(order(2, [](RawPacked& file) { file.quantisation += Field(5, "absent"); }), refused(2));
+  EXPECT_EQ(order(2, [](RawPacked& file) { file.quantisation += Field(5, "w.scale"); }), refused(2));  // one a row
+  EXPECT_EQ(order(1, [](RawPacked& file) { file.scales = Field(1, "w.scale") + Field(2, 3) + Field(3, Varint(2)); }), refused(1));
+  EXPECT_EQ(order(1, [](RawPacked& file) { file.codes = Field(1, "w.q") + Field(2, 4) + Field(3, Varint(6)); }), refused(1));
+  EXPECT_EQ(order(1, [](RawPacked& file) { file.codes = Field(1, "w.q") + Field(2, 2) + Field(3, Varint(1) + Varint(3)); }), refused(1));
+}
+
 TEST(CheckpointMessages, OfTheFile) {
   EXPECT_EQ(Open(RawFile().Bytes()), "fine");
   EXPECT_EQ(Open(""), "F: is empty");
@@ -132,7 +218,7 @@ TEST(CheckpointMessages, OfTheFile) {
 TEST(CheckpointMessages, OfTheHeader) {
   RawFile file;
   file.header = Field(1, 7) + Field(2, 2);
-  EXPECT_EQ(Open(file.Bytes()), "F: is of format version 7; this program reads versions 1 to 2");
+  EXPECT_EQ(Open(file.Bytes()), "F: is of format version 7; this program reads versions 1 to 3");
   file.header = Field(1, 1) + Field(2, 9);
   EXPECT_EQ(Open(file.Bytes()), "F: is of kind 9, which this program does not know");
   file.header = Field(1, 1) + Field(2, 2) + Field(3, Field(1, "source") + Field(2, "a\nb"));

