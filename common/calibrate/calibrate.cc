@@ -19,7 +19,9 @@
 #include "common/cuda/device.h"
 #include "common/evaluate/memory.h"
 #include "common/model/flat.h"
+#include "common/model/ops/team.h"
 #include "common/optim/dealing.h"
+#include "common/optim/flat_kernels.h"
 
 namespace fairway {
 namespace {
@@ -47,41 +49,82 @@ void InRounds(const std::vector<std::vector<uint16_t>>& windows, const Communica
   }
 }
 
+// Squared gradients of matrices, summed by row and by column in one pass over each. What is added to what does not depend on the
+// number of threads: rows are taken a few at a time, and the sums of these are added in their order.
+class SquareSums {
+ public:
+  SquareSums(const NamedTensors& gradients, int threads) : threads_(threads) {
+    int64_t place = 0, partial = 0;
+    for (const auto& [name, gradient] : gradients) {
+      const int64_t rows = gradient.size(0), columns = gradient.size(1);
+      for (int64_t row = 0; row < rows; row += kRows) {
+        parts_.push_back({gradient.mutable_data_ptr<float>(), columns, {row, std::min(row + kRows, rows)}, place, place + rows, partial});
+        partial += columns;
+      }
+      place += rows + columns;
+    }
+    partial_.resize(partial);
+  }
+
+  // squares: of each matrix the sums by row and then by column. The gradients are 0 afterwards.
+  void Take(std::vector<double>& squares) {
+    RunTeam(threads_, [&](const Team& team) {
+      const Rows share = team.Share(static_cast<int64_t>(parts_.size()));
+      for (int64_t i = share.first; i < share.last; ++i) {
+        const Part& part = parts_[i];
+        TakeSquares(part.gradient, part.columns, squares.data() + part.by_row, partial_.data() + part.partial, part.rows);
+      }
+    });
+    for (const Part& part : parts_) {
+      double* const sums = squares.data() + part.by_column;
+      if (part.rows.first == 0) std::fill_n(sums, part.columns, 0.0);
+      for (int64_t j = 0; j < part.columns; ++j) sums[j] += partial_[part.partial + j];
+    }
+  }
+
+ private:
+  static constexpr int64_t kRows = 64;  // so few that float32 holds their sums well, and so many that sums of parts are few
+  struct Part {
+    float* gradient;
+    int64_t columns;
+    Rows rows;
+    int64_t by_row, by_column;  // where the matrix's sums lie
+    int64_t partial;            // where these rows' sums by column lie
+  };
+  const int threads_;
+  std::vector<Part> parts_;
+  std::vector<float> partial_;
+};
+
 std::map<std::string, Cost> MeasureCosts(const NamedTensors& weights, const Settings& settings,
                                          const std::vector<std::vector<uint16_t>>& windows, Communicator& communicator,
                                          const std::function<void()>& done) {
   const FlatLayout layout(settings);
   FlatTensors parameters(layout, layout.embeddings_dtype()), gradients(layout, at::kFloat);
   for (size_t i = 0; i < weights.size(); ++i) parameters.tensors()[i].second.copy_(weights[i].second);
-  NamedTensors matrices;  // their gradients
+  NamedTensors matrices, others;  // their gradients
   int64_t numbers = 0;
   for (const auto& [name, gradient] : gradients.tensors()) {
-    if (!HasGrid(name, gradient, settings)) continue;
-    matrices.emplace_back(name, gradient);
-    numbers += gradient.size(0) + gradient.size(1);
+    const bool has_grid = HasGrid(name, gradient, settings);
+    (has_grid ? matrices : others).emplace_back(name, gradient);
+    if (has_grid) numbers += gradient.size(0) + gradient.size(1);
   }
+  SquareSums square_sums(matrices, settings.ThreadCount());
   const std::unique_ptr<Engine> engine = MakeEngine(settings, parameters.tensors(), gradients.tensors(), nullptr);
   engine->Prepare(/*fake_quantise=*/false);
   const int64_t T = settings.calibration_tokens;
   // Sums of squared gradients, of each matrix by row and then by column.
-  at::Tensor sums = at::zeros({numbers}, at::kDouble), squares = at::zeros({numbers}, at::kDouble);
+  at::Tensor sums = at::zeros({numbers}, at::kDouble);
+  std::vector<double> squares(numbers);
   InRounds(windows, communicator, done, [&](const std::vector<uint16_t>* window, int64_t count) {
     if (window != nullptr) {
-      for (const at::Tensor& buffer : gradients.buffers()) buffer.zero_();
       const uint16_t* const sequence = window->data();
       engine->AccumulateGradients({&sequence, 1}, T, /*share=*/1);
       engine->FinishGradients();
-      int64_t first = 0;
-      for (const auto& [name, gradient] : matrices) {
-        const at::Tensor squared = gradient * gradient;
-        for (const int64_t summed : {1, 0}) {
-          const at::Tensor sum = squared.sum(summed);
-          squares.narrow(0, first, sum.numel()).copy_(sum);
-          first += sum.numel();
-        }
-      }
+      square_sums.Take(squares);
+      for (const auto& [name, gradient] : others) gradient.zero_();
     }
-    std::vector<double> all = communicator.Gather({squares.const_data_ptr<double>(), static_cast<size_t>(numbers)});
+    std::vector<double> all = communicator.Gather(squares);
     for (int64_t rank = 0; rank < count; ++rank) sums.add_(at::from_blob(all.data() + rank * numbers, {numbers}, at::kDouble));
   });
   // The gradient of a window's mean loss squares to 1 / T of what a single token's does.
@@ -244,7 +287,7 @@ double EstimateCalibration(const Settings& settings) {
   }
   Settings window = settings;
   window.train_seq_len = settings.calibration_tokens;
-  // Parameters, gradients, one tensor's squares; for hessian the plain model's activations are fewer than the engine's, and there are a
+  // Parameters and gradients, and room for what lies between; for hessian the plain model's activations are fewer than the engine's, and there are a
   // window's products in float32 beside their sums in float64, and what inverts one of these: up to five matrices of its size. Several
   // ranks have products of others instead of sums.
   const double costs = 12 * weights + EngineBytes(window, 1, /*training=*/true);

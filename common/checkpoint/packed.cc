@@ -6,6 +6,7 @@
 #include <map>
 #include <numeric>
 #include <optional>
+#include <utility>
 
 #include "common/base/error.h"
 #include "common/base/text.h"
@@ -36,27 +37,40 @@ std::optional<std::vector<uint32_t>> FallingScales(const Found& scale, int64_t s
   return places;
 }
 
-// Which code of the row-major matrix lies at each place. Nothing where the order is none that codes can lie in.
-std::optional<std::vector<uint32_t>> Places(const TensorInfo& codes, CodeOrder order, const Find& find) {
-  if (!codes.quantisation || codes.dtype != DType::kInt8 || codes.shape.size() != 2 || codes.bytes() > UINT32_MAX ||
+// The rows or columns of a matrix of codes, in the order in which they lie one after another.
+struct Lines {
+  bool by_row;
+  size_t rows, columns;
+  std::vector<uint32_t> falling;
+
+  // Calls move(place, at) for each code: the one at `at` of the row-major matrix lies at `place`.
+  template <typename Move>
+  void ForEach(Move move) const {
+    constexpr size_t kTile = 64;  // of a column's codes: what they stand beside stays in cache for the next columns
+    const size_t length = by_row ? columns : rows, tile = by_row ? length : kTile;
+    for (size_t first = 0; first < length; first += tile) {
+      const size_t last = std::min(first + tile, length);
+      for (size_t line = 0; line < falling.size(); ++line)
+        for (size_t i = first; i < last; ++i) move(line * length + i, by_row ? falling[line] * columns + i : i * columns + falling[line]);
+    }
+  }
+};
+
+// Nothing where the order is none that codes can lie in. Of an empty matrix one side may be of any size: it lies in no order.
+std::optional<Lines> LinesOf(const TensorInfo& codes, CodeOrder order, const Find& find) {
+  if (!codes.quantisation || codes.dtype != DType::kInt8 || codes.shape.size() != 2 || codes.bytes() == 0 ||
       (order != CodeOrder::kRowsByScale && order != CodeOrder::kColumnsByScale))
     return std::nullopt;
   const bool by_row = order == CodeOrder::kRowsByScale;
-  const auto rows = static_cast<uint32_t>(codes.shape[0]), columns = static_cast<uint32_t>(codes.shape[1]);
-  const uint32_t lines = by_row ? rows : columns, length = by_row ? columns : rows;
-  std::vector<uint32_t> falling(lines);
-  std::iota(falling.begin(), falling.end(), 0);
+  const int64_t size = codes.shape[by_row ? 0 : 1];
   const std::string& scale = by_row ? codes.quantisation->scale : codes.quantisation->column_scale;
-  if (by_row || !scale.empty()) {
-    auto by_scale = FallingScales(find(scale), lines);
-    if (!by_scale) return std::nullopt;
-    falling = *std::move(by_scale);
-  }
-  std::vector<uint32_t> places(codes.bytes());
-  auto place = places.begin();
-  for (const uint32_t line : falling)
-    for (uint32_t i = 0; i < length; ++i) *place++ = by_row ? line * columns + i : i * columns + line;
-  return places;
+  std::optional<std::vector<uint32_t>> falling(std::in_place, size);
+  if (!by_row && scale.empty())
+    std::iota(falling->begin(), falling->end(), 0);
+  else
+    falling = FallingScales(find(scale), size);
+  if (!falling) return std::nullopt;
+  return Lines{by_row, static_cast<size_t>(codes.shape[0]), static_cast<size_t>(codes.shape[1]), *std::move(falling)};
 }
 
 // Calls visit(tensor, byte) for each byte of an element of each tensor, in the order in which they are packed: tensors of one dtype
@@ -83,9 +97,9 @@ std::optional<std::string> OrderedCodes(const CheckpointReader& checkpoint, cons
   const char* const stand = reinterpret_cast<const char*>(data.data());
   std::string ordered(stand, data.size());
   if (order == CodeOrder::kAsTheyStand) return ordered;
-  const auto places = Places(codes, order, In(checkpoint));
-  if (!places) return std::nullopt;
-  for (size_t i = 0; i < places->size(); ++i) ordered[i] = stand[(*places)[i]];
+  const auto lines = LinesOf(codes, order, In(checkpoint));
+  if (!lines) return std::nullopt;
+  lines->ForEach([&](size_t place, size_t at) { ordered[place] = stand[at]; });
   return ordered;
 }
 
@@ -142,11 +156,11 @@ std::vector<std::string> format::Unpack(const std::vector<TensorInfo>& tensors, 
   };
   for (size_t i = 0; i < tensors.size(); ++i) {
     if (orders[i] == static_cast<uint32_t>(CodeOrder::kAsTheyStand)) continue;
-    const auto places = Places(tensors[i], static_cast<CodeOrder>(orders[i]), find);
-    if (!places)
+    const auto lines = LinesOf(tensors[i], static_cast<CodeOrder>(orders[i]), find);
+    if (!lines)
       throw InputError(name, StringPrintf("tensor %s is said to lie in order %u, in which it cannot lie", tensors[i].name.c_str(), orders[i]));
     const std::string ordered = data[i];
-    for (size_t k = 0; k < places->size(); ++k) data[i][(*places)[k]] = ordered[k];
+    lines->ForEach([&, to = data[i].data()](size_t place, size_t at) { to[at] = ordered[place]; });
   }
   return data;
 }

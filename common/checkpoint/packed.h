@@ -26,7 +26,8 @@ struct PackedTensor {
   CodeOrder order = CodeOrder::kAsTheyStand;
 };
 
-// The codes of `codes` in this order. Nothing where they cannot lie in it: they are no matrix, or its scales no float16 of its size.
+// The codes of `codes` in this order. Nothing where they cannot lie in it: they are no matrix, it is empty, or its scales are
+// no float16 of its size.
 std::optional<std::string> OrderedCodes(const CheckpointReader& checkpoint, const TensorInfo& codes, CodeOrder order);
 
 // What stands behind the data.

@@ -42,4 +42,20 @@ void MovingAverage(float decay, Elements parameter, float* __restrict average, R
   });
 }
 
+void TakeSquares(float* x, int64_t columns, double* by_row, float* __restrict by_column, Rows rows) {
+  for (int64_t j = 0; j < columns; ++j) by_column[j] = 0;
+  for (int64_t i = rows.first; i < rows.last; ++i) {
+    float* __restrict row = x + i * columns;
+    float sum = 0;
+#pragma omp simd reduction(+ : sum)
+    for (int64_t j = 0; j < columns; ++j) {
+      const float square = row[j] * row[j];
+      row[j] = 0;
+      by_column[j] += square;
+      sum += square;
+    }
+    by_row[i] = sum;
+  }
+}
+
 }  // namespace fairway::FAIRWAY_TARGET

@@ -1,4 +1,5 @@
-// What walks once over flat memory in a step: the norm of all gradients, AdamW, the moving average. `range` are elements.
+// What walks once over flat memory: the norm of all gradients, AdamW, the moving average, of which `range` are elements, and sums
+// of squares by row and by column.
 #pragma once
 
 #include "common/model/ops/element.h"
@@ -20,5 +21,9 @@ FAIRWAY_KERNEL(AdamUpdate, const AdamStep& step, Elements parameter, float* grad
 
 // average = decay * average + (1 - decay) * parameter.
 FAIRWAY_KERNEL(MovingAverage, float decay, Elements parameter, float* average, Rows range);
+
+// Of `rows` of x [rows, columns]: by_row[i] = sum_j x_ij^2, and by_column[j] = sum_i x_ij^2 over these rows alone. They are 0
+// afterwards.
+FAIRWAY_KERNEL(TakeSquares, float* x, int64_t columns, double* by_row, float* by_column, Rows rows);
 
 }  // namespace fairway

@@ -3,11 +3,13 @@
 #include <zstd.h>
 
 #include <algorithm>
+#include <atomic>
 #include <cmath>
 #include <future>
 #include <memory>
 #include <optional>
 #include <stdexcept>
+#include <thread>
 
 #include "common/base/digest.h"
 #include "common/base/error.h"
@@ -139,20 +141,26 @@ Content MakeContent(const CheckpointReader& quantised) {
     uint64_t bytes;
     double entropy;  // of codes
   };
-  std::vector<Placed> all;
-  uint64_t data_bytes = 0;
-  for (const TensorInfo& info : quantised.tensors()) {
-    data_bytes += info.bytes();
+  std::vector<Placed> all(quantised.tensors().size());
+  const auto place = [&](const TensorInfo& info) -> Placed {
     if (info.quantisation && info.dtype == DType::kInt8) {
       const std::span<const std::byte> codes = quantised.Data(info.name);
       const double entropy = Entropy({reinterpret_cast<const char*>(codes.data()), codes.size()});
       const double share = codes.empty() ? 0 : entropy / static_cast<double>(codes.size());
-      all.push_back({-share, {info.name, BestOrder(quantised, info)}, info.bytes(), entropy});
-    } else {
-      const double kept = info.dtype == DType::kFloat16 ? 3 : 4 + static_cast<double>(info.dtype);
-      all.push_back({scales.contains(info.name) ? 1 : factors.contains(info.name) ? 2 : kept, {info.name}, info.bytes(), 0});
+      return {-share, {info.name, BestOrder(quantised, info)}, info.bytes(), entropy};
     }
-  }
+    const double kept = info.dtype == DType::kFloat16 ? 3 : 4 + static_cast<double>(info.dtype);
+    return {scales.contains(info.name) ? 1 : factors.contains(info.name) ? 2 : kept, {info.name}, info.bytes(), 0};
+  };
+  std::vector<std::future<void>> threads;
+  std::atomic<size_t> next = 0;
+  for (unsigned i = 0; i < std::max(std::thread::hardware_concurrency(), 1u); ++i)
+    threads.push_back(std::async(std::launch::async, [&] {
+      for (size_t tensor; (tensor = next++) < all.size();) all[tensor] = place(quantised.tensors()[tensor]);
+    }));
+  for (std::future<void>& thread : threads) thread.get();
+  uint64_t data_bytes = 0;
+  for (const Placed& placed : all) data_bytes += placed.bytes;
   std::ranges::stable_sort(all, {}, &Placed::place);
 
   std::vector<PackedTensor> tensors;

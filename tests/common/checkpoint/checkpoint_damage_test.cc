@@ -196,6 +196,11 @@ TEST(CheckpointMessages, OfWhatIsPacked) {
   EXPECT_EQ(order(2, [](RawPacked& file) { file.quantisation += Field(5, "w.scale"); }), refused(2));  // one a row
   EXPECT_EQ(order(1, [](RawPacked& file) { file.scales = Field(1, "w.scale") + Field(2, 3) + Field(3, Varint(2)); }), refused(1));
   EXPECT_EQ(order(1, [](RawPacked& file) { file.codes = Field(1, "w.q") + Field(2, 4) + Field(3, Varint(6)); }), refused(1));
+  EXPECT_EQ(order(2, [](RawPacked& file) {
+              file.codes = Field(1, "w.q") + Field(2, 4) + Field(3, Varint(0) + Varint(1ull << 40));
+              file.data = file.data.substr(6);
+            }),
+            refused(2));
   EXPECT_EQ(order(1, [](RawPacked& file) { file.codes = Field(1, "w.q") + Field(2, 2) + Field(3, Varint(1) + Varint(3)); }), refused(1));
 }
 
