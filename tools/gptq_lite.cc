@@ -65,10 +65,10 @@ FoundStep FillBudget(const CheckpointReader& weights, const Settings& settings, 
   double packing = 0;
   const auto start = Clock::now();
   const FoundStep found = SearchStep(weights, settings, calibration, budget, guess, Sizes::kShipped, [&](const TriedSize& size) {
-    ++(size.shipped ? packed : measured);
+    ++(size.packed ? packed : measured);
     packing += size.packing;
     Log("search: a step of %.6g: %s bytes%s", size.step, WithCommas(static_cast<int64_t>(size.bytes)).c_str(),
-        size.shipped ? "" : " by the fast level");
+        size.packed ? "" : " by the fast level");
   });
   Log("budget: %s of %s bytes by a step of %.6g; %d sizes measured in %.1f s, %d packed in %.1f s%s", WithCommas(found.bytes).c_str(),
       WithCommas(budget).c_str(), found.step, measured, SecondsSince(start) - packing, packed, packing,

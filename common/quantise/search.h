@@ -20,12 +20,13 @@ inline SettingValues ExportedSettings(const Settings& settings) {
 struct TriedSize {
   double step;
   uint64_t bytes;
-  bool shipped;    // at the levels that artifacts are packed at, else by the fast level
+  bool packed;     // as artifacts are, else by the fast level
   double packing;  // seconds of that
 };
 
-// How the search says what an artifact has: as shipped in the end, or by the fast level alone, within a percent of it.
-enum class Sizes { kShipped, kFast };
+// What the budget holds: the artifact as shipped, to within kBudgetShare, or what it will have to within a few percent, for which a
+// single one is packed and at one level.
+enum class Sizes { kShipped, kRough };
 
 // The step at which an export of `weights` fills `budget` bytes, beginning at `first_guess`. `on_size` hears of each size. Throws
 // as ExportWeights and FindStep do.

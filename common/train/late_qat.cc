@@ -25,7 +25,7 @@ StepsToTrainOn FindStepsToTrainOn(const NamedTensors& weights, const Settings& s
     writer.Finish({}, {});
     const CheckpointReader checkpoint(std::move(content), "weights in training");
     found.step = SearchStep(checkpoint, settings, calibration, static_cast<uint64_t>(budget),
-                            GuessStep(checkpoint, settings, calibration, static_cast<uint64_t>(budget)), Sizes::kFast,
+                            GuessStep(checkpoint, settings, calibration, static_cast<uint64_t>(budget)), Sizes::kRough,
                             [](const TriedSize&) {}).step;
   }
   found.step = communicator.Gather(std::vector<double>{found.step})[0];

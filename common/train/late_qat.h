@@ -19,8 +19,8 @@ struct StepsToTrainOn {
   std::map<std::string, Steps> matrices;  // of every matrix that is exported as codes
 };
 
-// Calibrates `weights`, as LoadParameters gives them, on `train`, and finds the step whose artifact fills the budget by the coder's fast
-// level. Ranks do it together and come to the same. Throws as TargetBytes, Calibrate and SearchStep do.
+// Calibrates `weights`, as LoadParameters gives them, on `train`, and finds the step whose artifact about fills the
+// budget. Ranks do it together and come to the same. Throws as TargetBytes, Calibrate and SearchStep do.
 StepsToTrainOn FindStepsToTrainOn(const NamedTensors& weights, const Settings& settings, const ShardSet& train,
                                   Communicator& communicator);
 

@@ -9,6 +9,7 @@
 #include "common/calibrate/calibrate.h"
 #include "common/cuda/device.h"
 #include "common/evaluate/evaluate.h"
+#include "common/train/late_qat.h"
 #include "tests/common/train/corpus.h"
 
 namespace fairway {
@@ -257,6 +258,23 @@ TEST_F(RanksTest, CalibrationIsThatOfASingleProcessBitForBit) {
       EXPECT_EQ(together.feedback.at(name).order, feedback.order) << name;
       EXPECT_EQ(together.feedback.at(name).upper, feedback.upper) << name;
     }
+  }
+}
+
+// One rank searches; the others hear of it.
+TEST_F(RanksTest, LateQatTrainsOnTheStepsOfASingleProcess) {
+  const Settings settings = Make({{"quantiser", "hessian"}, {"calibration_windows", "5"}, {"calibration_tokens", "20"},
+                                  {"bits_per_weight", "16"}});
+  const NamedTensors weights = RandomParameters(settings);
+  const ShardSet train(settings.data_path, "train", settings.vocab_size);
+  const StepsToTrainOn alone = FindStepsToTrainOn(weights, settings, train, Communicator::Single()),
+                       together = FindStepsToTrainOn(weights, settings, train, *ranks);
+  EXPECT_GT(alone.step, 0);
+  EXPECT_EQ(together.step, alone.step);
+  ASSERT_FALSE(alone.matrices.empty());
+  for (const auto& [name, steps] : alone.matrices) {
+    EXPECT_EQ(together.matrices.at(name).rows, steps.rows) << name;
+    EXPECT_EQ(together.matrices.at(name).columns, steps.columns) << name;
   }
 }
 

@@ -93,7 +93,7 @@ TEST(SettingTable, IsSane) {
 
 TEST(SettingTable, AScopeIsABitAndKAllIsAllOfThem) {
   const unsigned scopes[] = {scope::kModel,    scope::kTrain, scope::kFinalize, scope::kQuantise,
-                             scope::kEvaluate, scope::kData,  scope::kRun};
+                             scope::kEvaluate, scope::kData,  scope::kRun, scope::kPack};
   unsigned all = 0;
   for (const unsigned one : scopes) {
     EXPECT_EQ(one & (one - 1), 0u);
