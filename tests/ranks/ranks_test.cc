@@ -264,7 +264,7 @@ TEST_F(RanksTest, CalibrationIsThatOfASingleProcessBitForBit) {
 // One rank searches; the others hear of it.
 TEST_F(RanksTest, LateQatTrainsOnTheStepsOfASingleProcess) {
   const Settings settings = Make({{"quantiser", "hessian"}, {"calibration_windows", "5"}, {"calibration_tokens", "20"},
-                                  {"bits_per_weight", "16"}});
+                                  {"bits_per_weight", "9"}});
   const NamedTensors weights = RandomParameters(settings);
   const ShardSet train(settings.data_path, "train", settings.vocab_size);
   const StepsToTrainOn alone = FindStepsToTrainOn(weights, settings, train, Communicator::Single()),

@@ -16,8 +16,8 @@ namespace {
 
 class TrainerTest : public CorpusTest {};
 
-const Options kLite = {{"quantiser", "lite"}, {"bits_per_weight", "16"}, {"calibration_windows", "2"}, {"calibration_tokens", "12"}};
-const Options kHessian = {{"quantiser", "hessian"}, {"bits_per_weight", "16"}, {"calibration_windows", "2"}, {"calibration_tokens", "12"}};
+const Options kLite = {{"quantiser", "lite"}, {"bits_per_weight", "9"}, {"calibration_windows", "2"}, {"calibration_tokens", "12"}};
+const Options kHessian = {{"quantiser", "hessian"}, {"bits_per_weight", "9"}, {"calibration_windows", "2"}, {"calibration_tokens", "12"}};
 
 std::map<std::string, double> CountersOf(const std::string& path) {
   std::map<std::string, double> counters;
@@ -51,7 +51,10 @@ TEST_F(TrainerTest, GoesOnBitForBitFromEveryStep) {
     EXPECT_EQ(counters.at(counter::kQatFirstStep), 5);                       // 3/8 is the first scale below 0.4
     EXPECT_EQ(counters.at(counter::kQatReplacements), 3 * (3 * 6 + 1));  // steps, matrices
     EXPECT_EQ(counters.at(counter::kTokens), 8 * 64);
-    EXPECT_EQ(counters.contains(counter::kQatStep), settings.quantiser != "published");
+    ASSERT_EQ(counters.contains(counter::kQatStep), settings.quantiser != "published");
+    if (settings.quantiser != "published") {
+      EXPECT_GT(counters.at(counter::kQatStep), 0);
+    }
     for (int64_t cut = 0; cut <= 8; ++cut) {
       Trainer first = MakeTrainer(settings, machine);
       TakeSteps(first, settings, cut);
