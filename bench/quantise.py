@@ -3,7 +3,7 @@
 PyTorch, one quantile a candidate, whose weights must come out equal to those of `published --compat 1`.
 
     train --profile record-h100x8 --iterations 3 --train-batch-tokens 1024 --grad-micro-steps 1 --train-seq-len 512 \\
-          --max-wallclock-seconds 0 --out train.ckpt        (weights that were hardly trained serve; any corpus of 1,024 pieces)
+          --max-wallclock-seconds 0 --late-qat-threshold 0 --out train.ckpt        (weights that were hardly trained serve; any corpus of 1,024 pieces)
     ema-finalize train.ckpt weights.ckpt
     DATA_PATH=… bench/quantise.py --target-bytes 11000000 weights.ckpt
 
