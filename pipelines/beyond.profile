@@ -37,7 +37,7 @@ source = ema
 keep_max_numel = 4096
 fp16_keep_name_patterns =           # the embedding too
 quantiser = hessian
-target_bytes = 955000               # with the code: no more than cpu-demo takes
+target_bytes = 955000               # with the code: the artifact is no larger than cpu-demo's
 
 eval_stride = 64
 method = adapt                      # score first, then learn
