@@ -127,6 +127,15 @@ const std::vector<std::string>& ShardSet::files() const {
   return state_->paths;
 }
 
+std::vector<ShardSet::Range> ShardSet::ranges() const {
+  std::vector<Range> ranges;
+  for (const Shard& shard : state_->shards) {
+    const int64_t first = std::max(shard.begin - begin_, int64_t{0}), last = std::min(shard.begin + shard.tokens - begin_, tokens_);
+    if (first < last) ranges.push_back({shard.file.path(), first, last - first});
+  }
+  return ranges;
+}
+
 void ShardSet::Read(int64_t begin, int64_t count, uint16_t* out) const {
   ForEachPart(state_->shards, begin_ + begin, count, [&](const Shard& shard, int64_t first, int64_t part) {
     const std::span<const std::byte> payload = shard.Payload(first, part);

@@ -22,6 +22,13 @@ class ShardSet {
 
   int64_t tokens() const;  // over all shards, or of the part
   const std::vector<std::string>& files() const;
+  // A shard's tokens, where they lie in this set.
+  struct Range {
+    std::string file;
+    int64_t begin, tokens;
+  };
+  // Those of the shards of which the set holds some, in order.
+  std::vector<Range> ranges() const;
   // Copies tokens [begin, begin + count) to `out`. REQUIRES: the range lies within tokens().
   // InputError names shard and offset of an id >= vocab_size.
   void Read(int64_t begin, int64_t count, uint16_t* out) const;
