@@ -89,7 +89,7 @@ void RequireOneEvaluation(Communicator& communicator, const Subject& subject, co
                           const Settings& settings) {
   std::vector<Fact> facts = ProgramFacts(Version(), SourceDigest(), settings, scope::kEvaluate);
   facts.push_back({"the file", subject.digest});
-  facts.push_back({"the validation split", val.Identity()});
+  facts.push_back({"the validation split", val.Identity() + " " + val.BytesIdentity()});
   facts.push_back({"the byte table", table.digest});
   RequireAgreement(communicator, facts);
 }
@@ -107,6 +107,7 @@ Json Evaluate(const Options& options, Settings& settings, const Place& place) {
   if (sliding && settings.method == "cached" && machine != nullptr)
     throw UsageError("method = cached: no keys and values are kept on a GPU; --device cpu evaluates so");
   const ShardSet val(settings.data_path, "val", settings.vocab_size);
+  const std::string val_digest = val.Identity();  // before any work: a manifest may speak of other shards
   const ByteTable table = ByteTable::Load(settings);
   if (communicator.world_size() > 1) {
     Log("world_size:%ld backend:%s", communicator.world_size(), communicator.name().c_str());
@@ -137,6 +138,7 @@ Json Evaluate(const Options& options, Settings& settings, const Place& place) {
   Log("final_int8_zlib_roundtrip val_loss:%.4f val_bpb:%.4f eval_time:%.0fms", score.val_loss, score.val_bpb,
       1000 * SecondsSince(final_start));
   Log("final_int8_zlib_roundtrip_exact val_loss:%.8f val_bpb:%.8f", score.val_loss, score.val_bpb);
+  val.CheckUnchanged();
   if (!std::isfinite(score.val_loss)) throw InputError(subject.path, "its losses are not finite numbers");
 
   Json result = {
@@ -157,7 +159,8 @@ Json Evaluate(const Options& options, Settings& settings, const Place& place) {
       {"artifact_digest", subject.digest},
       {"identity", subject.identity},
       {"made_from", subject.made_from},
-      {"val_digest", val.Identity()},
+      {"val_digest", val_digest},
+      {"byte_sidecar_digest", val.has_bytes() ? Json(val.BytesIdentity()) : Json()},
       {"byte_table_digest", table.digest},
       {"precision", settings.precision},
       {"threads", at::get_num_threads()},
@@ -197,6 +200,9 @@ void Compare(const Json& score, const Json& expected, const Options& options) {
     throw InputError(options.expect, std::string("is of another evaluation: ") + name + " is " + expected[name].dump() +
                                          " there and " + score[name].dump() + " here");
   }
+  // Of files that older programs wrote the sidecar is absent, as it is of splits without one.
+  if (expected.value("byte_sidecar_digest", Json()) != score["byte_sidecar_digest"])
+    throw InputError(options.expect, "is of another evaluation: its tokens stand for bytes by another sidecar");
   const Json adapt = expected.value("adapt", Json()), adapt_here = score.value("adapt", Json());
   if (adapt != adapt_here)
     throw InputError(options.expect, "is of another evaluation: adapt is " + adapt.dump() + " there and " + adapt_here.dump() + " here");

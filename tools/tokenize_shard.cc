@@ -8,9 +8,27 @@
 #include "common/tokenizer/write_shards.h"
 #include "common/tokens/byte_table.h"
 #include "common/tokens/shard_format.h"
+#include "common/tokens/shards.h"
 #include "common/tool/tool.h"
 
 using namespace fairway;
+
+namespace {
+
+// The splits that a folder has. Large shards are read once: DigestCache.
+Json Identify(const std::string& folder) {
+  Json splits = Json::object();
+  for (const char* split : {"train", "val"}) {
+    if (!HasShards(folder, split)) continue;
+    const ShardSet shards(folder, split, 1 << 16);
+    splits[split] = {{"shards", shards.files().size()}, {"tokens", shards.tokens()}, {"identity", shards.Identity()}};
+    if (shards.has_bytes()) splits[split]["byte_sidecar"] = shards.BytesIdentity();
+  }
+  if (splits.empty()) throw IoError(folder, "holds no shards fineweb_train_NNNNNN.bin or fineweb_val_NNNNNN.bin");
+  return {{"tool", "tokenize-shard"}, {"folder", folder}, {"splits", splits}};
+}
+
+}  // namespace
 
 int main(int argc, char** argv) {
   CommandLine line(
@@ -18,12 +36,13 @@ int main(int argc, char** argv) {
       "Turns text into token shards: each document becomes BOS and its pieces. Writes the shards, byte_table.pb and\n"
       "manifest.json (counts and digests) into a folder, in place of what the split had there.\n"
       "With --train-tokenizer the tokenizer is first trained on the same text, VOCAB_SIZE pieces large. With\n"
-      "--byte-table FILE the tokenizer's byte table is written to FILE, which needs no text.",
+      "--byte-table FILE the tokenizer's byte table is written to FILE, which needs no text.\n"
+      "With --identify DIR the identities of the splits in DIR are printed; manifest.json is checked against the shards.",
       "tokenize-shard --out data/mine --split train --separator '\\f' --train-tokenizer data/mine/tokenizer.model "
       "book.txt");
   Settings settings;
   std::vector<std::string> inputs;
-  std::string separator, model, trained_model;
+  std::string separator, model, trained_model, identified;
   DocumentFormat format;
   ShardOptions options;
   line.Inputs("INPUT", inputs, "text files, one document each; '-' is standard input");
@@ -35,6 +54,7 @@ int main(int argc, char** argv) {
               "the inputs hold documents separated by this byte: \\0, \\f, \\n, \\r, \\t, \\v or a number");
   line.Option("--tokenizer", model, "SentencePiece model [TOKENIZER_PATH]");
   line.Option("--train-tokenizer", trained_model, "train a tokenizer on the inputs, write it here and use it");
+  line.Option("--identify", identified, "folder of shards: print the identity of each split");
   line.Option("--shard-tokens", options.shard_tokens, 1, kMaxShardTokens, "tokens a shard [100,000,000]");
   line.Use(settings, scope::kData);
 
@@ -42,8 +62,12 @@ int main(int argc, char** argv) {
     const bool writes_shards = !options.folder.empty() || !options.split.empty();
     const bool trains = !trained_model.empty();
     const bool exports = settings.origin("byte_table") == Origin::kCommandLine;
+    if (!identified.empty()) {
+      if (writes_shards || trains || exports || !inputs.empty()) throw UsageError("--identify stands alone: it reads shards and writes nothing");
+      return Identify(identified);
+    }
     if (!writes_shards && !trains && !exports)
-      throw UsageError("nothing to do: give --out and --split, --train-tokenizer or --byte-table (see --help)");
+      throw UsageError("nothing to do: give --out and --split, --train-tokenizer, --byte-table or --identify (see --help)");
     if (writes_shards && (options.folder.empty() || (options.split != "train" && options.split != "val")))
       throw UsageError("shards need --out DIR and --split train or --split val");
     if ((writes_shards || trains) == inputs.empty())

@@ -23,12 +23,12 @@ namespace {
 struct Batch {
   std::vector<Window> windows;
   std::vector<uint16_t> tokens;  // from the first window's begin up to the last target of all
+  std::vector<uint16_t> bytes;   // that these stand for, where the split has a byte sidecar
   int64_t width;
   std::vector<float> losses;     // [windows, width], of the scored positions
 
-  const uint16_t* tokens_of(const Window& window) const {
-    return tokens.data() + (window.begin - windows.front().begin);
-  }
+  int64_t offset_of(const Window& window) const { return window.begin - windows.front().begin; }
+  const uint16_t* tokens_of(const Window& window) const { return tokens.data() + offset_of(window); }
 };
 
 Batch ReadBatch(const ShardSet& val, const WindowPlan& plan, int64_t first, int64_t count) {
@@ -37,13 +37,21 @@ Batch ReadBatch(const ShardSet& val, const WindowPlan& plan, int64_t first, int6
   const int64_t begin = batch.windows.front().begin;
   batch.tokens.resize(batch.windows.back().end() + 1 - begin);
   val.Read(begin, batch.tokens.size(), batch.tokens.data());
+  if (val.has_bytes()) {
+    batch.bytes.resize(batch.tokens.size());
+    val.ReadBytes(begin, batch.bytes.size(), batch.bytes.data());
+  }
   batch.width = plan.width();
   batch.losses.resize(count * batch.width);
   return batch;
 }
 
-// Bytes of text that the scored targets of a window stand for.
+// Bytes of text that the scored targets of a window stand for, by the split's sidecar where it has one.
 int64_t ScoredBytes(const ByteTable& table, const Batch& batch, const Window& window) {
+  if (!batch.bytes.empty()) {
+    const auto target_bytes = batch.bytes.begin() + batch.offset_of(window) + 1;
+    return std::accumulate(target_bytes + window.score_from, target_bytes + window.length, int64_t{0});
+  }
   const uint16_t* tokens = batch.tokens_of(window);
   int64_t bytes = 0;
   for (int64_t i = window.score_from; i < window.length; ++i) bytes += table.Bytes(tokens[i], tokens[i + 1]);

@@ -129,7 +129,8 @@ void Install(const std::vector<ShardRecord>& files, const std::string& staging, 
   for (const auto& entry : fs::directory_iterator(options.folder)) {
     const std::string name = entry.path().filename();
     const auto same = [&](const ShardRecord& file) { return file.name == name; };
-    if (IsShardName(name, options.split) && std::none_of(files.begin(), files.end(), same))
+    const ShardFile kind = ShardFileOf(name, options.split);
+    if ((kind == ShardFile::kTokens || kind == ShardFile::kBytes) && std::none_of(files.begin(), files.end(), same))
       stale.push_back(entry.path());
   }
   for (const fs::path& path : stale) fs::remove(path);

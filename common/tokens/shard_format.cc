@@ -9,6 +9,8 @@ namespace fairway {
 namespace {
 
 constexpr int32_t kMagic = 20240520, kVersion = 1;
+constexpr std::string_view kSuffix = ".bin";
+constexpr size_t kMostDigits = 9;
 
 }  // namespace
 
@@ -16,9 +18,23 @@ std::string ShardName(const std::string& split, int64_t index) {
   return StringPrintf("fineweb_%s_%06ld.bin", split.c_str(), index);
 }
 
-bool IsShardName(std::string_view name, std::string_view split) {
+std::string SidecarName(const std::string& split, int64_t index) { return ShardName(split + "_bytes", index); }
+
+ShardFile ShardFileOf(std::string_view name, std::string_view split) {
   const std::string prefix = "fineweb_" + std::string(split) + "_";
-  return name.size() > prefix.size() + 4 && name.starts_with(prefix) && name.ends_with(".bin");
+  if (!name.starts_with(prefix) || !name.ends_with(kSuffix) || name.size() < prefix.size() + kSuffix.size()) return ShardFile::kNone;
+  std::string_view rest = name.substr(prefix.size(), name.size() - prefix.size() - kSuffix.size());
+  const bool bytes = rest.starts_with("bytes_");
+  if (bytes) rest.remove_prefix(6);
+  const bool number = !rest.empty() && rest.size() <= kMostDigits && rest.find_first_not_of("0123456789") == rest.npos;
+  return !number ? ShardFile::kOther : bytes ? ShardFile::kBytes : ShardFile::kTokens;
+}
+
+int64_t ShardNumber(std::string_view name) {
+  const size_t begin = name.rfind('_') + 1;
+  int64_t number = 0;
+  ParseInt(name.substr(begin, name.size() - kSuffix.size() - begin), &number);
+  return number;
 }
 
 std::string UnfinishedName(const std::string& split) { return ".fineweb_" + split + ".unfinished"; }

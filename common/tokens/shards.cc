@@ -9,7 +9,9 @@
 #include <condition_variable>
 #include <cstring>
 #include <filesystem>
+#include <map>
 #include <mutex>
+#include <optional>
 #include <span>
 #include <system_error>
 #include <thread>
@@ -18,6 +20,7 @@
 #include "common/base/error.h"
 #include "common/base/file.h"
 #include "common/base/text.h"
+#include "common/tokens/digest_cache.h"
 #include "common/tokens/manifest.h"
 #include "common/tokens/shard_format.h"
 
@@ -28,6 +31,7 @@ static_assert(std::endian::native == std::endian::little, "tokens are read from 
 
 struct Shard {
   InputFile file;
+  FileStamp stamp;
   int64_t begin = 0, tokens = 0;  // where it lies among the tokens of its split
 
   std::span<const std::byte> Payload(int64_t first, int64_t count) const {
@@ -35,18 +39,60 @@ struct Shard {
   }
 };
 
-std::vector<std::string> FindShards(const std::string& folder, const std::string& split) {
+// Paths of the files of one kind, in the order of their numbers, which leave none out.
+using Numbered = std::map<int64_t, std::string>;
+
+void CheckNumbers(const Numbered& files, const std::string& folder, int64_t first, const std::string& name_of_first) {
+  int64_t expected = first;
+  for (const auto& [number, path] : files) {
+    if (number != expected)
+      throw InputError(path, StringPrintf("there is no number %ld before it in %s: a shard is missing (the first is %s)", expected,
+                                          folder.c_str(), name_of_first.c_str()));
+    ++expected;
+  }
+}
+
+struct SplitFiles {
+  Numbered tokens, bytes;
+};
+
+SplitFiles FindShards(const std::string& folder, const std::string& split) {
   namespace fs = std::filesystem;
   std::error_code error;
-  std::vector<std::string> paths;
+  SplitFiles found;
   if (fs::exists(fs::path(folder) / UnfinishedName(split), error))
     throw InputError(folder, "its split " + split + " is half replaced by another: tokenize-shard was interrupted; run it again");
-  for (fs::directory_iterator entry(folder, error), end; !error && entry != end; entry.increment(error))
-    if (IsShardName(entry->path().filename().string(), split)) paths.push_back(entry->path());
+  for (fs::directory_iterator entry(folder, error), end; !error && entry != end; entry.increment(error)) {
+    const std::string path = entry->path(), name = entry->path().filename();
+    const ShardFile kind = ShardFileOf(name, split);
+    if (kind == ShardFile::kNone) continue;
+    if (kind == ShardFile::kOther)
+      throw InputError(path, "is no shard of the split " + split + ", though its name begins like one (" + ShardName(split, 0) +
+                                 "): remove or rename it");
+    const auto [place, fresh] = (kind == ShardFile::kBytes ? found.bytes : found.tokens).emplace(ShardNumber(name), path);
+    if (!fresh) throw InputError(std::max(path, place->second), "has the number of " + BaseName(std::min(path, place->second)));
+  }
   if (error) throw IoError(folder, error.message());
-  if (paths.empty()) throw IoError(folder + "/fineweb_" + split + "_*.bin", "matches no file");
-  std::sort(paths.begin(), paths.end());
-  return paths;
+  if (found.tokens.empty()) throw IoError(folder + "/fineweb_" + split + "_*.bin", "matches no file");
+  // Published sets begin at 0 or at 1.
+  const int64_t first = std::min<int64_t>(found.tokens.begin()->first, 1);
+  CheckNumbers(found.tokens, folder, first, BaseName(found.tokens.begin()->second));
+  if (found.bytes.empty()) return found;
+  for (const auto& [number, path] : found.tokens)
+    if (!found.bytes.contains(number)) throw InputError(path, "has no byte sidecar " + SidecarName(split, number) + ", though other shards have one");
+  for (const auto& [number, path] : found.bytes)
+    if (!found.tokens.contains(number)) throw InputError(path, "is the byte sidecar of a shard that is missing: " + ShardName(split, number));
+  return found;
+}
+
+Shard OpenShard(const std::string& path, int64_t begin) {
+  // The stamp is that of the mapped file unless another took its name in between.
+  const FileStamp before = StampOf(path);
+  Shard shard{.file = InputFile(path), .stamp = before, .begin = begin};
+  if (StampOf(path) != before) throw InputError(path, "was replaced while it was opened");
+  const std::span<const std::byte> bytes = shard.file.bytes();
+  shard.tokens = CheckShardHeader(bytes.first(std::min(bytes.size(), kShardHeaderBytes)), bytes.size(), path);
+  return shard;
 }
 
 // Calls use(shard, first token in it, count) for each shard that [begin, begin + count) touches.
@@ -92,21 +138,69 @@ std::string Digest(const InputFile& file) {
 
 }  // namespace
 
+bool HasShards(const std::string& folder, const std::string& split) {
+  std::error_code error;
+  bool found = false;
+  for (std::filesystem::directory_iterator entry(folder, error), end; !error && entry != end; entry.increment(error))
+    found = found || ShardFileOf(entry->path().filename().string(), split) == ShardFile::kTokens;
+  if (error) throw IoError(folder, error.message());
+  return found;
+}
+
 struct ShardSet::State {
   std::string folder, split;
   int64_t vocab_size;
-  std::vector<Shard> shards;
+  std::vector<Shard> shards, sidecars;  // as many sidecars as shards, or none
   std::vector<std::string> paths;
+
+  // Computed at the first use.
+  struct Digests {
+    std::vector<std::string> shards, sidecars;
+  };
+  mutable std::mutex mutex;
+  mutable std::optional<Digests> digests;
+
+  const Digests& Digested() const {
+    const std::lock_guard lock(mutex);
+    if (digests) return *digests;
+    DigestCache cache(folder);
+    const Manifest manifest = Manifest::Read(folder);
+    const auto digest = [&](const std::vector<Shard>& files) {
+      std::vector<std::string> result;
+      for (const Shard& file : files) {
+        const std::string name = BaseName(file.file.path());
+        result.push_back(cache.Find(name, file.stamp));
+        if (result.back().empty()) cache.Add(name, file.stamp, result.back() = Digest(file.file));
+        const ShardRecord* record = manifest.Find(split, name);
+        if (record != nullptr && record->sha256 != result.back())
+          throw InputError(file.file.path(), "is not the file that " + Manifest::Path(folder) + " speaks of: its SHA-256 is " +
+                                                 result.back() + " and not " + record->sha256);
+      }
+      return result;
+    };
+    Digests computed;
+    computed.shards = digest(shards);
+    computed.sidecars = digest(sidecars);
+    cache.Write();
+    return digests.emplace(std::move(computed));
+  }
 };
 
 ShardSet::ShardSet(const std::string& folder, const std::string& split, int64_t vocab_size) {
-  const auto state = std::make_shared<State>(State{folder, split, vocab_size});
-  state->paths = FindShards(folder, split);
-  for (const std::string& path : state->paths) {
-    InputFile file(path);
-    const int64_t tokens = CheckShardHeader(file.bytes().first(std::min(file.bytes().size(), kShardHeaderBytes)),
-                                            file.bytes().size(), path);
-    state->shards.push_back({std::move(file), tokens_, tokens});
+  const auto state = std::make_shared<State>();
+  state->folder = folder;
+  state->split = split;
+  state->vocab_size = vocab_size;
+  const SplitFiles found = FindShards(folder, split);
+  for (const auto& [number, path] : found.tokens) {
+    state->paths.push_back(path);
+    state->shards.push_back(OpenShard(path, tokens_));
+    const int64_t tokens = state->shards.back().tokens;
+    if (const auto sidecar = found.bytes.find(number); sidecar != found.bytes.end()) {
+      state->sidecars.push_back(OpenShard(sidecar->second, tokens_));
+      if (const int64_t counts = state->sidecars.back().tokens; counts != tokens)
+        throw InputError(sidecar->second, StringPrintf("has the bytes of %ld tokens, but %s holds %ld", counts, BaseName(path).c_str(), tokens));
+    }
     tokens_ += tokens;
   }
   state_ = state;
@@ -171,19 +265,34 @@ void ShardSet::Load(int64_t begin, int64_t count) const {
   });
 }
 
-std::string ShardSet::Identity() const {
-  const Manifest manifest = Manifest::Read(state_->folder);
-  std::vector<std::string> digests;
-  for (const Shard& shard : state_->shards) {
-    const ShardRecord* record = manifest.Find(state_->split, BaseName(shard.file.path()));
-    if (record == nullptr || record->bytes != static_cast<int64_t>(shard.file.bytes().size())) break;
-    digests.push_back(record->sha256);
-  }
-  if (digests.size() != state_->shards.size()) {
-    digests.clear();
-    for (const Shard& shard : state_->shards) digests.push_back(Digest(shard.file));
-  }
-  return SplitIdentity(digests);
+bool ShardSet::has_bytes() const { return !state_->sidecars.empty(); }
+
+void ShardSet::ReadBytes(int64_t begin, int64_t count, uint16_t* out) const {
+  ForEachPart(state_->sidecars, begin_ + begin, count, [&](const Shard& sidecar, int64_t first, int64_t part) {
+    const std::span<const std::byte> payload = sidecar.Payload(first, part);
+    std::memcpy(out, payload.data(), payload.size());
+    Release(payload);
+    out += part;
+  });
+}
+
+std::string ShardSet::Identity() const { return SplitIdentity(state_->Digested().shards); }
+std::string ShardSet::BytesIdentity() const { return has_bytes() ? SplitIdentity(state_->Digested().sidecars) : ""; }
+
+void ShardSet::CheckUnchanged() const {
+  const State::Digests& known = state_->Digested();
+  const auto check = [](const std::vector<Shard>& files, const std::vector<std::string>& digests) {
+    for (size_t i = 0; i < files.size(); ++i) {
+      const std::string& path = files[i].file.path();
+      const std::optional<FileStamp> now = TryStampOf(path);
+      // Another file under this name, or none: the one that is mapped here lives on as it was.
+      if (!now || now->inode != files[i].stamp.inode || now->device != files[i].stamp.device || *now == files[i].stamp) continue;
+      if (now->size != files[i].stamp.size || Digest(files[i].file) != digests[i])
+        throw InputError(path, "was changed while it was being read: what came out is of no known text");
+    }
+  };
+  check(state_->shards, known.shards);
+  check(state_->sidecars, known.sidecars);
 }
 
 // The background thread loads ranges of kChunk tokens, one after another from where the stream stands, until it is

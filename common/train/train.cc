@@ -89,7 +89,8 @@ class Partials {
 Lineage::Input LineageOf(const ShardSet& shards, const Settings& settings) {
   Lineage::Input input{.role = "train shards", .identity = shards.Identity(), .lineage = {}};
   const Manifest manifest = Manifest::Read(settings.data_path);
-  if (const auto split = manifest.splits.find("train"); split != manifest.splits.end()) {
+  // What the manifest says of the text is said of exactly the shards that it lists.
+  if (const auto split = manifest.splits.find("train"); split != manifest.splits.end() && split->second.Identity() == input.identity) {
     const auto add = [&](const char* role, const std::string& identity) {
       if (!identity.empty()) input.lineage.inputs.push_back({role, identity, {}});
     };
@@ -159,7 +160,7 @@ std::vector<Fact> FactsOf(const Settings& settings, const Lineage& lineage, cons
   std::vector<Fact> facts = ProgramFacts(lineage.version, lineage.source_digest, settings, kStages);
   facts.push_back({"LibTorch", TORCH_VERSION});
   facts.push_back({"the training split", lineage.inputs.front().identity});
-  facts.push_back({"the validation split", val.Identity()});
+  facts.push_back({"the validation split", val.Identity() + " " + val.BytesIdentity()});
   facts.push_back({"the byte table", table.digest});
   return facts;
 }
@@ -193,6 +194,7 @@ class Run {
     lineage_.settings.emplace_back("torch.version", TORCH_VERSION);
     lineage_.settings.emplace_back("hardware", HardwareName(machine_, communicator_));
     lineage_.inputs = {LineageOf(trainer_.shards(), settings_)};
+    (void)val_.Identity();  // shards that are not those of their manifest are refused here, not after training
     if (communicator_.world_size() > 1) RequireAgreement(communicator_, FactsOf(settings_, lineage_, val_, table_));
     if (Writes()) {
       reservation_.emplace(out);
@@ -408,6 +410,8 @@ class Run {
 
   TrainResult Finish() {
     clock_.Stop();
+    train_.CheckUnchanged();
+    val_.CheckUnchanged();
     LogProfile();
     Agree();
     if (stopped_by_clock_ && trainer_.step() < settings_.iterations)

@@ -96,6 +96,53 @@ TEST_F(EvalSlidingTest, SaysWhatTheLibraryScores) {
   EXPECT_EQ(json::parse(ReadBytes(folder / "eval.json")), result);
 }
 
+TEST_F(EvalSlidingTest, CountsTheBytesOfTheSidecar) {
+  const json without = Scored("--out without.json");
+  EXPECT_TRUE(without["byte_sidecar_digest"].is_null());
+  // Token i stands for i % 7 bytes, and for 300 once.
+  std::vector<uint16_t> bytes(62);
+  for (int i = 0; i < 62; ++i) bytes[i] = i == 40 ? 300 : i % 7;
+  WriteBytes(folder / "fineweb_val_bytes_000000.bin", ShardBytes({bytes.begin(), bytes.begin() + 31}));
+  WriteBytes(folder / "fineweb_val_bytes_000001.bin", ShardBytes({bytes.begin() + 31, bytes.end()}));
+  int64_t all = 0, first_48 = 0;  // targets
+  for (int i = 1; i < 62; ++i) {
+    all += bytes[i];
+    if (i <= 48) first_48 += bytes[i];
+  }
+  for (const char* method : {"windows", "cached", "adapt --adapt-chunk-tokens 32"}) {
+    const json result = Scored(std::string("--method ") + method);
+    EXPECT_EQ(result["targets"], 61) << method;
+    EXPECT_EQ(result["bytes"], all) << method;
+    EXPECT_NEAR(result["val_bpb"].get<double>(), result["val_loss"].get<double>() / std::log(2.0) * 61 / all, 1e-12) << method;
+    EXPECT_NEAR(result["val_bpb_plain"].get<double>(), result["val_loss_plain"].get<double>() / std::log(2.0) * 48 / first_48, 1e-9) << method;
+  }
+  const json result = Scored();
+  EXPECT_EQ(result["val_loss"], without["val_loss"]);
+  EXPECT_EQ(result["val_digest"], without["val_digest"]);
+  EXPECT_EQ(result["byte_sidecar_digest"], ShardSet(folder.path(), "val", 40).BytesIdentity());
+  // Such scores are not those of the byte table, even where the number of bytes is the same.
+  json same_bytes = without;
+  same_bytes["bytes"] = result["bytes"];
+  WriteBytes(folder / "without.json", same_bytes.dump());
+  const Ran compared = Evaluate("--expect without.json");
+  EXPECT_EQ(compared.status, 4);
+  EXPECT_THAT(compared.err, EndsWith("without.json: is of another evaluation: its tokens stand for bytes by another sidecar\n"));
+}
+
+TEST_F(EvalSlidingTest, RefusesShardsThatAreNotThoseOfTheirManifest) {
+  const std::string digest = Sha256Hex(ReadBytes(folder / "fineweb_val_000001.bin"));
+  WriteBytes(folder / "manifest.json",
+             R"({"format": 1, "splits": {"val": {"tokenizer_sha256": "00", "files": [{"name": "fineweb_val_000001.bin", "tokens": 31, "bytes": 1086, "sha256": ")" +
+                 digest + R"("}]}}})");
+  EXPECT_EQ(Scored()["val_digest"], val->Identity());
+  std::vector<uint16_t> other(31, 7);
+  WriteBytes(folder / "fineweb_val_000001.bin", ShardBytes(other));
+  const Ran refused = Evaluate("--out never.json");
+  EXPECT_EQ(refused.status, 4);
+  EXPECT_THAT(refused.err, HasSubstr("fineweb_val_000001.bin: is not the file that ./manifest.json speaks of: its SHA-256 is "));
+  EXPECT_FALSE(std::filesystem::exists(folder / "never.json"));
+}
+
 TEST_F(EvalSlidingTest, PrintsTheLinesOfTheField) {
   const Ran ran = Evaluate("--eval-batch-seqs 4");
   EXPECT_THAT(ran.err, testing::ContainsRegex(
