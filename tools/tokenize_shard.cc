@@ -37,7 +37,8 @@ int main(int argc, char** argv) {
       "manifest.json (counts and digests) into a folder, in place of what the split had there.\n"
       "With --train-tokenizer the tokenizer is first trained on the same text, VOCAB_SIZE pieces large. With\n"
       "--byte-table FILE the tokenizer's byte table is written to FILE, which needs no text.\n"
-      "With --identify DIR the identities of the splits in DIR are printed; manifest.json is checked against the shards.",
+      "With --identify DIR the identities of the splits in DIR are printed; manifest.json is checked against the "
+      "shards.",
       "tokenize-shard --out data/mine --split train --separator '\\f' --train-tokenizer data/mine/tokenizer.model "
       "book.txt");
   Settings settings;
@@ -63,11 +64,13 @@ int main(int argc, char** argv) {
     const bool trains = !trained_model.empty();
     const bool exports = settings.origin("byte_table") == Origin::kCommandLine;
     if (!identified.empty()) {
-      if (writes_shards || trains || exports || !inputs.empty()) throw UsageError("--identify stands alone: it reads shards and writes nothing");
+      if (writes_shards || trains || exports || !inputs.empty())
+        throw UsageError("--identify stands alone: it reads shards and writes nothing");
       return Identify(identified);
     }
     if (!writes_shards && !trains && !exports)
-      throw UsageError("nothing to do: give --out and --split, --train-tokenizer, --byte-table or --identify (see --help)");
+      throw UsageError(
+          "nothing to do: give --out and --split, --train-tokenizer, --byte-table or --identify (see --help)");
     if (writes_shards && (options.folder.empty() || (options.split != "train" && options.split != "val")))
       throw UsageError("shards need --out DIR and --split train or --split val");
     if ((writes_shards || trains) == inputs.empty())

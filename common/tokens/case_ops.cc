@@ -9,11 +9,21 @@ namespace {
 constexpr std::string_view kMarkBegin = "\xee\x80";  // of all four
 constexpr size_t kMarkBytes = 3;
 
-bool IsUpper(char c) { return c >= 'A' && c <= 'Z'; }
-bool IsLower(char c) { return c >= 'a' && c <= 'z'; }
-bool IsLetter(char c) { return IsUpper(c) || IsLower(c); }
-char Lower(char c) { return IsUpper(c) ? static_cast<char>(c + ('a' - 'A')) : c; }
-char Upper(char c) { return IsLower(c) ? static_cast<char>(c - ('a' - 'A')) : c; }
+bool IsUpper(char c) {
+  return c >= 'A' && c <= 'Z';
+}
+bool IsLower(char c) {
+  return c >= 'a' && c <= 'z';
+}
+bool IsLetter(char c) {
+  return IsUpper(c) || IsLower(c);
+}
+char Lower(char c) {
+  return IsUpper(c) ? static_cast<char>(c + ('a' - 'A')) : c;
+}
+char Upper(char c) {
+  return IsLower(c) ? static_cast<char>(c - ('a' - 'A')) : c;
+}
 
 bool BeginsWithMark(std::string_view text) {
   return text.size() >= kMarkBytes && text.starts_with(kMarkBegin) && text[2] >= '\x81' && text[2] <= '\x84';
@@ -64,9 +74,12 @@ std::string CaseDecoder::Decode(std::string_view part) {
     }
     if (BeginsWithMark(rest) && !escaped_) {
       const std::string_view mark = rest.substr(0, kMarkBytes);
-      if (mark == kCaseEscape) escaped_ = true;
-      else if (mark == kCaseUpper) upper_ = true;
-      else capital_ = true;
+      if (mark == kCaseEscape)
+        escaped_ = true;
+      else if (mark == kCaseUpper)
+        upper_ = true;
+      else
+        capital_ = true;
       at += kMarkBytes;
       continue;
     }

@@ -3,7 +3,8 @@
 // On each maximal run of ASCII letters; nothing else changes:
 //   all lower case                          as it is
 //   two or more letters, all upper case     U+E002 and the letters lowered
-//   otherwise                               U+E001 if the first is upper, then the letters lowered, U+E003 before each later upper one
+//   otherwise                               U+E001 if the first is upper; then the letters lowered, U+E003 before each
+//                                           later upper one
 // A literal U+E001 .. U+E004 is preceded by U+E004. So "The NASA iPhone" is "<1>the <2>nasa i<3>phone".
 #pragma once
 
@@ -35,8 +36,8 @@ class CaseDecoder {
   bool escaped_ = false, upper_ = false, capital_ = false;
 };
 
-// Counts the bytes of the original text, given its transformed text in parts that are cut at characters: marks count nothing,
-// but one that an escape protects counts its own three bytes; all other characters their UTF-8 length.
+// Counts the bytes of the original text, given its transformed text in parts that are cut at characters: marks count
+// nothing, but one that an escape protects counts its own three bytes; all other characters their UTF-8 length.
 class CaseByteCounter {
  public:
   int64_t Count(std::string_view part);

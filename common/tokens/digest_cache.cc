@@ -17,7 +17,9 @@ namespace {
 constexpr uint64_t kSmallestRemembered = 16 << 20;
 constexpr int64_t kSettled = 2'000'000'000;  // nanoseconds since a file's last change
 
-int64_t Nanoseconds(const timespec& time) { return time.tv_sec * 1'000'000'000 + time.tv_nsec; }
+int64_t Nanoseconds(const timespec& time) {
+  return time.tv_sec * 1'000'000'000 + time.tv_nsec;
+}
 
 }  // namespace
 
@@ -41,13 +43,15 @@ DigestCache::DigestCache(const std::string& folder) : path_(folder + "/.digests"
     const InputFile file(path_);
     for (const std::string& line : Split(file.text(), '\n')) {
       const std::vector<std::string> words = Split(line, ' ');
-      if (words.size() != 7 || words[0].size() != 64 || words[0].find_first_not_of("0123456789abcdef") != std::string::npos) continue;
+      if (words.size() != 7 || words[0].size() != 64 ||
+          words[0].find_first_not_of("0123456789abcdef") != std::string::npos)
+        continue;
       int64_t numbers[5];
       bool whole = true;
       for (int i = 0; i < 5; ++i) whole = ParseInt(words[i + 1], &numbers[i]) && whole;
       if (!whole) continue;
-      const FileStamp stamp{static_cast<uint64_t>(numbers[0]), static_cast<uint64_t>(numbers[1]), static_cast<uint64_t>(numbers[2]),
-                            numbers[3], numbers[4]};
+      const FileStamp stamp{static_cast<uint64_t>(numbers[0]), static_cast<uint64_t>(numbers[1]),
+                            static_cast<uint64_t>(numbers[2]), numbers[3], numbers[4]};
       entries_[words[6]] = {stamp, words[0]};
     }
   } catch (const IoError&) {
@@ -60,7 +64,8 @@ std::string DigestCache::Find(const std::string& name, const FileStamp& stamp) c
 }
 
 void DigestCache::Add(const std::string& name, const FileStamp& stamp, const std::string& sha256) {
-  const int64_t now = std::chrono::duration_cast<std::chrono::nanoseconds>(std::chrono::system_clock::now().time_since_epoch()).count();
+  const int64_t now =
+      std::chrono::duration_cast<std::chrono::nanoseconds>(std::chrono::system_clock::now().time_since_epoch()).count();
   if (stamp.size < kSmallestRemembered || now - std::max(stamp.changed, stamp.modified) < kSettled) return;
   entries_[name] = {stamp, sha256};
   changed_ = true;
@@ -72,7 +77,8 @@ void DigestCache::Write() const {
   for (const auto& [name, entry] : entries_) {
     const auto& [stamp, sha256] = entry;
     text += StringPrintf("%s %ld %ld %ld %ld %ld %s\n", sha256.c_str(), static_cast<int64_t>(stamp.device),
-                         static_cast<int64_t>(stamp.inode), static_cast<int64_t>(stamp.size), stamp.modified, stamp.changed, name.c_str());
+                         static_cast<int64_t>(stamp.inode), static_cast<int64_t>(stamp.size), stamp.modified,
+                         stamp.changed, name.c_str());
   }
   try {
     WriteFile(path_, text);

@@ -1,7 +1,8 @@
 // Digests of large files, remembered beside them, so that a folder of gigabytes is read once and not by every program.
 //
-// What is remembered counts for a file of the same name, device, inode, size and times (of its content and of its inode, to the
-// nanosecond). A file that changed within the last seconds is not remembered: it could change again within a tick of the clock.
+// What is remembered counts for a file of the same name, device, inode, size and times (of its content and of its
+// inode, to the nanosecond). A file that changed within the last seconds is not remembered: it could change again
+// within a tick of the clock.
 #pragma once
 
 #include <cstdint>

@@ -18,11 +18,14 @@ std::string ShardName(const std::string& split, int64_t index) {
   return StringPrintf("fineweb_%s_%06ld.bin", split.c_str(), index);
 }
 
-std::string SidecarName(const std::string& split, int64_t index) { return ShardName(split + "_bytes", index); }
+std::string SidecarName(const std::string& split, int64_t index) {
+  return ShardName(split + "_bytes", index);
+}
 
 ShardFile ShardFileOf(std::string_view name, std::string_view split) {
   const std::string prefix = "fineweb_" + std::string(split) + "_";
-  if (!name.starts_with(prefix) || !name.ends_with(kSuffix) || name.size() < prefix.size() + kSuffix.size()) return ShardFile::kNone;
+  if (!name.starts_with(prefix) || !name.ends_with(kSuffix) || name.size() < prefix.size() + kSuffix.size())
+    return ShardFile::kNone;
   std::string_view rest = name.substr(prefix.size(), name.size() - prefix.size() - kSuffix.size());
   const bool bytes = rest.starts_with("bytes_");
   if (bytes) rest.remove_prefix(6);

@@ -46,8 +46,9 @@ void CheckNumbers(const Numbered& files, const std::string& folder, int64_t firs
   int64_t expected = first;
   for (const auto& [number, path] : files) {
     if (number != expected)
-      throw InputError(path, StringPrintf("there is no number %ld before it in %s: a shard is missing (the first is %s)", expected,
-                                          folder.c_str(), name_of_first.c_str()));
+      throw InputError(
+          path, StringPrintf("there is no number %ld before it in %s: a shard is missing (the first is %s)", expected,
+                             folder.c_str(), name_of_first.c_str()));
     ++expected;
   }
 }
@@ -67,10 +68,12 @@ SplitFiles FindShards(const std::string& folder, const std::string& split) {
     const ShardFile kind = ShardFileOf(name, split);
     if (kind == ShardFile::kNone) continue;
     if (kind == ShardFile::kOther)
-      throw InputError(path, "is no shard of the split " + split + ", though its name begins like one (" + ShardName(split, 0) +
-                                 "): remove or rename it");
-    const auto [place, fresh] = (kind == ShardFile::kBytes ? found.bytes : found.tokens).emplace(ShardNumber(name), path);
-    if (!fresh) throw InputError(std::max(path, place->second), "has the number of " + BaseName(std::min(path, place->second)));
+      throw InputError(path, "is no shard of the split " + split + ", though its name begins like one (" +
+                                 ShardName(split, 0) + "): remove or rename it");
+    const auto [place, fresh] =
+        (kind == ShardFile::kBytes ? found.bytes : found.tokens).emplace(ShardNumber(name), path);
+    if (!fresh)
+      throw InputError(std::max(path, place->second), "has the number of " + BaseName(std::min(path, place->second)));
   }
   if (error) throw IoError(folder, error.message());
   if (found.tokens.empty()) throw IoError(folder + "/fineweb_" + split + "_*.bin", "matches no file");
@@ -79,9 +82,11 @@ SplitFiles FindShards(const std::string& folder, const std::string& split) {
   CheckNumbers(found.tokens, folder, first, BaseName(found.tokens.begin()->second));
   if (found.bytes.empty()) return found;
   for (const auto& [number, path] : found.tokens)
-    if (!found.bytes.contains(number)) throw InputError(path, "has no byte sidecar " + SidecarName(split, number) + ", though other shards have one");
+    if (!found.bytes.contains(number))
+      throw InputError(path, "has no byte sidecar " + SidecarName(split, number) + ", though other shards have one");
   for (const auto& [number, path] : found.bytes)
-    if (!found.tokens.contains(number)) throw InputError(path, "is the byte sidecar of a shard that is missing: " + ShardName(split, number));
+    if (!found.tokens.contains(number))
+      throw InputError(path, "is the byte sidecar of a shard that is missing: " + ShardName(split, number));
   return found;
 }
 
@@ -173,8 +178,9 @@ struct ShardSet::State {
         if (result.back().empty()) cache.Add(name, file.stamp, result.back() = Digest(file.file));
         const ShardRecord* record = manifest.Find(split, name);
         if (record != nullptr && record->sha256 != result.back())
-          throw InputError(file.file.path(), "is not the file that " + Manifest::Path(folder) + " speaks of: its SHA-256 is " +
-                                                 result.back() + " and not " + record->sha256);
+          throw InputError(file.file.path(), "is not the file that " + Manifest::Path(folder) +
+                                                 " speaks of: its SHA-256 is " + result.back() + " and not " +
+                                                 record->sha256);
       }
       return result;
     };
@@ -199,7 +205,8 @@ ShardSet::ShardSet(const std::string& folder, const std::string& split, int64_t 
     if (const auto sidecar = found.bytes.find(number); sidecar != found.bytes.end()) {
       state->sidecars.push_back(OpenShard(sidecar->second, tokens_));
       if (const int64_t counts = state->sidecars.back().tokens; counts != tokens)
-        throw InputError(sidecar->second, StringPrintf("has the bytes of %ld tokens, but %s holds %ld", counts, BaseName(path).c_str(), tokens));
+        throw InputError(sidecar->second, StringPrintf("has the bytes of %ld tokens, but %s holds %ld", counts,
+                                                       BaseName(path).c_str(), tokens));
     }
     tokens_ += tokens;
   }
@@ -265,7 +272,9 @@ void ShardSet::Load(int64_t begin, int64_t count) const {
   });
 }
 
-bool ShardSet::has_bytes() const { return !state_->sidecars.empty(); }
+bool ShardSet::has_bytes() const {
+  return !state_->sidecars.empty();
+}
 
 void ShardSet::ReadBytes(int64_t begin, int64_t count, uint16_t* out) const {
   ForEachPart(state_->sidecars, begin_ + begin, count, [&](const Shard& sidecar, int64_t first, int64_t part) {
@@ -276,8 +285,12 @@ void ShardSet::ReadBytes(int64_t begin, int64_t count, uint16_t* out) const {
   });
 }
 
-std::string ShardSet::Identity() const { return SplitIdentity(state_->Digested().shards); }
-std::string ShardSet::BytesIdentity() const { return has_bytes() ? SplitIdentity(state_->Digested().sidecars) : ""; }
+std::string ShardSet::Identity() const {
+  return SplitIdentity(state_->Digested().shards);
+}
+std::string ShardSet::BytesIdentity() const {
+  return has_bytes() ? SplitIdentity(state_->Digested().sidecars) : "";
+}
 
 void ShardSet::CheckUnchanged() const {
   const State::Digests& known = state_->Digested();
@@ -286,7 +299,8 @@ void ShardSet::CheckUnchanged() const {
       const std::string& path = files[i].file.path();
       const std::optional<FileStamp> now = TryStampOf(path);
       // Another file under this name, or none: the one that is mapped here lives on as it was.
-      if (!now || now->inode != files[i].stamp.inode || now->device != files[i].stamp.device || *now == files[i].stamp) continue;
+      if (!now || now->inode != files[i].stamp.inode || now->device != files[i].stamp.device || *now == files[i].stamp)
+        continue;
       if (now->size != files[i].stamp.size || Digest(files[i].file) != digests[i])
         throw InputError(path, "was changed while it was being read: what came out is of no known text");
     }

@@ -12,12 +12,12 @@ namespace fairway {
 // Whether the folder has shards of that split. Throws IoError where the folder cannot be read.
 bool HasShards(const std::string& folder, const std::string& split);
 
-// All shards fineweb_SPLIT_NNNNNN.bin of a folder, in the order of their numbers, as one array of tokens, and their byte
-// sidecars where the split has them.
+// All shards fineweb_SPLIT_NNNNNN.bin of a folder, in the order of their numbers, as one array of tokens, and their
+// byte sidecars where the split has them.
 class ShardSet {
  public:
-  // split: "train" or "val". Opens and checks every header; reads no token. Throws IoError; InputError also for a missing number,
-  // for another file whose name begins like a shard's, and for sidecars that do not fit the shards.
+  // split: "train" or "val". Opens and checks every header; reads no token. Throws IoError; InputError also for a
+  // missing number, for another file whose name begins like a shard's, and for sidecars that do not fit the shards.
   ShardSet(const std::string& folder, const std::string& split, int64_t vocab_size);
   ~ShardSet();
   ShardSet(ShardSet&&) noexcept;
@@ -47,8 +47,9 @@ class ShardSet {
   // Copies those of tokens [begin, begin + count) to `out`. REQUIRES: has_bytes(), the range lies within tokens().
   void ReadBytes(int64_t begin, int64_t count, uint16_t* out) const;
 
-  // SHA-256 over the SHA-256 of each shard (SplitIdentity): the split's identity, also of a part. It is that of the bytes mapped
-  // here: DigestOf spares only the repetition. InputError where the folder's manifest.json lists a shard with another digest.
+  // SHA-256 over the SHA-256 of each shard (SplitIdentity): the split's identity, also of a part. It is that of the
+  // bytes mapped here: DigestOf spares only the repetition. InputError where the folder's manifest.json lists a shard
+  // with another digest.
   std::string Identity() const;
   // The same over the sidecar's files; empty where there is none.
   std::string BytesIdentity() const;

@@ -90,7 +90,8 @@ Lineage::Input LineageOf(const ShardSet& shards, const Settings& settings) {
   Lineage::Input input{.role = "train shards", .identity = shards.Identity(), .lineage = {}};
   const Manifest manifest = Manifest::Read(settings.data_path);
   // What the manifest says of the text is said of exactly the shards that it lists.
-  if (const auto split = manifest.splits.find("train"); split != manifest.splits.end() && split->second.Identity() == input.identity) {
+  if (const auto split = manifest.splits.find("train");
+      split != manifest.splits.end() && split->second.Identity() == input.identity) {
     const auto add = [&](const char* role, const std::string& identity) {
       if (!identity.empty()) input.lineage.inputs.push_back({role, identity, {}});
     };

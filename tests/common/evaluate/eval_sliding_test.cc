@@ -113,8 +113,11 @@ TEST_F(EvalSlidingTest, CountsTheBytesOfTheSidecar) {
     const json result = Scored(std::string("--method ") + method);
     EXPECT_EQ(result["targets"], 61) << method;
     EXPECT_EQ(result["bytes"], all) << method;
-    EXPECT_NEAR(result["val_bpb"].get<double>(), result["val_loss"].get<double>() / std::log(2.0) * 61 / all, 1e-12) << method;
-    EXPECT_NEAR(result["val_bpb_plain"].get<double>(), result["val_loss_plain"].get<double>() / std::log(2.0) * 48 / first_48, 1e-9) << method;
+    EXPECT_NEAR(result["val_bpb"].get<double>(), result["val_loss"].get<double>() / std::log(2.0) * 61 / all, 1e-12)
+        << method;
+    EXPECT_NEAR(result["val_bpb_plain"].get<double>(),
+                result["val_loss_plain"].get<double>() / std::log(2.0) * 48 / first_48, 1e-9)
+        << method;
   }
   const json result = Scored();
   EXPECT_EQ(result["val_loss"], without["val_loss"]);
@@ -126,20 +129,23 @@ TEST_F(EvalSlidingTest, CountsTheBytesOfTheSidecar) {
   WriteBytes(folder / "without.json", same_bytes.dump());
   const Ran compared = Evaluate("--expect without.json");
   EXPECT_EQ(compared.status, 4);
-  EXPECT_THAT(compared.err, EndsWith("without.json: is of another evaluation: its tokens stand for bytes by another sidecar\n"));
+  EXPECT_THAT(compared.err,
+              EndsWith("without.json: is of another evaluation: its tokens stand for bytes by another sidecar\n"));
 }
 
 TEST_F(EvalSlidingTest, RefusesShardsThatAreNotThoseOfTheirManifest) {
   const std::string digest = Sha256Hex(ReadBytes(folder / "fineweb_val_000001.bin"));
-  WriteBytes(folder / "manifest.json",
-             R"({"format": 1, "splits": {"val": {"tokenizer_sha256": "00", "files": [{"name": "fineweb_val_000001.bin", "tokens": 31, "bytes": 1086, "sha256": ")" +
-                 digest + R"("}]}}})");
+  WriteBytes(
+      folder / "manifest.json",
+      R"({"format": 1, "splits": {"val": {"tokenizer_sha256": "00", "files": [{"name": "fineweb_val_000001.bin", "tokens": 31, "bytes": 1086, "sha256": ")" +
+          digest + R"("}]}}})");
   EXPECT_EQ(Scored()["val_digest"], val->Identity());
   std::vector<uint16_t> other(31, 7);
   WriteBytes(folder / "fineweb_val_000001.bin", ShardBytes(other));
   const Ran refused = Evaluate("--out never.json");
   EXPECT_EQ(refused.status, 4);
-  EXPECT_THAT(refused.err, HasSubstr("fineweb_val_000001.bin: is not the file that ./manifest.json speaks of: its SHA-256 is "));
+  EXPECT_THAT(refused.err,
+              HasSubstr("fineweb_val_000001.bin: is not the file that ./manifest.json speaks of: its SHA-256 is "));
   EXPECT_FALSE(std::filesystem::exists(folder / "never.json"));
 }
 

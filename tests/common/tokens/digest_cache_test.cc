@@ -1,7 +1,7 @@
 #include "common/tokens/digest_cache.h"
 
-#include <gtest/gtest.h>
 #include <fcntl.h>
+#include <gtest/gtest.h>
 #include <sys/stat.h>
 
 #include "common/base/digest.h"
@@ -64,7 +64,8 @@ TEST(DigestCache, PassesOverWhatItCannotRead) {
   EXPECT_EQ(DigestCache(folder.path()).Find("a.bin", kStamp), kDigest);
 }
 
-// A large shard whose time is long past is remembered; another of the same size and time in its place is not taken for it.
+// A large shard whose time is long past is remembered; another of the same size and time in its place is not taken for
+// it.
 TEST(ShardSet, IsNotDeceivedByALargeShardOfTheSameSizeAndTime) {
   const ScratchFolder folder;
   const std::string path = folder / "fineweb_val_000000.bin";

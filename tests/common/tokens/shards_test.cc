@@ -114,11 +114,13 @@ TEST(ShardSet, RefusesNamesThatAreNoShardsByName) {
   const auto refused = [&] { return MessageOf<InputError>([&] { ShardSet(folder.path(), "val", 1024); }); };
   WriteBytes(folder / "fineweb_val_000000.bin", ShardBytes(Counting(0, 5)));
   EXPECT_THAT(refused(), StrEq(""));
-  for (const char* name : {"fineweb_val_000000 (1).bin", "fineweb_val_.bin", "fineweb_val_000001a.bin", "fineweb_val_-1.bin",
-                           "fineweb_val_bytes_.bin", "fineweb_val_1234567890.bin"}) {
+  for (const char* name : {"fineweb_val_000000 (1).bin", "fineweb_val_.bin", "fineweb_val_000001a.bin",
+                           "fineweb_val_-1.bin", "fineweb_val_bytes_.bin", "fineweb_val_1234567890.bin"}) {
     WriteBytes(folder / name, ShardBytes(Counting(0, 5)));
-    EXPECT_THAT(refused(), StrEq(folder / name + ": is no shard of the split val, though its name begins like one (fineweb_val_000000.bin): "
-                                                 "remove or rename it"));
+    EXPECT_THAT(refused(),
+                StrEq(folder / name +
+                      ": is no shard of the split val, though its name begins like one (fineweb_val_000000.bin): "
+                      "remove or rename it"));
     std::filesystem::remove(folder / name);
   }
   // One number twice, and numbers that leave one out.
@@ -126,8 +128,8 @@ TEST(ShardSet, RefusesNamesThatAreNoShardsByName) {
   EXPECT_THAT(refused(), StrEq(folder / "fineweb_val_000000.bin" + ": has the number of fineweb_val_0.bin"));
   std::filesystem::remove(folder / "fineweb_val_0.bin");
   WriteBytes(folder / "fineweb_val_000002.bin", ShardBytes(Counting(0, 5)));
-  EXPECT_THAT(refused(), StrEq(folder / "fineweb_val_000002.bin" + ": there is no number 1 before it in " + folder.path() +
-                               ": a shard is missing (the first is fineweb_val_000000.bin)"));
+  EXPECT_THAT(refused(), StrEq(folder / "fineweb_val_000002.bin" + ": there is no number 1 before it in " +
+                               folder.path() + ": a shard is missing (the first is fineweb_val_000000.bin)"));
   // Published sets begin at 0 or at 1, and at nothing else.
   std::filesystem::rename(folder / "fineweb_val_000000.bin", folder / "fineweb_val_000001.bin");
   EXPECT_EQ(ShardSet(folder.path(), "val", 1024).tokens(), 10);
@@ -144,12 +146,15 @@ TEST(ShardSet, ReadsTheByteSidecar) {
   const auto refused = [&] { return MessageOf<InputError>([&] { ShardSet(folder.path(), "val", 1024); }); };
   // It has counts that no vocabulary has ids for.
   WriteBytes(folder / "fineweb_val_bytes_000000.bin", ShardBytes({0, 2000, 7, 1, 3}));
-  EXPECT_THAT(refused(), StrEq(folder / "fineweb_val_000001.bin" + ": has no byte sidecar fineweb_val_bytes_000001.bin, though other shards have one"));
+  EXPECT_THAT(refused(), StrEq(folder / "fineweb_val_000001.bin" +
+                               ": has no byte sidecar fineweb_val_bytes_000001.bin, though other shards have one"));
   WriteBytes(folder / "fineweb_val_bytes_000001.bin", ShardBytes({9, 8}));
-  EXPECT_THAT(refused(), StrEq(folder / "fineweb_val_bytes_000001.bin" + ": has the bytes of 2 tokens, but fineweb_val_000001.bin holds 3"));
+  EXPECT_THAT(refused(), StrEq(folder / "fineweb_val_bytes_000001.bin" +
+                               ": has the bytes of 2 tokens, but fineweb_val_000001.bin holds 3"));
   WriteBytes(folder / "fineweb_val_bytes_000001.bin", ShardBytes({9, 8, 0}));
   WriteBytes(folder / "fineweb_val_bytes_000002.bin", ShardBytes({9, 8, 0}));
-  EXPECT_THAT(refused(), StrEq(folder / "fineweb_val_bytes_000002.bin" + ": is the byte sidecar of a shard that is missing: fineweb_val_000002.bin"));
+  EXPECT_THAT(refused(), StrEq(folder / "fineweb_val_bytes_000002.bin" +
+                               ": is the byte sidecar of a shard that is missing: fineweb_val_000002.bin"));
   std::filesystem::remove(folder / "fineweb_val_bytes_000002.bin");
 
   const ShardSet shards(folder.path(), "val", 1024);
@@ -162,8 +167,10 @@ TEST(ShardSet, ReadsTheByteSidecar) {
   EXPECT_EQ(bytes[0], 3);
   EXPECT_EQ(bytes[1], 9);
   const auto digest_of = [&](const std::string& name) { return Sha256Hex(ReadBytes(folder / name)); };
-  EXPECT_EQ(shards.BytesIdentity(), SplitIdentity({digest_of("fineweb_val_bytes_000000.bin"), digest_of("fineweb_val_bytes_000001.bin")}));
-  EXPECT_EQ(shards.Identity(), SplitIdentity({digest_of("fineweb_val_000000.bin"), digest_of("fineweb_val_000001.bin")}));
+  EXPECT_EQ(shards.BytesIdentity(),
+            SplitIdentity({digest_of("fineweb_val_bytes_000000.bin"), digest_of("fineweb_val_bytes_000001.bin")}));
+  EXPECT_EQ(shards.Identity(),
+            SplitIdentity({digest_of("fineweb_val_000000.bin"), digest_of("fineweb_val_000001.bin")}));
 }
 
 TEST(ShardSet, HasTheIdentityOfItsBytesWhateverAManifestSays) {
