@@ -26,6 +26,25 @@ int64_t Number(const char* name, int64_t otherwise) {
   return value;
 }
 
+// Slurm says how many tasks of a step each of its nodes has, "2(x3),1" for 2, 2, 2 and 1, and which of them this one is. 0: it does not.
+int64_t TasksOfThisNode() {
+  const char* nodes = std::getenv("SLURM_STEP_TASKS_PER_NODE");
+  if (nodes == nullptr || std::getenv("SLURM_NODEID") == nullptr) return 0;
+  int64_t node = Number("SLURM_NODEID", 0);
+  for (const std::string& part : Split(nodes, ',')) {
+    const size_t times = part.find("(x");
+    int64_t tasks, count = 1;
+    const bool repeated = times != std::string::npos;
+    if (!ParseInt(part.substr(0, times), &tasks) || tasks < 1 ||
+        (repeated && (part.back() != ')' || !ParseInt(part.substr(times + 2, part.size() - times - 3), &count) || count < 1)))
+      throw UsageError(std::string("environment SLURM_STEP_TASKS_PER_NODE = '") + nodes + "' is no list of numbers of tasks");
+    if (node < count) return tasks;
+    node -= count;
+  }
+  throw UsageError(std::string("environment SLURM_NODEID = ") + std::getenv("SLURM_NODEID") + " is not among the nodes of SLURM_STEP_TASKS_PER_NODE = '" +
+                   nodes + "'");
+}
+
 }  // namespace
 
 Launch LaunchOf() {
@@ -45,6 +64,7 @@ Launch LaunchOf() {
                                     launch.world_size));
     launch.local_rank = Number(names.local_rank, launch.rank);
     launch.local_size = Number(names.local_size, 0);
+    if (launch.local_size == 0 && names.needed != nullptr) launch.local_size = TasksOfThisNode();
     return launch;
   }
   return {};

@@ -15,7 +15,8 @@ class LaunchTest : public testing::Test {
   LaunchTest() {
     for (const char* name : {"RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "OMPI_COMM_WORLD_RANK", "OMPI_COMM_WORLD_SIZE",
                              "OMPI_COMM_WORLD_LOCAL_RANK", "OMPI_COMM_WORLD_LOCAL_SIZE", "SLURM_STEP_ID", "SLURM_PROCID",
-                             "SLURM_STEP_NUM_TASKS", "SLURM_NTASKS", "SLURM_LOCALID", "SLURM_NTASKS_PER_NODE"})
+                             "SLURM_STEP_NUM_TASKS", "SLURM_NTASKS", "SLURM_LOCALID", "SLURM_NTASKS_PER_NODE",
+                             "SLURM_STEP_TASKS_PER_NODE", "SLURM_NODEID"})
       unsetenv(name);
   }
   static void Set(const std::vector<std::pair<const char*, const char*>>& values) {
@@ -59,6 +60,24 @@ TEST_F(LaunchTest, UnderstandsEachLauncher) {
   EXPECT_EQ(LaunchOf().launcher, "torchrun");
   EXPECT_EQ(LaunchOf().rank, 5);
   EXPECT_EQ(LaunchOf().local_rank, 2);
+  EXPECT_EQ(LaunchOf().local_size, 4);
+}
+
+// Without --ntasks-per-node, too, ranks of a host share its processors.
+TEST_F(LaunchTest, KnowsHowManyTasksOfAStepItsNodeHas) {
+  Set({{"SLURM_STEP_ID", "0"}, {"SLURM_PROCID", "3"}, {"SLURM_STEP_NUM_TASKS", "9"}, {"SLURM_LOCALID", "1"}});
+  for (const auto& [tasks, node, expected] : std::vector<std::tuple<const char*, const char*, int64_t>>{
+           {"9", "0", 9}, {"2(x3),3", "0", 2}, {"2(x3),3", "2", 2}, {"2(x3),3", "3", 3}, {"4,5", "1", 5}, {"1,2(x4)", "4", 2}}) {
+    Set({{"SLURM_STEP_TASKS_PER_NODE", tasks}, {"SLURM_NODEID", node}});
+    EXPECT_EQ(LaunchOf().local_size, expected) << tasks << ", node " << node;
+  }
+  Set({{"SLURM_STEP_TASKS_PER_NODE", "2(x3)"}, {"SLURM_NODEID", "3"}});
+  EXPECT_EQ(Refusal(), "environment SLURM_NODEID = 3 is not among the nodes of SLURM_STEP_TASKS_PER_NODE = '2(x3)'");
+  for (const char* tasks : {"2(3)", "2(x", "2(x)", "two", "0", "2(x0)"}) {
+    Set({{"SLURM_STEP_TASKS_PER_NODE", tasks}});
+    EXPECT_EQ(Refusal(), std::string("environment SLURM_STEP_TASKS_PER_NODE = '") + tasks + "' is no list of numbers of tasks");
+  }
+  Set({{"SLURM_NTASKS_PER_NODE", "4"}});  // where that is said it counts
   EXPECT_EQ(LaunchOf().local_size, 4);
 }
 
