@@ -23,7 +23,7 @@ export OMP_WAIT_POLICY ?= PASSIVE
 
 CMAKE_FLAGS := -DFAIRWAY_WERROR=$(if $(filter true 1,$(CI)),ON,OFF) -DFAIRWAY_TESTS=$(if $(wildcard tests),ON,OFF)
 NINJA := flock build ninja -C build -j $(shell nproc)
-PROGRAMS := tokenize-shard train ema-finalize gptq-lite pack-zstd eval-sliding make-submission compare-runs ckpt-inspect
+PROGRAMS := tokenize-shard train ema-finalize gptq-lite pack-zstd eval-sliding make-submission compare-runs audit-record ckpt-inspect
 STAGES := train finalize quantise pack eval submission
 
 define HELP

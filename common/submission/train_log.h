@@ -30,11 +30,28 @@ struct TrainLog {
   int64_t LastStep() const;  // of either kind; 0 where there is none
 };
 
-// Reads the lines `step:5700/20000 train_loss:1.9548 …`, `step:5500/20000 val_loss:1.9427 val_bpb:1.1506 …` and
-// `seed:1337` of our logs and the published ones; fields added at the end of a line are allowed, other lines are passed
-// over. A step that does not come after the last one takes its place and that of all later ones: a resumed run goes on
-// where it was cut off, and one that starts again replaces the run before. `path` is what errors name. Throws
-// InputError, with the line's number, for a step line that misses a field or holds something else than numbers.
+// Reads a log line by line. A step that does not come after the last one takes its place and that of all later ones: a resumed run
+// goes on where it was cut off, and one that starts again replaces the run before. Other lines are passed over.
+class TrainLogReader {
+ public:
+  // `path` is what errors name. A strict reader throws InputError, with the line's number, for a line `step:…` or `seed:…` that misses a field or
+  // holds something else than numbers; the other one passes it over: logs of other programs.
+  TrainLogReader(std::string path, bool strict) : path_(std::move(path)), strict_(strict) {}
+
+  enum class Line { kOther, kTrain, kValidation };
+  // Layouts: `step:5700/20000 train_loss:1.9548 train_time:596112ms step_avg:104.58ms …`,
+  // `step:5500/20000 val_loss:1.9427 val_bpb:1.1506 …`, the same without `step:` and with blanks after the colons
+  // (`500/20000 train_loss: 3.33 train_time: 0.8m tok/s: 8242436`), and `seed:1337`.
+  Line Add(std::string_view line, int64_t number);
+
+  TrainLog log;
+
+ private:
+  std::string path_;
+  bool strict_;
+};
+
+// A strict reader over a whole log: of our programs', and of all that write these lines as they do.
 TrainLog ParseTrainLog(std::string_view text, const std::string& path);
 
 }  // namespace fairway

@@ -31,3 +31,7 @@ tar -c -C tree pipelines | zstd -q > runs/cpu-demo/seed-1337/source.tar.zst
 example make-submission
 cp -r runs/cpu-demo/seed-1337 runs/cpu-demo/wide-seed-1337
 example compare-runs
+# A record that make-submission wrote is audited as anybody's is.
+mkdir -p records/track_10min_16mb
+cp -r submission records/track_10min_16mb/2026-03-20_11L_EMA
+example audit-record

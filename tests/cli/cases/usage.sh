@@ -1,5 +1,5 @@
 # What every program says to a command line that it cannot take.
-for program in tokenize-shard train ema-finalize gptq-lite pack-zstd eval-sliding make-submission compare-runs ckpt-inspect; do
+for program in tokenize-shard train ema-finalize gptq-lite pack-zstd eval-sliding make-submission compare-runs audit-record ckpt-inspect; do
   try $program --no-such-option
   try $program
   try $program --version
