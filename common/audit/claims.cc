@@ -336,6 +336,9 @@ class Statements {
       if ((quantity == Quantity::kBytes || quantity == Quantity::kModelBytes) &&
           static_cast<double>(artifact.bytes) == claim.value)
         return {Verdict::kHolds, "size of the file", artifact.name};
+      if (quantity == Quantity::kBytes && context_.folder.script &&
+          static_cast<double>(artifact.bytes + context_.folder.script->bytes) == claim.value)
+        return {Verdict::kHolds, "sizes of the files", artifact.name + ", " + context_.folder.script->name};
     }
     if (quantity == Quantity::kCodeBytes && context_.folder.script &&
         static_cast<double>(context_.folder.script->bytes) == claim.value)

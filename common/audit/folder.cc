@@ -347,6 +347,12 @@ RecordFolder ReadRecordFolder(const std::string& path) {
       }
     }
   }
+  // Scores beside a log are of its run.
+  for (FolderLog& scores : folder.logs) {
+    if (scores.Seed() || !scores.digest.empty()) continue;
+    for (const FolderLog& log : folder.logs)
+      if (!log.digest.empty() && DirectoryOf(log.name) == DirectoryOf(scores.name)) scores.named_seed = log.Seed();
+  }
   return folder;
 }
 

@@ -78,6 +78,8 @@ void CheckSize(Context& context) {
                   over(total) + (of.raw_code_bytes ? ", with the script compressed" : ""), largest->At(line),
                   total > limit ? Verdict::kContradicted : Verdict::kHolds);
     }
+  } else if (!context.folder.artifacts.empty() && context.folder.script) {
+    // The files are measured below.
   } else if (stated) {
     context.Add("size", claim, context.track_at,
                 "submission.json itself says " + over(stated->number.value) + "; no log counts it",
@@ -447,6 +449,10 @@ void CheckSeeds(Context& context) {
   // Logs that end before their scores.
   for (const FolderLog& log : folder.logs) {
     if (!log.log.HasSteps() || log.log.HasFinalScore()) continue;
+    const bool scored_beside = std::ranges::any_of(folder.logs, [&](const FolderLog& other) {
+      return other.log.HasFinalScore() && !other.log.HasSteps() && other.Seed() == log.Seed();
+    });
+    if (scored_beside) continue;
     context.Add("logs", log.name + " is whole", log.name,
                 "it ends without a score of the artifact" +
                     std::string(log.log.stop_step ? "" : " and without the end of training"),

@@ -253,7 +253,7 @@ void CheckTechniques(Context& context) {
       } else if (turned_off) {
         off_text = std::string(name) + ": " + turned_off->text;
         off.push_back(log->At(turned_off->line));
-      } else {
+      } else if (log->log.HasSteps()) {  // a log of an evaluation alone shows nothing of training
         silent.push_back(log->name);
         if (!swa) {
           swa = log->log.Note({"swa:applying", "swa-averaged"});

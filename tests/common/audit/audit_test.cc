@@ -475,6 +475,26 @@ TEST_F(AuditTest, TheLayoutSinceApril) {
                     Contains(Is(kHolds, "data", "training shards", "128"))));
 }
 
+TEST_F(AuditTest, ARecordOfOurs) {
+  Write("train.log",
+        "seed:7\nworld_size:1 grad_accum_steps:1\n"
+        "step:1/20 train_loss:6.9 train_time:10ms step_avg:10.00ms\n"
+        "step:20/20 train_loss:6.0 train_time:963ms step_avg:48.15ms\n");
+  Write("eval.json", "{\"val_loss\": 6.079578933166001,\n \"val_bpb\": 3.154451498451734}");
+  Write("model.bin.zst", std::string(67'400, 'x'));
+  Write("source.tar.zst", std::string(2227, 'x'));
+  Write(
+      "submission.json",
+      "{\"val_loss\": 6.079578933166001, \"val_bpb\": 3.154451498451734, \"bytes_total\": 69627, \"bytes_code\": 2227, "
+      "\"seeds\": [7], \"seed_results\": {\"7\": {\"val_bpb\": 3.154451498451734, \"artifact_bytes\": 67400, "
+      "\"steps\": 20}}}");
+  const Audit audit = Run();
+  EXPECT_EQ(Contradictions(audit), "");
+  EXPECT_THAT(audit.findings, Contains(Is(kHolds, "bytes", "bytes_total", "sizes of the files")));
+  EXPECT_THAT(audit.findings, Contains(Is(kHolds, "score", "seed_results.7.val_bpb", "eval.json", "eval.json:2")));
+  EXPECT_THAT(audit.findings, Not(Contains(Field(&Finding::check, "logs"))));
+}
+
 TEST_F(AuditTest, WhatCannotBeReadIsNamed) {
   Write("submission.json", "{\"val_bpb\": ");
   Write("train.log", std::string("\0\xff\n\n===\nstep:x/y train_loss:\nval_bpb:\n", 40));
