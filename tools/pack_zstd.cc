@@ -52,7 +52,7 @@ int main(int argc, char** argv) {
     if (!dry_run) file.emplace(out);
     std::vector<int> levels(kShippedLevels.begin(), kShippedLevels.end());
     if (level > 0) levels = {static_cast<int>(level)};
-    const Artifact artifact = PackArtifact(quantised, levels);
+    const Artifact artifact = PackArtifact(quantised, levels, settings.ThreadCount());
     const int64_t bytes = artifact.bytes.size();
     const int64_t left = budget - code_bytes - bytes;
     Log("pack-zstd: %s bytes at level %d, from %s; with code %s of %s", WithCommas(bytes).c_str(), artifact.level,

@@ -2,13 +2,14 @@
 
 #include <ATen/Parallel.h>
 
-#include <algorithm>
-#include <thread>
+#include <cstdlib>
 
 #include "common/base/error.h"
 #include "common/base/launch.h"
+#include "common/base/log.h"
 #include "common/base/machine.h"
 #include "common/base/plugin.h"
+#include "common/base/threads.h"
 #include "common/cuda/optimizer.h"
 #include "common/cuda/transformer.h"
 #include "common/model/fused.h"
@@ -37,10 +38,10 @@ cuda::Machine* ChooseDevice(const Settings& settings) {
 Place::Place(const Settings& settings)
     : machine(settings.backend == "mpi" && settings.device == "auto" ? nullptr : ChooseDevice(settings)),
       communicator(MakeCommunicator(settings, machine != nullptr)) {
-  int threads = settings.ThreadCount();
-  const auto local_size = static_cast<int>(LaunchOf().local_size);
-  const bool unbound = threads == static_cast<int>(std::thread::hardware_concurrency());
-  if (settings.threads == 0 && unbound && local_size > 1) threads = std::max(1, threads / local_size);
+  const int threads = settings.ThreadCount();
+  if (settings.threads > threads)
+    Log("threads: %d of the %ld that THREADS asks for: OMP_THREAD_LIMIT = %s", threads, settings.threads, std::getenv("OMP_THREAD_LIMIT"));
+  CheckThreadStacks();
   at::set_num_threads(threads);
 }
 

@@ -3,6 +3,9 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <chrono>
+#include <exception>
+#include <future>
 #include <stdexcept>
 
 #include "common/base/error.h"
@@ -54,7 +57,9 @@ void GiveUp(const std::string& cause) {
 std::unique_ptr<Communicator> Load(const char* library, const char* symbol, const PluginOptions& options, const char* backend) {
   const auto make = reinterpret_cast<CommunicatorFunction*>(LoadPlugin(library, symbol));
   try {
-    return std::unique_ptr<Communicator>(make(options));
+    std::unique_ptr<Communicator> communicator(make(options));
+    communicator->set_timeout(options.timeout_seconds);
+    return communicator;
   } catch (const std::exception& error) {
     const std::string cause = error.what();  // LibTorch appends a stack trace
     throw IoError(backend, "does not start: " + cause.substr(0, cause.find('\n')));
@@ -101,6 +106,42 @@ std::vector<std::string> Communicator::Gather(const std::string& mine) {
   for (int64_t rank = 0; rank < world_size_; ++rank)
     texts.push_back(all.substr(rank * longest, static_cast<size_t>(sizes[rank])));
   return texts;
+}
+
+void Communicator::OnRankZero(const std::function<void()>& work) {
+  if (world_size_ == 1) return work();
+  enum State { kAtWork, kDone, kFailed };
+  // Only this thread may talk to the others (MPI_THREAD_FUNNELED).
+  const auto tell = [&](State state) {
+    const double mine = state;
+    return static_cast<State>(Gather({&mine, 1})[0]);
+  };
+  if (rank_ > 0) {
+    State state;
+    do state = tell(kAtWork);
+    while (state == kAtWork);
+    if (state == kFailed) throw IoError("rank 0", "has failed; its own message says why");
+    return;
+  }
+  std::future<void> working = std::async(std::launch::async, work);
+  const auto pause = std::chrono::duration<double>(std::min(1.0, timeout_seconds_ / 4));
+  std::exception_ptr lost;  // an answer from the others: what is being written is finished first
+  while (working.wait_for(lost ? std::chrono::duration<double>(3600) : pause) != std::future_status::ready) {
+    if (lost) continue;
+    try {
+      tell(kAtWork);
+    } catch (const IoError&) {
+      lost = std::current_exception();
+    }
+  }
+  try {
+    working.get();
+  } catch (...) {
+    if (!lost) tell(kFailed);
+    throw;
+  }
+  if (lost) std::rethrow_exception(lost);
+  tell(kDone);
 }
 
 std::unique_ptr<Communicator> MakeCommunicator(const Settings& settings, bool on_gpu) {

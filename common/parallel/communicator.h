@@ -10,6 +10,7 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <span>
 #include <string>
@@ -66,6 +67,12 @@ class Communicator {
   // The same of texts.
   std::vector<std::string> Gather(const std::string& mine);
 
+  // Calls work() on rank 0; the others wait for it however long it takes, as rank 0 tells them all the while that it is at work. There it
+  // runs on a thread of its own. What it throws is thrown on rank 0; on the others an IoError that says so.
+  void OnRankZero(const std::function<void()>& work);
+  // How long a rank waits for another one; rank 0 at work speaks up four times as often.
+  void set_timeout(double seconds) { timeout_seconds_ = seconds; }
+
   // Bytes that have come to this rank from others so far: by Exchange and Broadcast, and by Gather.
   int64_t bulk_bytes() const { return bulk_bytes_; }
   int64_t gathered_bytes() const { return gathered_bytes_; }
@@ -77,6 +84,7 @@ class Communicator {
   virtual void GatherBytes(const void* mine, int64_t bytes, void* all) = 0;
 
   const int64_t rank_, world_size_;
+  double timeout_seconds_ = 4;
   int64_t bulk_bytes_ = 0, gathered_bytes_ = 0;
 };
 

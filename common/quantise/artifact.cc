@@ -3,18 +3,16 @@
 #include <zstd.h>
 
 #include <algorithm>
-#include <atomic>
 #include <cmath>
-#include <future>
 #include <memory>
 #include <optional>
 #include <stdexcept>
-#include <thread>
 
 #include "common/base/digest.h"
 #include "common/base/error.h"
 #include "common/base/file.h"
 #include "common/base/text.h"
+#include "common/base/threads.h"
 #include "common/checkpoint/packed.h"
 #include "common/quantise/quantiser.h"
 
@@ -126,7 +124,7 @@ CodeOrder BestOrder(const CheckpointReader& quantised, const TensorInfo& info) {
 }
 
 // Codes first, matrices of most bits first, then scales, factors of columns, and what was kept, float16 before all else.
-Content MakeContent(const CheckpointReader& quantised) {
+Content MakeContent(const CheckpointReader& quantised, int threads) {
   constexpr double kBlock = 8192;  // bytes of entropy: enough to pay for frequencies of their own
 
   std::set<std::string> scales, factors;
@@ -152,13 +150,7 @@ Content MakeContent(const CheckpointReader& quantised) {
     const double kept = info.dtype == DType::kFloat16 ? 3 : 4 + static_cast<double>(info.dtype);
     return {scales.contains(info.name) ? 1 : factors.contains(info.name) ? 2 : kept, {info.name}, info.bytes(), 0};
   };
-  std::vector<std::future<void>> threads;
-  std::atomic<size_t> next = 0;
-  for (unsigned i = 0; i < std::max(std::thread::hardware_concurrency(), 1u); ++i)
-    threads.push_back(std::async(std::launch::async, [&] {
-      for (size_t tensor; (tensor = next++) < all.size();) all[tensor] = place(quantised.tensors()[tensor]);
-    }));
-  for (std::future<void>& thread : threads) thread.get();
+  ParallelFor(static_cast<int64_t>(all.size()), 1, threads, [&](int64_t tensor, int64_t) { all[tensor] = place(quantised.tensors()[tensor]); });
   uint64_t data_bytes = 0;
   for (const Placed& placed : all) data_bytes += placed.bytes;
   std::ranges::stable_sort(all, {}, &Placed::place);
@@ -186,18 +178,16 @@ Content MakeContent(const CheckpointReader& quantised) {
 
 }  // namespace
 
-Artifact PackArtifact(const CheckpointReader& quantised, std::span<const int> levels) {
+Artifact PackArtifact(const CheckpointReader& quantised, std::span<const int> levels, int threads) {
   quantised.Expect({Kind::kQuantised});
-  const Content content = MakeContent(quantised);
+  const Content content = MakeContent(quantised, threads);
   Artifact artifact;
   artifact.content_bytes = content.bytes.size();
-  std::vector<std::future<std::string>> results;
-  for (const int level : levels)
-    results.push_back(std::async(std::launch::async, [&, level] { return Compress(content, level); }));
+  std::vector<std::string> results(levels.size());
+  ParallelFor(static_cast<int64_t>(levels.size()), 1, threads, [&](int64_t i, int64_t) { results[i] = Compress(content, levels[i]); });
   for (size_t i = 0; i < levels.size(); ++i) {
-    std::string compressed = results[i].get();
-    if (i > 0 && compressed.size() >= artifact.bytes.size()) continue;
-    artifact.bytes = std::move(compressed);
+    if (i > 0 && results[i].size() >= artifact.bytes.size()) continue;
+    artifact.bytes = std::move(results[i]);
     artifact.level = levels[i];
   }
   const std::string digest = RawSha256(artifact.bytes);
@@ -212,8 +202,8 @@ Artifact PackArtifact(const CheckpointReader& quantised, std::span<const int> le
   return artifact;
 }
 
-uint64_t FastArtifactBytes(std::string_view content) {
-  return Compress(MakeContent(CheckpointReader(std::string(content), "content")), 1).size() + kDigestFrameBytes;
+uint64_t FastArtifactBytes(std::string_view content, int threads) {
+  return Compress(MakeContent(CheckpointReader(std::string(content), "content"), threads), 1).size() + kDigestFrameBytes;
 }
 
 CheckpointReader OpenWeights(InputFile file) {

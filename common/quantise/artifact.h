@@ -29,10 +29,10 @@ struct Artifact {
   uint64_t content_bytes = 0;  // packed, before compression
 };
 
-// Packs a QUANTISED checkpoint at each of `levels`, side by side, and keeps the smallest result, the first one on ties.
-// Equal settings and tensors give equal bytes, whatever the counters and lineage. The result has been unpacked again
+// Packs a QUANTISED checkpoint at each of `levels`, as many of them side by side as there are threads, and keeps the smallest result, the first one on ties.
+// Equal settings and tensors give equal bytes, whatever the counters, lineage and threads. The result has been unpacked again
 // and compared. REQUIRES: `levels` is not empty. Throws InputError where the content is beyond what OpenWeights takes.
-Artifact PackArtifact(const CheckpointReader& quantised, std::span<const int> levels);
+Artifact PackArtifact(const CheckpointReader& quantised, std::span<const int> levels, int threads = 1);
 
 // What an artifact of `artifact_bytes` may unpack to. zstd's literals take at least a bit each, an eightfold gain; only
 // repeats gain more, and trained weights hold few. Eight times that and a megabyte for tiny files is room enough for
@@ -49,7 +49,7 @@ inline CheckpointReader OpenWeights(const std::string& path) {
 }
 
 // The fast way to an artifact's size: by zstd's level 1. `content` is a QUANTISED checkpoint as it is written.
-uint64_t FastArtifactBytes(std::string_view content);
+uint64_t FastArtifactBytes(std::string_view content, int threads = 1);
 
 // The names of the tensors of scales, by row and by column, of all codes in a checkpoint.
 std::set<std::string> ScaleNames(const CheckpointReader& checkpoint);

@@ -24,6 +24,12 @@ inline constexpr Grid kInt8{"int8", -127, 127};
 // Of lite and hessian: what keeps codes short is the entropy code behind them.
 inline constexpr Grid kEntropyCoded = kInt8;
 
+// Half to even, for |x| < 2^22: adding 1.5 * 2^23 leaves no bits behind the point. Unlike a call of rint it vectorises.
+inline float RoundHalfEven(float x) {
+  constexpr float kShift = 0x1.8p23f;
+  return (x + kShift) - kShift;
+}
+
 // Whether late QAT trains on uniform steps that follow from the budget (steps.h, budget.h): where the export of QUANTISER lite or
 // hessian has them. The published quantiser has ExportGrid's; compat trains on the published grid whatever the export's.
 bool TrainsOnBudgetSteps(const Settings& settings);

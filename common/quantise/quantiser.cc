@@ -3,11 +3,13 @@
 #include <algorithm>
 #include <cmath>
 
-#include "common/quantise/parallel.h"
+#include "common/base/threads.h"
+#include "common/quantise/grid.h"
 
 namespace fairway {
 namespace {
 
+constexpr int64_t kRowsAtATime = 16;  // that a thread takes
 constexpr size_t kMaxCandidates = kClipPercentiles.size();
 
 // How the scales of a grid are found.
@@ -98,7 +100,7 @@ QuantisedMatrix QuantiseMatrix(std::span<const float> weights, int64_t rows, con
   const auto row_of = [&](int64_t row) { return weights.subspan(row * columns, columns); };
 
   std::vector<RowSearch> searches(rows);
-  ParallelRows(rows, threads, [&](int64_t first, int64_t last) {
+  ParallelFor(rows, kRowsAtATime, threads, [&](int64_t first, int64_t last) {
     std::vector<float> magnitudes;
     for (int64_t row = first; row < last; ++row) searches[row] = Search(row_of(row), rule, grid, magnitudes);
   });
@@ -124,7 +126,7 @@ QuantisedMatrix QuantiseMatrix(std::span<const float> weights, int64_t rows, con
     result.squared_error += searches[row].errors[best];
     if (candidates > 1) ++result.wins[best];
   }
-  ParallelRows(rows, threads, [&](int64_t first, int64_t last) {
+  ParallelFor(rows, kRowsAtATime, threads, [&](int64_t first, int64_t last) {
     for (int64_t row = first; row < last; ++row) {
       std::ranges::transform(row_of(row), result.codes.begin() + row * columns,
                              [&](float weight) { return static_cast<int8_t>(Code(weight, *chosen[row], grid)); });

@@ -19,14 +19,14 @@ FoundStep SearchStep(const CheckpointReader& weights, const Settings& settings, 
     return bytes;
   };
   const auto measure = [&](double step) {
-    const uint64_t bytes = FastArtifactBytes(content(step));
+    const uint64_t bytes = FastArtifactBytes(content(step), settings.ThreadCount());
     on_size({.step = step, .bytes = bytes, .packed = false, .packing = 0});
     return bytes;
   };
   const auto pack = [&](double step, std::span<const int> levels) -> uint64_t {
     const CheckpointReader quantised(content(step), weights.path());
     const auto packs = Clock::now();
-    const uint64_t bytes = PackArtifact(quantised, levels).bytes.size();
+    const uint64_t bytes = PackArtifact(quantised, levels, settings.ThreadCount()).bytes.size();
     on_size({.step = step, .bytes = bytes, .packed = true, .packing = SecondsSince(packs)});
     return bytes;
   };

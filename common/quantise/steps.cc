@@ -4,7 +4,8 @@
 #include <cmath>
 
 #include "common/checkpoint/checkpoint.h"
-#include "common/quantise/parallel.h"
+#include "common/base/threads.h"
+#include "common/quantise/grid.h"
 
 namespace fairway {
 namespace {
@@ -12,6 +13,7 @@ namespace {
 // Steps follow the fourth root of a row's or a column's cost, not the square root: costs of single rows are estimates, and
 // rows, columns and codes are not independent. Measured in the lab notebook.
 constexpr double kShare = 0.25;
+constexpr int64_t kRowsAtATime = 16;  // that a thread takes
 constexpr double kMostFiner = 8, kMostCoarser = 8;  // than the matrix's own step
 
 // Values of two bits of mantissa, numbered in ascending order: 1 is number 0, 1.25 number 1, 2 number 4, 0.875 number -1.
@@ -109,7 +111,7 @@ RoundedMatrix RoundToSteps(std::span<const float> weights, const Steps& steps, i
   RoundedMatrix result;
   result.codes.resize(weights.size());
   std::vector<float> errors(rows);
-  ParallelRows(rows, threads, [&](int64_t first, int64_t last) {
+  ParallelFor(rows, kRowsAtATime, threads, [&](int64_t first, int64_t last) {
     for (int64_t row = first; row < last; ++row) {
       const float* w = weights.data() + row * columns;
       int8_t* codes = result.codes.data() + row * columns;
@@ -134,7 +136,7 @@ RoundedMatrix RoundWithFeedback(std::span<const float> weights, const Steps& ste
   RoundedMatrix result;
   result.codes.resize(weights.size());
   std::vector<double> errors(rows);
-  ParallelRows(rows, threads, [&](int64_t first, int64_t last) {
+  ParallelFor(rows, kRowsAtATime, threads, [&](int64_t first, int64_t last) {
     std::vector<float> rest(columns), scaled(kBlock);
     for (int64_t row = first; row < last; ++row) {
       const float* w = weights.data() + row * columns;

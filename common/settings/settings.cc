@@ -1,17 +1,15 @@
 #include "common/settings/settings.h"
 
-#include <sched.h>
-
 #include <algorithm>
 #include <cctype>
 #include <cstdlib>
 #include <filesystem>
-#include <thread>
 #include <variant>
 
 #include "common/base/error.h"
 #include "common/base/file.h"
 #include "common/base/text.h"
+#include "common/base/threads.h"
 
 namespace fairway {
 namespace {
@@ -226,13 +224,7 @@ SettingValues Settings::NonDefault(unsigned stages) const {
   return values;
 }
 
-int Settings::ThreadCount() const {
-  if (threads > 0) return static_cast<int>(threads);
-  // Not std::thread's count, which is the machine's: taskset and batch systems give a process fewer.
-  cpu_set_t usable;
-  if (sched_getaffinity(0, sizeof usable, &usable) == 0) return CPU_COUNT(&usable);
-  return std::max(1, static_cast<int>(std::thread::hardware_concurrency()));
-}
+int Settings::ThreadCount() const { return ThreadsFor(threads); }
 
 void Settings::CheckMemory(double bytes) const {
   if (memory_limit.empty()) return;

@@ -78,7 +78,7 @@ struct Settings {
   // Of those, the ones that differ from their defaults: for lineage.
   SettingValues NonDefault(unsigned stages) const;
 
-  // `threads`, or the number of processors this process may use where it is 0.
+  // `threads`, or UsableProcessors() where it is 0, within OMP_THREAD_LIMIT: of everything that a program does.
   int ThreadCount() const;
 
   // UsageError where memory_limit is no number of bytes, or less than the `bytes` that a program estimates it will take.

@@ -1,17 +1,15 @@
 #include "common/tokenizer/write_shards.h"
 
 #include <algorithm>
-#include <atomic>
-#include <exception>
 #include <filesystem>
 #include <span>
 #include <system_error>
-#include <thread>
 
 #include "common/base/digest.h"
 #include "common/base/error.h"
 #include "common/base/file.h"
 #include "common/base/text.h"
+#include "common/base/threads.h"
 #include "common/tokens/shard_format.h"
 
 namespace fairway {
@@ -89,28 +87,16 @@ class ShardWriter {
 struct EncodedDocument {
   std::vector<uint16_t> tokens;
   int64_t text_bytes = 0;
-  std::exception_ptr error;
 };
 
 std::vector<EncodedDocument> EncodeBatch(const std::vector<RawDocument>& batch, const DocumentFormat& format,
                                          const Tokenizer& tokenizer, int threads) {
   std::vector<EncodedDocument> results(batch.size());
-  std::atomic<size_t> next = 0;
-  const auto work = [&] {
-    for (size_t i; (i = next++) < batch.size();) {
-      try {
-        const std::string text = TextOf(batch[i], format);
-        results[i].text_bytes = static_cast<int64_t>(text.size());
-        results[i].tokens = tokenizer.EncodeDocument(text);
-      } catch (...) {
-        results[i].error = std::current_exception();
-      }
-    }
-  };
-  std::vector<std::thread> helpers;
-  for (int i = 1; i < threads; ++i) helpers.emplace_back(work);
-  work();
-  for (std::thread& helper : helpers) helper.join();
+  ParallelFor(static_cast<int64_t>(batch.size()), 1, threads, [&](int64_t i, int64_t) {
+    const std::string text = TextOf(batch[i], format);
+    results[i].text_bytes = static_cast<int64_t>(text.size());
+    results[i].tokens = tokenizer.EncodeDocument(text);
+  });
   return results;
 }
 
@@ -158,7 +144,6 @@ SplitRecord WriteShards(DocumentSource& documents, const Tokenizer& tokenizer, c
   int64_t batch_bytes = 0;
   const auto encode_batch = [&] {
     for (const EncodedDocument& document : EncodeBatch(batch, documents.format(), tokenizer, options.threads)) {
-      if (document.error) std::rethrow_exception(document.error);
       writer.Append(document.tokens);
       ++split.documents;
       split.text_bytes += document.text_bytes;

@@ -272,6 +272,7 @@ void ShardSet::Load(int64_t begin, int64_t count) const {
   });
 }
 
+<<<<<<< HEAD
 bool ShardSet::has_bytes() const {
   return !state_->sidecars.empty();
 }
@@ -283,6 +284,11 @@ void ShardSet::ReadBytes(int64_t begin, int64_t count, uint16_t* out) const {
     Release(payload);
     out += part;
   });
+=======
+void ShardSet::Drop(int64_t begin, int64_t count) const {
+  ForEachPart(state_->shards, begin_ + begin, count,
+              [](const Shard& shard, int64_t first, int64_t part) { Release(shard.Payload(first, part)); });
+>>>>>>> e9677da (wip)
 }
 
 std::string ShardSet::Identity() const {
@@ -330,6 +336,16 @@ struct TokenStream::State {
   bool stop = false;
   std::thread thread;
 
+  // Drops tokens [begin, end) of the stream, whose positions count on through the passes.
+  void Drop(int64_t begin, int64_t end) const {
+    end = std::min(end, begin + shards.tokens());  // once round is all there is
+    while (begin < end) {
+      const int64_t place = begin % shards.tokens(), part = std::min(end - begin, shards.tokens() - place);
+      shards.Drop(place, part);
+      begin += part;
+    }
+  }
+
   void LoadAhead() {
     std::unique_lock lock(mutex);
     while (true) {
@@ -342,9 +358,15 @@ struct TokenStream::State {
       lock.unlock();
       shards.Load(place, count);
       lock.lock();
-      if (seek != seeks) continue;
-      loaded = begin + count;
-      changed.notify_all();
+      if (seek == seeks) {
+        loaded = begin + count;
+        changed.notify_all();
+      }
+      // What the stream has meanwhile left behind, nobody else drops.
+      const int64_t needed_from = seek == seeks ? position : begin + count;
+      lock.unlock();
+      Drop(begin, std::min(begin + count, needed_from));
+      lock.lock();
     }
   }
 };
@@ -387,11 +409,15 @@ std::vector<uint16_t> TokenStream::Take(int64_t count) {
 }
 
 void TokenStream::Skip(int64_t count) {
+  int64_t begin, end;
   {
     const std::lock_guard lock(state_->mutex);
+    begin = state_->position;
     state_->position += count;
+    end = std::min(state_->position, state_->loaded);
   }
   state_->changed.notify_all();
+  state_->Drop(begin, end);
 }
 
 int64_t TokenStream::position() const {
@@ -399,13 +425,22 @@ int64_t TokenStream::position() const {
   return state_->position;
 }
 
+int64_t TokenStream::ahead() const {
+  const std::lock_guard lock(state_->mutex);
+  return std::max(state_->loaded - state_->position, int64_t{0});
+}
+
 void TokenStream::Seek(int64_t position) {
+  int64_t begin, end;
   {
     const std::lock_guard lock(state_->mutex);
+    begin = state_->position;
+    end = state_->loaded;
     state_->position = state_->loaded = state_->wanted = position;
     ++state_->seeks;
   }
   state_->changed.notify_all();
+  state_->Drop(begin, end);
 }
 
 double TokenStream::wait_seconds() const {

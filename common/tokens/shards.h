@@ -41,6 +41,7 @@ class ShardSet {
   void WillNeed(int64_t begin, int64_t count) const;
   // Brings that range into memory; returns when it is there.
   void Load(int64_t begin, int64_t count) const;
+<<<<<<< HEAD
 
   // Whether the split has a byte sidecar: for each token, the bytes of text that it stands for.
   bool has_bytes() const;
@@ -50,6 +51,12 @@ class ShardSet {
   // SHA-256 over the SHA-256 of each shard (SplitIdentity): the split's identity, also of a part. It is that of the
   // bytes mapped here: DigestOf spares only the repetition. InputError where the folder's manifest.json lists a shard
   // with another digest.
+=======
+  // Takes that range out of this process again; it can still be read.
+  void Drop(int64_t begin, int64_t count) const;
+  // SHA-256 over the shards' digests: the split's identity, also of a part. Taken from the folder's manifest.json where that lists
+  // every shard with its size, else computed by reading all of them.
+>>>>>>> e9677da (wip)
   std::string Identity() const;
   // The same over the sidecar's files; empty where there is none.
   std::string BytesIdentity() const;
@@ -64,7 +71,8 @@ class ShardSet {
 };
 
 // The training stream: takes spans one after another and starts again at the first token after the last.
-// A background thread reads ahead, so that Take finds its tokens in memory.
+// A background thread reads ahead, so that Take finds its tokens in memory. What it has read and what Take, Skip or Seek has left behind goes out of
+// this process again: it holds 65 MB of shards at most, beside the span that Take is reading.
 // For one caller at a time.
 class TokenStream {
  public:
@@ -77,6 +85,8 @@ class TokenStream {
   // Tokens taken or skipped since the beginning of the first pass; Seek puts the stream there.
   int64_t position() const;
   void Seek(int64_t position);
+  // How many tokens from position() on are in memory by now; in the end 2^25, or all there are.
+  int64_t ahead() const;
   double wait_seconds() const;  // spent inside Take waiting for data
   const ShardSet& shards() const;
 

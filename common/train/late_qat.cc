@@ -9,16 +9,16 @@
 namespace fairway {
 
 StepsToTrainOn FindStepsToTrainOn(const NamedTensors& weights, const Settings& settings, const ShardSet& train,
-                                  Communicator& communicator) {
+                                  Communicator& communicator, const std::function<void()>& between) {
   int64_t parameters = 0;
   for (const auto& [name, weight] : weights) parameters += weight.numel();
   const int64_t budget = TargetBytes(settings, parameters);
   Calibration calibration;
   if (settings.calibration_windows > 0)
-    calibration = Calibrate(weights, settings, train, [](int64_t, int64_t) {}, communicator);
+    calibration = Calibrate(weights, settings, train, [&](int64_t, int64_t) { between(); }, communicator);
 
   StepsToTrainOn found;
-  if (communicator.rank() == 0) {
+  communicator.OnRankZero([&] {
     std::string content;
     CheckpointWriter writer(&content, Kind::kWeights, {});
     for (const auto& [name, weight] : weights) AddTensor(writer, name, weight);
@@ -26,8 +26,8 @@ StepsToTrainOn FindStepsToTrainOn(const NamedTensors& weights, const Settings& s
     const CheckpointReader checkpoint(std::move(content), "weights in training");
     found.step = SearchStep(checkpoint, settings, calibration, static_cast<uint64_t>(budget),
                             GuessStep(checkpoint, settings, calibration, static_cast<uint64_t>(budget)), Sizes::kRough,
-                            [](const TriedSize&) {}).step;
-  }
+                            [&](const TriedSize&) { between(); }).step;
+  });
   found.step = communicator.Gather(std::vector<double>{found.step})[0];
 
   for (const auto& [name, weight] : weights) {

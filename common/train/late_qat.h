@@ -3,6 +3,7 @@
 // steps are from them.
 #pragma once
 
+#include <functional>
 #include <map>
 #include <string>
 
@@ -20,8 +21,9 @@ struct StepsToTrainOn {
 };
 
 // Calibrates `weights`, as LoadParameters gives them, on `train`, and finds the step whose artifact about fills the
-// budget. Ranks do it together and come to the same. Throws as TargetBytes, Calibrate and SearchStep do.
+// budget. Ranks do it together and come to the same. Throws as TargetBytes, Calibrate and SearchStep do; `between`, which is called
+// between parts of the work, may throw as well.
 StepsToTrainOn FindStepsToTrainOn(const NamedTensors& weights, const Settings& settings, const ShardSet& train,
-                                  Communicator& communicator);
+                                  Communicator& communicator, const std::function<void()>& between = [] {});
 
 }  // namespace fairway

@@ -7,6 +7,7 @@
 #include <algorithm>
 #include <chrono>
 #include <cmath>
+#include <csignal>
 #include <filesystem>
 #include <map>
 
@@ -166,14 +167,25 @@ std::vector<Fact> FactsOf(const Settings& settings, const Lineage& lineage, cons
   return facts;
 }
 
+// A duration as a person would say it: two digits, and whole seconds from ten on.
+std::string Seconds(double seconds) {
+  return seconds >= 10 ? StringPrintf("%.0f s", seconds) : StringPrintf("%.2g s", seconds);
+}
+
 void LogEstimate(const Settings& s, const Estimate& estimate, const cuda::Machine* machine, const Communicator& communicator) {
   const double rate = MeasureProducts(s, DeviceOf(machine)) * static_cast<double>(communicator.world_size());
-  const double products = estimate.flops_per_step * static_cast<double>(s.iterations) / rate;
-  const bool clock = s.max_wallclock_seconds > 0;
-  Log("estimate: memory %.2f GB; time at %s %.0f s (%.1f GFLOP of products a step, %.0f GFLOP/s on %s); artifact %.2f MB",
-      std::ceil(estimate.memory_bytes / 1e7) / 100, clock ? "most" : "least", clock ? s.max_wallclock_seconds : products,
-      estimate.flops_per_step / 1e9, rate / 1e9,
-      HardwareUnits(machine, communicator).c_str(), estimate.artifact_bytes / 1e6);
+  const double step = estimate.flops_per_step / rate, cap = s.max_wallclock_seconds;
+  // One step is taken whatever the clock says.
+  const double seconds = cap > 0 ? std::max(cap, s.iterations > 0 ? step : 0) : step * static_cast<double>(s.iterations);
+  Log("estimate: memory %.2f GB; time at %s %s, a step %s (%.1f GFLOP of products, %.0f GFLOP/s on %s); artifact %.2f MB",
+      std::ceil(estimate.memory_bytes / 1e7) / 100, cap > 0 && step <= cap ? "most" : "least", Seconds(seconds).c_str(), Seconds(step).c_str(),
+      estimate.flops_per_step / 1e9, rate / 1e9, HardwareUnits(machine, communicator).c_str(), estimate.artifact_bytes / 1e6);
+  if (cap > 0 && s.iterations > 0 && step > cap)
+    Log("estimate: one step takes about %s here, longer than MAX_WALLCLOCK_SECONDS = %s: training would end after the first of %ld",
+        Seconds(step).c_str(), ShortestDouble(cap).c_str(), s.iterations);
+  if (s.warmup_steps > 0 && step * static_cast<double>(s.warmup_steps) > 60)
+    Log("estimate: %ld warm-up steps before the clock starts take about %s", s.warmup_steps,
+        Seconds(step * static_cast<double>(s.warmup_steps)).c_str());
 }
 
 // The run's state around the Trainer, and what is done with it between steps.
@@ -202,6 +214,7 @@ class Run {
       partials_.RemoveUnfinished();
     }
     Resume(resume);
+    trainer_.SetStop([this] { return StopAsked(); });
   }
 
   TrainResult Execute() {
@@ -210,15 +223,26 @@ class Run {
     LogEstimate(settings_, estimate, machine_, communicator_);
     if (resumes_ == 0) WarmUp();
     checkpointed_seconds_ = elapsed_ = clock_.seconds();
+    if (interrupted_by_ != 0) return Interrupted();
     clock_.Start();
     while (true) {
       const bool last = trainer_.step() >= settings_.iterations || stopped_by_clock_;
       const bool periodic = settings_.val_loss_every > 0 && trainer_.step() % settings_.val_loss_every == 0;
-      if (last || periodic) Validate();
-      if (last) return Finish();
-      Step();
+      try {
+        if (last || periodic) Validate();
+        if (last) return Finish();
+        Step();
+      } catch (const Trainer::GivenUp&) {
+        Agree();
+        return Interrupted();
+      }
       const bool more = trainer_.step() < settings_.iterations && !stopped_by_clock_;
-      if (more && ShouldCheckpoint()) WritePartial();
+      if (more && checkpoint_asked_) {
+        WritePartial();
+        Log("checkpoint: %s is written, as signal %d asks; training continues", partials_.Path(trainer_.step()).c_str(), SIGUSR1);
+      } else if (more && ShouldCheckpoint()) {
+        WritePartial();
+      }
       if (interrupted_by_ != 0) return Interrupted();
     }
   }
@@ -267,6 +291,7 @@ class Run {
     const double begun = elapsed_;
     if (profile_steps_) trainer_.SetProfile(&profile_);
     const std::vector<float> losses = trainer_.AccumulateGradients();
+    if (losses.empty()) throw Trainer::GivenUp();
     double loss = 0;
     for (float of_micro : losses) loss += of_micro / static_cast<double>(losses.size());
     const int64_t snapshots = trainer_.swa_snapshots();
@@ -284,26 +309,38 @@ class Run {
     if (snapshots == 0 && trainer_.swa_snapshots() == 1) Log("swa:start step:%ld", step);
 
     Agree();
+    step_seconds_ = elapsed_ - begun;
     const double cap = settings_.max_wallclock_seconds;
     // Compat stops after the cap; we stop where the next step, if it is as long as this one, would end behind it
     // (specification 3, row 20).
-    stopped_by_clock_ = cap > 0 && (settings_.compat ? elapsed_ >= cap : elapsed_ + (elapsed_ - begun) > cap);
+    stopped_by_clock_ = cap > 0 && (settings_.compat ? elapsed_ >= cap : elapsed_ + step_seconds_ > cap);
     const int64_t every = settings_.train_log_every;
     if (updated && every > 0 && (step <= 10 || step % every == 0 || stopped_by_clock_))
       Log("step:%ld/%ld train_loss:%.4f %s data_wait:%.0fms tokens/s:%.0f", step, settings_.iterations, loss_, Timing().c_str(),
           1e3 * trainer_.data_wait_seconds(), static_cast<double>(step * settings_.train_batch_tokens) / elapsed_);
   }
 
-  // What all ranks go by until they do so again: the time of the one that has taken the longest, and a signal that one of them has
-  // had. Once a step, and where one of them has done something that the others have not.
+  // What all ranks go by until they do so again: the time of the one that has taken the longest, a signal that one of them has
+  // had, and whether one was asked for a checkpoint since the last one. Once a step, and where one of them has done something that the others
+  // have not.
   void Agree() {
-    const double mine[] = {clock_.seconds(), static_cast<double>(InterruptSignal())};
+    const double mine[] = {clock_.seconds(), static_cast<double>(InterruptSignal()),
+                           static_cast<double>(CheckpointRequests() - requests_answered_)};
     const std::vector<double> all = communicator_.Gather(mine);
     elapsed_ = 0;
-    for (size_t i = 0; i < all.size(); i += 2) {
+    checkpoint_asked_ = false;
+    for (size_t i = 0; i < all.size(); i += 3) {
       elapsed_ = std::max(elapsed_, all[i]);
       if (all[i + 1] != 0) interrupted_by_ = static_cast<int>(all[i + 1]);
+      checkpoint_asked_ |= all[i + 2] > 0;
     }
+  }
+
+  // Whether to give up what is being computed. Ranks ask each other, which costs as much as a short step.
+  bool StopAsked() {
+    if (communicator_.world_size() == 1) interrupted_by_ = InterruptSignal();
+    else if (step_seconds_ > 1) Agree();
+    return interrupted_by_ != 0;
   }
 
   // A step whose loss or gradient is no finite number: the end, or a step without an update. Where the weights themselves have
@@ -322,7 +359,10 @@ class Run {
 
   void Validate() {
     clock_.Stop();
-    score_ = EvaluatePlain(trainer_.ModelForScoring(), val_, table_, settings_, {}, communicator_);
+    const auto on_batch = [&](const BatchDone& done) {
+      if (done.batch % communicator_.world_size() == 0 && StopAsked()) throw Trainer::GivenUp();
+    };
+    score_ = EvaluatePlain(trainer_.ModelForScoring(), val_, table_, settings_, on_batch, communicator_);
     // The last update of all shows here alone.
     if (!std::isfinite(score_.val_loss))
       throw Diverged(StringPrintf("the validation loss after step %ld is %f", trainer_.step(), score_.val_loss));
@@ -375,7 +415,14 @@ class Run {
   // others return an empty identity.
   std::string Write(const std::string& path) {
     trainer_.ShareState();
-    if (!Writes()) return "";
+    const int64_t requests = CheckpointRequests();
+    std::string identity;
+    communicator_.OnRankZero([&] { identity = WriteAlone(path); });
+    requests_answered_ = requests;
+    return identity;
+  }
+
+  std::string WriteAlone(const std::string& path) {
     if (const std::string tensor = trainer_.FindNonFinite(); !tensor.empty())
       throw Diverged(StringPrintf("after step %ld %s is not finite", trainer_.step(), tensor.c_str()));
     CheckpointWriter writer(path, Kind::kTraining, settings_.Select(kStages));
@@ -458,7 +505,10 @@ class Run {
   int64_t profiled_steps_ = 0;
   Stopwatch clock_{0};
   double elapsed_ = 0;  // training time that all ranks go by
+  double step_seconds_ = INFINITY;  // of the last step; the first one may take any time
   int interrupted_by_ = 0;
+  bool checkpoint_asked_ = false;
+  int64_t requests_answered_ = 0;  // of CheckpointRequests
   double checkpointed_seconds_ = 0;
   static constexpr int64_t kMostSkippedInARow = 10;
   int64_t skipped_in_a_row_ = 0;

@@ -58,28 +58,49 @@ std::vector<uint16_t> Trainer::TakeSpan() {
   return span;
 }
 
-std::vector<float> Trainer::AccumulateGradients() {
-  const int64_t T = settings_.train_seq_len, ranks = communicator_.world_size(), micro_steps = settings_.grad_micro_steps / ranks;
+void Trainer::SetStop(std::function<bool()> stop) {
+  stop_ = std::move(stop);
+  // Ranks have chunks of their own sizes, and decide together.
+  if (communicator_.world_size() == 1) model_->SetBetweenChunks([this] { CheckStop(); });
+}
+
+void Trainer::CheckStop() const {
+  if (stop_ && stop_()) throw GivenUp();
+}
+
+void Trainer::AccumulateAll(const Engine::OnBlock& on_block) {
+  const int64_t T = settings_.train_seq_len, micro_steps = settings_.grad_micro_steps / communicator_.world_size();
   const double share = 1 / static_cast<double>(settings_.grad_micro_steps);
-  qat_replacements_ += model_->Prepare(fake_quantises());
-  std::exception_ptr failure;  // the engine's threads let nothing through
   for (int64_t micro = 0; micro < micro_steps; ++micro) {
+    CheckStop();
     const std::vector<uint16_t> span = TakeSpan();
     std::vector<const uint16_t*> sequences;
     for (size_t first = 0; first + 1 < span.size(); first += T) sequences.push_back(span.data() + first);
-    if (micro + 1 < micro_steps || !exchange_) {
-      model_->AccumulateGradients(sequences, T, share);
-      continue;
-    }
-    model_->AccumulateLastGradients(sequences, T, share, [&](int64_t block) {
+    if (micro + 1 < micro_steps || !exchange_) model_->AccumulateGradients(sequences, T, share);
+    else model_->AccumulateLastGradients(sequences, T, share, on_block);
+  }
+}
+
+std::vector<float> Trainer::AccumulateGradients() {
+  const int64_t ranks = communicator_.world_size(), micro_steps = settings_.grad_micro_steps / ranks;
+  const int64_t position = stream_.position();
+  const int64_t replaced = model_->Prepare(fake_quantises());
+  std::exception_ptr failure;  // the engine's threads let nothing through
+  try {
+    AccumulateAll([&](int64_t block) {
       try {
         if (!failure) exchange_->BlocksFrom(block);
       } catch (...) {
         failure = std::current_exception();
       }
     });
+  } catch (const GivenUp&) {
+    for (const at::Tensor& gradients : gradients_.buffers()) gradients.zero_();
+    stream_.Seek(position);
+    return {};
   }
   if (failure) std::rethrow_exception(failure);
+  qat_replacements_ += replaced;
   if (!exchange_) {
     model_->FinishGradients();
     return model_->Losses();
@@ -140,11 +161,13 @@ FixedSteps Trainer::EmptySteps() const {
 }
 
 int64_t Trainer::StartFakeQuantisation() {
-  qat_first_step_ = step_;
   if (TrainsOnBudgetSteps(settings_)) {
     NamedTensors weights;
     for (const auto& [name, weight] : parameters()) weights.emplace_back(name, weight.cpu());
-    const StepsToTrainOn found = FindStepsToTrainOn(weights, settings_, shards(), communicator_);
+    const auto between = [&] {
+      if (communicator_.world_size() == 1) CheckStop();
+    };
+    const StepsToTrainOn found = FindStepsToTrainOn(weights, settings_, shards(), communicator_, between);
     qat_step_ = found.step;
     qat_steps_ = EmptySteps();
     const auto fill = [](at::Tensor tensor, std::vector<float> values) {
@@ -156,6 +179,7 @@ int64_t Trainer::StartFakeQuantisation() {
     }
     model_->FixSteps(qat_steps_);
   }
+  qat_first_step_ = step_;
   return model_->Prepare(/*fake_quantise=*/true);
 }
 
@@ -177,15 +201,23 @@ void Trainer::WithWeights(const Source& source, const std::function<void(Engine&
     }
     weights[i].second.copy_(sum);
   }
-  use(ModelForScoring());
-  for (size_t i = 0; i < weights.size(); ++i) weights[i].second.copy_(last[i].second);
+  const auto put_back = [&] {
+    for (size_t i = 0; i < weights.size(); ++i) weights[i].second.copy_(last[i].second);
+  };
+  try {
+    use(ModelForScoring());
+  } catch (...) {
+    put_back();
+    throw;
+  }
+  put_back();
 }
 
 void Trainer::WarmUp(const std::function<void(int64_t)>& on_step) {
   NamedTensors before;
   for (const auto& [name, tensor] : State()) before.emplace_back(name, tensor.clone());
   for (int64_t i = 1; i <= settings_.warmup_steps; ++i) {
-    AccumulateGradients();
+    if (AccumulateGradients().empty()) break;
     optimizer_->Step(/*scale=*/1, settings_.muon_momentum);
     on_step(i);
   }

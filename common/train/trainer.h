@@ -30,9 +30,16 @@ class Trainer {
   Trainer(const Settings& settings, ShardSet train, cuda::Machine* machine = nullptr,
           Communicator& communicator = Communicator::Single());
 
+  // Asked between micro-batches, by all ranks together, and in a single process between the chunks of one: where it returns true, the step
+  // is given up.
+  void SetStop(std::function<bool()> stop);
+  // What a call that is given up throws, where it has no other way of saying so.
+  struct GivenUp {};
+
   // Forward and backward over the step's micro-batches; the gradients of their mean loss afterwards stand in gradients(): of several
   // ranks, those of a matrix on the rank that steps it.
-  // Returns each micro-batch's loss in nats, in the order of the stream, all ranks' alike.
+  // Returns each micro-batch's loss in nats, in the order of the stream, all ranks' alike; none where the step was given up, and then
+  // everything is as it was before.
   std::vector<float> AccumulateGradients();
   // Clips, steps the optimisers with every learning rate times `scale`, updates the EMA, counts the step, and takes an SWA
   // snapshot where the rule asks for one. Returns the gradient norm before clipping; where that is no finite number, nothing was done.
@@ -43,12 +50,12 @@ class Trainer {
   // of NAME". Empty where there is none.
   std::string FindNonFinite() const;
   // Late QAT from now on, on the export's grid: where that follows from a budget, the steps are chosen here and stay (late_qat.h).
-  // Returns how many matrices it replaces in each step.
+  // Returns how many matrices it replaces in each step. In a single process it may throw GivenUp, and has changed nothing then.
   int64_t StartFakeQuantisation();
-  // warmup_steps steps that leave no trace: everything is put back to where it was. `on_step` hears 1, 2, …
+  // warmup_steps steps, or those before one that is given up, that leave no trace: everything is put back to where it was. `on_step` hears 1, 2, …
   void WarmUp(const std::function<void(int64_t)>& on_step);
 
-  // The model with its weights as they are, for scoring between two steps.
+  // The model with its weights as they are, for scoring between two steps. In a single process it may throw GivenUp.
   Engine& ModelForScoring();
   // Calls use(model) with the weights of `source` in their place, in their storage dtypes. REQUIRES: the averages it names have begun.
   void WithWeights(const Source& source, const std::function<void(Engine&)>& use);
@@ -82,6 +89,10 @@ class Trainer {
 
   // This rank's next span, one of those that the ranks take side by side.
   std::vector<uint16_t> TakeSpan();
+  // Throws GivenUp where the step is to be given up.
+  void CheckStop() const;
+  // All of this rank's micro-batches. May throw GivenUp.
+  void AccumulateAll(const Engine::OnBlock& on_block);
 
   Settings settings_;
   Communicator& communicator_;
@@ -99,6 +110,7 @@ class Trainer {
   std::optional<double> qat_step_;  // where a budget chose late QAT's steps: what they follow from, and they
   FixedSteps qat_steps_;
   StepProfile* profile_ = nullptr;
+  std::function<bool()> stop_;
   double data_wait_before_ = 0;  // of the processes that this run was resumed from
 };
 

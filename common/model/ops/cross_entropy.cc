@@ -31,8 +31,8 @@ void CrossEntropyForward(int64_t V, float cap, float* logits, const int32_t* tar
 
 void CrossEntropyBackward(int64_t V, float cap, float share, float* logits, const int32_t* targets, float* losses,
                           Elements dlogits, int64_t stride, Rows rows) {
-  float values[V];
-  float* const e = values;
+  const Scratch values(V);
+  float* const e = values.data();
   for (int64_t row = rows.first; row < rows.last; ++row) {
     float* __restrict z = logits + (row - rows.first) * V;
     const float largest = CapRow(V, cap, z);

@@ -44,10 +44,10 @@ float MixRow(const MixNorm& in, int64_t row, float* __restrict xin, float* __res
 template <class E>
 void Forward(const MixNorm& in, float* mixed, E* u, Rows rows) {
   const int64_t D = in.D;
-  float scratch[2][D];
+  const Scratch scratch(2 * D);
   for (int64_t row = rows.first; row < rows.last; ++row) {
-    float* __restrict xm = mixed != nullptr ? mixed + row * D : scratch[1];
-    const float r = MixRow(in, row, scratch[0], xm);
+    float* __restrict xm = mixed != nullptr ? mixed + row * D : scratch.data() + D;
+    const float r = MixRow(in, row, scratch.data(), xm);
     E* __restrict out = u + row * D;
 #pragma omp simd
     for (int64_t j = 0; j < D; ++j) Put(xm[j] * r, out + j);
@@ -57,9 +57,9 @@ void Forward(const MixNorm& in, float* mixed, E* u, Rows rows) {
 template <class E>
 void Backward(const MixNorm& in, const MixNormGradients& out, const E* all_du, Rows rows) {
   const int64_t D = in.D;
-  float scratch[2][D];
-  float* __restrict xin = scratch[0];
-  float* __restrict xm = scratch[1];
+  const Scratch scratch(2 * D);
+  float* __restrict xin = scratch.data();
+  float* __restrict xm = xin + D;
   for (int64_t row = rows.first; row < rows.last; ++row) {
     const float r = MixRow(in, row, xin, xm);
     const E* __restrict du = all_du + row * D;

@@ -2,6 +2,9 @@
 
 #include <omp.h>
 
+#include <thread>
+#include <vector>
+
 namespace fairway {
 
 void Barrier::Wait() {
@@ -23,9 +26,20 @@ void Barrier::Wait() {
 }
 
 void RunTeam(int threads, const std::function<void(const Team&)>& work) {
+  // OMP_DYNAMIC and OMP_MAX_ACTIVE_LEVELS = 0 would leave the choice to OpenMP.
+  omp_set_dynamic(0);
+  if (omp_get_max_active_levels() < 1) omp_set_max_active_levels(1);
   Barrier barrier(threads);
+  std::vector<std::jthread> missing;
 #pragma omp parallel num_threads(threads)
-  work(Team{omp_get_thread_num(), threads, &barrier});
+  {
+    // OMP_THREAD_LIMIT, or a parallel region around this one, may still have kept members away: they wait for each other, and must all be there.
+    const int rank = omp_get_thread_num(), given = omp_get_num_threads();
+    if (rank == 0)
+      for (int other = given; other < threads; ++other)
+        missing.emplace_back([&work, &barrier, other, threads] { work(Team{other, threads, &barrier}); });
+    work(Team{rank, threads, &barrier});
+  }
 }
 
 }  // namespace fairway

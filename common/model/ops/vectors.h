@@ -39,6 +39,21 @@ FAIRWAY_INLINE void Put(float x, BFloat16* to) { to->bits = formula::ToBFloat16(
 template <class E>
 constexpr int kGroup = sizeof(Word) / sizeof(E);
 
+// Memory for `count` floats, whose number the model decides: a thread's stack need not hold them. Aligned to a cache line.
+class Scratch {
+ public:
+  explicit Scratch(int64_t count) : memory_(__builtin_malloc(count * sizeof(float) + 63)) {
+    if (memory_ == nullptr) __builtin_trap();  // out of memory, on a thread that nothing can be thrown from
+  }
+  ~Scratch() { __builtin_free(memory_); }
+  Scratch(const Scratch&) = delete;
+  Scratch& operator=(const Scratch&) = delete;
+  float* data() const { return reinterpret_cast<float*>((reinterpret_cast<uintptr_t>(memory_) + 63) / 64 * 64); }
+
+ private:
+  void* const memory_;
+};
+
 // Calls work(E*) with elements as what they are.
 template <class Work>
 FAIRWAY_INLINE void With(Elements elements, Work work) {

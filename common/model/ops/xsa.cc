@@ -33,7 +33,8 @@ void Forward(const QkShape& shape, const E* qkv, const E* y, E* out, Rows rows) 
 template <class E>
 void Backward(const QkShape& shape, const E* qkv, const E* y, E* out, E* dout, E* dqkv, Rows rows) {
   const int64_t d = shape.d, group = shape.H / shape.Hkv;
-  float dn[d];
+  const Scratch gradient_of_n(d);
+  float* __restrict dn = gradient_of_n.data();
   for (int64_t row = rows.first; row < rows.last; ++row) {
     for (int64_t kv = 0; kv < shape.Hkv; ++kv) {
       const int64_t value = row * shape.stride() + (shape.H + shape.Hkv + kv) * d;

@@ -14,9 +14,10 @@ mkdir gone
 touch log
 train --profile small.profile --iterations 100000 --warmdown-iters 100 --checkpoint-every 50 --log log --out gone/train.ckpt 2> said &
 while kill -0 $! && ! grep -q '^step:' log; do sleep 0.02; done
-rm -r gone
+mv gone elsewhere
 wait $!
 try echo "status $?"
+rm -r elsewhere
 # Which of its files the program misses first is chance: a checkpoint, or the folder itself.
 try sh -c 'tail -n 1 said | sed "s,gone[^:]*,GONE,"'
 try ls -A

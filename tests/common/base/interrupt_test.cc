@@ -26,7 +26,7 @@ TEST(Interrupt, IsNotCaughtUnasked) {
 }
 
 TEST(Interrupt, IsRememberedByItsNumber) {
-  for (const int signal : {SIGINT, SIGTERM}) {
+  for (const int signal : {SIGINT, SIGTERM, SIGHUP}) {
     const int status = StatusOf([&] {
       CatchInterrupts();
       if (InterruptSignal() != 0) return 1;
@@ -38,8 +38,8 @@ TEST(Interrupt, IsRememberedByItsNumber) {
 }
 
 TEST(Interrupt, TheSecondOneEndsTheProgramWhicheverItIs) {
-  for (const int first : {SIGINT, SIGTERM})
-    for (const int second : {SIGINT, SIGTERM}) {
+  for (const int first : {SIGINT, SIGTERM, SIGHUP})
+    for (const int second : {SIGINT, SIGTERM, SIGHUP}) {
       const int status = StatusOf([&] {
         CatchInterrupts();
         raise(first);
@@ -48,6 +48,31 @@ TEST(Interrupt, TheSecondOneEndsTheProgramWhicheverItIs) {
       });
       EXPECT_TRUE(WIFSIGNALED(status) && WTERMSIG(status) == second) << first << " then " << second << ": " << status;
     }
+}
+
+// nohup
+TEST(Interrupt, AHangupThatIsIgnoredStaysIgnored) {
+  const int status = StatusOf([] {
+    std::signal(SIGHUP, SIG_IGN);
+    CatchInterrupts();
+    raise(SIGHUP);
+    if (InterruptSignal() != 0) return 1;
+    raise(SIGTERM);
+    raise(SIGHUP);
+    return InterruptSignal() == SIGTERM ? 0 : 2;
+  });
+  EXPECT_TRUE(WIFEXITED(status) && WEXITSTATUS(status) == 0) << status;
+}
+
+TEST(Interrupt, RequestsForACheckpointAreCounted) {
+  const int status = StatusOf([] {
+    CatchInterrupts();
+    if (CheckpointRequests() != 0) return 1;
+    raise(SIGUSR1);
+    raise(SIGUSR1);
+    return CheckpointRequests() == 2 && InterruptSignal() == 0 ? 0 : 2;
+  });
+  EXPECT_TRUE(WIFEXITED(status) && WEXITSTATUS(status) == 0) << status;
 }
 
 }  // namespace

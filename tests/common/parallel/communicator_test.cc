@@ -5,7 +5,13 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <algorithm>
+#include <atomic>
+#include <condition_variable>
 #include <cstdlib>
+#include <mutex>
+#include <thread>
+#include <vector>
 
 #include "common/base/error.h"
 #include "common/base/machine.h"
@@ -89,6 +95,128 @@ class Pair : public Communicator {
 TEST(Communicator, ReportsWhatAPluginThrows) {
   Pair pair("");
   EXPECT_EQ(MessageOf<IoError>([&] { pair.Exchange({}, {}); }), "pair: no answer from rank 1");
+}
+
+// Ranks of one process, a thread each: they meet at every Gather.
+class Meeting {
+ public:
+  explicit Meeting(int64_t ranks) : ranks_(ranks) {}
+  void Gather(int64_t rank, const void* mine, int64_t bytes, void* all) {
+    std::unique_lock lock(mutex_);
+    changed_.wait(lock, [&] { return !leaving_; });
+    said_.resize(ranks_ * bytes);
+    std::copy_n(static_cast<const char*>(mine), bytes, said_.data() + rank * bytes);
+    if (++arrived_ == ranks_) {
+      leaving_ = true;
+      ++rounds_;
+      changed_.notify_all();
+    }
+    changed_.wait(lock, [&] { return leaving_; });
+    std::ranges::copy(said_, static_cast<char*>(all));
+    if (--arrived_ == 0) {
+      leaving_ = false;
+      changed_.notify_all();
+    }
+  }
+  // Returns after so many more rounds.
+  void Await(int64_t rounds) {
+    std::unique_lock lock(mutex_);
+    const int64_t until = rounds_ + rounds;
+    changed_.wait(lock, [&] { return rounds_ >= until; });
+  }
+
+ private:
+  const int64_t ranks_;
+  std::mutex mutex_;
+  std::condition_variable changed_;
+  std::vector<char> said_;
+  int64_t arrived_ = 0, rounds_ = 0;
+  bool leaving_ = false;
+};
+
+class Member : public Communicator {
+ public:
+  Member(Meeting& meeting, int64_t rank, int64_t ranks) : Communicator(rank, ranks), meeting_(meeting) { set_timeout(0.001); }
+  std::string name() const override { return "member"; }
+
+ private:
+  std::unique_ptr<Transfer> StartExchange(std::span<const Message>, std::span<const Message>) override { return nullptr; }
+  std::unique_ptr<Transfer> StartBroadcast(std::span<const Message>) override { return nullptr; }
+  void GatherBytes(const void* mine, int64_t bytes, void* all) override { meeting_.Gather(rank(), mine, bytes, all); }
+  Meeting& meeting_;
+};
+
+// The work does not end before the others have heard three times that it goes on.
+TEST(OnRankZero, TheOthersHearThatItIsAtWork) {
+  Meeting meeting(3);
+  std::atomic<int> calls = 0, over = 0;
+  {
+    std::vector<std::jthread> ranks;
+    for (int64_t rank = 0; rank < 3; ++rank)
+      ranks.emplace_back([&, rank] {
+        Member member(meeting, rank, 3);
+        member.OnRankZero([&] {
+          EXPECT_EQ(rank, 0);
+          ++calls;
+          meeting.Await(3);
+        });
+        EXPECT_EQ(calls, 1);
+        // Afterwards they are in step.
+        const double mine = static_cast<double>(rank);
+        EXPECT_EQ(member.Gather({&mine, 1}), (std::vector<double>{0, 1, 2}));
+        ++over;
+      });
+  }
+  EXPECT_EQ(over, 3);
+}
+
+TEST(OnRankZero, AFailureEndsAll) {
+  Meeting meeting(2);
+  std::string zero, one;
+  {
+    std::jthread other([&] {
+      Member member(meeting, 1, 2);
+      one = MessageOf<IoError>([&] { member.OnRankZero([] {}); });
+    });
+    Member member(meeting, 0, 2);
+    zero = MessageOf<InputError>([&] { member.OnRankZero([] { throw InputError("file", "is bad"); }); });
+  }
+  EXPECT_EQ(zero, "file: is bad");
+  EXPECT_EQ(one, "rank 0: has failed; its own message says why");
+}
+
+// Where the others have gone, what was begun is finished all the same.
+TEST(OnRankZero, IsFinishedAlsoWhereTheOthersHaveGone) {
+  class Lonely : public Communicator {
+   public:
+    Lonely() : Communicator(0, 2) { set_timeout(0.001); }
+    std::string name() const override { return "lonely"; }
+    std::atomic<bool> asked = false;
+
+   private:
+    std::unique_ptr<Transfer> StartExchange(std::span<const Message>, std::span<const Message>) override { return nullptr; }
+    std::unique_ptr<Transfer> StartBroadcast(std::span<const Message>) override { return nullptr; }
+    void GatherBytes(const void*, int64_t, void*) override {
+      asked = true;
+      asked.notify_all();
+      throw std::runtime_error("no answer");
+    }
+  } lonely;
+  bool finished = false;
+  EXPECT_EQ(MessageOf<IoError>([&] {
+              lonely.OnRankZero([&] {
+                lonely.asked.wait(false);
+                finished = true;
+              });
+            }),
+            "lonely: no answer");
+  EXPECT_TRUE(finished);
+}
+
+TEST(OnRankZero, ASingleProcessWorksOnItsOwnThread) {
+  std::thread::id where;
+  Communicator::Single().OnRankZero([&] { where = std::this_thread::get_id(); });
+  EXPECT_EQ(where, std::this_thread::get_id());
 }
 
 TEST(RequireAgreement, NamesWhoDiffersAndInWhat) {

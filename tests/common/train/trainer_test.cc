@@ -70,6 +70,64 @@ TEST_F(TrainerTest, GoesOnBitForBitFromEveryStep) {
   }
 }
 
+// At each of the places where the trainer asks, it is told to stop, and then to do the same again.
+TEST_F(TrainerTest, WhatIsGivenUpLeavesNoTrace) {
+  Options options = kLite;
+  options.merge(Options{{"precision", "float32"}, {"micro_batch_seqs", "1"}});
+  const Settings settings = Make(options);
+  Trainer whole = MakeTrainer(settings);
+  TakeSteps(whole, settings, 8);
+  const std::string identity = Save(whole, settings, folder / "whole.ckpt");
+  const auto counters = CountersOf(folder / "whole.ckpt");
+  int64_t places = 0;
+  for (bool given_up = true; given_up; places += given_up) {
+    Trainer trainer = MakeTrainer(settings);
+    int64_t asked = 0;
+    given_up = false;
+    trainer.SetStop([&] {
+      const bool stop = !given_up && asked++ == places;
+      given_up |= stop;
+      return stop;
+    });
+    while (trainer.step() < 8) {
+      const int64_t step = trainer.step();
+      const double scale = LearningRateScale(settings, step, 0);
+      if (scale < settings.late_qat_threshold && !trainer.fake_quantises()) {
+        try {
+          trainer.StartFakeQuantisation();
+        } catch (const Trainer::GivenUp&) {
+          EXPECT_FALSE(trainer.fake_quantises());
+          trainer.StartFakeQuantisation();
+        }
+      }
+      if (trainer.AccumulateGradients().empty()) {
+        EXPECT_TRUE(given_up);
+        EXPECT_EQ(trainer.step(), step);
+        for (const auto& [name, gradient] : trainer.gradients()) EXPECT_EQ(gradient.abs().max().item<float>(), 0) << name;
+        EXPECT_FALSE(trainer.AccumulateGradients().empty());
+      }
+      trainer.Update(scale);
+    }
+    ASSERT_EQ(Save(trainer, settings, folder / "again.ckpt"), identity) << "stopped at place " << places;
+    ASSERT_EQ(CountersOf(folder / "again.ckpt"), counters) << "stopped at place " << places;
+  }
+  EXPECT_GE(places, 8 * 2 + 2);  // before each micro-batch, and after each window of calibration
+}
+
+TEST_F(TrainerTest, AWarmUpThatIsGivenUpLeavesNoTrace) {
+  const Settings settings = Make({{"warmup_steps", "3"}});
+  Trainer fresh = MakeTrainer(settings);
+  const std::string identity = Save(fresh, settings, folder / "fresh.ckpt");
+  for (int64_t place = 0; place < 6; ++place) {
+    Trainer trainer = MakeTrainer(settings);
+    int64_t asked = 0, steps = 0;
+    trainer.SetStop([&] { return asked++ == place; });
+    trainer.WarmUp([&](int64_t step) { steps = step; });
+    EXPECT_LT(steps, 3);
+    EXPECT_EQ(Save(trainer, settings, folder / "again.ckpt"), identity) << place;
+  }
+}
+
 // A whole schedule: warm-up, late QAT, averages. In bfloat16 both optimisers round Newton-Schulz their own way.
 TEST_F(TrainerTest, TrainsOnADeviceAsOnTheCpu) {
   const Settings settings = Make({{"warmup_steps", "2"}});
