@@ -366,6 +366,7 @@ void PassesOf<T>::FloatProduct(at::Tensor sum, const at::Tensor& a, const at::Te
   if (std::is_same_v<T, float>) {
     sum.addmm_(a, b, beta);
   } else if (sum.is_cuda()) {
+    // bfloat16 operands and a float32 sum: an overload that LibTorch has since 2.11, for CUDA alone.
     at::addmm_out(sum, sum, a, b, at::kFloat, beta);
   } else {  // the CPU's products have one dtype
     sum.addmm_(a.to(at::kFloat), b.to(at::kFloat), beta);

@@ -272,7 +272,11 @@ void ShardSet::Load(int64_t begin, int64_t count) const {
   });
 }
 
-<<<<<<< HEAD
+void ShardSet::Drop(int64_t begin, int64_t count) const {
+  ForEachPart(state_->shards, begin_ + begin, count,
+              [](const Shard& shard, int64_t first, int64_t part) { Release(shard.Payload(first, part)); });
+}
+
 bool ShardSet::has_bytes() const {
   return !state_->sidecars.empty();
 }
@@ -284,11 +288,6 @@ void ShardSet::ReadBytes(int64_t begin, int64_t count, uint16_t* out) const {
     Release(payload);
     out += part;
   });
-=======
-void ShardSet::Drop(int64_t begin, int64_t count) const {
-  ForEachPart(state_->shards, begin_ + begin, count,
-              [](const Shard& shard, int64_t first, int64_t part) { Release(shard.Payload(first, part)); });
->>>>>>> e9677da (wip)
 }
 
 std::string ShardSet::Identity() const {

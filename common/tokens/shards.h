@@ -41,7 +41,8 @@ class ShardSet {
   void WillNeed(int64_t begin, int64_t count) const;
   // Brings that range into memory; returns when it is there.
   void Load(int64_t begin, int64_t count) const;
-<<<<<<< HEAD
+  // Takes that range out of this process again; it can still be read.
+  void Drop(int64_t begin, int64_t count) const;
 
   // Whether the split has a byte sidecar: for each token, the bytes of text that it stands for.
   bool has_bytes() const;
@@ -51,12 +52,6 @@ class ShardSet {
   // SHA-256 over the SHA-256 of each shard (SplitIdentity): the split's identity, also of a part. It is that of the
   // bytes mapped here: DigestOf spares only the repetition. InputError where the folder's manifest.json lists a shard
   // with another digest.
-=======
-  // Takes that range out of this process again; it can still be read.
-  void Drop(int64_t begin, int64_t count) const;
-  // SHA-256 over the shards' digests: the split's identity, also of a part. Taken from the folder's manifest.json where that lists
-  // every shard with its size, else computed by reading all of them.
->>>>>>> e9677da (wip)
   std::string Identity() const;
   // The same over the sidecar's files; empty where there is none.
   std::string BytesIdentity() const;

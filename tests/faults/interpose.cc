@@ -3,9 +3,10 @@
 //
 //   FAULTS_LIST=FILE   each call is noted there: "number call path"
 //   FAULTS_AT=n        the call, counted from 1, at which …
+//   FAULTS_ON=text     or the first call whose note, without its number, ends with this, at which …
 //   FAULTS_KIND=kind   kill: the process is killed instead of the call; torn: after half of a write, and after any other call;
 //                      full, quota: no room on the disk for this call and all later ones; io: this call fails, EIO;
-//                      short: of this write one half is taken; eintr: this call is interrupted;
+//                      short: of this write one half is taken; eintr: this call is interrupted; stall: it takes 8 seconds;
 //                      plain: as kill, on a file system that cannot exchange two folders
 #include <dlfcn.h>
 #include <fcntl.h>
@@ -51,8 +52,10 @@ struct Fault {
 
 Fault Next(Call call, const std::string& path) {
   static std::atomic<int> count = 0;
-  static const int at = std::atoi(Environment("FAULTS_AT"));
+  static std::atomic<int> at = std::atoi(Environment("FAULTS_AT"));
+  static const std::string on = Environment("FAULTS_ON");
   const int number = ++count;
+  if (!on.empty() && at == 0 && (kNames[call] + (" " + path)).ends_with(on)) at = number;
   if (const char* list = Environment("FAULTS_LIST"); *list) {
     static auto* const open = Real<int(const char*, int, ...)>("open");
     static auto* const write = Real<ssize_t(int, const void*, size_t)>("write");
@@ -68,6 +71,7 @@ Fault Next(Call call, const std::string& path) {
   if (Is("torn")) return {.half = true, .last = true};
   if (Is("io")) return {.error = EIO};
   if (Is("short")) return {.half = true};
+  if (Is("stall")) sleep(8);
   if (Is("eintr") && (call == kOpen || call == kWrite || call == kTruncate || call == kSync)) return {.error = EINTR};
   return {};
 }

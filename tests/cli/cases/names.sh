@@ -1,7 +1,7 @@
 # Names of any kind, of runs, profiles and data: each works or is refused in one line, and none is ever taken for a command, an
 # option or a pattern.
-names=('two words' "it's \"a\" & b; touch pwned" '--out' '$(touch pwned)`touch pwned`' '$(shell touch pwned)#${HOME}' 'star*[x]?\'
-  $'two\nlines' '../up' '..' '')
+# All that a shell, make or a pattern may trip over, in one name: each outcome costs a make.
+names=("it's \"a\" & b; touch pwned"' $(touch pwned)`touch pwned`$(shell touch pwned)#${HOME} star*[x]?\' '--out' $'two\nlines' '../up' '..' '')
 make_shards data
 stand_in_clone clone
 mkdir profiles
@@ -37,7 +37,7 @@ try sh -c 'find ../places runs -path "*seed*" -prune -print | sort'
 # The programs themselves: what they say stays one line.
 cd ..
 PATH=$bin:$PATH
-for name in "${names[@]:1:6}"; do
+for name in "${names[@]:0:3}"; do
   mv data "./$name.data"
   sed '/_path/d' small.profile > "./$name.profile"
   need train "--profile=./$name.profile" "--data-path=$name.data" "--tokenizer-path=$name.data/tokenizer.model" "--out=$name.ckpt" "--log=$name.log"

@@ -286,6 +286,25 @@ TEST_F(EvaluateTest, PlainIsItsDefinition) {
   }
 }
 
+// Losses are float32; nothing else is rounded but under published_quirks. A float32 sum would be off in the eighth digit.
+TEST_F(EvaluateTest, PlainIsSummedInDoubles) {
+  settings.Set("val_batch_size", "16384", Origin::kCommandLine, "test");
+  Split(2001);
+  const int64_t T = settings.train_seq_len;
+  fused.Prepare(/*fake_quantise=*/false);
+  double nats = 0;
+  for (int64_t first = 0; first < 2000; first += T) {
+    const uint16_t* const sequence = tokens.data() + first;
+    std::vector<float> losses(T);
+    fused.TokenLosses({&sequence, 1}, T, 0, losses.data());
+    for (const float loss : losses) nats += loss;
+  }
+  const Score score = EvaluatePlain(fused, *val, table, settings);
+  EXPECT_NEAR(score.val_loss, nats / 2000, 1e-9);
+  settings.Set("compat", "1", Origin::kCommandLine, "test");
+  EXPECT_GT(std::abs(EvaluatePlain(fused, *val, table, settings).val_loss - nats / 2000), 1e-9);
+}
+
 TEST_F(EvaluateTest, BatchSizeChangesRoundingOnly) {
   Split(150);
   const Score one_by_one = [&] {

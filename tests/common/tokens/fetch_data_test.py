@@ -127,8 +127,8 @@ class FetchDataTest(unittest.TestCase):
 
     def fetch(self, *options, program=None, status=0, **kwargs):
         """Runs it; returns its result, or its last line of standard error where another status is expected."""
-        done = subprocess.run([sys.executable, program or self.program, "--hub", self.hub.url, "--timeout", "1", "--retries", "1",
-                               *options, self.folder], capture_output=True, text=True, timeout=60, check=False,
+        done = subprocess.run([sys.executable, program or self.program, "--hub", self.hub.url, "--timeout", "60", "--retries", "1",
+                               *options, self.folder], capture_output=True, text=True, check=False,
                               env={"PATH": os.environ["PATH"], "NO_PROXY": "*"}, **kwargs)
         self.assertEqual(done.returncode, status, done.stderr)
         return json.loads(done.stdout) if status == 0 else done.stderr.strip().splitlines()[-1]
@@ -217,9 +217,10 @@ class FetchDataTest(unittest.TestCase):
         self.check_everything(train=1)
 
     def test_outlasts_a_stall_and_passing_failures(self):
-        self.hub.stall[f"{DATA_SET}/fineweb_val_000000.bin"] = 3  # against a limit of 1 s
+        # A busy machine may hold up other answers too: there are retries for that.
+        self.hub.stall[f"{DATA_SET}/fineweb_val_000000.bin"] = 4
         self.hub.failures[f"{DATA_SET}/fineweb_train_000000.bin"] = [503, 429]
-        self.fetch("--shards", "1", "--retries", "2")
+        self.fetch("--shards", "1", "--retries", "6", "--timeout", "2")
         self.check_everything(train=1)
 
     def test_gives_up_on_lasting_failures(self):

@@ -5,9 +5,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
-#include <chrono>
 #include <filesystem>
-#include <thread>
 
 #include "common/base/text.h"
 #include "common/optim/schedule.h"
@@ -18,10 +16,11 @@ namespace {
 
 class KilledTest : public CorpusTest {
  protected:
-  // Starts bin/train with nothing but our settings in its environment.
-  pid_t Start(const std::string& out) {
+  // Runs bin/train to its end with nothing but our settings and `more` in its environment; returns its status.
+  int Run(const std::string& out, const std::vector<std::string>& more = {}) {
     std::vector<std::string> arguments = {BINARY_DIR "/train", "--out", out, "--resume", "newest"},
                              environment = {"OMP_WAIT_POLICY=PASSIVE"};
+    environment.insert(environment.end(), more.begin(), more.end());
     const Settings settings =
         Make({{"iterations", "60"}, {"warmdown_iters", "50"}, {"swa_every", "5"}, {"checkpoint_every", "3"}});
     for (const SettingInfo& setting : SettingTable())
@@ -42,31 +41,20 @@ class KilledTest : public CorpusTest {
       execve(argv[0], argv.data(), envp.data());
       _exit(127);
     }
-    return child;
+    int status = 0;
+    waitpid(child, &status, 0);
+    return status;
   }
 
-  static bool Ended(pid_t child, int* status) { return waitpid(child, status, WNOHANG) == child; }
-
-  // Lets it run to its end.
   std::string Finish(const std::string& out) {
-    int status = 0;
-    waitpid(Start(out), &status, 0);
-    EXPECT_EQ(status, 0) << ReadBytes(folder / "errors");
+    EXPECT_EQ(Run(out), 0) << ReadBytes(folder / "errors");
     return CheckpointReader(out).identity();
   }
 
-  // Kills it as soon as it has a checkpoint of `step` or a later one.
-  void KillAfter(const std::string& out, int64_t step) {
-    const pid_t child = Start(out);
-    int status = 0;
-    bool ended = false;
-    while (!(ended = Ended(child, &status)) && NewestPartial() < step)
-      std::this_thread::sleep_for(std::chrono::milliseconds(1));
-    if (!ended) {
-      kill(child, SIGKILL);
-      waitpid(child, &status, 0);
-    }
-    ASSERT_TRUE(WIFSIGNALED(status)) << "ended by itself before it could be killed: " << ReadBytes(folder / "errors");
+  // The interposed library kills it right after the first call that `call` is the end of: "rename /path".
+  void KillAfter(const std::string& out, const std::string& call) {
+    const int status = Run(out, {"LD_PRELOAD=" BINARY_DIR "/../tests/faults_interpose.so", "FAULTS_KIND=torn", "FAULTS_ON=" + call});
+    ASSERT_TRUE(WIFSIGNALED(status) && WTERMSIG(status) == SIGKILL) << status << ": " << ReadBytes(folder / "errors");
   }
 
   int64_t NewestPartial() const {
@@ -84,10 +72,12 @@ class KilledTest : public CorpusTest {
 TEST_F(KilledTest, EndsWhereAnUndisturbedRunDoes) {
   const std::string undisturbed = Finish(folder / "undisturbed.ckpt");
   const std::string out = folder / "killed.ckpt";
-  KillAfter(out, -1);  // at its very beginning
+  KillAfter(out, ".tmp");  // at its very beginning
+  ASSERT_EQ(NewestPartial(), -1);
   for (int64_t step : {3, 18, 36}) {
-    KillAfter(out, step);
+    KillAfter(out, StringPrintf("killed.partial-%06ld.ckpt", step));
     if (HasFatalFailure()) return;
+    ASSERT_EQ(NewestPartial(), step);
   }
   EXPECT_EQ(Finish(out), undisturbed);
   const Counters counters = CheckpointReader(out).counters();
