@@ -18,6 +18,14 @@ bool Has(const std::string& text, std::initializer_list<const char*> parts) {
   return std::ranges::any_of(parts, [&](const char* part) { return text.find(part) != std::string::npos; });
 }
 
+// What is left of a log's name without its seed and numbers: "train.log" of "train_seed42.log".
+std::string KindOfName(const std::string& name) {
+  std::string kind = Lower(name);
+  for (size_t at; (at = kind.find("seed")) != std::string::npos;) kind.erase(at, 4);
+  std::erase_if(kind, [](char c) { return (c >= '0' && c <= '9') || c == '_' || c == '-'; });
+  return kind;
+}
+
 }  // namespace
 
 std::string Lower(std::string text) {
@@ -194,8 +202,16 @@ Context::Context(const RecordFolder& folder_in, const AuditOptions& options_in)
     logged += scored;
   }
   if (seeds.empty()) {
+    // Beside the log that has the claimed score, others may be of other experiments: those of its kind by name are
+    // other seeds.
+    const Statement* top = folder.Top("val_bpb");
+    std::set<std::string> kinds;
+    if (top && top->kind == Statement::Kind::kNumber)
+      for (const FolderLog& log : folder.logs)
+        if (score_of(log, top->number)) kinds.insert(KindOfName(log.name));
     for (const FolderLog& log : folder.logs)
-      if (log.log.HasSteps() || log.log.HasFinalScore()) count(&log, last_of(log));
+      if ((log.log.HasSteps() || log.log.HasFinalScore()) && (kinds.empty() || kinds.contains(KindOfName(log.name))))
+        count(&log, last_of(log));
     for (const FolderLog& log : folder.logs) logged += log.log.HasFinalScore();
     all_logged = logged > 0;
   } else {

@@ -317,6 +317,7 @@ void CheckScoredText(Context& context) {
       files += StringPrintf("; all documents make %s of 100 M tokens in %s", Count(set->max_shards).c_str(), set->name);
       verdict = Verdict::kHolds;
     } else {
+      verdict = Verdict::kContradicted;
       files += StringPrintf("; all documents make only %s of 100 M tokens in %s: shards of another making",
                             Count(set->max_shards).c_str(), set->name);
       files += std::string_view(set->name).find("CaseOps") != std::string_view::npos && count > 1000

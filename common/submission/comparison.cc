@@ -3,8 +3,10 @@
 #include <algorithm>
 #include <filesystem>
 #include <map>
+#include <set>
 #include <system_error>
 
+#include "common/base/digest.h"
 #include "common/base/error.h"
 #include "common/base/file.h"
 #include "common/base/text.h"
@@ -15,6 +17,8 @@ namespace fairway {
 namespace {
 
 namespace fs = std::filesystem;
+
+constexpr int64_t kMaxPublicLog = 64 << 20;
 
 std::vector<double> Values(const std::vector<FinishedRun>& runs, double (*value)(const FinishedRun&)) {
   std::vector<double> values;
@@ -91,14 +95,133 @@ RunComparison CompareRuns(const std::vector<FinishedRun>& a, const std::vector<F
   return comparison;
 }
 
-void DrawComparison(const std::string& directory, const std::vector<FinishedRun>& a, const std::vector<FinishedRun>& b) {
+Experiment FindExperiment(const std::string& name) {
+  Experiment experiment;
+  std::error_code error;
+  const auto add = [&](const std::string& path) {
+    const InputFile file(path);
+    if (file.bytes().size() > kMaxPublicLog) throw InputError(path, "is larger than " + WithCommas(kMaxPublicLog) + " bytes: no training log");
+    PublicRun run{BaseName(path), ParsePublicLog(file.text())};
+    if (run.log.seed) run.label += StringPrintf(", seed %.0f", run.log.seed->value);
+    return run;
+  };
+  if (fs::is_regular_file(name, error)) {
+    experiment.logs.push_back(add(name));
+    if (!experiment.logs[0].log.HasSteps()) throw InputError(name, "is no training log: it has no line of a step");
+    return experiment;
+  }
+  std::vector<std::string> paths;
+  std::set<std::string> digests;
+  bool run = fs::exists(fs::path(name) / run_file::kTrain, error);
+  for (fs::directory_iterator entry(name, error), end; !run && !error && entry != end; entry.increment(error)) {
+    const std::string found = entry->path().filename();
+    run |= found.starts_with("seed-") && fs::is_directory(entry->path());
+    if ((found.ends_with(".log") || found.ends_with(".txt")) && fs::is_regular_file(entry->path())) paths.push_back(entry->path());
+  }
+  std::ranges::sort(paths);
+  for (const std::string& path : paths) {
+    if (run) break;
+    if (!digests.insert(Sha256Hex(InputFile(path).bytes())).second) continue;
+    PublicRun log = add(path);
+    if (log.log.HasSteps()) experiment.logs.push_back(std::move(log));
+  }
+  if (experiment.logs.empty()) experiment.runs = FindRuns(name);
+  return experiment;
+}
+
+RunComparison CompareExperiments(const Experiment& a, const Experiment& b) {
+  if (a.logs.empty() && b.logs.empty()) return CompareRuns(a.runs, b.runs);
+  RunComparison comparison{.settings = {{"setting", "A", "B"}}, .results = {{"", "A", "B"}}, .val_bpb = {}};
+  using Values = std::map<std::string, std::vector<std::string>>;
+  const auto settings = [](const Experiment& side) {
+    Values values;
+    const auto note = [&](const std::string& name, const std::string& value) {
+      if (std::vector<std::string>& seen = values[name]; std::ranges::find(seen, value) == seen.end()) seen.push_back(value);
+    };
+    for (const FinishedRun& run : side.runs)
+      for (const auto& [name, value] : run.stated) note(name, value);
+    for (const PublicRun& run : side.logs)
+      for (const auto& [name, value] : run.log.settings) note(name, value.text);
+    return values;
+  };
+  // One number or switch in two spellings is one value.
+  const auto plain = [](std::vector<std::string> values) {
+    for (std::string& value : values) {
+      Figure figure;
+      size_t length;
+      if (value == "True" || value == "true") value = "1";
+      if (value == "False" || value == "false") value = "0";
+      if (ReadFigure(value, &figure, &length) && length == value.size()) value = ShortestDouble(figure.value);
+    }
+    std::ranges::sort(values);
+    return values;
+  };
+  const Values of_a = settings(a), of_b = settings(b);
+  for (const auto& [name, values] : of_a) {
+    const auto other = of_b.find(name);
+    if (name == "seed" || other == of_b.end() || plain(values) == plain(other->second)) continue;
+    comparison.settings.push_back({name, Join(values, ", "), Join(other->second, ", ")});
+  }
+
+  struct Side {
+    std::vector<double> bpb, loss, steps, step_ms, bytes, tokens;
+  };
+  const auto measure = [](const Experiment& of) {
+    Side side;
+    for (const FinishedRun& run : of.runs) {
+      side.bpb.push_back(run.eval["val_bpb"].get<double>());
+      side.loss.push_back(run.eval["val_loss"].get<double>());
+      side.steps.push_back(static_cast<double>(run.steps()));
+      side.step_ms.push_back(run.step_ms());
+      side.bytes.push_back(static_cast<double>(run.artifact.compressed));
+    }
+    for (const PublicRun& run : of.logs) {
+      const LoggedScore* last = nullptr;
+      for (const LoggedScore& score : run.log.scores)
+        if (!last || score.stage >= last->stage) last = &score;
+      if (last) side.bpb.push_back(last->bpb.value);
+      if (last && last->loss) side.loss.push_back(last->loss->value);
+      const double steps = run.log.stop_step ? run.log.stop_step->value : static_cast<double>(run.log.curve.LastStep());
+      side.steps.push_back(steps);
+      if (const auto& end = run.log.stop_ms ? run.log.stop_ms : run.log.last_ms; end && steps > 0) side.step_ms.push_back(end->value / steps);
+      if (run.log.model_bytes) side.bytes.push_back(run.log.model_bytes->value);
+      if (run.log.validation_tokens) side.tokens.push_back(run.log.validation_tokens->value);
+    }
+    return side;
+  };
+  const Side side_a = measure(a), side_b = measure(b);
+  const auto row = [&](const char* name, int digits, std::vector<double> Side::*values) {
+    const auto text = [&](const Side& side) { return (side.*values).empty() ? std::string("not stated") : Summary(side.*values, digits); };
+    if (!(side_a.*values).empty() || !(side_b.*values).empty()) comparison.results.push_back({name, text(side_a), text(side_b)});
+  };
+  comparison.results.push_back({"runs", std::to_string(a.runs.size() + a.logs.size()), std::to_string(b.runs.size() + b.logs.size())});
+  row("bits per byte, last score", 6, &Side::bpb);
+  row("nats per token", 6, &Side::loss);
+  row("steps", 0, &Side::steps);
+  row("milliseconds per step", 2, &Side::step_ms);
+  row("bytes of the artifact", 0, &Side::bytes);
+  row("validation tokens", 0, &Side::tokens);
+  for (const auto& [side, values] : {std::pair{&a, &side_a}, {&b, &side_b}})
+    if (values->bpb.empty()) throw InputError(side->logs[0].label, "has no score in bits per byte");
+  comparison.val_bpb = {Mean(side_a.bpb), Mean(side_b.bpb), std::nullopt};
+  if (side_a.bpb.size() > 1 && side_b.bpb.size() > 1) comparison.val_bpb.p_value = ProbabilityOfOneMean(side_a.bpb, side_b.bpb);
+  return comparison;
+}
+
+void DrawExperiments(const std::string& directory, const Experiment& a, const Experiment& b) {
   std::error_code error;
   fs::create_directories(directory, error);
   if (error) throw IoError(directory, error.message());
   std::vector<Curve> curves;
-  for (const auto& [side, runs] : {std::pair{"A", &a}, {"B", &b}})
-    for (const FinishedRun& run : *runs) curves.push_back({StringPrintf("%s, seed %ld", side, run.seed()), run.log});
+  for (const auto& [side, of] : {std::pair{"A", &a}, {"B", &b}}) {
+    for (const FinishedRun& run : of->runs) curves.push_back({StringPrintf("%s, seed %ld", side, run.seed()), run.log});
+    for (const PublicRun& run : of->logs) curves.push_back({std::string(side) + ", " + Printable(run.label), run.log.curve});
+  }
   DrawLossCurve(directory, curves);
+}
+
+void DrawComparison(const std::string& directory, const std::vector<FinishedRun>& a, const std::vector<FinishedRun>& b) {
+  DrawExperiments(directory, {a, {}}, {b, {}});
 }
 
 }  // namespace fairway

@@ -8,6 +8,7 @@
 #include <algorithm>
 #include <array>
 #include <cerrno>
+#include <cmath>
 #include <cstdlib>
 #include <cstring>
 #include <limits>
@@ -55,6 +56,7 @@ std::string Script(std::span<const Curve> curves) {
   std::vector<std::string> plots;
   Range range;
   double bpb_per_nat = 0;
+  bool one_text = true;  // curves of other tokenizers have other bytes per token, and no axis serves both
   for (size_t i = 0; i < curves.size(); ++i) {
     const auto& [label, log] = curves[i];
     const std::string number = std::to_string(i), colour(kColours[i % kColours.size()]);
@@ -67,7 +69,9 @@ std::string Script(std::span<const Curve> curves) {
       data += DataBlock("$validation" + number, log.validation, range);
       plots.push_back("$validation" + number + " with linespoints lw 2 pt 7 ps 0.5 lc rgb '#" + colour + "' title " +
                       Quote(label + ", validation"));
-      bpb_per_nat = log.validation.back().bpb / log.validation.back().loss;
+      const double ratio = log.validation.back().bpb / log.validation.back().loss;
+      one_text &= bpb_per_nat == 0 || std::abs(ratio / bpb_per_nat - 1) < 0.01;
+      bpb_per_nat = ratio;
     }
   }
   const double margin = 0.03 * std::max(range.high - range.low, 0.1);
@@ -83,7 +87,7 @@ std::string Script(std::span<const Curve> curves) {
                        "set yrange " +
                        RangeText(range, 1) + "\n";
   // All tokens of a validation split together have so many bytes, so one curve serves both units.
-  if (bpb_per_nat > 0) {
+  if (bpb_per_nat > 0 && one_text) {
     script += "set y2range " + RangeText(range, bpb_per_nat) + "\nset y2tics\nset y2label 'validation, bits a byte'\n";
   }
   return script +

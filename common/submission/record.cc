@@ -7,6 +7,7 @@
 #include <filesystem>
 #include <numbers>
 #include <set>
+#include <tuple>
 
 #include "common/base/error.h"
 #include "common/base/file.h"
@@ -29,10 +30,30 @@ std::string Today() {
   return StringPrintf("%04d-%02d-%02d", utc.tm_year + 1900, utc.tm_mon + 1, utc.tm_mday);
 }
 
+// YYYY-MM-DD, of a day that there is.
 bool IsDate(const std::string& date) {
-  std::tm parsed = {};
-  const char* end = date.size() == 10 ? strptime(date.c_str(), "%Y-%m-%d", &parsed) : nullptr;
-  return end && !*end;
+  if (date.size() != 10 || date[4] != '-' || date[7] != '-') return false;
+  int64_t year, month, day;
+  for (const auto& [at, length, value] : {std::tuple{0, 4, &year}, {5, 2, &month}, {8, 2, &day}}) {
+    const std::string digits = date.substr(at, length);
+    if (digits.find_first_not_of("0123456789") != std::string::npos || !ParseInt(digits, value)) return false;
+  }
+  return std::chrono::year_month_day(std::chrono::year(static_cast<int>(year)), std::chrono::month(static_cast<unsigned>(month)),
+                                     std::chrono::day(static_cast<unsigned>(day)))
+      .ok();
+}
+
+// Whether `folder` has a file that only make-submission puts into a record, at its top or in a seed's folder.
+bool WrittenHere(const std::string& folder) {
+  const auto has = [](const std::filesystem::path& path) {
+    std::error_code error;
+    return std::filesystem::exists(path / run_file::kLineage, error) || std::filesystem::exists(path / run_file::kEval, error);
+  };
+  if (has(folder)) return true;
+  std::error_code error;
+  for (std::filesystem::directory_iterator entry(folder, error), end; !error && entry != end; entry.increment(error))
+    if (entry->path().filename().string().starts_with(kSeedFolder) && has(entry->path())) return true;
+  return false;
 }
 
 // What `tool` noted in its lineage, among its settings, or nothing.
@@ -308,6 +329,10 @@ Json SubmissionJson(const Record& record) {
 
 Record ReadRecord(const std::string& folder, uint64_t budget) {
   const std::string path = folder + "/" + kSubmission;
+  if (std::filesystem::exists(path) && !WrittenHere(folder)) {
+    throw InputError(folder, "is not a record written by make-submission: it has no " + std::string(run_file::kLineage) +
+                                 "; audit-record compares what any public record claims with its files");
+  }
   const Json said = ReadJson(path);
   if (!said.is_object()) throw InputError(path, "is no JSON object");
   RecordOptions options;
@@ -320,7 +345,7 @@ Record ReadRecord(const std::string& folder, uint64_t budget) {
                                    {"date", &options.date}}) {
     *text = Said(said, name, "", path, "");
   }
-  if (!IsDate(options.date)) throw InputError(path, "date is no date such as 2026-03-31");
+  if (!IsDate(options.date)) throw InputError(path, "date is \"" + Shorten(options.date, 40) + "\", no date such as 2026-03-31");
   if (said.contains("baseline")) {
     const Json& baseline = Said(said, "baseline", Json::object(), path, "");
     options.baseline_bpb = Said(baseline, "val_bpb", 0, path, "baseline.").get<double>();

@@ -6,6 +6,8 @@
 #include <filesystem>
 
 #include "common/base/error.h"
+#include "common/base/file.h"
+#include "common/base/text.h"
 #include "tests/common/submission/finished_run.h"
 #include "tests/common/submission/temporary.h"
 
@@ -81,6 +83,42 @@ TEST_F(ComparisonTest, ShowsWhatDiffersAndHowLikelyThatIsChance) {
   const std::string svg(InputFile(pictures + "/loss-curve.svg").text());
   for (const char* label : {"A, seed 1, training", "A, seed 2, training", "B, seed 1, training", "B, seed 2, training"})
     EXPECT_THAT(svg, HasSubstr(label));
+}
+
+TEST_F(ComparisonTest, TakesPublicLogsOnEitherSide) {
+  Add("ours/seed-1", 1, 2.00, {{"matrix_lr", "0.02"}});
+  MakeDirectories(folder_ + "/theirs");
+  const auto log = [](int seed, double bpb) {
+    return StringPrintf(
+        "Hyperparameters:\n  matrix_lr: 0.026\n  seed: %d\nval_tokens: 40540160\n0/20000 val_loss: 9.0090 val_bpb: 3.4877\n"
+        "500/20000 train_loss: 3.3342 train_time: 0.8m tok/s: 8242436\nstopping_early: wallclock_cap train_time: 588000ms step: 4900/20000\n"
+        "quantized_sliding_window val_loss:%.4f val_bpb:%.4f eval_time:84115ms\n",
+        seed, bpb * 2.583, bpb);
+  };
+  WriteFile(folder_ + "/theirs/train_seed1.log", log(1, 1.08));
+  WriteFile(folder_ + "/theirs/train_seed2.log", log(2, 1.09));
+  WriteFile(folder_ + "/theirs/copy.log", log(2, 1.09));
+  WriteFile(folder_ + "/theirs/notes.txt", "nothing of a run\n");
+  const Experiment ours = FindExperiment(folder_ + "/ours"), theirs = FindExperiment(folder_ + "/theirs");
+  EXPECT_EQ(ours.runs.size(), 1u);
+  ASSERT_EQ(theirs.logs.size(), 2u);
+  EXPECT_EQ(theirs.logs[1].label, "train_seed1.log, seed 1");
+  const RunComparison comparison = CompareExperiments(ours, theirs);
+  EXPECT_THAT(comparison.settings, ElementsAre(ElementsAre("setting", "A", "B"), ElementsAre("matrix_lr", "0.02", "0.026")));
+  EXPECT_THAT(comparison.results[1], ElementsAre("runs", "1", "2"));
+  EXPECT_THAT(comparison.results[2], ElementsAre("bits per byte, last score", testing::_, "1.085000 (sd 0.007071)"));
+  EXPECT_THAT(comparison.results[5], ElementsAre("milliseconds per step", testing::_, "120.00 (sd 0.00)"));
+  EXPECT_NEAR(comparison.val_bpb.mean_b, 1.085, 1e-12);
+  DrawExperiments(folder_ + "/pictures", ours, theirs);
+  const std::string svg(InputFile(folder_ + "/pictures/loss-curve.svg").text());
+  for (const char* label : {"A, seed 1, training", "B, train_seed1.log, seed 1, training", "B, copy.log, seed 2, validation"})
+    EXPECT_THAT(svg, HasSubstr(label));
+
+  const Experiment one = FindExperiment(folder_ + "/theirs/train_seed2.log");
+  ASSERT_EQ(one.logs.size(), 1u);
+  EXPECT_THAT(CompareExperiments(one, one).settings, ElementsAre(ElementsAre("setting", "A", "B")));
+  EXPECT_THAT(MessageOf<InputError>([&] { FindExperiment(folder_ + "/theirs/notes.txt"); }), HasSubstr("is no training log"));
+  EXPECT_THAT(MessageOf<IoError>([&] { FindExperiment(folder_ + "/nowhere"); }), HasSubstr("is no run"));
 }
 
 TEST_F(ComparisonTest, RefusesScoresOfOtherText) {

@@ -75,5 +75,17 @@ TEST(LossCurve, SaysThatGnuplotIsMissing) {
   EXPECT_EQ(said, "gnuplot: cannot be started (No such file or directory); Debian has it in the package gnuplot-nox");
 }
 
+TEST(LossCurve, OneAxisOfBitsServesOneTokenizerOnly) {
+  std::vector<Curve> curves = TwoCurves();
+  const auto axis = [&](const std::string& name) {
+    const std::string directory = FreshDirectory(name);
+    DrawLossCurve(directory, curves);
+    return InputFile(directory + "/loss-curve.svg").text().find("bits a byte") != std::string_view::npos;
+  };
+  EXPECT_TRUE(axis("one_tokenizer"));
+  for (ValidationPoint& point : curves[1].log.validation) point.bpb *= 1.5;
+  EXPECT_FALSE(axis("two_tokenizers"));
+}
+
 }  // namespace
 }  // namespace fairway

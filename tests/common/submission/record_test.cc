@@ -337,6 +337,18 @@ TEST(MakeRecord, NeedsThreeSeedsForARecord) {
   EXPECT_FALSE(one.val_loss_std);
 }
 
+TEST(MakeRecord, TakesOnlyDaysThatThereAre) {
+  const FinishedRun run = ReadRun(Finished("days"));
+  for (const char* date : {"2026-02-31", "2026-13-01", " 2026-3-31", "2026-3-311", "2026/03/31", "2026-03-31T"}) {
+    RecordOptions options;
+    options.date = date;
+    EXPECT_EQ(Outcome([&] { MakeRecord({run}, options); }), "2: --date: '" + std::string(date) + "' is no date such as 2026-03-31");
+  }
+  RecordOptions options;
+  options.date = "2028-02-29";
+  EXPECT_EQ(Outcome([&] { MakeRecord({run}, options); }), "done");
+}
+
 TEST(MakeRecord, RefusesOptionsThatMakeNoSense) {
   const FinishedRun run = ReadRun(Finished("options"));
   RecordOptions options;
@@ -588,6 +600,16 @@ TEST(ReadRecord, RefusesWhatItsFilesDoNotBearOut) {
   EXPECT_EQ(with("/val_loss", said["val_loss"].get<double>() * (1 + 1e-13)), "done");  // last digits
   EXPECT_EQ(with("/seed_results/5", said["seed_results"]["7"]), "says seed_results.5, of which the record's files show nothing");
   EXPECT_EQ(with("/val_bpb_of_another_text", 1.0), "says val_bpb_of_another_text, of which the record's files show nothing");
+}
+
+TEST(ReadRecord, SaysFirstThatARecordIsAnotherPrograms) {
+  const std::string folder = Fresh("another-programs");
+  fs::create_directories(folder);
+  WriteFile(folder + "/submission.json", "{\"author\": \"A\", \"date\": \"2026-03-18T14:56:29Z\", \"val_bpb\": 1.2}");
+  WriteFile(folder + "/train.log", "step:1/2 train_loss:6.9 train_time:310ms step_avg:310.20ms\n");
+  EXPECT_EQ(Checking(folder), "4: " + folder +
+                                  ": is not a record written by make-submission: it has no model.bin.zst.lineage; audit-record "
+                                  "compares what any public record claims with its files");
 }
 
 TEST(ReadRecord, RefusesWhatItCannotRead) {
