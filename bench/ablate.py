@@ -30,15 +30,15 @@ VARIANTS = {
     "XSA on all layers": {"xsa_last_n": "11"},
     "half of a head rotated": {"rope_dims": "8"},
     "a quarter of a head rotated": {"rope_dims": "4"},
-    "layer scale": {"layer_scale": "1"},
+    "layer scale": {"ln_scale": "1"},
     "leaky ReLU squared": {"mlp_negative_slope": "0.5"},
     "Muon weight decay 0.2": {"muon_weight_decay": "0.2"},
     "4096 pieces": {"vocab_size": "4096", "data_path": ROOT + "/data/bible-kjv-4096",
                     "tokenizer_path": ROOT + "/data/bible-kjv-4096/tokenizer.model"},
-    "method cached": {"method": "cached"},
-    "method adapt": {"method": "adapt", "adapt_chunk_tokens": "4096"},
+    "method kv_cache": {"method": "kv_cache"},
+    "method ttt": {"method": "ttt", "ttt_chunk_tokens": "4096"},
 }
-AFTER_TRAINING = {"source", "method", "adapt_chunk_tokens", "adapt_steps", "adapt_lr", "adapt_momentum"}
+AFTER_TRAINING = {"source", "method", "ttt_chunk_tokens", "ttt_steps", "ttt_lr", "ttt_momentum"}
 
 
 def run(folder, program, *arguments):

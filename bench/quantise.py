@@ -1,6 +1,6 @@
 #!/usr/bin/env python3
-"""The time it takes to quantise: `published`, `lite` and `hessian` by gptq-lite, and beside them the published script's own search in
-PyTorch, one quantile a candidate, whose weights must come out equal to those of `published --compat 1`.
+"""The time it takes to quantise: `published`, `rtn` and `gptq` by gptq-lite, and beside them the published script's own search in
+PyTorch, one quantile a candidate, whose weights must come out equal to those of `published --published-quirks 1`.
 
     train --profile record-h100x8 --iterations 3 --train-batch-tokens 1024 --grad-micro-steps 1 --train-seq-len 512 \\
           --max-wallclock-seconds 0 --late-qat-threshold 0 --out train.ckpt        (weights that were hardly trained serve; any corpus of 1,024 pieces)
@@ -45,7 +45,7 @@ def main():
     parser.add_argument("weights", type=pathlib.Path)
     parser.add_argument("--target-bytes", required=True)
     parser.add_argument("--profile", default="record-h100x8")
-    parser.add_argument("--methods", default="published,lite,hessian")
+    parser.add_argument("--methods", default="published,rtn,gptq")
     parser.add_argument("--bin", type=pathlib.Path, default=HERE.parent / "build" / "bin")
     arguments = parser.parse_args()
     torch.set_num_threads(len(os.sched_getaffinity(0)))
@@ -68,7 +68,7 @@ def main():
 
     for method in arguments.methods.split(","):
         if method == "published":
-            keep = ("--compat", "1", "--fp16-keep-name-patterns", "tok_emb,blocks.8.attn.c_k")
+            keep = ("--published-quirks", "1", "--fp16-keep-name-patterns", "tok_emb,blocks.8.attn.c_k")
             seconds, log = gptq_lite("--quantiser", method, *keep, "--target-bytes", "0")
             forms = {name: form for name, form in re.findall(r"^(\S+) +(int\d) ", log, re.M)}
             weights, ours = tensors(arguments.weights), tensors(quantised)

@@ -5,7 +5,7 @@
 Writes rate-distortion.tsv, .svg and .png. Beside the score stands the Kullback-Leibler divergence of the artifact's predictions from
 those of the unrounded weights (nats a token, from the same model in PyTorch): near the unrounded score a change of it is of either
 sign, the divergence is not. --training-tokens N scores the last N tokens of the training split in place of the validation split:
-what is chosen by these figures is to be chosen there. Words behind `--` go to every lite and hessian (-- --calibration-windows 16).
+what is chosen by these figures is to be chosen there. Words behind `--` go to every rtn and gptq (-- --calibration-windows 16).
 """
 import argparse
 import json
@@ -123,7 +123,7 @@ def main():
     parser.add_argument("--bin", type=pathlib.Path, default=HERE.parent / "build" / "bin")
     parser.add_argument("--out", type=pathlib.Path, default=HERE.parent / "build" / "bench")
     parser.add_argument("--shares", default=",".join(map(str, SHARES)), help="sizes of the curves, over the published quantiser's")
-    parser.add_argument("--methods", default="lite,hessian")
+    parser.add_argument("--methods", default="rtn,gptq")
     parser.add_argument("--training-tokens", type=int, default=0, help="score this many tokens of the training split instead")
     parser.add_argument("more", nargs="*", help="further options of gptq-lite")
     arguments = parser.parse_args()
@@ -131,7 +131,7 @@ def main():
     torch.set_num_threads(len(os.sched_getaffinity(0)))
     bench = Bench(arguments)
     print(f"unrounded {bench.base:.6f} bits a byte")
-    published = bench.point("published", "--quantiser", "published", "--compat", 1, "--fp16-keep-name-patterns", "tok_emb,blocks.8.attn.c_k")
+    published = bench.point("published", "--quantiser", "published", "--published-quirks", 1, "--fp16-keep-name-patterns", "tok_emb,blocks.8.attn.c_k")
     points = [published]
     for method in arguments.methods.split(","):
         for share in map(float, arguments.shares.split(",")):

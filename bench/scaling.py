@@ -45,7 +45,7 @@ def shapes_of(s):
 
 
 def deal(matrices, ranks):
-    """The most work that a rank has with the matrices dealt to it (common/optim/dealing.cc), in Newton-Schulz's multiply-adds."""
+    """The most work that a rank has with the matrices dealt to it (common/optim/partition.cc), in Newton-Schulz's multiply-adds."""
     work = lambda shape: 2 * min(shape) ** 2 * max(shape) + min(shape) ** 3
     load, count = [0] * ranks, [0] * ranks
     for shape in sorted(matrices, key=lambda m: -(m[0] * m[1] * min(m))):

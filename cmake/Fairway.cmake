@@ -1,17 +1,17 @@
-# The three kinds of target there are: a room's library, a program, a test.
+# The three kinds of target there are: a module's library, a program, a test.
 
-# fairway_library(ROOM SOURCES file… DEPENDS target… [PRIVATE_DEPENDS target…])
-# makes fairway::ROOM. A room sees only what it DEPENDS on; PRIVATE_DEPENDS do not reach those who use the room.
-function(fairway_library room)
+# fairway_library(MODULE SOURCES file… DEPENDS target… [PRIVATE_DEPENDS target…])
+# makes fairway::MODULE. A module sees only what it DEPENDS on; PRIVATE_DEPENDS do not reach those who use the module.
+function(fairway_library module)
   cmake_parse_arguments(ARG "" "" "SOURCES;DEPENDS;PRIVATE_DEPENDS" ${ARGN})
-  add_library(fairway_${room} STATIC ${ARG_SOURCES})
-  add_library(fairway::${room} ALIAS fairway_${room})
-  target_include_directories(fairway_${room} PUBLIC ${PROJECT_SOURCE_DIR})
-  target_link_libraries(fairway_${room} PUBLIC ${ARG_DEPENDS} PRIVATE ${ARG_PRIVATE_DEPENDS})
-  set_target_properties(fairway_${room} PROPERTIES CXX_VISIBILITY_PRESET hidden)
+  add_library(fairway_${module} STATIC ${ARG_SOURCES})
+  add_library(fairway::${module} ALIAS fairway_${module})
+  target_include_directories(fairway_${module} PUBLIC ${PROJECT_SOURCE_DIR})
+  target_link_libraries(fairway_${module} PUBLIC ${ARG_DEPENDS} PRIVATE ${ARG_PRIVATE_DEPENDS})
+  set_target_properties(fairway_${module} PROPERTIES CXX_VISIBILITY_PRESET hidden)
 endfunction()
 
-# fairway_kernels(ROOM FILE.cc…) adds files that are compiled once for each instruction set in FAIRWAY_KERNEL_TARGETS, each
+# fairway_kernels(MODULE FILE.cc…) adds files that are compiled once for each instruction set in FAIRWAY_KERNEL_TARGETS, each
 # time with FAIRWAY_TARGET naming the namespace that the code stands in; common/model/ops/kernel.h chooses among them when
 # the program starts. Products and sums may fuse there, and nowhere else: kernels promise a tolerance, not a rounding. Such
 # files use neither the standard library nor LibTorch: a template compiled for one processor must not be linked into code that
@@ -21,9 +21,9 @@ if(CMAKE_SYSTEM_PROCESSOR STREQUAL x86_64)
 else()
   set(FAIRWAY_KERNEL_TARGETS baseline)
 endif()
-function(fairway_kernels room)
+function(fairway_kernels module)
   foreach(target IN LISTS FAIRWAY_KERNEL_TARGETS)
-    set(objects fairway_${room}_${target})
+    set(objects fairway_${module}_${target})
     add_library(${objects} OBJECT ${ARGN})
     target_include_directories(${objects} PRIVATE ${PROJECT_SOURCE_DIR})
     target_compile_definitions(${objects} PRIVATE FAIRWAY_TARGET=${target})
@@ -35,14 +35,14 @@ function(fairway_kernels room)
         target_compile_options(${objects} PRIVATE -mavx512bf16)
       endif()
     endif()
-    target_sources(fairway_${room} PRIVATE $<TARGET_OBJECTS:${objects}>)
+    target_sources(fairway_${module} PRIVATE $<TARGET_OBJECTS:${objects}>)
   endforeach()
 endfunction()
 
-# fairway_protobuf(ROOM FILE.proto…) adds the code generated from schemas to a room, for its own sources alone. Protobuf is
+# fairway_protobuf(MODULE FILE.proto…) adds the code generated from schemas to a module, for its own sources alone. Protobuf is
 # linked statically, so that programs can hide it from a SentencePiece library that brings another version of its own.
 find_library(PROTOBUF_STATIC_LIBRARY libprotobuf.a REQUIRED)
-function(fairway_protobuf room)
+function(fairway_protobuf module)
   foreach(schema IN LISTS ARGN)
     get_filename_component(name ${schema} NAME_WE)
     set(generated ${CMAKE_CURRENT_BINARY_DIR}/${name}.pb.cc ${CMAKE_CURRENT_BINARY_DIR}/${name}.pb.h)
@@ -51,14 +51,14 @@ function(fairway_protobuf room)
       COMMAND protobuf::protoc --cpp_out=${CMAKE_CURRENT_BINARY_DIR} -I ${CMAKE_CURRENT_SOURCE_DIR} ${schema}
       DEPENDS ${CMAKE_CURRENT_SOURCE_DIR}/${schema}
       VERBATIM)
-    target_sources(fairway_${room} PRIVATE ${generated})
+    target_sources(fairway_${module} PRIVATE ${generated})
   endforeach()
-  target_include_directories(fairway_${room} PRIVATE ${CMAKE_CURRENT_BINARY_DIR})
-  target_link_libraries(fairway_${room} PRIVATE ${PROTOBUF_STATIC_LIBRARY} Threads::Threads)
+  target_include_directories(fairway_${module} PRIVATE ${CMAKE_CURRENT_BINARY_DIR})
+  target_link_libraries(fairway_${module} PRIVATE ${PROTOBUF_STATIC_LIBRARY} Threads::Threads)
 endfunction()
 
-# The rooms a target is built from, itself left out, each once.
-function(fairway_rooms target result)
+# The modules a target is built from, itself left out, each once.
+function(fairway_modules target result)
   set(seen)
   set(queue ${target})
   while(queue)
@@ -76,7 +76,7 @@ function(fairway_rooms target result)
 endfunction()
 
 # fairway_tool(NAME DEPENDS target…) makes bin/NAME from tools/NAME.cc (dashes as underscores) and bin/NAME.digest, the
-# SHA-256 of the sources it is built from: its own file, all files of its rooms, the build files and requirements.txt.
+# SHA-256 of the sources it is built from: its own file, all files of its modules, the build files and requirements.txt.
 # NAME.digest changes only when that digest does, so that Make can tell a changed program from a rebuilt one.
 function(fairway_tool name)
   cmake_parse_arguments(ARG "" "" "DEPENDS" ${ARGN})
@@ -84,14 +84,14 @@ function(fairway_tool name)
   add_executable(${name} ${file}.cc)
   target_link_libraries(${name} PRIVATE fairway::tool ${ARG_DEPENDS})
   target_link_options(${name} PRIVATE LINKER:--exclude-libs,ALL)
-  fairway_rooms(${name} rooms)
+  fairway_modules(${name} modules)
   set(sources ${CMAKE_CURRENT_SOURCE_DIR}/${file}.cc ${PROJECT_SOURCE_DIR}/CMakeLists.txt ${PROJECT_SOURCE_DIR}/requirements.txt)
   file(GLOB build_files CONFIGURE_DEPENDS ${PROJECT_SOURCE_DIR}/cmake/*)
   list(APPEND sources ${build_files})
-  foreach(room IN LISTS rooms)
-    get_target_property(folder fairway_${room} SOURCE_DIR)
-    file(GLOB room_files CONFIGURE_DEPENDS LIST_DIRECTORIES false ${folder}/*)
-    list(APPEND sources ${room_files})
+  foreach(module IN LISTS modules)
+    get_target_property(folder fairway_${module} SOURCE_DIR)
+    file(GLOB module_files CONFIGURE_DEPENDS LIST_DIRECTORIES false ${folder}/*)
+    list(APPEND sources ${module_files})
   endforeach()
   list(SORT sources)
   set(generated ${CMAKE_CURRENT_BINARY_DIR}/${name}.digest.cc)

@@ -36,12 +36,12 @@ source = ema
 # The published threshold, 65,536, would leave the quantiser nothing to do at this width.
 keep_max_numel = 4096
 fp16_keep_name_patterns =           # the embedding too
-quantiser = hessian
+quantiser = gptq
 target_bytes = 955000               # with the code: the artifact is no larger than cpu-demo's
 
 eval_stride = 64
-method = adapt                      # score first, then learn
-adapt_chunk_tokens = 4096
+method = ttt                      # score first, then learn
+ttt_chunk_tokens = 4096
 precision = float32
 val_loss_every = 50
 train_log_every = 5

@@ -1,7 +1,7 @@
 # The published entry, "11L + XSA4 + EMA + Late QAT + GPTQ-lite", as its script is written: every setting and every quirk, late QAT
 # acting as its title claims, the SWA average overriding the EMA.
 
-compat = 1
+published_quirks = 1
 source = swa                        # the second load wins
 fp16_keep_name_patterns = tok_emb,blocks.8.attn.c_k   # the second is left over from a model of nine layers
 reset_at_bos = 0

@@ -1,10 +1,10 @@
 # The published entry with our corrections: one average, nothing kept in float16 without a reason, and weights rounded so that they
 # and the code take the 16,000,000 bytes there are; the published rounding took 17,500,308.
 
-compat = 0
+published_quirks = 0
 source = ema
 fp16_keep_name_patterns =           # the embedding too
-quantiser = hessian
+quantiser = gptq
 target_bytes = 16000000
 reset_at_bos = 0                    # the model itself stays the published one
 

@@ -32,7 +32,7 @@ int main(int argc, char** argv) {
 
     CheckpointWriter writer(out, Kind::kWeights,
                             settings.Select(scope::kModel | scope::kFinalize | scope::kQuantise | scope::kEvaluate));
-    WriteWeights(training, source, settings.compat, writer);
+    WriteWeights(training, source, settings.published_quirks, writer);
 
     Counters counters = training.counters();
     Json shares;

@@ -78,8 +78,8 @@ Score Sliding(const Model& model, const ShardSet& val, const ByteTable& table, c
     Log("  sliding_eval [%5.1f%%] %ld/%ld windows running_bpb=%.6f", 100.0 * batch.windows_done / batch.windows,
         batch.windows_done, batch.windows, batch.bits_per_byte);
   };
-  if (settings.method == "cached") return EvaluateCached(*model.engine, val, table, settings, tell);
-  if (settings.method == "adapt")
+  if (settings.method == "kv_cache") return EvaluateCached(*model.engine, val, table, settings, tell);
+  if (settings.method == "ttt")
     return EvaluateAdapting(*model.engine, model.parameters, model.gradients, val, table, settings, tell);
   return EvaluateSliding(*model.engine, val, table, settings, tell, communicator);
 }
@@ -99,13 +99,13 @@ Json Evaluate(const Options& options, Settings& settings, const Place& place) {
   Communicator& communicator = *place.communicator;
   const auto start = Clock::now();
   const Subject subject = Open(options.artifact, settings);
-  const bool sliding = IsSliding(settings), windows = settings.method == "windows";
-  if (sliding && !windows && settings.compat)
-    throw UsageError("method = " + settings.method + ": the published sum, which compat = 1 asks for, is of windows");
-  if (sliding && !windows && communicator.world_size() > 1)
+  const bool sliding = IsSliding(settings), each_anew = settings.method == "sliding";
+  if (sliding && !each_anew && settings.published_quirks)
+    throw UsageError("method = " + settings.method + ": the published sum, which published_quirks = 1 asks for, is that of method = sliding");
+  if (sliding && !each_anew && communicator.world_size() > 1)
     throw UsageError("method = " + settings.method + ": what is scored depends on all before it: one process does it");
-  if (sliding && settings.method == "cached" && machine != nullptr)
-    throw UsageError("method = cached: no keys and values are kept on a GPU; --device cpu evaluates so");
+  if (sliding && settings.method == "kv_cache" && machine != nullptr)
+    throw UsageError("method = kv_cache: no keys and values are kept on a GPU; --device cpu evaluates so");
   const ShardSet val(settings.data_path, "val", settings.vocab_size);
   const std::string val_digest = val.Identity();  // before any work: a manifest may speak of other shards
   const ByteTable table = ByteTable::Load(settings);
@@ -116,7 +116,7 @@ Json Evaluate(const Options& options, Settings& settings, const Place& place) {
 
   Model model{.parameters = subject.parameters, .gradients = {}, .engine = nullptr};
   for (auto& [name, tensor] : model.parameters) tensor = tensor.to(DeviceOf(machine));
-  if (sliding && settings.method == "adapt")
+  if (sliding && settings.method == "ttt")
     for (const auto& [name, tensor] : model.parameters) model.gradients.emplace_back(name, at::zeros_like(tensor, at::kFloat));
   model.engine = MakeEngine(settings, model.parameters, model.gradients, machine);
 
@@ -154,7 +154,7 @@ Json Evaluate(const Options& options, Settings& settings, const Place& place) {
       {"method", sliding ? settings.method : "plain"},
       {"stride", sliding ? settings.eval_stride : settings.train_seq_len},
       {"seq_len", settings.train_seq_len},
-      {"compat", settings.compat},
+      {"published_quirks", settings.published_quirks},
       {"artifact_bytes", subject.bytes},
       {"artifact_digest", subject.digest},
       {"identity", subject.identity},
@@ -168,17 +168,17 @@ Json Evaluate(const Options& options, Settings& settings, const Place& place) {
       {"seconds", SecondsSince(start)},
   };
   if (!model.gradients.empty()) {
-    result["adapt"] = {{"chunk_tokens", settings.adapt_chunk_tokens},
-                       {"steps", settings.adapt_steps},
-                       {"lr", settings.adapt_lr},
-                       {"momentum", settings.adapt_momentum}};
+    result["ttt"] = {{"chunk_tokens", settings.ttt_chunk_tokens},
+                     {"steps", settings.ttt_steps},
+                     {"lr", settings.ttt_lr},
+                     {"momentum", settings.ttt_momentum}};
   }
   return result;
 }
 
 // What two scores of the same evaluation have in common.
 constexpr const char* kEvaluation[] = {"val_digest", "byte_table_digest", "method",  "stride", "seq_len",
-                                       "compat",     "precision",         "targets", "bytes"};
+                                       "published_quirks", "precision", "targets", "bytes"};
 constexpr const char* kScores[] = {"val_loss", "val_bpb"};
 
 // An earlier eval.json.
@@ -203,9 +203,9 @@ void Compare(const Json& score, const Json& expected, const Options& options) {
   // Of files that older programs wrote the sidecar is absent, as it is of splits without one.
   if (expected.value("byte_sidecar_digest", Json()) != score["byte_sidecar_digest"])
     throw InputError(options.expect, "is of another evaluation: its tokens stand for bytes by another sidecar");
-  const Json adapt = expected.value("adapt", Json()), adapt_here = score.value("adapt", Json());
-  if (adapt != adapt_here)
-    throw InputError(options.expect, "is of another evaluation: adapt is " + adapt.dump() + " there and " + adapt_here.dump() + " here");
+  const Json ttt = expected.value("ttt", Json()), ttt_here = score.value("ttt", Json());
+  if (ttt != ttt_here)
+    throw InputError(options.expect, "is of another evaluation: ttt is " + ttt.dump() + " there and " + ttt_here.dump() + " here");
   // One machine with one thread count repeats itself; others may take sums in another order.
   const bool same_machine =
       expected.value("threads", Json()) == score["threads"] && expected.value("cpu", Json()) == score["cpu"];

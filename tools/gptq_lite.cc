@@ -57,7 +57,7 @@ Drift DriftOf(const std::vector<ExportedTensor>& tensors, const Counters& counte
   return drift;
 }
 
-// Finds the step of `lite` and `hessian` at which the artifact fills `budget` bytes, from that of late QAT on where there is one.
+// Finds the step of `rtn` and `gptq` at which the artifact fills `budget` bytes, from that of late QAT on where there is one.
 FoundStep FillBudget(const CheckpointReader& weights, const Settings& settings, const Calibration& calibration, uint64_t budget) {
   const double trained = weights.counters().Get(counter::kQatStep);
   const double guess = trained > 0 ? trained : GuessStep(weights, settings, calibration, budget);
@@ -84,7 +84,7 @@ int main(int argc, char** argv) {
   CommandLine line(
       "gptq-lite",
       "Rounds weights to integer codes with one scale a row. QUANTISER=published: int5, int6 and int8, searching for each row the "
-      "clip that errs least; with COMPAT=1 quirks included. lite, hessian: steps by what an error costs, so that the artifact "
+      "clip that errs least; with PUBLISHED_QUIRKS=1 quirks included. rtn, gptq: steps by what an error costs, so that the artifact "
       "takes TARGET_BYTES, TARGET_RATIO or BITS_PER_WEIGHT and not a byte more; status 5 where it cannot. As several ranks it calibrates "
       "together; rank 0 does the rest.",
       "gptq-lite weights.ckpt quantised.ckpt");

@@ -44,7 +44,7 @@ void Announce(const CheckpointReader& training, const Settings& settings, const 
         ShortestDouble(settings.ema_decay).c_str());
   } else if (set == "swa") {
     Log("swa:applying averaged %.0f checkpoints%s", counters.Get(counter::kSwaSnapshots),
-        settings.compat ? " (post-ema)" : "");
+        settings.published_quirks ? " (post-ema)" : "");
   }
 }
 
@@ -103,7 +103,7 @@ Source ParseSource(std::string_view text) {
 
 Source ChooseSource(const CheckpointReader& training, const Settings& settings) {
   Source source = ParseSource(settings.source == "select" ? BestSource(training) : settings.source);
-  if (settings.compat && source.size() == 1 && source[0].set == "swa") {
+  if (settings.published_quirks && source.size() == 1 && source[0].set == "swa") {
     source[0].set = "last";
     if (training.Count(counter::kEmaUpdates) > 0) {
       source[0].set = "ema";
@@ -127,7 +127,7 @@ Source ChooseSource(const CheckpointReader& training, const Settings& settings) 
   return source;
 }
 
-void WriteWeights(const CheckpointReader& training, const Source& source, bool compat, CheckpointWriter& out) {
+void WriteWeights(const CheckpointReader& training, const Source& source, bool published_quirks, CheckpointWriter& out) {
   const bool averaged = source.size() > 1 || source[0].set != "last";
   for (const TensorInfo& weight : training.tensors()) {
     if (!IsWeight(weight)) continue;
@@ -142,7 +142,7 @@ void WriteWeights(const CheckpointReader& training, const Source& source, bool c
     }
     const std::vector<float> average(sums.begin(), sums.end());
     TensorInfo info{.name = weight.name, .dtype = DType::kFloat32, .shape = weight.shape};
-    if (compat && weight.dtype == DType::kBFloat16) {
+    if (published_quirks && weight.dtype == DType::kBFloat16) {
       info.dtype = DType::kBFloat16;
       out.Add(info, ToBFloat16(average));
     } else {

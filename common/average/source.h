@@ -2,7 +2,7 @@
 // (EMA), the average of snapshots (SWA), or a blend (specification 1, section 5; specification 3, row 3).
 //
 // In a TRAINING checkpoint the last weights stand under their plain names, the EMA as ema/NAME (float32), and SWA's sum
-// over swa.snapshots snapshots as swa_sum/NAME (float32; with compat in the weight's own dtype).
+// over swa.snapshots snapshots as swa_sum/NAME (float32; with published_quirks in the weight's own dtype).
 #pragma once
 
 #include <string>
@@ -30,12 +30,12 @@ std::vector<std::string> SelectableSources(bool ema, bool swa);
 
 // What settings.source means for this checkpoint, which must hold the sets asked for: InputError names the counter that says it
 // does not. "select" is the source with the least loss of those that train scored on tokens that it never trained on
-// (select_tokens); where it scored none, InputError. With compat, "swa" is the published order: the EMA where there is one, replaced by SWA if that has
+// (select_tokens); where it scored none, InputError. With published_quirks, "swa" is the published order: the EMA where there is one, replaced by SWA if that has
 // more than one snapshot. Logs each set as it applies, in the published lines.
 Source ChooseSource(const CheckpointReader& training, const Settings& settings);
 
 // Writes the weights of `source`. The last weights keep their dtype; averages are float32 so that the quantiser sees
-// them unrounded, or with compat in the weight's dtype, as loading them into the model would leave them.
-void WriteWeights(const CheckpointReader& training, const Source& source, bool compat, CheckpointWriter& out);
+// them unrounded, or with published_quirks in the weight's dtype, as loading them into the model would leave them.
+void WriteWeights(const CheckpointReader& training, const Source& source, bool published_quirks, CheckpointWriter& out);
 
 }  // namespace fairway

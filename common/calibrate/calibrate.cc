@@ -20,7 +20,7 @@
 #include "common/evaluate/memory.h"
 #include "common/model/flat.h"
 #include "common/model/ops/team.h"
-#include "common/optim/dealing.h"
+#include "common/optim/partition.h"
 #include "common/optim/flat_kernels.h"
 
 namespace fairway {
@@ -182,7 +182,7 @@ std::map<std::string, Feedback> MeasureFeedback(const NamedTensors& weights, con
     if (HasGrid(name, weight, settings) && !IsTable(name)) layers[name].columns = weight.size(1);
   std::vector<int64_t> work;
   for (const auto& [name, layer] : layers) work.push_back(layer.columns * layer.columns * layer.columns);
-  const std::vector<int64_t> ranks = DealOut(work, communicator.world_size());
+  const std::vector<int64_t> ranks = Balance(work, communicator.world_size());
   auto rank = ranks.begin();
   for (auto& [name, layer] : layers) {
     layer.rank = *rank++;
@@ -210,8 +210,8 @@ std::map<std::string, Feedback> MeasureFeedback(const NamedTensors& weights, con
     layer.product.reset();
     Feedback& feedback = all[name];
     if (layer.rank == communicator.rank()) {
-      feedback = MakeFeedback(layer.moments, static_cast<int64_t>(windows.size()) * T, settings.hessian_damping,
-                              settings.hessian_order == "descending");
+      feedback = MakeFeedback(layer.moments, static_cast<int64_t>(windows.size()) * T, settings.gptq_damping,
+                              settings.gptq_order == "descending");
       layer.moments.reset();
     } else {
       feedback.order.resize(layer.columns);
@@ -261,16 +261,16 @@ Calibration Calibrate(const NamedTensors& weights, const Settings& settings, con
   for (std::vector<uint16_t>& window : windows)
     train.Read(static_cast<int64_t>(random() % static_cast<uint64_t>(places)), T + 1, window.data());
 
-  const bool hessian = settings.quantiser == "hessian";
+  const bool gptq = settings.quantiser == "gptq";
   int64_t all = static_cast<int64_t>(windows.size()), so_far = 0;
-  if (hessian) {
+  if (gptq) {
     all *= 2;
     for (const auto& [name, weight] : weights) all += HasGrid(name, weight, settings) && !IsTable(name);
   }
   const auto done = [&] { progress(++so_far, all); };
   Calibration calibration;
   calibration.costs = MeasureCosts(weights, settings, windows, communicator, done);
-  if (hessian) calibration.feedback = MeasureFeedback(weights, settings, windows, communicator, done);
+  if (gptq) calibration.feedback = MeasureFeedback(weights, settings, windows, communicator, done);
   return calibration;
 }
 
@@ -287,11 +287,11 @@ double EstimateCalibration(const Settings& settings) {
   }
   Settings window = settings;
   window.train_seq_len = settings.calibration_tokens;
-  // Parameters and gradients, and room for what lies between; for hessian the plain model's activations are fewer than the engine's, and there are a
+  // Parameters and gradients, and room for what lies between; for gptq the plain model's activations are fewer than the engine's, and there are a
   // window's products in float32 beside their sums in float64, and what inverts one of these: up to five matrices of its size. Several
   // ranks have products of others instead of sums.
   const double costs = 12 * weights + EngineBytes(window, 1, /*training=*/true);
-  return kLibTorchBytes + costs + (settings.quantiser == "hessian" ? 12 * moments + 40 * widest + 64e6 : 0);
+  return kLibTorchBytes + costs + (settings.quantiser == "gptq" ? 12 * moments + 40 * widest + 64e6 : 0);
 }
 
 }  // namespace fairway

@@ -16,8 +16,8 @@
 namespace fairway {
 
 // Draws calibration_windows windows of calibration_tokens targets from `train` by calibration_seed, and computes on the CPU; of
-// every matrix with an export grid the cost, and for settings.quantiser `hessian` the feedback of linear layers. `weights` are as
-// LoadParameters gives them. progress(done, of) hears of each window and, for hessian, of each matrix.
+// every matrix with an export grid the cost, and for settings.quantiser `gptq` the feedback of linear layers. `weights` are as
+// LoadParameters gives them. progress(done, of) hears of each window and, for gptq, of each matrix.
 // Several ranks share out windows and matrices, and all come to what one alone would have come to, bit for bit.
 // REQUIRES: settings.CheckModel() passed; calibration_windows > 0. Throws InputError where the split is shorter than a window.
 Calibration Calibrate(const NamedTensors& weights, const Settings& settings, const ShardSet& train,

@@ -16,7 +16,7 @@ constexpr double kLoadedLibTorchBytes = 90e6;  // before anything is computed
 Calibration CalibrateCheckpoint(const CheckpointReader& weights, const Settings& settings, Lineage& lineage,
                                 const std::function<void(int64_t, int64_t)>& progress) {
   if (settings.calibration_windows == 0) {
-    if (settings.quantiser == "hessian") throw UsageError("QUANTISER=hessian needs CALIBRATION_WINDOWS");
+    if (settings.quantiser == "gptq") throw UsageError("QUANTISER=gptq needs CALIBRATION_WINDOWS");
     return {};
   }
   settings.CheckModel(weights.path());

@@ -11,7 +11,7 @@
 namespace fairway {
 
 // The calibration that settings.quantiser and calibration_windows ask for, on the training split in settings.data_path; nothing of
-// it where calibration_windows is 0. Names the split in `lineage`. Throws UsageError for `hessian` without windows and, where
+// it where calibration_windows is 0. Names the split in `lineage`. Throws UsageError for `gptq` without windows and, where
 // there are windows, in a build without LibTorch; InputError where the weights are not those of the model that the settings
 // describe, or the split is too short.
 // As one of several ranks it computes with the others: all come to the same, and part when they have. Throws as MakeCommunicator and

@@ -5,8 +5,8 @@ namespace fairway {
 
 Calibration CalibrateCheckpoint(const CheckpointReader&, const Settings& settings, Lineage&,
                                 const std::function<void(int64_t, int64_t)>&) {
-  if (settings.calibration_windows > 0 || settings.quantiser == "hessian")
-    throw UsageError("this build is without LibTorch and cannot calibrate; lite goes with CALIBRATION_WINDOWS=0");
+  if (settings.calibration_windows > 0 || settings.quantiser == "gptq")
+    throw UsageError("this build is without LibTorch and cannot calibrate; rtn goes with CALIBRATION_WINDOWS=0");
   return {};
 }
 

@@ -42,7 +42,7 @@ inline constexpr char kQuantiseMse[] = "quantise.mse";
 inline constexpr char kQuantiseRelativeError[] = "quantise.relative_error";  // sqrt(sum of squared errors / of squares)
 inline constexpr char kQuantiseEntropyBits[] = "quantise.entropy_bits";      // a code, of order 0
 
-inline constexpr char kQuantiseStep[] = "quantise.step";                      // of lite and hessian; 0: the finest there is
+inline constexpr char kQuantiseStep[] = "quantise.step";                      // of rtn and gptq; 0: the finest there is
 inline constexpr char kQuantiseBudget[] = "quantise.budget";                  // bytes that the artifact may have
 inline constexpr char kQuantiseArtifactBytes[] = "quantise.artifact_bytes";   // and those that it has
 inline constexpr char kQuantiseDrift[] = "quantise.drift";                    // width of steps over that in late QAT, geometric mean

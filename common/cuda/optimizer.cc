@@ -50,7 +50,7 @@ DeviceOptimizer::DeviceOptimizer(const Settings& settings, const FlatLayout& lay
     const int64_t rows = entry.spec.shape[0], columns = entry.spec.shape[1];
     Muons& muons = by_shape[{rows, columns}];
     muons.scale = std::sqrt(std::max(1.0, static_cast<double>(rows) / static_cast<double>(columns)));
-    muons.updates.push_back(updates_.narrow(0, entry.range.first - dealing_.others().last, entry.range.size()).view(entry.spec.shape));
+    muons.updates.push_back(updates_.narrow(0, entry.range.first - partition_.others().last, entry.range.size()).view(entry.spec.shape));
   }
   for (const auto& [shape, muons] : by_shape) muons_.push_back(muons);
 }
@@ -78,10 +78,10 @@ void DeviceOptimizer::Step(double scale, double momentum, double gradient_factor
 
   const at::Tensor &gradient = gradients_.group(Group::kMatrices), &buffer = momentum_.group(Group::kMatrices),
                    &parameter = parameters_.group(Group::kMatrices);
-  for (size_t i = 0; i < dealing_.matrices().size(); ++i) {
+  for (size_t i = 0; i < partition_.matrices().size(); ++i) {
     if (!Mine(i)) continue;
-    const FlatRange range = dealing_.matrices()[i].range;
-    const int64_t first = range.first - dealing_.others().last;
+    const FlatRange range = partition_.matrices()[i].range;
+    const int64_t first = range.first - partition_.others().last;
     machine_.Launch(MuonMomentum{.count = range.size(),
                                  .factor = static_cast<float>(gradient_factor),
                                  .beta = static_cast<float>(momentum),

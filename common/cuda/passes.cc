@@ -166,8 +166,8 @@ Matrix<T> PassesOf<T>::MatrixOf(const std::string& name, const at::Tensor& used,
     m.has_grid = true;
     m.rows.q_min = static_cast<float>(grid->q_min);
     m.rows.q_max = static_cast<float>(grid->q_max);
-    m.rows.least = settings_.compat ? static_cast<float>(1.0 / grid->q_max) : 0x1p-24f;
-    m.rows.stored = !settings_.compat;
+    m.rows.least = settings_.published_quirks ? static_cast<float>(1.0 / grid->q_max) : 0x1p-24f;
+    m.rows.stored = !settings_.published_quirks;
     m.rows.exact_codes = *grid == kInt8;
   }
   if (!scale.empty()) {
@@ -256,7 +256,7 @@ PassesOf<T>::PassesOf(const Settings& settings, const NamedTensors& parameters, 
     for (Matrix<T>* m : {&layer.c_q, &layer.c_k, &layer.c_v, &layer.attn_proj_of, &layer.mlp_fc_of, &layer.mlp_proj_of})
       matrices_.push_back(m);
     for (Matrix<T>* m : {&layer.c_q, &layer.c_k, &layer.c_v, &layer.mlp_fc_of})
-      m->rows.constant = static_cast<float>(LayerScale(settings, i));
+      m->rows.constant = static_cast<float>(InputScale(settings, i));
     layer.exclusive = i >= L_ - settings.xsa_last_n;
     // The decoder takes the encoder's outputs back, the last one first.
     const int64_t decoder = i - encoder_;
@@ -319,7 +319,7 @@ void PassesOf<T>::Reserve(int64_t B, int64_t T_of, bool training) {
     if (needed) tensor = Empty(shape, dtype);
   };
   Settings tables = settings_;
-  if (!settings_.compat) tables.precision = "float32";  // the published tables are bfloat16 (specification 3, row 21)
+  if (!settings_.published_quirks) tables.precision = "float32";  // the published tables are bfloat16 (specification 3, row 21)
   rotary_ = RotaryTables(tables, T_);
   rotary_ = {rotary_.cos.to(device_, at::kFloat), rotary_.sin.to(device_, at::kFloat)};
   x_.resize(L_ + 1);

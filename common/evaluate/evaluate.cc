@@ -198,7 +198,7 @@ Score EvaluatePlain(Engine& model, const ShardSet& val, const ByteTable& table, 
       [&](Batch& batch) {
         const int64_t count = static_cast<int64_t>(batch.losses.size());
         // The published evaluation takes a batch's mean in float32: seven digits.
-        const double nats = settings.compat
+        const double nats = settings.published_quirks
                                 ? at::from_blob(batch.losses.data(), {count}).mean().item<float>() * static_cast<double>(count)
                                 : std::accumulate(batch.losses.begin(), batch.losses.end(), 0.0);
         int64_t bytes = 0;
@@ -211,9 +211,9 @@ Score EvaluatePlain(Engine& model, const ShardSet& val, const ByteTable& table, 
 Score EvaluateSliding(Engine& model, const ShardSet& val, const ByteTable& table, const Settings& settings,
                       const OnBatch& on_batch, Communicator& communicator) {
   const int64_t targets = val.tokens() - 1;
-  const int64_t needed = settings.compat ? settings.train_seq_len : 1;
+  const int64_t needed = settings.published_quirks ? settings.train_seq_len : 1;
   if (targets < needed) ThrowTooShort(val, needed + 1);
-  const WindowPlan plan = settings.compat ? WindowPlan::Published(targets, settings.train_seq_len, settings.eval_stride)
+  const WindowPlan plan = settings.published_quirks ? WindowPlan::Published(targets, settings.train_seq_len, settings.eval_stride)
                                           : WindowPlan::Sliding(targets, settings.train_seq_len, settings.eval_stride);
   return ScoreWindows(
       val, plan, BatchesOf(settings, plan.size()), on_batch, communicator, [&](Batch& batch) { ComputeLosses(model, batch); },
@@ -243,9 +243,9 @@ Score EvaluateAdapting(Engine& model, const NamedTensors& parameters, const Name
   const int64_t targets = val.tokens() - 1, T = settings.train_seq_len;
   if (targets < 1) ThrowTooShort(val, 2);
   const WindowPlan plan = WindowPlan::Sliding(targets, T, settings.eval_stride);
-  const int64_t chunk_windows = std::max<int64_t>(settings.adapt_chunk_tokens / settings.eval_stride, 1);
+  const int64_t chunk_windows = std::max<int64_t>(settings.ttt_chunk_tokens / settings.eval_stride, 1);
   const int64_t last_chunk = (plan.size() - 1) / chunk_windows;
-  Descent descent(parameters, gradients, settings.adapt_momentum);
+  Descent descent(parameters, gradients, settings.ttt_momentum);
   int64_t learnt = 0;  // targets below are learnt from
   const auto learn = [&](int64_t done) {
     const int64_t chunk = done / chunk_windows - 1, sequences = (plan[done - 1].end() - learnt) / T;
@@ -255,10 +255,10 @@ Score EvaluateAdapting(Engine& model, const NamedTensors& parameters, const Name
     std::vector<const uint16_t*> starts;
     for (int64_t i = 0; i < sequences; ++i) starts.push_back(tokens.data() + i * T);
     const double share = static_cast<double>(chunk) / static_cast<double>(last_chunk);
-    for (int64_t step = 0; step < settings.adapt_steps; ++step) {
+    for (int64_t step = 0; step < settings.ttt_steps; ++step) {
       model.AccumulateGradients(starts, T, 1);
       model.FinishGradients();
-      descent.Step(settings.adapt_lr * 0.5 * (1 + std::cos(std::numbers::pi * share)));
+      descent.Step(settings.ttt_lr * 0.5 * (1 + std::cos(std::numbers::pi * share)));
       model.Prepare(/*fake_quantise=*/false);
     }
     learnt += sequences * T;

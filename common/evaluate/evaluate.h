@@ -35,25 +35,25 @@ Score EvaluatePlain(Engine& model, const ShardSet& val, const ByteTable& table, 
                     const OnBatch& on_batch = {}, Communicator& communicator = Communicator::Single());
 
 // Windows of train_seq_len every eval_stride targets, eval_batch_seqs at a time; every target of the split exactly
-// once, a split shorter than one sequence as one shorter window. Under settings.compat the published sum: whole
+// once, a split shorter than one sequence as one shorter window. Under settings.published_quirks the published sum: whole
 // sequences only, their tail scored again. Throws InputError for a split without a target or an id out of range.
 // REQUIRES: IsSliding(settings).
 Score EvaluateSliding(Engine& model, const ShardSet& val, const ByteTable& table, const Settings& settings,
                       const OnBatch& on_batch = {}, Communicator& communicator = Communicator::Single());
 
-// The same windows and targets, each position computed once (method = cached): where a window's positions were those of an
+// The same windows and targets, each position computed once (method = kv_cache): where a window's positions were those of an
 // earlier one, their keys and values are the ones that came out then. So a target sees as many tokens as in EvaluateSliding, but
 // keys and values of its context saw theirs from further back. Throws as EvaluateSliding does. REQUIRES: IsSliding(settings), not
-// compat; the engine is on a CPU.
+// published_quirks; the engine is on a CPU.
 Score EvaluateCached(Engine& model, const ShardSet& val, const ByteTable& table, const Settings& settings,
                      const OnBatch& on_batch = {});
 
-// EvaluateSliding of weights that learn from what has been scored (method = adapt; openai/parameter-golf pull requests 461 and
-// 549): the windows are taken in chunks that score adapt_chunk_tokens targets; once a chunk is scored, adapt_steps steps of
+// EvaluateSliding of weights that learn from what has been scored (method = ttt; openai/parameter-golf pull requests 461 and
+// 549): the windows are taken in chunks that score ttt_chunk_tokens targets; once a chunk is scored, ttt_steps steps of
 // gradient descent with momentum, on the mean loss over the sequences of train_seq_len scored targets that no chunk has
-// learnt from, change the parameters. The gradient's norm is clipped to 1, the learning rate falls from adapt_lr to 0 over the
+// learnt from, change the parameters. The gradient's norm is clipped to 1, the learning rate falls from ttt_lr to 0 over the
 // chunks. No weight has seen a target before it is scored.
-// `model` works on `parameters` and on `gradients`, which are 0. REQUIRES: IsSliding(settings), not compat.
+// `model` works on `parameters` and on `gradients`, which are 0. REQUIRES: IsSliding(settings), not published_quirks.
 Score EvaluateAdapting(Engine& model, const NamedTensors& parameters, const NamedTensors& gradients, const ShardSet& val,
                        const ByteTable& table, const Settings& settings, const OnBatch& on_batch = {});
 

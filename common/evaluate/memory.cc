@@ -27,13 +27,13 @@ double ScoringBytes(const Settings& s) {
                 windows = std::max(plain, s.eval_batch_seqs);
   // Two losses and a token of each position.
   double bytes = EngineBytes(s, windows, /*training=*/false) + 10.0 * windows * s.train_seq_len;
-  if (s.method == "cached") {  // queries, keys and values of two windows, and what attention works in
+  if (s.method == "kv_cache") {  // queries, keys and values of two windows, and what attention works in
     const double row = s.model_dim + 2.0 * s.num_kv_heads * (s.model_dim / s.num_heads), T = s.train_seq_len;
     bytes += 4 * T * (2 * s.num_layers * row + 10.0 * s.ThreadCount() * (s.model_dim / s.num_heads) + s.model_dim);
-  } else if (s.method == "adapt") {
+  } else if (s.method == "ttt") {
     double weights = 0;
     for (const ParameterSpec& spec : ParameterSpecs(s)) weights += Elements(spec);
-    const int64_t sequences = s.adapt_chunk_tokens / s.train_seq_len + 1;
+    const int64_t sequences = s.ttt_chunk_tokens / s.train_seq_len + 1;
     bytes += EngineBytes(s, sequences, /*training=*/true) + 8 * weights;  // gradients and momentum
   }
   return bytes;

@@ -381,8 +381,8 @@ FusedTransformer::Impl::Impl(const Settings& settings, NamedTensors parameters, 
       if (const std::optional<Grid> grid = TrainingGrid(name, *find(parameters_, name), settings)) {
         m.parts.back().grid = FakeGrid{.q_min = static_cast<float>(grid->q_min),
                                        .q_max = static_cast<float>(grid->q_max),
-                                       .least = settings.compat ? static_cast<float>(1.0 / grid->q_max) : 0x1p-24f,
-                                       .stored = !settings.compat,
+                                       .least = settings.published_quirks ? static_cast<float>(1.0 / grid->q_max) : 0x1p-24f,
+                                       .stored = !settings.published_quirks,
                                        .exact_codes = *grid == kInt8};
       }
     }
@@ -419,7 +419,7 @@ FusedTransformer::Impl::Impl(const Settings& settings, NamedTensors parameters, 
                        .mlp_fc = matrix({block + "mlp.fc.weight"}),
                        .mlp_proj = matrix({block + "mlp.proj.weight"}, block + "mlp_scale"),
                        .exclusive = i >= shape_.L - settings.xsa_last_n});
-    layers_[i].qkv.constant = layers_[i].mlp_fc.constant = static_cast<float>(LayerScale(settings, i));
+    layers_[i].qkv.constant = layers_[i].mlp_fc.constant = static_cast<float>(InputScale(settings, i));
     // The decoder takes the encoder's outputs back, the last one first.
     const int64_t decoder = i - shape_.encoder;
     if (decoder >= 0 && decoder < shape_.encoder) {
@@ -561,9 +561,9 @@ void FusedTransformer::Impl::Begin(std::span<const uint16_t* const> sequences, i
   // What stands behind an odd row is multiplied by 0, and must be a number.
   if (shape_.Stride(shape_.F) != shape_.F) std::memset(a_.act.data, 0, a_.N * shape_.Stride(shape_.F) * ElementBytes(shape_.precision));
   if (rotary_positions_ != T) {
-    // Products may take bfloat16; angles are float32 all the same, but for compat (specification 3, row 21).
+    // Products may take bfloat16; angles are float32 all the same, but for published_quirks (specification 3, row 21).
     Settings tables = settings_;
-    if (!settings_.compat) tables.precision = "float32";
+    if (!settings_.published_quirks) tables.precision = "float32";
     const Rotary rotary = RotaryTables(tables, T);
     rotary_ = {rotary.cos.to(at::kFloat), rotary.sin.to(at::kFloat)};
     rotary_positions_ = T;

@@ -8,7 +8,7 @@
 //   - Weights are packed for the products once a step (Prepare), in both directions, and rounded to their training grid then.
 //   - attn_scale, mlp_scale and bigram.scale are folded into the matrices before them: x += A (s W)^T is one product. Their
 //     gradients come from the matrix's: with G = dx^T A, dW = s G and ds_j = sum_k W_jk G_jk, once a step (FinishGradients). So
-//     is layer_scale, a constant, into the matrices behind it: (s u) W^T = u (s W)^T.
+//     is ln_scale, a constant, into the matrices behind it: (s u) W^T = u (s W)^T.
 //   - Per layer, a backward pass keeps the block's input, normalised q and k with v, the attention's output, the stream between
 //     attention and MLP and the MLP's hidden values; norms and activations are computed again.
 //   - Under bfloat16, products take and give bfloat16; the residual stream, its gradient, norms, softmax, losses and the

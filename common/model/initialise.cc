@@ -100,7 +100,7 @@ NamedTensors InitialParameters(const Settings& s) {
 
   for (size_t i = 0; i < specs.size(); ++i) {
     at::Tensor& tensor = parameters[i].second;
-    if (s.compat && s.precision == "bfloat16") tensor = tensor.to(at::kBFloat16);
+    if (s.published_quirks && s.precision == "bfloat16") tensor = tensor.to(at::kBFloat16);
     tensor = tensor.to(specs[i].dtype);
   }
   return parameters;

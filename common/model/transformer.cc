@@ -46,13 +46,13 @@ at::ScalarType ComputeDType(const Settings& settings) {
 }
 
 // w on its grid, computed in float32, w's shape (specification 1, section 4: late QAT). The export stores float16 scales, so
-// training rounds to the same ones (its int8 codes alone come from the scale before that); compat keeps the published float32
+// training rounds to the same ones (its int8 codes alone come from the scale before that); published_quirks keeps the published float32
 // scale with its floor of 1/31.
-at::Tensor FakeQuantise(const at::Tensor& w, const Grid& grid, bool compat) {
+at::Tensor FakeQuantise(const at::Tensor& w, const Grid& grid, bool published_quirks) {
   const at::Tensor w32 = w.to(at::kFloat);
-  const double floor = compat ? 1.0 / grid.q_max : 0x1p-24;  // the least float16
+  const double floor = published_quirks ? 1.0 / grid.q_max : 0x1p-24;  // the least float16
   const at::Tensor scale = (w32.abs().amax(/*dim=*/1, /*keepdim=*/true) / static_cast<double>(grid.q_max)).clamp_min(floor);
-  const at::Tensor stored = compat ? scale : scale.to(at::kHalf).to(at::kFloat);
+  const at::Tensor stored = published_quirks ? scale : scale.to(at::kHalf).to(at::kFloat);
   return at::clamp(at::round(w32 / (grid == kInt8 ? scale : stored)), grid.q_min, grid.q_max) * stored;
 }
 at::Tensor FakeQuantise(const at::Tensor& w, const TensorSteps& steps) {
@@ -101,7 +101,7 @@ Rotary RotaryTables(const Settings& settings, int64_t positions, int64_t first) 
   const at::ScalarType compute = ComputeDType(settings);
   // The published script casts the frequency buffer to bfloat16 with the model, and everything after it follows
   // (specification 3, row 21).
-  const at::ScalarType table = settings.compat && compute == at::kBFloat16 ? at::kBFloat16 : at::kFloat;
+  const at::ScalarType table = settings.published_quirks && compute == at::kBFloat16 ? at::kBFloat16 : at::kFloat;
   const int64_t d = settings.model_dim / settings.num_heads;
   const int64_t turned = settings.rope_dims > 0 ? settings.rope_dims : d;
   const at::Tensor exponent = at::arange(0, turned, 2, at::kFloat) / static_cast<double>(turned);
@@ -112,12 +112,12 @@ Rotary RotaryTables(const Settings& settings, int64_t positions, int64_t first) 
   return {angle.cos().to(compute), angle.sin().to(compute)};
 }
 
-double LayerScale(const Settings& settings, int64_t layer) {
-  return settings.layer_scale ? 1 / std::sqrt(static_cast<double>(layer + 1)) : 1;
+double InputScale(const Settings& settings, int64_t layer) {
+  return settings.ln_scale ? 1 / std::sqrt(static_cast<double>(layer + 1)) : 1;
 }
 
 std::optional<Grid> TrainingGrid(const std::string& name, const at::Tensor& weight, const Settings& settings) {
-  if (settings.compat) return kPublishedQatGrid;
+  if (settings.published_quirks) return kPublishedQatGrid;
   if (TrainsOnBudgetSteps(settings)) return std::nullopt;
   return ExportGrid(name, weight.size(0), weight.size(1), settings);
 }
@@ -139,7 +139,7 @@ Transformer::Transformer(const Settings& settings, NamedTensors parameters)
                        .mlp_fc = MatrixOf(block + "mlp.fc.weight"),
                        .mlp_proj = MatrixOf(block + "mlp.proj.weight"),
                        .exclusive = i >= settings.num_layers - settings.xsa_last_n,
-                       .scale = LayerScale(settings, i)});
+                       .scale = InputScale(settings, i)});
   }
   if (settings.bigram_vocab_size > 0 && settings.bigram_dim != settings.model_dim)
     bigram_proj_ = MatrixOf("bigram.proj.weight");
@@ -187,7 +187,7 @@ at::Tensor Transformer::Linear(const at::Tensor& x, const Matrix& matrix) const 
   if (fake_quantise_ && matrix.rounded() && at::GradMode::is_enabled()) {
     // The gradient passes straight through: w + (grid(w) - w), the bracket a constant.
     const at::Tensor own = matrix.weight.detach();
-    const at::Tensor rounded = matrix.steps ? FakeQuantise(own, *matrix.steps) : FakeQuantise(own, *matrix.grid, settings_.compat);
+    const at::Tensor rounded = matrix.steps ? FakeQuantise(own, *matrix.steps) : FakeQuantise(own, *matrix.grid, settings_.published_quirks);
     w = w + (rounded.to(compute_) - w.detach());
     ++fake_quantisations_;
   }

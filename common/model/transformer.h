@@ -45,10 +45,10 @@ struct Rotary {
 // For the positions first … first + positions - 1; far from 0 angles are float64, or they would be rounded to nothing.
 Rotary RotaryTables(const Settings& settings, int64_t positions, int64_t first = 0);
 
-// What layer_scale multiplies the normed input of block `layer`'s attention and MLP by: 1 / sqrt(layer + 1), or 1 where it is off.
-double LayerScale(const Settings& settings, int64_t layer);
+// What ln_scale multiplies the normed input of block `layer`'s attention and MLP by: 1 / sqrt(layer + 1), or 1 where it is off.
+double InputScale(const Settings& settings, int64_t layer);
 
-// The grid that late quantisation-aware training rounds the linear weight `name` to, if any: its export's; under compat the
+// The grid that late quantisation-aware training rounds the linear weight `name` to, if any: its export's; under published_quirks the
 // published int6 for every matrix (specification 3, row 7). Where a budget chooses the export's steps: none, until FixSteps gives it.
 std::optional<Grid> TrainingGrid(const std::string& name, const at::Tensor& weight, const Settings& settings);
 
@@ -75,7 +75,7 @@ class Transformer {
   at::Tensor parameter(const std::string& name) const;
 
   // Late quantisation-aware training: while on, in passes that record gradients, matrices with an export grid go
-  // through it (specification 1, section 4; compat: every matrix, on the published grid). Returns how many matrices that are.
+  // through it (specification 1, section 4; published_quirks: every matrix, on the published grid). Returns how many matrices that are.
   int64_t SetFakeQuantisation(bool on);
   // From now on, these matrices go through these steps, and no others do.
   void FixSteps(const FixedSteps& steps);

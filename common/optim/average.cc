@@ -30,9 +30,9 @@ void Ema::Update() {
   }
 }
 
-Swa::Swa(const NamedTensors& parameters, bool compat) : parameters_(parameters) {
+Swa::Swa(const NamedTensors& parameters, bool published_quirks) : parameters_(parameters) {
   for (const auto& [name, parameter] : parameters)
-    sums_.emplace_back(name, at::zeros_like(parameter, compat ? parameter.scalar_type() : at::kFloat));
+    sums_.emplace_back(name, at::zeros_like(parameter, published_quirks ? parameter.scalar_type() : at::kFloat));
 }
 
 void Swa::AddSnapshot() {

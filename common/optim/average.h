@@ -23,11 +23,11 @@ class Ema {
   int64_t updates_ = 0;
 };
 
-// Sum of snapshots of the weights; ema-finalize divides. Float32; under compat in each weight's storage dtype, as published
+// Sum of snapshots of the weights; ema-finalize divides. Float32; under published_quirks in each weight's storage dtype, as published
 // (specification 3, row 10).
 class Swa {
  public:
-  Swa(const NamedTensors& parameters, bool compat);
+  Swa(const NamedTensors& parameters, bool published_quirks);
   void AddSnapshot();
 
   const NamedTensors& sums() const { return sums_; }

@@ -1,13 +1,13 @@
 // Sums gradients over ranks.
 //
-// Each piece (dealing.h) travels from every rank to the one that sums it, and is summed there in the order of the ranks: one number
+// Each shard (partition.h) travels from every rank to the one that sums it, and is summed there in the order of the ranks: one number
 // of ranks gives one result, bit for bit, whatever the network does.
 #pragma once
 
 #include <memory>
 #include <vector>
 
-#include "common/optim/dealing.h"
+#include "common/optim/partition.h"
 #include "common/parallel/communicator.h"
 
 namespace fairway {
@@ -15,7 +15,7 @@ namespace fairway {
 class GradientExchange {
  public:
   // Works on the memory of `gradients`, all groups of the layout in one buffer.
-  GradientExchange(const Dealing& dealing, FlatTensors gradients, Communicator& communicator);
+  GradientExchange(const Partition& partition, FlatTensors gradients, Communicator& communicator);
 
   // The gradients of the matrices in blocks `block` and later are what they will be in this step, and go on their way, a bucket at
   // a time. Does not wait.
@@ -25,14 +25,14 @@ class GradientExchange {
   void Finish();
 
  private:
-  void Start(const Dealing::Bucket& bucket);
-  void Sum(const Dealing::Bucket& bucket, int64_t received_at);
+  void Start(const Partition::Bucket& bucket);
+  void Sum(const Partition::Bucket& bucket, int64_t received_at);
 
-  const Dealing dealing_;
+  const Partition partition_;
   const at::Tensor gradients_;
   Communicator& communicator_;
-  at::Tensor received_;  // of every piece that is summed here, from each other rank, in the order of the ranks
-  std::vector<int64_t> received_at_;  // of each bucket, where its pieces begin in there
+  at::Tensor received_;  // of every shard that is summed here, from each other rank, in the order of the ranks
+  std::vector<int64_t> received_at_;  // of each bucket, where its shards begin in there
   size_t started_ = 0;                // buckets
   std::vector<std::unique_ptr<Communicator::Transfer>> transfers_;
 };

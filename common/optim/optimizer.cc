@@ -19,16 +19,16 @@ Optimizer::Optimizer(const Settings& settings, const FlatLayout& layout, FlatTen
       parameters_(std::move(parameters)),
       gradients_(std::move(gradients)),
       // Compat keeps the moments in the parameter's dtype, as the framework's optimiser does.
-      m_(layout, settings.compat ? layout.embeddings_dtype() : at::kFloat, Group::kEmbeddings, Group::kVectors,
+      m_(layout, settings.published_quirks ? layout.embeddings_dtype() : at::kFloat, Group::kEmbeddings, Group::kVectors,
          parameters_.device()),
-      v_(layout, settings.compat ? layout.embeddings_dtype() : at::kFloat, Group::kEmbeddings, Group::kVectors,
+      v_(layout, settings.published_quirks ? layout.embeddings_dtype() : at::kFloat, Group::kEmbeddings, Group::kVectors,
          parameters_.device()),
       momentum_(layout, at::kFloat, Group::kMatrices, Group::kMatrices, parameters_.device()),
       updates_(at::zeros_like(momentum_.group(Group::kMatrices), at::kBFloat16)),
       adams_{{Group::kEmbeddings, settings.tie_embeddings ? settings.tied_embed_lr : settings.embed_lr, settings.weight_decay},
              {Group::kHead, settings.head_lr, 0},
              {Group::kVectors, settings.scalar_lr, settings.weight_decay}},
-      dealing_(layout, communicator.world_size()),
+      partition_(layout, communicator.world_size()),
       communicator_(communicator) {
   int64_t scratch = 0;
   for (size_t i = 0; i < layout.entries().size(); ++i) {
@@ -51,9 +51,9 @@ Optimizer::Optimizer(const Settings& settings, const FlatLayout& layout, FlatTen
 double Optimizer::GradientNorm() const {
   if (communicator_.world_size() == 1) return std::sqrt(Squares({0, gradients_.buffers().front().numel()}));
   double mine = 0, squares = 0;
-  for (const Dealing::Bucket& bucket : dealing_.buckets())
-    for (const Dealing::Piece& piece : bucket.pieces)
-      if (piece.rank == communicator_.rank()) mine += Squares(piece.range);
+  for (const Partition::Bucket& bucket : partition_.buckets())
+    for (const Partition::Shard& shard : bucket.shards)
+      if (shard.rank == communicator_.rank()) mine += Squares(shard.range);
   for (double of_rank : communicator_.Gather({&mine, 1})) squares += of_rank;
   return std::sqrt(squares);
 }
@@ -102,7 +102,7 @@ MuonStep Optimizer::StepOf(const Muon& muon, double scale, double momentum, doub
           .learning_rate = static_cast<float>(settings_.matrix_lr * scale),
           .weight_decay = static_cast<float>(settings_.muon_weight_decay),
           .iterations = settings_.muon_backend_steps,
-          .square_by_triangle = !settings_.compat};
+          .square_by_triangle = !settings_.published_quirks};
 }
 
 void Optimizer::Step(double scale, double momentum, double gradient_factor) {
@@ -137,8 +137,8 @@ void Optimizer::Step(double scale, double momentum, double gradient_factor) {
 
 std::vector<Message> Optimizer::Matrices(const at::Tensor& of_group) const {
   std::vector<Message> messages;
-  for (const Dealing::Piece& matrix : dealing_.matrices()) {
-    const int64_t first = matrix.range.first - dealing_.others().last, bytes = of_group.element_size();
+  for (const Partition::Shard& matrix : partition_.matrices()) {
+    const int64_t first = matrix.range.first - partition_.others().last, bytes = of_group.element_size();
     messages.push_back({static_cast<char*>(of_group.data_ptr()) + first * bytes, matrix.range.size() * bytes, matrix.rank});
   }
   return messages;

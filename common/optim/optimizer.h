@@ -4,7 +4,7 @@
 
 #include "common/model/flat.h"
 #include "common/model/step_profile.h"
-#include "common/optim/dealing.h"
+#include "common/optim/partition.h"
 #include "common/optim/muon.h"
 #include "common/parallel/communicator.h"
 
@@ -46,7 +46,7 @@ class Optimizer {
   // The sum of the squares of these gradients.
   virtual double Squares(FlatRange range) const;
   // Whether this rank steps a matrix, by its number among the matrices.
-  bool Mine(size_t matrix) const { return dealing_.matrices()[matrix].rank == communicator_.rank(); }
+  bool Mine(size_t matrix) const { return partition_.matrices()[matrix].rank == communicator_.rank(); }
   // Sends this rank's updates to all, and receives theirs.
   std::unique_ptr<Communicator::Transfer> ShareUpdates();
 
@@ -54,7 +54,7 @@ class Optimizer {
   const FlatTensors parameters_, gradients_, m_, v_, momentum_;
   const at::Tensor updates_;  // Muon's, bfloat16 in the layout's order
   const std::vector<Adam> adams_;
-  const Dealing dealing_;
+  const Partition partition_;
   Communicator& communicator_;
   int64_t adam_steps_ = 0;
 

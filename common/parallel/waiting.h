@@ -1,4 +1,4 @@
-// How long a rank waits for others. Shared by the plug-ins, which link no room: all of it is here.
+// How long a rank waits for others. Shared by the plug-ins, which link no module: all of it is here.
 #pragma once
 
 #include <chrono>

@@ -63,7 +63,7 @@ class Exporter {
 
   void Encode(const TensorInfo& info, const std::vector<float>& values, const Grid& grid, ExportedTensor& report) {
     const int64_t rows = info.shape[0];
-    const QuantisedMatrix matrix = QuantiseMatrix(values, rows, grid, settings_.compat, settings_.ThreadCount());
+    const QuantisedMatrix matrix = QuantiseMatrix(values, rows, grid, settings_.published_quirks, settings_.ThreadCount());
     for (int64_t row = 0; row < rows; ++row) {
       if (!std::isfinite(HalfToFloat(matrix.scales[row]))) {
         Refuse(info, StringPrintf("row %lld is too large for a float16 scale", static_cast<long long>(row)));

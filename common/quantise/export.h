@@ -22,7 +22,7 @@ struct ExportedTensor {
   uint64_t bytes = 0;  // of its payload, scales included
   bool coded = false;
   double entropy_bits = 0;                                 // bits a code (order 0), of codes
-  double step_width = 0;                                   // of lite and hessian: the geometric mean over all elements
+  double step_width = 0;                                   // of rtn and gptq: the geometric mean over all elements
   double squared_error = 0;                                // sum of (weight - what comes back)^2
   double squared_norm = 0;                                 // sum of weight^2
   std::array<int64_t, kClipPercentiles.size()> wins = {};  // rows won by each percentile

@@ -17,7 +17,7 @@ bool MatchesAny(std::string_view name, std::string_view patterns) {
 
 }  // namespace
 
-bool TrainsOnBudgetSteps(const Settings& settings) { return !settings.compat && settings.quantiser != "published"; }
+bool TrainsOnBudgetSteps(const Settings& settings) { return !settings.published_quirks && settings.quantiser != "published"; }
 
 bool IsControlTensor(std::string_view name, const Settings& settings) {
   return MatchesAny(name, settings.control_tensor_name_patterns);

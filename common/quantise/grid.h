@@ -21,7 +21,7 @@ struct Grid {
 inline constexpr Grid kInt5{"int5", -16, 15};
 inline constexpr Grid kInt6{"int6", -32, 31};
 inline constexpr Grid kInt8{"int8", -127, 127};
-// Of lite and hessian: what keeps codes short is the entropy code behind them.
+// Of rtn and gptq: what keeps codes short is the entropy code behind them.
 inline constexpr Grid kEntropyCoded = kInt8;
 
 // Half to even, for |x| < 2^22: adding 1.5 * 2^23 leaves no bits behind the point. Unlike a call of rint it vectorises.
@@ -30,8 +30,8 @@ inline float RoundHalfEven(float x) {
   return (x + kShift) - kShift;
 }
 
-// Whether late QAT trains on uniform steps that follow from the budget (steps.h, budget.h): where the export of QUANTISER lite or
-// hessian has them. The published quantiser has ExportGrid's; compat trains on the published grid whatever the export's.
+// Whether late QAT trains on uniform steps that follow from the budget (steps.h, budget.h): where the export of QUANTISER rtn or
+// gptq has them. The published quantiser has ExportGrid's; published_quirks trains on the published grid whatever the export's.
 bool TrainsOnBudgetSteps(const Settings& settings);
 
 // Whether `name` is one of the control tensors of settings.control_tensor_name_patterns.

@@ -25,10 +25,10 @@ constexpr double kInt8Percentile[] = {0.9999984};
 // The least positive float16: no stored scale is zero, and no row is coarser than it needs to be.
 constexpr float kTinyScale = 0x1p-24f;
 
-ScaleRule RuleOf(const Grid& grid, bool compat) {
-  if (grid == kInt5) return {kMaximum, compat ? 1e-12f : kTinyScale, true};
-  if (grid == kInt6) return {kClipPercentiles, compat ? 1.0f / 31.0f : kTinyScale, true};
-  return {kInt8Percentile, compat ? 1.0f / 127.0f : kTinyScale, false};
+ScaleRule RuleOf(const Grid& grid, bool published_quirks) {
+  if (grid == kInt5) return {kMaximum, published_quirks ? 1e-12f : kTinyScale, true};
+  if (grid == kInt6) return {kClipPercentiles, published_quirks ? 1.0f / 31.0f : kTinyScale, true};
+  return {kInt8Percentile, published_quirks ? 1.0f / 127.0f : kTinyScale, false};
 }
 
 // One way to quantise a row.
@@ -42,7 +42,7 @@ struct Candidate {
 // rounding.
 inline float Code(float weight, const Candidate& candidate, const Grid& grid) {
   const float clipped = std::clamp(weight, -candidate.clip, candidate.clip);
-  // A stored scale of zero (compat only): zeros are coded 0, all else saturates.
+  // A stored scale of zero (published_quirks only): zeros are coded 0, all else saturates.
   const float ratio = clipped == 0 ? 0 : clipped / candidate.divisor;
   return RoundHalfEven(std::clamp(ratio, static_cast<float>(grid.q_min), static_cast<float>(grid.q_max)));
 }
@@ -92,10 +92,10 @@ float Quantile(std::span<const float> ascending, double p) {
   return weight < 0.5f ? std::fma(weight, b - a, a) : std::fma(-(b - a), 1.0f - weight, b);
 }
 
-QuantisedMatrix QuantiseMatrix(std::span<const float> weights, int64_t rows, const Grid& grid, bool compat,
+QuantisedMatrix QuantiseMatrix(std::span<const float> weights, int64_t rows, const Grid& grid, bool published_quirks,
                                int threads) {
   const int64_t columns = rows == 0 ? 0 : weights.size() / rows;
-  const ScaleRule rule = RuleOf(grid, compat);
+  const ScaleRule rule = RuleOf(grid, published_quirks);
   const size_t candidates = rule.percentiles.size();
   const auto row_of = [&](int64_t row) { return weights.subspan(row * columns, columns); };
 
@@ -105,7 +105,7 @@ QuantisedMatrix QuantiseMatrix(std::span<const float> weights, int64_t rows, con
     for (int64_t row = first; row < last; ++row) searches[row] = Search(row_of(row), rule, grid, magnitudes);
   });
 
-  // The first of the least: of each row, or (compat) of the sums over all rows.
+  // The first of the least: of each row, or (published_quirks) of the sums over all rows.
   const auto best_of = [&](const std::array<double, kMaxCandidates>& errors) {
     return std::min_element(errors.begin(), errors.begin() + candidates) - errors.begin();
   };
@@ -120,7 +120,7 @@ QuantisedMatrix QuantiseMatrix(std::span<const float> weights, int64_t rows, con
   result.scales.resize(rows);
   std::vector<const Candidate*> chosen(rows);
   for (int64_t row = 0; row < rows; ++row) {
-    const size_t best = compat ? matrix_best : best_of(searches[row].errors);
+    const size_t best = published_quirks ? matrix_best : best_of(searches[row].errors);
     chosen[row] = &searches[row].candidates[best];
     result.scales[row] = chosen[row]->stored;
     result.squared_error += searches[row].errors[best];

@@ -1,4 +1,4 @@
-// Uniform steps whose width follows from what an error costs: the quantiser `lite`, and the grid of `hessian`.
+// Uniform steps whose width follows from what an error costs: the quantiser `rtn`, and the grid of `gptq`.
 //
 // Entropy coding makes narrow and wide distributions of codes equally good company: at a given number of bytes the expected
 // loss is least where every weight's error costs the same, whatever its tensor (reverse water-filling, Cover & Thomas, section
@@ -30,7 +30,7 @@ struct Feedback {
 // What calibration found out, by the matrix's name. Empty: every weight costs alike.
 struct Calibration {
   std::map<std::string, Cost> costs;
-  std::map<std::string, Feedback> feedback;  // of linear layers; only for `hessian`
+  std::map<std::string, Feedback> feedback;  // of linear layers; only for `gptq`
 
   Cost CostOf(const std::string& matrix) const;
   const Feedback* FeedbackOf(const std::string& matrix) const;  // or null
@@ -43,7 +43,7 @@ struct Steps {
   double mean_width() const;  // geometric, over all elements
 };
 
-// Codes of `lite` and `hessian` are int8; what keeps them short is the entropy code.
+// Codes of `rtn` and `gptq` are int8; what keeps them short is the entropy code.
 inline constexpr int kLargestCode = 127;
 
 // The steps of `weights` [rows, columns] where each weight's error is to cost as much as that of a step of `step` on a weight

@@ -15,7 +15,7 @@ namespace fairway {
 namespace {
 
 constexpr unsigned M = scope::kModel, T = scope::kTrain, F = scope::kFinalize, Q = scope::kQuantise, P = scope::kPack, E = scope::kEvaluate,
-                   D = scope::kData, R = scope::kRun;
+                   D = scope::kData, R = scope::kRun, V2 = scope::Since(2), V3 = scope::Since(3);
 
 constexpr SettingInfo kTable[] = {
 #define INTEGER(name, value, low, high, scopes, help) {#name, SettingType::kInteger, double(low), double(high), "", scopes, help},
@@ -99,8 +99,27 @@ const Settings& Defaults() {
 // Of a text that is refused, in the message.
 constexpr size_t kMaxQuoted = 200;
 
-// Of the model, and unknown to versions that wrote checkpoints already: a file that describes a model without them has their defaults.
-constexpr std::string_view kLaterModelSettings[] = {"rope_dims", "smear", "layer_scale", "mlp_negative_slope"};
+// Names and values as checkpoints wrote them before they were renamed.
+struct Renamed {
+  std::string_view name, before;
+};
+constexpr Renamed kRenamedSettings[] = {
+    {"published_quirks", "compat"},
+    {"gptq_damping", "hessian_damping"},
+    {"gptq_order", "hessian_order"},
+    {"ln_scale", "ln_scale"},
+    {"ttt_chunk_tokens", "adapt_chunk_tokens"},
+    {"ttt_steps", "adapt_steps"},
+    {"ttt_lr", "adapt_lr"},
+    {"ttt_momentum", "adapt_momentum"},
+};
+struct RenamedChoice {
+  std::string_view setting, choice, before;
+};
+constexpr RenamedChoice kRenamedChoices[] = {
+    {"quantiser", "rtn", "lite"},      {"quantiser", "gptq", "hessian"}, {"method", "sliding", "windows"},
+    {"method", "kv_cache", "cached"}, {"method", "ttt", "adapt"},
+};
 
 constexpr std::string_view kPathSettings[] = {"data_path", "tokenizer_path", "byte_table"};
 
@@ -133,11 +152,16 @@ void Settings::Set(std::string_view name, std::string_view text, Origin origin, 
     throw UsageError(where + ": " + cause);
   };
   const size_t index = IndexOf(name);
-  if (index == kCount) fail("unknown setting '" + Shorten(name, kMaxQuoted) + "'");
+  if (index == kCount) {
+    for (const Renamed& renamed : kRenamedSettings)
+      if (renamed.before == name) fail("'" + std::string(name) + "' is now named '" + std::string(renamed.name) + "'");
+    fail("unknown setting '" + Shorten(name, kMaxQuoted) + "'");
+  }
   // Checked even where a stronger value stands already: a mistake in a profile is a mistake.
   Settings parsed;
-  const std::string cause =
-      std::visit([&](auto member) { return Parse(kTable[index], text, parsed.*member); }, kMembers[index]);
+  std::string cause = std::visit([&](auto member) { return Parse(kTable[index], text, parsed.*member); }, kMembers[index]);
+  for (const RenamedChoice& renamed : kRenamedChoices)
+    if (renamed.setting == name && renamed.before == text) cause = "is now named '" + std::string(renamed.choice) + "'";
   if (!cause.empty()) fail(std::string(name) + " = '" + Shorten(text, kMaxQuoted) + "' " + cause);
   if (origin < origins_[index]) return;
   std::visit([&](auto member) { this->*member = parsed.*member; }, kMembers[index]);
@@ -186,13 +210,18 @@ void Settings::LoadEnvironment() {
 }
 
 void Settings::Adopt(const SettingValues& file_values, const std::string& path) {
-  SettingValues values = file_values;
+  SettingValues values = CurrentSpelling(file_values);
   const auto names = [&](std::string_view name) {
     return std::any_of(values.begin(), values.end(), [&](const auto& value) { return value.first == name; });
   };
-  if (names("num_layers"))
-    for (const std::string_view name : kLaterModelSettings)
-      if (!names(name)) values.emplace_back(name, Defaults().Get(name));
+  if (names("num_layers")) {
+    // Rotated dimensions were paired across the whole head before the settings of version 3.
+    for (const auto& [name, value] : values)
+      if (name == "rope_dims" && value != "0" && !names("num_loops"))
+        throw InputError(path, "rope_dims = " + value + " means other dimensions since this file was written; train the model again");
+    for (const SettingInfo& info : kTable)
+      if ((info.scopes & scope::kModel) && info.since() > 1 && !names(info.name)) values.emplace_back(info.name, Defaults().Get(info.name));
+  }
   for (const auto& [name, value] : values) {
     Settings there;  // in its own spelling a value may differ that is the same: 3.0 and 3
     there.Set(name, value, Origin::kCheckpoint, path);
@@ -206,6 +235,16 @@ void Settings::Adopt(const SettingValues& file_values, const std::string& path) 
                                           Get(name).c_str(), OriginName(origins_[index]).data()));
     Set(name, value, Origin::kCheckpoint, path);
   }
+}
+
+SettingValues CurrentSpelling(SettingValues values) {
+  for (auto& [name, value] : values) {
+    for (const Renamed& renamed : kRenamedSettings)
+      if (renamed.before == name) name = renamed.name;
+    for (const RenamedChoice& renamed : kRenamedChoices)
+      if (renamed.setting == name && renamed.before == value) value = renamed.choice;
+  }
+  return values;
 }
 
 SettingValues Settings::Select(unsigned stages, bool with_run) const {
@@ -250,6 +289,15 @@ void Settings::CheckModel() const {
   require(static_cast<int64_t>(mlp_mult * model_dim) >= 1,
           StringPrintf("mlp_mult = %s leaves no hidden units", ShortestDouble(mlp_mult).c_str()));
   require(bigram_vocab_size != 1, "bigram_vocab_size = 1 leaves no row for a bigram: at least 2, or 0 for none");
+  require(num_loops == 0 || (loop_start <= loop_end && loop_end < num_layers),
+          StringPrintf("loop_start = %ld and loop_end = %ld are no segment of num_layers = %ld layers", loop_start, loop_end, num_layers));
+  require(parallel_start_layer < num_layers || parallel_start_layer == 0,
+          StringPrintf("parallel_start_layer = %ld is no layer: num_layers = %ld", parallel_start_layer, num_layers));
+  require(!(smear && smear_gate_enabled), "smear and smear_gate_enabled are two ways to mix in the token before: switch one off");
+  require(!(smear_gate_enabled && bigram_vocab_size > 0),
+          "smear_gate_enabled mixes token embeddings alone: it needs bigram_vocab_size = 0");
+  require(!(smear_gate_enabled || sparse_attn_gate_enabled) || gate_window <= model_dim,
+          StringPrintf("gate_window = %ld is more than model_dim = %ld", gate_window, model_dim));
   require(xsa_last_n <= num_layers, StringPrintf("xsa_last_n = %ld is more than num_layers = %ld", xsa_last_n, num_layers));
 }
 

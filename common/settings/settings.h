@@ -17,6 +17,9 @@ namespace fairway {
 namespace scope {
 inline constexpr unsigned kModel = 1, kTrain = 2, kFinalize = 4, kQuantise = 8, kEvaluate = 16, kData = 32, kRun = 64, kPack = 128;
 inline constexpr unsigned kAll = 255;
+// Since which version of a checkpoint's settings a setting exists: 1, unless its scopes say otherwise.
+inline constexpr unsigned kSinceShift = 16;
+constexpr unsigned Since(unsigned version) { return version << kSinceShift; }
 }  // namespace scope
 
 // Where a value came from, weakest first.
@@ -34,6 +37,7 @@ struct SettingInfo {
   std::string_view help;
   std::string Flag() const;         // --num-layers
   std::string Environment() const;  // NUM_LAYERS
+  unsigned since() const { return (scopes >> scope::kSinceShift) != 0 ? scopes >> scope::kSinceShift : 1; }
 };
 
 // The table, in the order of settings.def.
@@ -41,6 +45,9 @@ std::span<const SettingInfo> SettingTable();
 
 // Name and value in the canonical text form (integers plain, numbers shortest, switches 0 or 1).
 using SettingValues = std::vector<std::pair<std::string, std::string>>;
+
+// Settings that a checkpoint holds, in today's spelling: renamed settings and choices by their new names.
+SettingValues CurrentSpelling(SettingValues values);
 
 struct Settings {
 #define INTEGER(name, value, low, high, scopes, help) int64_t name = value;

@@ -51,7 +51,7 @@ void AddScores(const Record& record, SeedTable& table) {
             [](const FinishedRun& run) { return Score(run.eval["val_bpb_plain"]); });
   const Json& eval = record.runs[0].eval;
   const std::string how = eval["method"], method = how == "plain" ? how : "sliding by " + eval["stride"].dump() +
-                                                                              (how == "windows" ? "" : ", " + how);
+                                                                              (how == "sliding" ? "" : ", " + how);
   table.Row("bits a byte from the artifact, " + method + " (the score)",
             [](const FinishedRun& run) { return Score(run.eval["val_bpb"]); });
 }

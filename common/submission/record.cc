@@ -86,10 +86,10 @@ std::vector<std::pair<std::string, std::string>> Experiment(const FinishedRun& r
     if (name != "seed") values.emplace_back(name, value);
   }
   for (const char* name :
-       {"val_digest", "byte_table_digest", "method", "stride", "seq_len", "compat", "precision", "targets", "bytes"}) {
+       {"val_digest", "byte_table_digest", "method", "stride", "seq_len", "published_quirks", "precision", "targets", "bytes"}) {
     values.emplace_back(std::string(name) + " of eval.json", run.eval[name].dump());
   }
-  values.emplace_back("adapt of eval.json", run.eval.value("adapt", Json()).dump());  // only of method adapt
+  values.emplace_back("ttt of eval.json", run.eval.value("ttt", Json()).dump());  // only of method ttt
   Origins(run.lineage, false, values);
   values.emplace_back("the source archive", run.source_digest);
   return values;
@@ -163,7 +163,7 @@ std::string NameOf(const FinishedRun& run) {
     parts.push_back(StringPrintf("partial RoPE %ld/%ld", static_cast<long>(settings.rope_dims),
                                  static_cast<long>(settings.model_dim / settings.num_heads)));
   }
-  if (settings.layer_scale) parts.push_back("layer scale");
+  if (settings.ln_scale) parts.push_back("layer scale");
   if (settings.mlp_negative_slope > 0) parts.push_back("leaky ReLU squared");
   for (const char* set : kWeightSets) {
     const double share = run.counters.Get(counter::kFinalizePrefix + std::string(set));

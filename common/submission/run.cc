@@ -56,7 +56,7 @@ void CheckScores(const Json& scores, const std::string& path) {
   require({"targets", "bytes", "stride", "seq_len", "threads"}, "count", [](const Json& json) {
     return json.is_number_unsigned() && json.get<uint64_t>() >= 1 && json.get<uint64_t>() <= INT64_MAX;
   });
-  require({"compat"}, "switch", [](const Json& json) { return json.is_boolean(); });
+  require({"published_quirks"}, "switch", [](const Json& json) { return json.is_boolean(); });
   require({"artifact_digest", "identity", "val_digest", "byte_table_digest", "method", "precision", "cpu"}, "printable text",
           [](const Json& json) { return json.is_string() && IsPrintable(json.get_ref<const std::string&>()); });
   require({"made_from"}, "list", [](const Json& json) { return json.is_array(); });
@@ -89,7 +89,7 @@ std::map<std::string, Json> ReadScoresBefore(const std::string& directory, const
       NotTogether(path, "it is of weights made from " + scores["made_from"].dump() + ", but the run's training checkpoint is " +
                             trained);
     }
-    for (const char* name : {"val_digest", "byte_table_digest", "seq_len", "compat", "precision"}) {
+    for (const char* name : {"val_digest", "byte_table_digest", "seq_len", "published_quirks", "precision"}) {
       if (scores[name] == eval[name]) continue;
       NotTogether(path, std::string(name) + " is " + scores[name].dump() + ", but " + eval[name].dump() + " in " +
                             run_file::kEval);

@@ -18,7 +18,7 @@ constexpr char kExitStatuses[] =
     "exit status: 0 done, 1 internal error, 2 usage, 3 input/output, 4 bad or incompatible input,\n"
     "             5 a gate failed (over budget, score too low), 128+n ended by signal n";
 
-// What CLI11 would not see. A switch may stand alone: `--compat IN` is `--compat=1 IN`, `--compat 0 IN` is `--compat=0 IN`.
+// What CLI11 would not see. A switch may stand alone: `--published-quirks IN` is `--published-quirks=1 IN`, `--published-quirks 0 IN` is `--published-quirks=0 IN`.
 // A value may be empty: `--byte-table=` is `--byte-table ''`.
 std::vector<std::string> WithPlainValues(int argc, char** argv) {
   std::vector<std::string> words;

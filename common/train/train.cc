@@ -117,7 +117,8 @@ void CheckResumable(const CheckpointReader& checkpoint, const Settings& settings
   checkpoint.Expect({Kind::kTraining});
   std::vector<std::string> differences;
   const SettingValues now = settings.Select(kStages);
-  std::map<std::string, std::string> then(checkpoint.settings().begin(), checkpoint.settings().end());
+  const SettingValues begun_with = CurrentSpelling(checkpoint.settings());
+  std::map<std::string, std::string> then(begun_with.begin(), begun_with.end());
   const Settings defaults;  // of settings that came after the checkpoint's version
   for (const auto& [name, value] : now)
     if (then.try_emplace(name, defaults.Get(name)).first->second != value)
@@ -313,7 +314,7 @@ class Run {
     const double cap = settings_.max_wallclock_seconds;
     // Compat stops after the cap; we stop where the next step, if it is as long as this one, would end behind it
     // (specification 3, row 20).
-    stopped_by_clock_ = cap > 0 && (settings_.compat ? elapsed_ >= cap : elapsed_ + step_seconds_ > cap);
+    stopped_by_clock_ = cap > 0 && (settings_.published_quirks ? elapsed_ >= cap : elapsed_ + step_seconds_ > cap);
     const int64_t every = settings_.train_log_every;
     if (updated && every > 0 && (step <= 10 || step % every == 0 || stopped_by_clock_))
       Log("step:%ld/%ld train_loss:%.4f %s data_wait:%.0fms tokens/s:%.0f", step, settings_.iterations, loss_, Timing().c_str(),

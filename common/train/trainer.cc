@@ -44,9 +44,9 @@ Trainer::Trainer(const Settings& settings, ShardSet train, cuda::Machine* machin
     throw InputError(shards().files().front(), StringPrintf("the training split holds %ld tokens where at least %ld are needed",
                                                             held, settings.train_seq_len + 1));
   }
-  if (communicator.world_size() > 1) exchange_.emplace(Dealing(layout_, communicator.world_size()), gradients_, communicator);
+  if (communicator.world_size() > 1) exchange_.emplace(Partition(layout_, communicator.world_size()), gradients_, communicator);
   if (settings.ema_enabled) ema_.emplace(layout_, parameters_, settings.ema_decay);
-  if (settings.swa_enabled) swa_.emplace(parameters(), settings.compat);
+  if (settings.swa_enabled) swa_.emplace(parameters(), settings.published_quirks);
 }
 
 std::vector<uint16_t> Trainer::TakeSpan() {

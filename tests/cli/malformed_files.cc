@@ -460,7 +460,7 @@ void Texts() {
   put("range", "seed = 1\nmodel_dim = -64\n");
   put("overflow", "seed = 99999999999999999999\n");
   put("choice", "precision = float8\n");
-  put("switch", "compat = yes\n");
+  put("switch", "published_quirks = yes\n");
   put("control", "fp16_keep_name_patterns = tok\x1b[2J_emb\n");
   put("not-utf8", "fp16_keep_name_patterns = tok\xff_emb\n");
   put("binary", std::string("\x7f"

@@ -43,7 +43,7 @@ FUZZ(input) {
     for (const char* source : {"last", "swa", "ema:0.5,swa:0.5"}) {
       Make(checkpoint, Kind::kWeights, [&](Settings& settings, CheckpointWriter& writer) {
         settings.source = source;
-        WriteWeights(checkpoint, ChooseSource(checkpoint, settings), settings.compat, writer);
+        WriteWeights(checkpoint, ChooseSource(checkpoint, settings), settings.published_quirks, writer);
       });
     }
     Make(checkpoint, Kind::kQuantised, [&](Settings& settings, CheckpointWriter& writer) {

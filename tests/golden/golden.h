@@ -47,7 +47,7 @@ inline double Number(const std::string& line, const std::string& label) {
   return std::stod(line.substr(at + label.size()));
 }
 
-// What a case was run with: compat, the golden shards and tokenizer, and the case's own environment.
+// What a case was run with: published_quirks, the golden shards and tokenizer, and the case's own environment.
 inline Settings CaseSettings(const nlohmann::json& result, const std::string& precision) {
   Settings settings;
   const auto set = [&](std::string name, const std::string& value) {
@@ -56,7 +56,7 @@ inline Settings CaseSettings(const nlohmann::json& result, const std::string& pr
   };
   for (const auto& [name, value] : result["env"].items()) set(name, value);
   set("precision", precision);
-  set("compat", "1");
+  set("published_quirks", "1");
   set("data_path", (kFolder / "data").string());
   set("tokenizer_path", (std::filesystem::path(SHARED_DIR) / "fineweb" / "fineweb_1024_bpe.model").string());
   return settings;

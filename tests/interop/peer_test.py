@@ -59,7 +59,7 @@ class Peer(unittest.TestCase):
     def train(self, folder, settings, steps):
         """Our weights after `steps`, the file that holds them, and what was said on the way."""
         environment = {k: v for k, v in settings.items() if k != "STEPS"} | {
-            "COMPAT": 1, "PRECISION": "float32", "TRAIN_LOG_EVERY": 1, "VAL_LOSS_EVERY": 0, "MAX_WALLCLOCK_SECONDS": 0,
+            "PUBLISHED_QUIRKS": 1, "PRECISION": "float32", "TRAIN_LOG_EVERY": 1, "VAL_LOSS_EVERY": 0, "MAX_WALLCLOCK_SECONDS": 0,
             "EMA_ENABLED": 0, "SWA_ENABLED": settings["SEED"] % 2, "LATE_QAT_THRESHOLD": 0, "ITERATIONS": steps,
             "DATA_PATH": folder, "TOKENIZER_PATH": folder / "tokenizer.model"}
         training, weights, exported = (folder / f"{steps}.{kind}" for kind in ("ckpt", "weights", "safetensors"))

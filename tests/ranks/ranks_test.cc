@@ -80,12 +80,12 @@ TEST_P(GradientsTest, AreThoseOfASingleProcess) {
   Trainer alone = MakeTrainer(settings), together = Together(settings);
   EXPECT_EQ(alone.AccumulateGradients(), together.AccumulateGradients());
   const FlatLayout layout(settings);
-  const Dealing dealing(layout, ranks->world_size());
+  const Partition partition(layout, ranks->world_size());
   size_t matrix = 0;
   int64_t compared = 0;
   for (size_t i = 0; i < layout.entries().size(); ++i) {
     const bool dealt = layout.entries()[i].group == Group::kMatrices;
-    if (dealt && dealing.matrices()[matrix++].rank != ranks->rank()) continue;
+    if (dealt && partition.matrices()[matrix++].rank != ranks->rank()) continue;
     const at::Tensor &expected = alone.gradients()[i].second, &sum = together.gradients()[i].second;
     EXPECT_LE(Largest(sum - expected), 64 * 0x1p-24 * Largest(expected)) << layout.entries()[i].spec.name;
     if (dealt) ++compared;
@@ -102,9 +102,9 @@ TEST_F(RanksTest, BucketsLeaveWhileTheBackwardPassGoesOn) {
   const NamedTensors weights = RandomParameters(settings);
   for (size_t i = 0; i < weights.size(); ++i) parameters.tensors()[i].second.copy_(weights[i].second);
   const auto engine = MakeEngine(settings, parameters.tensors(), gradients.tensors(), nullptr);
-  const Dealing dealing(layout, ranks->world_size());
-  ASSERT_GT(dealing.buckets().size(), 1u);
-  GradientExchange exchange(dealing, gradients, *ranks);
+  const Partition partition(layout, ranks->world_size());
+  ASSERT_GT(partition.buckets().size(), 1u);
+  GradientExchange exchange(partition, gradients, *ranks);
   engine->Prepare(/*fake_quantise=*/false);
   const std::vector<uint16_t> tokens = RandomTokens(33, kVocab);
   const uint16_t* const sequence = tokens.data();
@@ -120,7 +120,7 @@ TEST_F(RanksTest, BucketsLeaveWhileTheBackwardPassGoesOn) {
   EXPECT_GT(early, 0);
   EXPECT_LT(early, all);
   // All ranks had the same tokens: a sum is as many times the own gradient.
-  for (const Dealing::Piece& piece : dealing.matrices()) {
+  for (const Partition::Shard& piece : partition.matrices()) {
     if (piece.rank != ranks->rank()) continue;
     const auto part = [&](const at::Tensor& of) { return of.narrow(0, piece.range.first, piece.range.size()); };
     EXPECT_LE(Largest(part(gradients.buffers().front()) - part(own) * ranks->world_size()), 1e-6 * Largest(part(own)));
@@ -237,7 +237,7 @@ TEST_F(RanksTest, ScoresAreThoseOfASingleProcessBitForBit) {
 // Fewer windows than eight ranks, and a number that no other divides.
 TEST_F(RanksTest, CalibrationIsThatOfASingleProcessBitForBit) {
   for (const char* tied : {"0", "1"}) {
-    const Settings settings = Make({{"quantiser", "hessian"}, {"calibration_windows", "7"}, {"calibration_tokens", "20"},
+    const Settings settings = Make({{"quantiser", "gptq"}, {"calibration_windows", "7"}, {"calibration_tokens", "20"},
                                     {"keep_max_numel", "10"}, {"fp16_keep_name_patterns", ""}, {"tie_embeddings", tied}});
     const NamedTensors weights = RandomParameters(settings);
     const ShardSet train(settings.data_path, "train", settings.vocab_size);
@@ -263,7 +263,7 @@ TEST_F(RanksTest, CalibrationIsThatOfASingleProcessBitForBit) {
 
 // One rank searches; the others hear of it.
 TEST_F(RanksTest, LateQatTrainsOnTheStepsOfASingleProcess) {
-  const Settings settings = Make({{"quantiser", "hessian"}, {"calibration_windows", "5"}, {"calibration_tokens", "20"},
+  const Settings settings = Make({{"quantiser", "gptq"}, {"calibration_windows", "5"}, {"calibration_tokens", "20"},
                                   {"bits_per_weight", "9"}});
   const NamedTensors weights = RandomParameters(settings);
   const ShardSet train(settings.data_path, "train", settings.vocab_size);

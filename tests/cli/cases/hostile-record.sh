@@ -11,7 +11,7 @@ cat > ../tools/ninja <<'SCRIPT'
 [ "$1" = -C ] && mkdir -p "$2/bin" || exit
 cat > "$2/bin/eval-sliding" << 'PROGRAM'
 #!/bin/sh
-env | grep -E '^(EVAL|TRAIN|COMPAT|PRECISION|METHOD|THREADS|ADAPT)' | sort | sed 's/^/eval-sliding: /' >&2
+env | grep -E '^(EVAL|TRAIN|PUBLISHED_QUIRKS|PRECISION|METHOD|THREADS|TTT)' | sort | sed 's/^/eval-sliding: /' >&2
 for word; do case $word in --profile | --byte-table | /*) ;; *) echo "eval-sliding: $word" >&2 ;; esac; done
 PROGRAM
 chmod +x "$2/bin/eval-sliding"
@@ -20,7 +20,7 @@ printf '#!/bin/sh\n' > build/bin/make-submission  # of what makes no whole recor
 mkdir -p ../source/pipelines ../record
 cp pipelines/tiny.profile ../source/pipelines
 touch ../source/{CMakeLists.txt,requirements.txt,byte_table.pb} ../record/model.bin.zst
-scores='"method": "windows", "stride": 64, "seq_len": 128, "compat": false, "threads": 1'
+scores='"method": "sliding", "stride": 64, "seq_len": 128, "published_quirks": false, "threads": 1'
 echo "{$scores, \"precision\": \"float32\"}" > ../record/eval.json
 archive() { tar -C ../source --zstd -cPf ../record/source.tar.zst "$@"; }
 verified() { scripts/verify-record ../record 2>&1 | sed 's/SHA-256 [0-9a-f]*/SHA-256 D/'; return "${PIPESTATUS[0]}"; }
@@ -50,19 +50,19 @@ try verified
 # Scores.
 archive .
 for precision in '"float32\n--out=/tmp/fairway-was-told"' '"float16"' '["float32"]' '1'; do
-  echo "{\"method\": \"windows\", \"stride\": 64, \"seq_len\": 128, \"compat\": false, \"threads\": \"x\", \"precision\": $precision}" > ../record/eval.json
+  echo "{\"method\": \"windows\", \"stride\": 64, \"seq_len\": 128, \"published_quirks\": false, \"threads\": \"x\", \"precision\": $precision}" > ../record/eval.json
   try verified
   echo "{$scores, \"precision\": $precision}" > ../record/eval.json
   try verified
 done
-echo '{"method": "windows", "precision": "float32", "stride": "64\n--log=/tmp/fairway-was-told", "seq_len": 128, "compat": false, "threads": 1}' > ../record/eval.json
+echo '{"method": "sliding", "precision": "float32", "stride": "64\n--log=/tmp/fairway-was-told", "seq_len": 128, "published_quirks": false, "threads": 1}' > ../record/eval.json
 try verified
-for method in '"cached"' '"adapt\n--out=/tmp/fairway-was-told"' '["cached"]'; do
+for method in '"kv_cache"' '"ttt\n--out=/tmp/fairway-was-told"' '["kv_cache"]'; do
   echo "{${scores/\"windows\"/$method}, \"precision\": \"float32\"}" > ../record/eval.json
   try verified
 done
-for adapt in '"chunk_tokens": 512, "steps": 1, "lr": 0.002, "momentum": 0.9' '"chunk_tokens": 512, "steps": "1\n--out=x", "lr": 0.002, "momentum": 0.9'; do
-  echo "{${scores/windows/adapt}, \"adapt\": {$adapt}, \"precision\": \"float32\"}" > ../record/eval.json
+for ttt in '"chunk_tokens": 512, "steps": 1, "lr": 0.002, "momentum": 0.9' '"chunk_tokens": 512, "steps": "1\n--out=x", "lr": 0.002, "momentum": 0.9'; do
+  echo "{${scores/sliding/ttt}, \"ttt\": {$ttt}, \"precision\": \"float32\"}" > ../record/eval.json
   try verified
 done
 # What it says of itself, of a record that is whole.

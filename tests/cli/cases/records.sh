@@ -61,10 +61,10 @@ try sh -c 'make runs RUNS=odd | sed -E "s/ +[0-9]+ s$/ moments/"'
 printf '#!/bin/sh\nprintf "%%s: " "${0##*/}" >> "$RAN"\nexec "$@"\n' | tee ../tools/mpirun ../tools/torchrun > ../tools/srun
 chmod +x ../tools/{mpirun,torchrun,srun}
 try ran record SEED=1 RUN=launched "LAUNCH=mpirun"
-try ran quantise SEED=1 RUN=launched "LAUNCH=mpirun" QUANTISER=hessian
-try ran quantise SEED=1 RUN=launched "LAUNCH=srun env" QUANTISER=lite
-try ran quantise SEED=1 RUN=launched "LAUNCH=mpirun" QUANTISER=lite CALIBRATION_WINDOWS=0
-try ran quantise SEED=1 RUN=launched "LAUNCH=torchrun env" QUANTISER=hessian
-try ran eval SEED=1 RUN=launched "LAUNCH=mpirun" METHOD=cached
-try ran eval SEED=1 RUN=launched "LAUNCH=torchrun env" METHOD=adapt EVAL_STRIDE=8
+try ran quantise SEED=1 RUN=launched "LAUNCH=mpirun" QUANTISER=gptq
+try ran quantise SEED=1 RUN=launched "LAUNCH=srun env" QUANTISER=rtn
+try ran quantise SEED=1 RUN=launched "LAUNCH=mpirun" QUANTISER=rtn CALIBRATION_WINDOWS=0
+try ran quantise SEED=1 RUN=launched "LAUNCH=torchrun env" QUANTISER=gptq
+try ran eval SEED=1 RUN=launched "LAUNCH=mpirun" METHOD=kv_cache
+try ran eval SEED=1 RUN=launched "LAUNCH=torchrun env" METHOD=ttt EVAL_STRIDE=8
 try ran eval SEED=1 RUN=launched "LAUNCH=torchrun env"

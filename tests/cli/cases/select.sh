@@ -14,11 +14,11 @@ try_last train --profile small.profile --select-tokens 1000000 --out out.ckpt
 need train --profile small.profile --rope-dims 4 --layer-scale --mlp-negative-slope 0.5 --out options.ckpt
 need ema-finalize --source last options.ckpt weights.ckpt
 try_last ema-finalize --source last --rope-dims 2 options.ckpt out.ckpt
-for method in windows cached adapt; do
+for method in sliding kv_cache ttt; do
   need eval-sliding --profile small.profile --method $method weights.ckpt --out $method.json
   try_status eval-sliding --profile small.profile --method $method weights.ckpt --expect $method.json
   try grep '"method"' $method.json
 done
-try_last eval-sliding --profile small.profile --expect windows.json --method cached weights.ckpt
-try_last eval-sliding --profile small.profile --compat --method adapt weights.ckpt
+try_last eval-sliding --profile small.profile --expect sliding.json --method kv_cache weights.ckpt
+try_last eval-sliding --profile small.profile --published-quirks --method ttt weights.ckpt
 try_last eval-sliding --profile small.profile --method token weights.ckpt

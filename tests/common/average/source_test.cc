@@ -57,10 +57,10 @@ TEST(ParseSource, RefusesTheRest) {
 // One float32 and one bfloat16 weight. Numbers are chosen so that every rounding shows.
 class FinalizeTest : public testing::Test {
  protected:
-  CheckpointReader Training(double ema_updates, double snapshots, bool compat) {
+  CheckpointReader Training(double ema_updates, double snapshots, bool published_quirks) {
     {
       CheckpointWriter writer(folder_ / "train.ckpt", Kind::kTraining, {});
-      const DType sum = compat ? DType::kBFloat16 : DType::kFloat32;
+      const DType sum = published_quirks ? DType::kBFloat16 : DType::kFloat32;
       Add(writer, "a", DType::kFloat32, {1, 2});
       Add(writer, "e", DType::kBFloat16, {1, -2});
       Add(writer, "adam_m/a", DType::kFloat32, {7, 7});
@@ -89,24 +89,24 @@ class FinalizeTest : public testing::Test {
     writer.Add(info, narrow);
   }
 
-  CheckpointReader Finalize(const CheckpointReader& training, const std::string& source, bool compat) {
+  CheckpointReader Finalize(const CheckpointReader& training, const std::string& source, bool published_quirks) {
     Settings settings;
     settings.source = source;
-    settings.compat = compat;
+    settings.published_quirks = published_quirks;
     testing::internal::CaptureStderr();
     const Source chosen = ChooseSource(training, settings);
     log_ = testing::internal::GetCapturedStderr();
     CheckpointWriter writer(folder_ / "weights.ckpt", Kind::kWeights, {});
-    WriteWeights(training, chosen, compat, writer);
+    WriteWeights(training, chosen, published_quirks, writer);
     writer.Finish({}, {});
     CheckpointReader weights(folder_ / "weights.ckpt");
     weights.ExpectTensors({"a", "e"});
     return weights;
   }
 
-  std::string ErrorOf(const CheckpointReader& training, const std::string& source, bool compat = false) {
+  std::string ErrorOf(const CheckpointReader& training, const std::string& source, bool published_quirks = false) {
     try {
-      Finalize(training, source, compat);
+      Finalize(training, source, published_quirks);
     } catch (const InputError& error) {
       testing::internal::GetCapturedStderr();
       return error.what();

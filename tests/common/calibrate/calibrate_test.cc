@@ -111,7 +111,7 @@ TEST_F(CalibrateTest, SeedsAndNumbersOfWindowsCount) {
 }
 
 TEST_F(CalibrateTest, FeedbackIsOfLinearLayersInputs) {
-  settings_.quantiser = "hessian";
+  settings_.quantiser = "gptq";
   const Calibration calibration = Run();
   EXPECT_FALSE(calibration.feedback.contains("tok_emb.weight"));
   ASSERT_TRUE(calibration.feedback.contains("blocks.1.mlp.fc.weight"));
@@ -125,7 +125,7 @@ TEST_F(CalibrateTest, FeedbackIsOfLinearLayersInputs) {
   });
   for (const auto& window : Windows())
     model.Logits(at::from_blob(const_cast<int64_t*>(window.data()), {1, settings_.calibration_tokens}, at::kLong));
-  const Feedback expected = MakeFeedback(moments, 36, settings_.hessian_damping, false), &got = calibration.feedback.at("blocks.1.mlp.fc.weight");
+  const Feedback expected = MakeFeedback(moments, 36, settings_.gptq_damping, false), &got = calibration.feedback.at("blocks.1.mlp.fc.weight");
   EXPECT_EQ(got.order, expected.order);
   for (size_t i = 0; i < expected.upper.size(); ++i) EXPECT_NEAR(got.upper[i], expected.upper[i], 1e-3 * std::fabs(expected.upper[i]) + 1e-4);
 }
@@ -153,7 +153,7 @@ TEST(MakeFeedback, InvertsTheDampedMomentsInTheOrderAsked) {
 // The program, by each method: never over the budget, as close as a model of a few hundred steps lets it, and what came out is
 // what was said.
 TEST_F(CalibrateTest, TheProgramFillsBudgets) {
-  for (const std::string quantiser : {"lite", "hessian"}) {
+  for (const std::string quantiser : {"rtn", "gptq"}) {
     for (const int64_t bytes : {6200, 7000, 7800}) {
       SCOPED_TRACE(quantiser + " " + std::to_string(bytes));
       const Ran ran = Quantise("--calibration-windows 3 --quantiser " + quantiser + " --code-bytes 1000 --target-bytes " + std::to_string(bytes + 1000));
@@ -192,7 +192,7 @@ TEST_F(CalibrateTest, TheProgramMeetsRandomBudgets) {
   double furthest = 0;
   for (int i = 0; i < budgets; ++i) {
     const auto budget = static_cast<int64_t>(share(random) * published);
-    const std::string quantiser = i % 2 == 0 ? "lite" : "hessian";
+    const std::string quantiser = i % 2 == 0 ? "rtn" : "gptq";
     SCOPED_TRACE(quantiser + " " + std::to_string(budget) + " of " + std::to_string(published));
     const Ran ran = Quantise("--calibration-windows 8 --quantiser " + quantiser + " --target-bytes " + std::to_string(budget));
     ASSERT_EQ(ran.status, 0) << ran.err;
@@ -213,18 +213,18 @@ TEST_F(CalibrateTest, TheProgramKeepsToItsMemory) {
     settings_.Set(name, value, Origin::kCommandLine, "test");
   WriteWeights(folder_ / "weights.ckpt", settings_, TinyModel(settings_).parameters());
   const Measured ran = RunMeasured(folder_.path(), BINARY_DIR,
-                                   "gptq-lite --quantiser hessian --hessian-order descending --target-bytes 150000 --keep-max-numel 100"
+                                   "gptq-lite --quantiser gptq --gptq-order descending --target-bytes 150000 --keep-max-numel 100"
                                    " --fp16-keep-name-patterns '' --calibration-windows 2 --calibration-tokens 12 --data-path . --log log"
                                    " weights.ckpt quantised.ckpt > out 2> err");
   const std::string log = ReadBytes(folder_ / "log");
   ASSERT_EQ(ran.status, 0) << log;
-  std::printf("summary: gptq-lite, hessian: estimated %ld MB, held %ld MB at most\n", EstimateOf(log) / 1000000, ran.peak_bytes / 1000000);
+  std::printf("summary: gptq-lite, gptq: estimated %ld MB, held %ld MB at most\n", EstimateOf(log) / 1000000, ran.peak_bytes / 1000000);
   EXPECT_LE(ran.peak_bytes, EstimateOf(log));
 }
 
 // Late QAT that trained on steps twice as wide as those of an export: the next export begins there and says so.
 TEST_F(CalibrateTest, TheProgramSaysHowFarStepsDrifted) {
-  const std::string budget = "--quantiser lite --calibration-windows 3 --target-bytes 9000";
+  const std::string budget = "--quantiser rtn --calibration-windows 3 --target-bytes 9000";
   const Ran fresh = Quantise(budget);
   ASSERT_EQ(fresh.status, 0) << fresh.err;
   EXPECT_THAT(fresh.err, testing::Not(HasSubstr("late QAT")));
@@ -265,23 +265,23 @@ TEST_F(CalibrateTest, TheProgramRefuses) {
     EXPECT_FALSE(std::filesystem::exists(folder_ / "quantised.ckpt"));
     return ran.err;
   };
-  EXPECT_THAT(cause(2, "--quantiser lite"), HasSubstr("QUANTISER=lite needs TARGET_BYTES, TARGET_RATIO or BITS_PER_WEIGHT"));
-  EXPECT_THAT(cause(2, "--quantiser lite --target-bytes 7000 --target-ratio 0.1"), HasSubstr("are both given by command line"));
-  EXPECT_THAT(cause(2, "--quantiser lite --target-bytes 7000 --code-bytes 7000"), HasSubstr("leaves no byte"));
-  EXPECT_THAT(cause(2, "--quantiser hessian --target-bytes 7000 --calibration-windows 0"), HasSubstr("needs CALIBRATION_WINDOWS"));
+  EXPECT_THAT(cause(2, "--quantiser rtn"), HasSubstr("QUANTISER=rtn needs TARGET_BYTES, TARGET_RATIO or BITS_PER_WEIGHT"));
+  EXPECT_THAT(cause(2, "--quantiser rtn --target-bytes 7000 --target-ratio 0.1"), HasSubstr("are both given by command line"));
+  EXPECT_THAT(cause(2, "--quantiser rtn --target-bytes 7000 --code-bytes 7000"), HasSubstr("leaves no byte"));
+  EXPECT_THAT(cause(2, "--quantiser gptq --target-bytes 7000 --calibration-windows 0"), HasSubstr("needs CALIBRATION_WINDOWS"));
   EXPECT_THAT(cause(2, "--target-bytes 7000"), HasSubstr("QUANTISER=published has no size to choose"));
   // The smallest size that is named can be had, and no less, but for the few bytes that the size asked for itself takes in the file.
   constexpr int64_t kOwn = 16;
-  const std::string too_small = cause(5, "--quantiser lite --calibration-windows 2 --target-bytes 1000"), names = "every code zero, has ";
+  const std::string too_small = cause(5, "--quantiser rtn --calibration-windows 2 --target-bytes 1000"), names = "every code zero, has ";
   ASSERT_THAT(too_small, HasSubstr("the smallest artifact there is, " + names));
   std::string smallest = too_small.substr(too_small.find(names) + names.size());
   std::erase(smallest, ',');
   const int64_t least = std::stoll(smallest);
-  cause(5, "--quantiser lite --calibration-windows 2 --target-bytes " + std::to_string(least - kOwn));
-  EXPECT_EQ(Quantise("--quantiser lite --calibration-windows 2 --target-bytes " + std::to_string(least + kOwn)).status, 0);
+  cause(5, "--quantiser rtn --calibration-windows 2 --target-bytes " + std::to_string(least - kOwn));
+  EXPECT_EQ(Quantise("--quantiser rtn --calibration-windows 2 --target-bytes " + std::to_string(least + kOwn)).status, 0);
   std::filesystem::remove(folder_ / "quantised.ckpt");
-  EXPECT_THAT(cause(4, "--quantiser lite --target-bytes 7000 --calibration-tokens 500 --calibration-windows 2"), HasSubstr("a calibration window needs 501"));
-  EXPECT_THAT(cause(3, "--quantiser lite --target-bytes 7000 --data-path missing"), HasSubstr("missing"));
+  EXPECT_THAT(cause(4, "--quantiser rtn --target-bytes 7000 --calibration-tokens 500 --calibration-windows 2"), HasSubstr("a calibration window needs 501"));
+  EXPECT_THAT(cause(3, "--quantiser rtn --target-bytes 7000 --data-path missing"), HasSubstr("missing"));
 }
 
 }  // namespace

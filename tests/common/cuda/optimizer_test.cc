@@ -73,8 +73,8 @@ TEST(DeviceOptimizer, StepsAsTheCpuDoes) {
 }
 
 TEST(DeviceOptimizer, StepsBFloat16EmbeddingsAsTheCpuDoes) {
-  for (const char* compat : {"0", "1"}) {
-    const Settings settings = Shape({{"precision", "bfloat16"}, {"compat", compat}});
+  for (const char* published_quirks : {"0", "1"}) {
+    const Settings settings = Shape({{"precision", "bfloat16"}, {"published_quirks", published_quirks}});
     const FlatLayout layout(settings);
     const FlatTensors ours = Random(layout, 1, 1, at::kBFloat16), theirs = Random(layout, 1, 1, at::kBFloat16);
     const FlatTensors our_gradients = Random(layout, 2, 1), their_gradients = Random(layout, 2, 1);
@@ -83,10 +83,10 @@ TEST(DeviceOptimizer, StepsBFloat16EmbeddingsAsTheCpuDoes) {
     Optimizer cpu(settings, layout, theirs, their_gradients);
     device.Step(1, 0.9);
     cpu.Step(1, 0.9);
-    // The step's last bits may flip a rounding of a bfloat16 weight, 2^-8 of it, and under compat one of a moment.
+    // The step's last bits may flip a rounding of a bfloat16 weight, 2^-8 of it, and under published_quirks one of a moment.
     const at::Tensor a = ours.group(Group::kEmbeddings).to(at::kFloat), b = theirs.group(Group::kEmbeddings).to(at::kFloat);
-    EXPECT_TRUE(((a - b).abs() <= b.abs() * 0x1p-7 + 1e-6).all().item<bool>()) << compat;
-    EXPECT_LE((a != b).sum().item<int64_t>(), a.numel() / 20) << compat;
+    EXPECT_TRUE(((a - b).abs() <= b.abs() * 0x1p-7 + 1e-6).all().item<bool>()) << published_quirks;
+    EXPECT_LE((a != b).sum().item<int64_t>(), a.numel() / 20) << published_quirks;
   }
 }
 

@@ -96,7 +96,7 @@ TEST_P(PassesTest, EveryOptionBothWays) {
   ExpectFormula(Shape({{"reset_at_bos", "1"}}), 2, 7, GetParam());
   ExpectFormula(Shape({{"rope_dims", "2"}}), 2, 7, GetParam());
   ExpectFormula(Shape({{"smear", "0"}}), 2, 7, GetParam());
-  ExpectFormula(Shape({{"layer_scale", "1"}}), 2, 7, GetParam());
+  ExpectFormula(Shape({{"ln_scale", "1"}}), 2, 7, GetParam());
   ExpectFormula(Shape({{"mlp_negative_slope", "0.5"}}), 2, 7, GetParam());
 }
 
@@ -124,12 +124,12 @@ TEST(Passes, AgreesWithThePlainCompositionAtLargerShapes) {
 }
 
 TEST_P(PassesTest, FakeQuantisesAsThePlainCompositionDoes) {
-  for (const Options& grid : std::vector<Options>{{{"compat", "0"}}, {{"compat", "1"}}, {{"quantiser", "lite"}}}) {
+  for (const Options& grid : std::vector<Options>{{{"published_quirks", "0"}}, {{"published_quirks", "1"}}, {{"quantiser", "rtn"}}}) {
     Options options = grid;
     options["tie_embeddings"] = "0";
     const Settings settings = Shape(options);
     const NamedTensors parameters = RandomParameters(settings);
-    const FixedSteps steps = settings.quantiser == "lite" ? SomeSteps(parameters) : FixedSteps();
+    const FixedSteps steps = settings.quantiser == "rtn" ? SomeSteps(parameters) : FixedSteps();
     const DeviceBatch batch(settings, 2, 30);
     const Computed computed = Compute(settings, parameters, batch, GetParam(), /*fake_quantise=*/true, 1, steps);
     const Computed plain = ComputePlainly(settings, parameters, batch, /*fake_quantise=*/true, steps);

@@ -61,7 +61,7 @@ TEST_F(EvalSlidingTest, KeepsToTheMemoryThatItSaid) {
 #if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
   GTEST_SKIP() << "skipped: a sanitizer takes memory of its own";
 #endif
-  for (const std::string method : {"windows", "cached", "adapt --adapt-chunk-tokens 32"}) {
+  for (const std::string method : {"sliding", "kv_cache", "ttt --ttt-chunk-tokens 32"}) {
     const Measured ran = RunMeasured(folder.path(), BINARY_DIR, program + "--memory-limit 1G --method " + method + " > out 2> log");
     const std::string log = ReadBytes(folder / "log");
     ASSERT_EQ(ran.status, 0) << log;
@@ -84,7 +84,7 @@ TEST_F(EvalSlidingTest, SaysWhatTheLibraryScores) {
   EXPECT_EQ(result["bytes"], sliding.bytes);
   EXPECT_EQ(result["stride"], 5);
   EXPECT_EQ(result["seq_len"], 16);
-  EXPECT_EQ(result["method"], "windows");
+  EXPECT_EQ(result["method"], "sliding");
   EXPECT_EQ(result["precision"], "float32");
   EXPECT_EQ(result["threads"], 1);
   const std::string file = ReadBytes(folder / "weights.ckpt");
@@ -161,29 +161,29 @@ TEST_F(EvalSlidingTest, PrintsTheLinesOfTheField) {
 }
 
 TEST_F(EvalSlidingTest, SaysByWhichMethodItScored) {
-  const json windows = Scored("--out windows.json"), cached = Scored("--method cached --out cached.json");
-  EXPECT_EQ(cached["method"], "cached");
+  const json windows = Scored("--out windows.json"), cached = Scored("--method kv_cache --out cached.json");
+  EXPECT_EQ(cached["method"], "kv_cache");
   EXPECT_EQ(cached["val_loss"], EvaluateCached(fused, *val, table, settings).val_loss);
   EXPECT_EQ(cached["targets"], 61);
   EXPECT_NE(cached["val_loss"], windows["val_loss"]);
   EXPECT_EQ(cached["val_loss_plain"], windows["val_loss_plain"]);
-  EXPECT_FALSE(cached.contains("adapt"));
+  EXPECT_FALSE(cached.contains("ttt"));
 
-  const std::string adapt = "--method adapt --adapt-chunk-tokens 20 --adapt-lr 0.05";
-  const json adapted = Scored(adapt + " --out adapt.json");
-  EXPECT_EQ(adapted["method"], "adapt");
-  EXPECT_EQ(adapted["adapt"], json({{"chunk_tokens", 20}, {"steps", 3}, {"lr", 0.05}, {"momentum", 0.9}}));
+  const std::string ttt = "--method ttt --ttt-chunk-tokens 20 --ttt-lr 0.05";
+  const json adapted = Scored(ttt + " --out ttt.json");
+  EXPECT_EQ(adapted["method"], "ttt");
+  EXPECT_EQ(adapted["ttt"], json({{"chunk_tokens", 20}, {"steps", 3}, {"lr", 0.05}, {"momentum", 0.9}}));
   EXPECT_NE(adapted["val_loss"], windows["val_loss"]);
   EXPECT_EQ(adapted["val_loss_plain"], windows["val_loss_plain"]);  // before anything was learnt
 
-  EXPECT_EQ(Evaluate(adapt + " --expect adapt.json").status, 0);
-  EXPECT_THAT(Evaluate(adapt + " --adapt-steps 2 --expect adapt.json").err, HasSubstr("adapt.json: is of another evaluation: adapt is "));
-  EXPECT_THAT(Evaluate("--expect cached.json").err, HasSubstr("method is \"cached\" there and \"windows\" here"));
-  EXPECT_EQ(Scored("--method cached --eval-stride 0")["method"], "plain");
-  for (const char* method : {"cached", "adapt"}) {
-    const Ran refused = Evaluate("--compat 1 --method " + std::string(method));
+  EXPECT_EQ(Evaluate(ttt + " --expect ttt.json").status, 0);
+  EXPECT_THAT(Evaluate(ttt + " --ttt-steps 2 --expect ttt.json").err, HasSubstr("ttt.json: is of another evaluation: ttt is "));
+  EXPECT_THAT(Evaluate("--expect cached.json").err, HasSubstr("method is \"kv_cache\" there and \"sliding\" here"));
+  EXPECT_EQ(Scored("--method kv_cache --eval-stride 0")["method"], "plain");
+  for (const char* method : {"kv_cache", "ttt"}) {
+    const Ran refused = Evaluate("--published-quirks 1 --method " + std::string(method));
     EXPECT_EQ(refused.status, 2);
-    EXPECT_THAT(refused.err, EndsWith("method = " + std::string(method) + ": the published sum, which compat = 1 asks for, is of windows\n"));
+    EXPECT_THAT(refused.err, EndsWith("method = " + std::string(method) + ": the published sum, which published_quirks = 1 asks for, is that of method = sliding\n"));
   }
 }
 

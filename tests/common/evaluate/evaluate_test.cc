@@ -145,9 +145,9 @@ TEST_F(EvaluateTest, CachedTakesBFloat16) {
 class AdaptTest : public EvaluateTest {
  protected:
   AdaptTest() {
-    settings.adapt_chunk_tokens = 20;  // four windows
-    settings.adapt_steps = 2;
-    settings.adapt_lr = 0.05;
+    settings.ttt_chunk_tokens = 20;  // four windows
+    settings.ttt_steps = 2;
+    settings.ttt_lr = 0.05;
     settings.eval_batch_seqs = 1;
   }
   // The score, and what it was after each window.
@@ -189,8 +189,8 @@ TEST_F(AdaptTest, ScoresBeforeItLearns) {
 // What a later chunk scores is what weights give that took the steps by hand, on the targets scored before and no others.
 TEST_F(AdaptTest, LearnsFromWhatWasScored) {
   Split(16 + 1 + 7 * 5);  // windows end at 16, 21, … 51: chunks of four and four
-  settings.adapt_steps = 1;
-  settings.adapt_momentum = 0;
+  settings.ttt_steps = 1;
+  settings.ttt_momentum = 0;
   const auto [score, running] = Adapt();
   // The first chunk ends at target 31: one sequence of 16.
   Transformer plain(settings, [&] {
@@ -204,7 +204,7 @@ TEST_F(AdaptTest, LearnsFromWhatWasScored) {
   for (const auto& [name, tensor] : plain.parameters()) squares += tensor.grad().square().sum().item<double>();
   NamedTensors stepped;
   for (const auto& [name, tensor] : plain.parameters())
-    stepped.emplace_back(name, tensor.detach() - settings.adapt_lr * std::min(1.0, 1 / (std::sqrt(squares) + 1e-6)) * tensor.grad());
+    stepped.emplace_back(name, tensor.detach() - settings.ttt_lr * std::min(1.0, 1 / (std::sqrt(squares) + 1e-6)) * tensor.grad());
   FusedTransformer learnt(settings, stepped);
   settings.eval_batch_seqs = 4;
   const auto nats = [&](Engine& engine, int64_t window) {
@@ -226,16 +226,16 @@ TEST_F(AdaptTest, WithoutStepsItIsSliding) {
   Split(150);
   const double learning = Adapt().first.val_loss;
   EXPECT_GT(moved_, 0);
-  settings.adapt_lr = 0;
+  settings.ttt_lr = 0;
   const double sliding = EvaluateSliding(fused, *val, table, settings).val_loss;
   EXPECT_EQ(Adapt().first.val_loss, sliding);
   EXPECT_NE(learning, sliding);
-  settings.adapt_lr = 0.05;
-  settings.adapt_steps = 0;
+  settings.ttt_lr = 0.05;
+  settings.ttt_steps = 0;
   EXPECT_EQ(Adapt().first.val_loss, sliding);
   EXPECT_EQ(moved_, 0);
-  settings.adapt_steps = 2;
-  settings.adapt_chunk_tokens = 1000;  // one chunk, the last
+  settings.ttt_steps = 2;
+  settings.ttt_chunk_tokens = 1000;  // one chunk, the last
   EXPECT_EQ(Adapt().first.val_loss, sliding);
 }
 
@@ -252,7 +252,7 @@ TEST_F(AdaptTest, BatchSizeChangesRoundingOnly) {
 // The published loop, window by window: the tail counts as often as windows reach past the end.
 TEST_F(EvaluateTest, CompatIsThePublishedSum) {
   const int64_t seq_len = settings.train_seq_len;
-  settings.compat = true;
+  settings.published_quirks = true;
   for (const auto& [size, stride] : {std::pair(62, 5), {65, 5}, {49, 4}, {17, 15}}) {
     SCOPED_TRACE(testing::Message() << size << " tokens, stride " << stride);
     Split(size);

@@ -88,7 +88,7 @@ inline std::string ShapeOf(const Settings& s, int64_t B, int64_t T) {
   return "layers " + s.Get("num_layers") + " width " + s.Get("model_dim") + " heads " + s.Get("num_heads") + "/" +
          s.Get("num_kv_heads") + " bigram " + s.Get("bigram_vocab_size") + "x" + s.Get("bigram_dim") + " xsa " +
          s.Get("xsa_last_n") + " tied " + s.Get("tie_embeddings") + " reset " + s.Get("reset_at_bos") +
-         " rope " + s.Get("rope_dims") + " smear " + s.Get("smear") + " scale " + s.Get("layer_scale") + " slope " + s.Get("mlp_negative_slope") + " B " +
+         " rope " + s.Get("rope_dims") + " smear " + s.Get("smear") + " scale " + s.Get("ln_scale") + " slope " + s.Get("mlp_negative_slope") + " B " +
          std::to_string(B) + " T " + std::to_string(T);
 }
 

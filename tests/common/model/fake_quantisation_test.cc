@@ -35,7 +35,7 @@ NamedTensors WithoutOutliers(NamedTensors parameters) {
 
 at::Tensor Exported(const at::Tensor& weight, const Grid& grid) {
   const QuantisedMatrix matrix = QuantiseMatrix({weight.const_data_ptr<float>(), static_cast<size_t>(weight.numel())},
-                                                weight.size(0), grid, /*compat=*/false, /*threads=*/1);
+                                                weight.size(0), grid, /*published_quirks=*/false, /*threads=*/1);
   at::Tensor values = weight.clone();
   for (int64_t row = 0; row < weight.size(0); ++row)
     for (int64_t column = 0; column < weight.size(1); ++column)
@@ -122,7 +122,7 @@ TEST_F(FakeQuantisationTest, RowsNextToNothing) {
 
 // Steps that a budget has chosen: what the model sees is what RoundToSteps makes of the weights.
 TEST_F(FakeQuantisationTest, FixedStepsAreThoseOfTheExport) {
-  const Settings settings = AllGrids({{"quantiser", "lite"}});
+  const Settings settings = AllGrids({{"quantiser", "rtn"}});
   const NamedTensors parameters = RandomParameters(settings);
   const FixedSteps fixed = SomeSteps(parameters);
   NamedTensors rounded;
@@ -176,12 +176,12 @@ TEST_F(FakeQuantisationTest, OnlyMatricesThatAreExportedOnAGrid) {
   EXPECT_EQ(matrices(AllGrids({{"fp16_keep_name_patterns", "c_k,lm_head"}})), 2 * 5 + 1);
   EXPECT_EQ(matrices(AllGrids({{"bigram_vocab_size", "0"}, {"tie_embeddings", "1"}})), 2 * 6);
   // As published: every linear layer, whatever becomes of it.
-  EXPECT_EQ(matrices(AllGrids({{"keep_max_numel", "65536"}, {"compat", "1"}})), 2 * 6 + 2);
+  EXPECT_EQ(matrices(AllGrids({{"keep_max_numel", "65536"}, {"published_quirks", "1"}})), 2 * 6 + 2);
 }
 
 // Published: q_max = 31 for every matrix, steps of at least 1/31 in float32 (specification 3, row 7).
 TEST_F(FakeQuantisationTest, CompatIsThePublishedGrid) {
-  const Settings settings = AllGrids({{"compat", "1"}});
+  const Settings settings = AllGrids({{"published_quirks", "1"}});
   NamedTensors parameters = RandomParameters(settings);
   for (auto& [name, tensor] : parameters)
     if (name.find("attn.c_q") != std::string::npos) tensor.mul_(0.01);  // below the floor

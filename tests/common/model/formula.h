@@ -117,7 +117,7 @@ class Formula {
 
   Rows Block(int64_t layer, Rows x, const Rows& x0) const {
     const std::string block = "blocks." + std::to_string(layer) + ".";
-    const double scale = s_.layer_scale ? 1 / std::sqrt(1.0 + static_cast<double>(layer)) : 1;
+    const double scale = s_.ln_scale ? 1 / std::sqrt(1.0 + static_cast<double>(layer)) : 1;
     const auto normed = [&](const Rows& rows) {
       Rows result;
       for (const at::Tensor& row : rows) result.push_back(scale * Rms(row));

@@ -69,7 +69,7 @@ TEST_P(FusedTest, EveryOptionBothWays) {
   ExpectFormula(Shape({{"reset_at_bos", "1"}, {"bigram_vocab_size", "0"}}), 2, 7);
   ExpectFormula(Shape({{"rope_dims", "2"}}), 2, 7);
   ExpectFormula(Shape({{"smear", "0"}}), 2, 7);
-  ExpectFormula(Shape({{"layer_scale", "1"}}), 2, 7);
+  ExpectFormula(Shape({{"ln_scale", "1"}}), 2, 7);
   ExpectFormula(Shape({{"mlp_negative_slope", "0.5"}}), 2, 7);
   ExpectFormula(Shape({{"vocab_size", "65536"}, {"num_layers", "1"}, {"bigram_vocab_size", "999"}}), 1, 6);
 }
@@ -152,12 +152,12 @@ TEST_P(FusedTest, TheSameThreadsGiveTheSameBits) {
 
 // The grids of every class of matrix, on and off, published and not.
 TEST_P(FusedTest, FakeQuantisesAsThePlainCompositionDoes) {
-  for (const Options& grid : std::vector<Options>{{{"compat", "0"}}, {{"compat", "1"}}, {{"quantiser", "lite"}}}) {
+  for (const Options& grid : std::vector<Options>{{{"published_quirks", "0"}}, {{"published_quirks", "1"}}, {{"quantiser", "rtn"}}}) {
     Options options = grid;
     options["tie_embeddings"] = "0";
     const Settings settings = Shape(options);
     const NamedTensors parameters = RandomParameters(settings);
-    const FixedSteps steps = settings.quantiser == "lite" ? SomeSteps(parameters) : FixedSteps();
+    const FixedSteps steps = settings.quantiser == "rtn" ? SomeSteps(parameters) : FixedSteps();
     const Batch batch(settings, 2, 30);
     const Computed computed = Compute(settings, parameters, batch, 1, /*fake_quantise=*/true, steps);
     const Computed plain = ComputePlainly(settings, parameters, batch, /*fake_quantise=*/true, steps);

@@ -168,10 +168,10 @@ TEST(InitialParametersTest, NarrowMatricesKeepTheDefault) {
 }
 
 TEST(InitialParametersTest, CompatRoundsThemToBFloat16) {
-  for (const auto& [compat, precision] :
+  for (const auto& [published_quirks, precision] :
        {std::pair("0", "float32"), {"0", "bfloat16"}, {"1", "float32"}, {"1", "bfloat16"}}) {
-    const bool rounded = compat == std::string("1") && precision == std::string("bfloat16");
-    const auto parameters = ByName(InitialParameters(Wide({{"compat", compat}, {"precision", precision}})));
+    const bool rounded = published_quirks == std::string("1") && precision == std::string("bfloat16");
+    const auto parameters = ByName(InitialParameters(Wide({{"published_quirks", published_quirks}, {"precision", precision}})));
     EXPECT_EQ(parameters.at("bigram.scale").item<float>(), rounded ? 0.050048828125f : 0.05f);
     const at::Tensor matrix = parameters.at("blocks.0.attn.c_q.weight");
     EXPECT_EQ(matrix.scalar_type(), at::kFloat);

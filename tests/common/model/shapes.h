@@ -47,7 +47,7 @@ inline Settings RandomShape(uint64_t seed) {
                 {"reset_at_bos", any({0, 1})},
                 {"rope_dims", any({0, 2})},
                 {"smear", any({0, 1})},
-                {"layer_scale", any({0, 1})},
+                {"ln_scale", any({0, 1})},
                 {"mlp_negative_slope", any({0, 1}) == "0" ? "0" : "0.5"}});
 }
 

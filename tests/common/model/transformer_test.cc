@@ -25,7 +25,7 @@ class TransformerTest : public testing::Test {
   static void ExpectFormula(const Settings& settings, int64_t B, int64_t T) {
     std::string shape;
     for (const char* name : {"num_layers", "model_dim", "num_heads", "num_kv_heads", "bigram_vocab_size", "bigram_dim",
-                             "xsa_last_n", "tie_embeddings", "reset_at_bos", "rope_dims", "smear", "layer_scale",
+                             "xsa_last_n", "tie_embeddings", "reset_at_bos", "rope_dims", "smear", "ln_scale",
                              "mlp_negative_slope"})
       shape += std::string(name) + "=" + settings.Get(name) + " ";
     SCOPED_TRACE(shape + "T=" + std::to_string(T));
@@ -75,7 +75,7 @@ TEST_F(TransformerTest, EveryOptionBothWays) {
   ExpectFormula(Shape({{"reset_at_bos", "1"}, {"bigram_vocab_size", "0"}}), 2, 7);
   ExpectFormula(Shape({{"rope_dims", "2"}}), 2, 7);
   ExpectFormula(Shape({{"smear", "0"}}), 2, 7);
-  ExpectFormula(Shape({{"layer_scale", "1"}}), 2, 7);
+  ExpectFormula(Shape({{"ln_scale", "1"}}), 2, 7);
   ExpectFormula(Shape({{"mlp_negative_slope", "0.5"}}), 2, 7);
 }
 
@@ -115,8 +115,8 @@ TEST_F(TransformerTest, NothingIsSeenBeforeItsTime) {
 // bfloat16 holds 8 bits: each of some dozen products along the way errs by 2^-9 of its size, half of it in either
 // direction.
 TEST_F(TransformerTest, BFloat16StaysNearTheFormula) {
-  for (const char* compat : {"0", "1"}) {
-    const Settings settings = Shape({{"precision", "bfloat16"}, {"compat", compat}, {"num_layers", "2"}});
+  for (const char* published_quirks : {"0", "1"}) {
+    const Settings settings = Shape({{"precision", "bfloat16"}, {"published_quirks", published_quirks}, {"num_layers", "2"}});
     const NamedTensors parameters = RandomParameters(settings);
     const Transformer model(settings, parameters);
     const at::Tensor ids = RandomIds(settings, 2, 7), targets = RandomIds(settings, 2, 7, 99);

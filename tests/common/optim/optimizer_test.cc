@@ -211,16 +211,16 @@ TEST_F(OptimizerTest, ThreeStepsAreTheirFormulas) {
 // Weights of bfloat16 are rounded once a step, by up to 2^-9; their moments are float32 and err as float32 does. Compat
 // keeps the moments in bfloat16 too.
 TEST_F(OptimizerTest, EmbeddingsInBFloat16) {
-  for (const char* compat : {"0", "1"}) {
-    Begin({{"precision", "bfloat16"}, {"compat", compat}});
+  for (const char* published_quirks : {"0", "1"}) {
+    Begin({{"precision", "bfloat16"}, {"published_quirks", published_quirks}});
     for (int64_t step : {1, 2}) {
       SetGradients(100 * step);
       StepBoth(step, 1, 0.9, static_cast<double>(step) * std::ldexp(1.0, -8));
     }
     for (const auto& [name, tensor] : optimizer->State()) {
       const bool table = name.ends_with("tok_emb.weight") || name.ends_with("bigram.embed.weight");
-      EXPECT_EQ(tensor.scalar_type(), table && compat == std::string("1") ? at::kBFloat16 : at::kFloat) << name;
-      if (compat == std::string("0") && name == "adam_m/tok_emb.weight") {
+      EXPECT_EQ(tensor.scalar_type(), table && published_quirks == std::string("1") ? at::kBFloat16 : at::kFloat) << name;
+      if (published_quirks == std::string("0") && name == "adam_m/tok_emb.weight") {
         EXPECT_LE((tensor - m.at("tok_emb.weight")).abs().max().item<double>(), 1e-8);
       }
     }

@@ -128,10 +128,10 @@ TEST(Quantile, OfEqualValuesIsThatValue) {
 TEST(QuantiseMatrix, RoundsToTheNearestCode) {
   const int64_t rows = 18, columns = 300;
   const std::vector<float> weights = RandomMatrix(rows, columns, 4);
-  for (const bool compat : {false, true}) {
+  for (const bool published_quirks : {false, true}) {
     for (const Grid& grid : kGrids) {
-      SCOPED_TRACE(std::string(grid.name) + (compat ? " compat" : ""));
-      const QuantisedMatrix matrix = QuantiseMatrix(weights, rows, grid, compat, 1);
+      SCOPED_TRACE(std::string(grid.name) + (published_quirks ? " published_quirks" : ""));
+      const QuantisedMatrix matrix = QuantiseMatrix(weights, rows, grid, published_quirks, 1);
       double squared_error = 0;
       for (size_t i = 0; i < weights.size(); ++i) {
         const double scale = HalfToFloat(matrix.scales[i / columns]);
@@ -227,7 +227,7 @@ TEST(QuantiseMatrix, CompatTakesOnePercentileForAllRows) {
 }
 
 TEST(QuantiseMatrix, TiesGoToTheFirstPercentile) {
-  // Constant rows have one quantile; rows under 1 have one scale in compat, its floor.
+  // Constant rows have one quantile; rows under 1 have one scale in published_quirks, its floor.
   const std::vector<float> constant(4 * 50, 0.25f);
   EXPECT_EQ(QuantiseMatrix(constant, 4, kInt6, false, 1).wins[0], 4);
   std::vector<float> small = RandomMatrix(6, 200, 8);
@@ -262,14 +262,14 @@ TEST(QuantiseMatrix, OnlyInt6Searches) {
 TEST(QuantiseMatrix, ZeroRowsComeBackAsZeros) {
   std::vector<float> weights(3 * 20);
   weights[25] = 0.5f;  // in the middle row only
-  for (const bool compat : {false, true}) {
+  for (const bool published_quirks : {false, true}) {
     for (const Grid& grid : kGrids) {
-      SCOPED_TRACE(std::string(grid.name) + (compat ? " compat" : ""));
-      const QuantisedMatrix matrix = QuantiseMatrix(weights, 3, grid, compat, 1);
+      SCOPED_TRACE(std::string(grid.name) + (published_quirks ? " published_quirks" : ""));
+      const QuantisedMatrix matrix = QuantiseMatrix(weights, 3, grid, published_quirks, 1);
       EXPECT_TRUE(std::all_of(matrix.codes.begin(), matrix.codes.begin() + 20, [](int8_t code) { return code == 0; }));
       EXPECT_TRUE(std::all_of(matrix.codes.end() - 20, matrix.codes.end(), [](int8_t code) { return code == 0; }));
       EXPECT_NE(matrix.codes[25], 0);
-      EXPECT_GE(HalfToFloat(matrix.scales[0]), compat ? 0 : 0x1p-24f);
+      EXPECT_GE(HalfToFloat(matrix.scales[0]), published_quirks ? 0 : 0x1p-24f);
     }
   }
 }
@@ -284,11 +284,11 @@ TEST(QuantiseMatrix, CompatSaturatesWhereTheStoredScaleIsZero) {
 TEST(QuantiseMatrix, DoesNotDependOnTheNumberOfThreads) {
   for (const int64_t rows : {1, 2, 5, 64}) {
     const std::vector<float> weights = RandomMatrix(rows, 130, 10);
-    for (const bool compat : {false, true}) {
+    for (const bool published_quirks : {false, true}) {
       for (const Grid& grid : kGrids) {
-        const QuantisedMatrix one = QuantiseMatrix(weights, rows, grid, compat, 1);
+        const QuantisedMatrix one = QuantiseMatrix(weights, rows, grid, published_quirks, 1);
         for (const int threads : {2, 3, 7, 100}) {
-          const QuantisedMatrix many = QuantiseMatrix(weights, rows, grid, compat, threads);
+          const QuantisedMatrix many = QuantiseMatrix(weights, rows, grid, published_quirks, threads);
           EXPECT_EQ(one.codes, many.codes);
           EXPECT_EQ(one.scales, many.scales);
           EXPECT_EQ(one.wins, many.wins);

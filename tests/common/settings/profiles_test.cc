@@ -58,12 +58,12 @@ TEST(Profiles, TheirDataAreFoundFromThemselves) {
 TEST(Profiles, ThePublishedOneIsThePublishedSettings) {
   EXPECT_THAT(
       Differences(Load("published-531"), Settings()),
-      UnorderedElementsAre("compat = 1", "source = swa", "fp16_keep_name_patterns = tok_emb,blocks.8.attn.c_k"));
+      UnorderedElementsAre("published_quirks = 1", "source = swa", "fp16_keep_name_patterns = tok_emb,blocks.8.attn.c_k"));
 }
 
 TEST(Profiles, TheRecordDiffersFromThePublishedOneInItsCorrectionsAlone) {
   EXPECT_THAT(Differences(Load("record-h100x8"), Load("published-531")),
-              UnorderedElementsAre("compat = 0", "source = ema", "fp16_keep_name_patterns = ", "quantiser = hessian",
+              UnorderedElementsAre("published_quirks = 0", "source = ema", "fp16_keep_name_patterns = ", "quantiser = gptq",
                                    "target_bytes = 16000000"));
 }
 
@@ -71,19 +71,19 @@ TEST(Profiles, TheRecordDiffersFromThePublishedOneInItsCorrectionsAlone) {
 TEST(Profiles, ThePublishedOneHasNoLaterOption) {
   const Settings published = Load("published-531");
   EXPECT_EQ(published.rope_dims, 0);
-  EXPECT_FALSE(published.layer_scale);
+  EXPECT_FALSE(published.ln_scale);
   EXPECT_EQ(published.mlp_negative_slope, 0);
   EXPECT_EQ(published.select_tokens, 0);
-  EXPECT_EQ(published.method, "windows");
+  EXPECT_EQ(published.method, "sliding");
 }
 
 // The same model on the same text: what it gains, it gains by its vocabulary and by how it is trained, rounded and scored.
 TEST(Profiles, BeyondDiffersFromTheDemoInItsRecipeAlone) {
   EXPECT_THAT(Differences(Load("beyond"), Load("cpu-demo")),
               UnorderedElementsAre("vocab_size = 4096", "train_batch_tokens = 4096", "grad_micro_steps = 1", "iterations = 230",
-                                   "warmdown_iters = 115", "muon_momentum_warmup_steps = 100", "swa_every = 5", "method = adapt",
-                                   "adapt_chunk_tokens = 4096", "val_loss_every = 50", "fp16_keep_name_patterns = ",
-                                   "quantiser = hessian", "target_bytes = 955000"));
+                                   "warmdown_iters = 115", "muon_momentum_warmup_steps = 100", "swa_every = 5", "method = ttt",
+                                   "ttt_chunk_tokens = 4096", "val_loss_every = 50", "fp16_keep_name_patterns = ",
+                                   "quantiser = gptq", "target_bytes = 955000"));
 }
 
 // What the demo must show (its profile's own words): all of the architecture, and every late technique acts.

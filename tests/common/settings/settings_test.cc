@@ -129,7 +129,7 @@ TEST(SettingTable, DefaultsArePublished) {
   EXPECT_EQ(s.tie_embeddings, true);
   EXPECT_EQ(s.rope_base, 10000);
   EXPECT_EQ(s.rope_dims, 0);
-  EXPECT_EQ(s.layer_scale, false);
+  EXPECT_EQ(s.ln_scale, false);
   EXPECT_EQ(s.mlp_negative_slope, 0);
   EXPECT_EQ(s.logit_softcap, 30);
   EXPECT_EQ(s.qk_gain_init, 1.5);
@@ -219,8 +219,8 @@ TEST(Set, SaysWhatIsWrongAndWhere) {
     EXPECT_EQ(SetError("matrix_lr", text), "2 here: matrix_lr = '" + std::string(text) + "' is not a number");
   EXPECT_EQ(SetError("matrix_lr", "-0.1"), "2 here: matrix_lr = '-0.1' must be between 0 and 1000");
   EXPECT_EQ(SetError("beta1", "1.01"), "2 here: beta1 = '1.01' must be between 0 and 1");
-  EXPECT_EQ(SetError("compat", "yes"), "2 here: compat = 'yes' must be 0 or 1");
-  EXPECT_EQ(SetError("compat", ""), "2 here: compat = '' must be 0 or 1");
+  EXPECT_EQ(SetError("published_quirks", "yes"), "2 here: published_quirks = 'yes' must be 0 or 1");
+  EXPECT_EQ(SetError("published_quirks", ""), "2 here: published_quirks = '' must be 0 or 1");
   EXPECT_EQ(SetError("precision", "float16"), "2 here: precision = 'float16' must be one of float32, bfloat16");
   EXPECT_EQ(SetError("precision", ""), "2 here: precision = '' must be one of float32, bfloat16");
 }
@@ -239,7 +239,7 @@ TEST(Set, TheEndsOfARangeBelongToIt) {
 TEST(Set, ARefusedValueChangesNothing) {
   Settings s;
   for (const auto& [name, text] :
-       SettingValues{{"num_layers", "999"}, {"mlp_mult", "0"}, {"compat", "2"}, {"precision", "x"}}) {
+       SettingValues{{"num_layers", "999"}, {"mlp_mult", "0"}, {"published_quirks", "2"}, {"precision", "x"}}) {
     EXPECT_THROW(s.Set(name, text, Origin::kCommandLine, "here"), UsageError);
     EXPECT_EQ(s.Get(name), Settings().Get(name));
     EXPECT_EQ(s.origin(name), Origin::kDefault);
@@ -424,12 +424,46 @@ TEST(Adopt, KeepsAnExplicitModelThatIsTheSame) {
   EXPECT_EQ(s.origin("num_layers"), Origin::kEnvironment);
 }
 
+// Checkpoints from before settings were renamed.
+TEST(Adopt, ReadsFormerNames) {
+  Settings s;
+  s.Adopt({{"num_layers", "3"}, {"layer_scale", "1"}, {"compat", "1"}, {"quantiser", "hessian"}, {"hessian_damping", "0.5"},
+           {"hessian_order", "descending"}, {"method", "adapt"}, {"adapt_lr", "0.5"}}, "old.ckpt");
+  EXPECT_TRUE(s.ln_scale);
+  EXPECT_TRUE(s.published_quirks);
+  EXPECT_EQ(s.quantiser, "gptq");
+  EXPECT_EQ(s.gptq_damping, 0.5);
+  EXPECT_EQ(s.gptq_order, "descending");
+  EXPECT_EQ(s.method, "ttt");
+  EXPECT_EQ(s.ttt_lr, 0.5);
+  for (const auto& [method, before] : SettingValues{{"sliding", "windows"}, {"kv_cache", "cached"}}) {
+    Settings t;
+    t.Adopt({{"method", before}}, "old.ckpt");
+    EXPECT_EQ(t.method, method);
+  }
+}
+
+TEST(Set, NamesWhatAFormerNameIsNow) {
+  Settings s;
+  EXPECT_EQ(ErrorOf([&] { s.Set("compat", "1", Origin::kProfile, "p:1"); }), "4 p:1: 'compat' is now named 'published_quirks'");
+  EXPECT_EQ(ErrorOf([&] { s.Set("quantiser", "lite", Origin::kCommandLine, "--quantiser"); }),
+            "2 --quantiser: quantiser = 'lite' is now named 'rtn'");
+}
+
+TEST(Adopt, RefusesAModelWhoseRotatedDimensionsWerePairedOtherwise) {
+  Settings s;
+  EXPECT_EQ(ErrorOf([&] { s.Adopt({{"num_layers", "3"}, {"rope_dims", "16"}}, "old.ckpt"); }),
+            "4 old.ckpt: rope_dims = 16 means other dimensions since this file was written; train the model again");
+  s.Adopt({{"num_layers", "3"}, {"rope_dims", "16"}, {"num_loops", "0"}}, "new.ckpt");
+  EXPECT_EQ(s.rope_dims, 16);
+}
+
 TEST(Adopt, AModelWithoutLaterSettingsHasTheirDefaults) {
   Settings s;
   s.Adopt({{"num_layers", "3"}}, "old.ckpt");
   EXPECT_EQ(s.rope_dims, 0);
   EXPECT_EQ(s.origin("rope_dims"), Origin::kCheckpoint);
-  for (const auto& [name, value] : SettingValues{{"rope_dims", "16"}, {"smear", "0"}, {"layer_scale", "1"}, {"mlp_negative_slope", "0.5"}}) {
+  for (const auto& [name, value] : SettingValues{{"rope_dims", "16"}, {"smear", "0"}, {"ln_scale", "1"}, {"mlp_negative_slope", "0.5"}}) {
     Settings t;
     t.Set(name, value, Origin::kProfile, "p:1");
     EXPECT_EQ(ErrorOf([&] {
@@ -515,7 +549,7 @@ TEST(Select, LeavesOutHowARunIsCarriedOut) {
   const SettingValues identity = Settings().Select(scope::kAll);
   for (const char* name : {"threads", "data_path", "run_id", "checkpoint_every", "micro_batch_seqs", "val_loss_every"})
     EXPECT_THAT(identity, Not(Contains(Key(name)))) << name;
-  for (const char* name : {"seed", "precision", "compat", "train_seq_len", "eval_stride", "vocab_size"})
+  for (const char* name : {"seed", "precision", "published_quirks", "train_seq_len", "eval_stride", "vocab_size"})
     EXPECT_THAT(identity, Contains(Key(name))) << name;
 }
 

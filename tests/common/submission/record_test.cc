@@ -278,9 +278,9 @@ TEST(MakeRecord, RefusesRunsThatAreNotOneExperiment) {
   FakeRun other;
   other.seed = 42;
   FinishedRun second = ReadRun(Finished("second", other));
-  second.eval["adapt"] = {{"steps", 3}};
+  second.eval["ttt"] = {{"steps", 3}};
   EXPECT_EQ(Outcome([&] { MakeRecord({first, second}, Dated()); }),
-            another + "adapt of eval.json is {\"steps\":3} and adapt of eval.json is null");
+            another + "ttt of eval.json is {\"steps\":3} and ttt of eval.json is null");
 }
 
 TEST(MakeRecord, HoldsTheBudget) {
@@ -406,13 +406,13 @@ TEST(SummaryTable, ShowsStepsScoresAndSizes) {
 
 TEST(ReadMe, NamesWhatTheModelHasAndHowItWasScored) {
   FakeRun run;
-  for (const auto& [name, value] : std::map<std::string, std::string>{{"rope_dims", "16"}, {"layer_scale", "1"}, {"mlp_negative_slope", "0.5"}})
+  for (const auto& [name, value] : std::map<std::string, std::string>{{"rope_dims", "16"}, {"ln_scale", "1"}, {"mlp_negative_slope", "0.5"}})
     run.settings[name] = value;
   FinishedRun read = ReadRun(Finished("options", run));
-  read.eval["method"] = "cached";
+  read.eval["method"] = "kv_cache";
   const std::string text = ReadMe(MakeRecord({read}, Dated()));
   EXPECT_THAT(text, HasSubstr("# 5L 512d + XSA4 + partial RoPE 16/64 + layer scale + leaky ReLU squared + EMA + late QAT + clip search\n"));
-  EXPECT_THAT(text, HasSubstr("sliding by 64, cached (the score)"));
+  EXPECT_THAT(text, HasSubstr("sliding by 64, kv_cache (the score)"));
 }
 
 TEST(ReadMe, IsMadeFromCountersAndLineage) {

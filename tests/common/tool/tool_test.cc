@@ -220,7 +220,7 @@ TEST(CommandLine, WhatItCannotTakeIsRefusedBeforeAnythingRuns) {
     EXPECT_EQ(refused({"in", "--share", text}), "demo: --share = '" + std::string(text) + "' is not a number\n");
   EXPECT_EQ(refused({"in", "--seed", "abc"}), "demo: --seed: seed = 'abc' is not a whole number\n");
   EXPECT_EQ(refused({"in", "--seed="}), "demo: --seed: seed = '' is not a whole number\n");
-  EXPECT_EQ(refused({"in", "--compat="}), "demo: --compat: compat = '' must be 0 or 1\n");
+  EXPECT_EQ(refused({"in", "--published-quirks="}), "demo: --published-quirks: published_quirks = '' must be 0 or 1\n");
 }
 
 TEST(CommandLine, OfAnOptionGivenTwiceTheLastOneCounts) {
@@ -258,21 +258,21 @@ TEST(CommandLine, ARequiredOptionIsMissed) {
 }
 
 TEST(CommandLine, ASwitchStandsAloneOrWithItsValue) {
-  const auto compat = [](std::vector<std::string> words) {
+  const auto published_quirks = [](std::vector<std::string> words) {
     Program program;
     const Outcome outcome = program.Run(std::move(words));
     EXPECT_EQ(outcome.status, 0) << outcome.err;
-    EXPECT_EQ(program.settings.origin("compat"), Origin::kCommandLine);
-    return std::to_string(program.settings.compat) + " " + program.in;
+    EXPECT_EQ(program.settings.origin("published_quirks"), Origin::kCommandLine);
+    return std::to_string(program.settings.published_quirks) + " " + program.in;
   };
-  EXPECT_EQ(compat({"--compat", "in"}), "1 in");
-  EXPECT_EQ(compat({"--compat", "1", "in"}), "1 in");
-  EXPECT_EQ(compat({"--compat", "0", "in"}), "0 in");
-  EXPECT_EQ(compat({"--compat=0", "in"}), "0 in");
-  EXPECT_EQ(compat({"--compat=1", "in"}), "1 in");
-  EXPECT_EQ(compat({"in", "--compat"}), "1 in");
-  EXPECT_EQ(compat({"--compat", "--flag", "in"}), "1 in");
-  EXPECT_EQ(compat({"--compat", "in", "--compat", "0"}), "0 in");  // the last one counts
+  EXPECT_EQ(published_quirks({"--published-quirks", "in"}), "1 in");
+  EXPECT_EQ(published_quirks({"--published-quirks", "1", "in"}), "1 in");
+  EXPECT_EQ(published_quirks({"--published-quirks", "0", "in"}), "0 in");
+  EXPECT_EQ(published_quirks({"--published-quirks=0", "in"}), "0 in");
+  EXPECT_EQ(published_quirks({"--published-quirks=1", "in"}), "1 in");
+  EXPECT_EQ(published_quirks({"in", "--published-quirks"}), "1 in");
+  EXPECT_EQ(published_quirks({"--published-quirks", "--flag", "in"}), "1 in");
+  EXPECT_EQ(published_quirks({"--published-quirks", "in", "--published-quirks", "0"}), "0 in");  // the last one counts
 }
 
 TEST(CommandLine, AnEmptyTextIsAValue) {
@@ -346,7 +346,7 @@ TEST(PrintSettings, ShowsEachWithItsPlaceAndNeedsNoFiles) {
 TEST(PrintSettings, WithoutItsCommentsIsAProfile) {
   const std::string path = ::testing::TempDir() + "tool_test.profile." + std::to_string(getpid());
   Program program;
-  WriteFile(path, program.Run({"--print-settings", "--source", "swa", "--compat"}).out);
+  WriteFile(path, program.Run({"--print-settings", "--source", "swa", "--published-quirks"}).out);
   Program again;
   EXPECT_EQ(again.Run({"in", "--profile", path}).status, 0);
   EXPECT_EQ(again.settings.Select(scope::kAll), program.settings.Select(scope::kAll));

@@ -27,8 +27,8 @@ class LateQatTest : public CorpusTest {
 };
 
 TEST_F(LateQatTest, StepsAreThoseOfTheExportAtTheBudget) {
-  for (const Options& options : std::vector<Options>{{{"quantiser", "lite"}}, {{"quantiser", "hessian"}}, {{"calibration_windows", "0"}}}) {
-    const Settings settings = Sized("lite", options);
+  for (const Options& options : std::vector<Options>{{{"quantiser", "rtn"}}, {{"quantiser", "gptq"}}, {{"calibration_windows", "0"}}}) {
+    const Settings settings = Sized("rtn", options);
     SCOPED_TRACE(settings.quantiser + " " + settings.Get("calibration_windows"));
     const NamedTensors weights = RandomParameters(settings);
     const StepsToTrainOn found = FindStepsToTrainOn(weights, settings, Shards(settings), Communicator::Single());
@@ -61,7 +61,7 @@ TEST_F(LateQatTest, StepsAreThoseOfTheExportAtTheBudget) {
 }
 
 TEST_F(LateQatTest, ABudgetIsNeededAndMustBePossible) {
-  Settings settings = Sized("lite");
+  Settings settings = Sized("rtn");
   const NamedTensors weights = RandomParameters(settings);
   const auto find = [&] { FindStepsToTrainOn(weights, settings, Shards(settings), Communicator::Single()); };
   settings.bits_per_weight = 0;
@@ -73,7 +73,7 @@ TEST_F(LateQatTest, ABudgetIsNeededAndMustBePossible) {
 // Without late QAT no budget is asked for; with it, before the first step.
 TEST_F(LateQatTest, TrainingAsksForTheBudgetBeforeItBegins) {
   const auto trains = [&](const Options& more) {
-    Settings settings = Sized("lite", more);
+    Settings settings = Sized("rtn", more);
     settings.iterations = 1;
     Train(settings, folder / "train.ckpt", "", {.tool = "train"});
   };

@@ -121,7 +121,7 @@ TEST_F(TrainTest, KeepsTokensOutToSelectBy) {
   const ShardSet all(settings.data_path, "train", kVocab);
   for (const std::string& source : SelectableSources(true, true)) {
     CheckpointWriter writer(folder / "weights.ckpt", Kind::kWeights, settings.Select(scope::kModel));
-    WriteWeights(first, ParseSource(source), /*compat=*/false, writer);
+    WriteWeights(first, ParseSource(source), /*published_quirks=*/false, writer);
     writer.Finish({}, {});
     FusedTransformer model(settings, LoadParameters(CheckpointReader(folder / "weights.ckpt"), settings));
     const Score score = EvaluatePlain(model, all.Part(350, 50), TinyTable(kVocab), settings);
@@ -169,12 +169,12 @@ TEST_F(TrainTest, GoesOnWithACheckpointThatKnowsFewerSettings) {
 
 TEST_F(TrainTest, TheClockEndsIt) {
   const double cap = 0.3;
-  for (const bool compat : {false, true}) {
+  for (const bool published_quirks : {false, true}) {
     const Settings settings = Make({{"iterations", "1000000"},
                                     {"max_wallclock_seconds", "0.3"},
                                     {"train_log_every", "1"},
                                     {"warmdown_iters", "1000"},
-                                    {"compat", std::to_string(compat)}});
+                                    {"published_quirks", std::to_string(published_quirks)}});
     // However slow a busy machine makes single steps. Where the first one takes all of the time, there is nothing to see.
     TrainResult result = Run(settings);
     while (result.steps < 3) result = Run(settings);
@@ -185,7 +185,7 @@ TEST_F(TrainTest, TheClockEndsIt) {
     ASSERT_EQ(static_cast<int64_t>(times.size()), result.steps);
     constexpr double kLogged = 0.0005;  // times are logged as whole milliseconds
     for (size_t i = 1; i < times.size(); ++i) {
-      const double next = compat ? times[i] : times[i] + (times[i] - times[i - 1]);
+      const double next = published_quirks ? times[i] : times[i] + (times[i] - times[i - 1]);
       if (i + 1 < times.size()) EXPECT_LE(next, cap + 3 * kLogged) << "after step " << i + 1;
       else EXPECT_GE(next, cap - 3 * kLogged) << "after the last step";
     }

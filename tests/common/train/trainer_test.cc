@@ -16,8 +16,8 @@ namespace {
 
 class TrainerTest : public CorpusTest {};
 
-const Options kLite = {{"quantiser", "lite"}, {"bits_per_weight", "9"}, {"calibration_windows", "2"}, {"calibration_tokens", "12"}};
-const Options kHessian = {{"quantiser", "hessian"}, {"bits_per_weight", "9"}, {"calibration_windows", "2"}, {"calibration_tokens", "12"}};
+const Options kRtn = {{"quantiser", "rtn"}, {"bits_per_weight", "9"}, {"calibration_windows", "2"}, {"calibration_tokens", "12"}};
+const Options kGptq = {{"quantiser", "gptq"}, {"bits_per_weight", "9"}, {"calibration_windows", "2"}, {"calibration_tokens", "12"}};
 
 std::map<std::string, double> CountersOf(const std::string& path) {
   std::map<std::string, double> counters;
@@ -36,12 +36,12 @@ TEST_F(TrainerTest, GoesOnBitForBitFromEveryStep) {
   };
   for (const auto& [options, machine] : std::vector<std::pair<Options, cuda::Machine*>>{
            {{{"precision", "float32"}}, nullptr},
-           {{{"precision", "bfloat16"}, {"compat", "1"}}, nullptr},
+           {{{"precision", "bfloat16"}, {"published_quirks", "1"}}, nullptr},
            {{{"precision", "bfloat16"}}, &host},
-           {with(kLite, {{"precision", "float32"}}), nullptr},
-           {with(kHessian, {{"precision", "bfloat16"}}), &host}}) {
+           {with(kRtn, {{"precision", "float32"}}), nullptr},
+           {with(kGptq, {{"precision", "bfloat16"}}), &host}}) {
     const Settings settings = Make(options);
-    SCOPED_TRACE(settings.precision + " " + settings.quantiser + (settings.compat ? " compat" : "") + (machine != nullptr ? " on a device" : ""));
+    SCOPED_TRACE(settings.precision + " " + settings.quantiser + (settings.published_quirks ? " published_quirks" : "") + (machine != nullptr ? " on a device" : ""));
     Trainer whole = MakeTrainer(settings, machine);
     TakeSteps(whole, settings, 8);
     const std::string identity = Save(whole, settings, folder / "whole.ckpt");

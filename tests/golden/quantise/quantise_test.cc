@@ -43,7 +43,7 @@ class GoldenQuantise : public testing::Test {
              const std::filesystem::path& roundtrip_path, const std::map<std::string, std::string>& classes) {
     const SafetensorsReader weights(weights_path), quantised(quantised_path), roundtrip(roundtrip_path);
     Settings settings;
-    settings.compat = true;
+    settings.published_quirks = true;
     settings.fp16_keep_name_patterns = "tok_emb,blocks.8.attn.c_k";
     {
       CheckpointWriter writer(folder_ / "weights.ckpt", Kind::kWeights, {});

@@ -67,7 +67,7 @@ TEST(GoldenSizes, AreThoseOfTheTable) {
       "# writes it; packed: laid out as in an artifact, in the same order; shipped: in the best order, no short matches, with its digest\n"
       "quantiser,step,written,packed,shipped\n", ZSTD_versionString());
   for (const auto& [quantiser, step] :
-       std::vector<std::pair<std::string, double>>{{"published", 0}, {"lite", 0.002}, {"lite", 0.008}, {"lite", 0.032}, {"lite", 0.128}}) {
+       std::vector<std::pair<std::string, double>>{{"published", 0}, {"rtn", 0.002}, {"rtn", 0.008}, {"rtn", 0.032}, {"rtn", 0.128}}) {
     Settings settings;
     settings.quantiser = quantiser;
     settings.keep_max_numel = 1000;

@@ -15,33 +15,33 @@
 namespace fairway {
 
 // Deals out tasks by their work, the most first, each to the rank that has the least so far: the rank of each task.
-std::vector<int64_t> DealOut(const std::vector<int64_t>& work, int64_t world_size);
+std::vector<int64_t> Balance(const std::vector<int64_t>& work, int64_t world_size);
 
-class Dealing {
+class Partition {
  public:
   // Elements of the layout that one rank sums.
-  struct Piece {
+  struct Shard {
     FlatRange range;
     int64_t rank;
   };
   // What is exchanged at a time, as soon as a backward pass has come to it.
   struct Bucket {
-    std::vector<Piece> pieces;
+    std::vector<Shard> shards;
     int64_t block;  // the last block of which a backward pass is done before it; -1: all of it
   };
 
-  Dealing(const FlatLayout& layout, int64_t world_size);
+  Partition(const FlatLayout& layout, int64_t world_size);
 
   // In the order in which a backward pass makes them: from the last block to the first, then everything that is in none.
   const std::vector<Bucket>& buckets() const { return buckets_; }
-  // Muon's matrices among them, in the order of the layout's entries, of which each is a whole piece.
-  const std::vector<Piece>& matrices() const { return matrices_; }
+  // Muon's matrices among them, in the order of the layout's entries, of which each is a whole shard.
+  const std::vector<Shard>& matrices() const { return matrices_; }
   // All that is no matrix of Muon's.
   FlatRange others() const { return others_; }
 
  private:
   std::vector<Bucket> buckets_;
-  std::vector<Piece> matrices_;
+  std::vector<Shard> matrices_;
   FlatRange others_;
 };
 

@@ -1,4 +1,4 @@
-#include "common/optim/dealing.h"
+#include "common/optim/partition.h"
 
 #include <algorithm>
 #include <charconv>
@@ -22,7 +22,7 @@ int64_t BlockOf(const std::string& name) {
 
 }  // namespace
 
-std::vector<int64_t> DealOut(const std::vector<int64_t>& work, int64_t world_size) {
+std::vector<int64_t> Balance(const std::vector<int64_t>& work, int64_t world_size) {
   std::vector<size_t> order(work.size());
   std::iota(order.begin(), order.end(), 0);
   std::stable_sort(order.begin(), order.end(), [&](size_t a, size_t b) { return work[a] > work[b]; });
@@ -35,38 +35,38 @@ std::vector<int64_t> DealOut(const std::vector<int64_t>& work, int64_t world_siz
   return ranks;
 }
 
-Dealing::Dealing(const FlatLayout& layout, int64_t world_size) : others_{0, layout.range(Group::kMatrices).first} {
+Partition::Partition(const FlatLayout& layout, int64_t world_size) : others_{0, layout.range(Group::kMatrices).first} {
   std::vector<const FlatLayout::Entry*> matrices;
   for (const FlatLayout::Entry& entry : layout.entries())
     if (entry.group == Group::kMatrices) matrices.push_back(&entry);
   std::vector<int64_t> work;
   for (const FlatLayout::Entry* entry : matrices)
     work.push_back(entry->range.size() * std::min(entry->spec.shape[0], entry->spec.shape[1]));
-  const std::vector<int64_t> ranks = DealOut(work, world_size);
+  const std::vector<int64_t> ranks = Balance(work, world_size);
   for (size_t i = 0; i < matrices.size(); ++i) matrices_.push_back({matrices[i]->range, ranks[i]});
 
   // Entries of one block are neighbours, and blocks follow each other.
-  Bucket bucket{.pieces = {}, .block = 0};
+  Bucket bucket{.shards = {}, .block = 0};
   int64_t elements = 0;
   const auto close = [&](int64_t block) {
     bucket.block = block;
-    if (!bucket.pieces.empty()) buckets_.push_back(std::move(bucket));
+    if (!bucket.shards.empty()) buckets_.push_back(std::move(bucket));
     bucket = {};
     elements = 0;
   };
   for (size_t i = matrices.size(); i-- > 0;) {
     const int64_t block = BlockOf(matrices[i]->spec.name);
     if (block < 0) break;
-    bucket.pieces.push_back(matrices_[i]);
+    bucket.shards.push_back(matrices_[i]);
     elements += matrices_[i].range.size();
     const bool ends = i == 0 || BlockOf(matrices[i - 1]->spec.name) != block;
     if (ends && elements >= kBucketElements) close(block);
   }
   for (size_t i = 0; i < matrices.size(); ++i)
-    if (BlockOf(matrices[i]->spec.name) < 0) bucket.pieces.push_back(matrices_[i]);
+    if (BlockOf(matrices[i]->spec.name) < 0) bucket.shards.push_back(matrices_[i]);
   for (int64_t rank = 0; rank < world_size; ++rank) {
     const FlatRange slice{others_.last * rank / world_size, others_.last * (rank + 1) / world_size};
-    if (slice.size() > 0) bucket.pieces.push_back({slice, rank});
+    if (slice.size() > 0) bucket.shards.push_back({slice, rank});
   }
   close(-1);
 }

@@ -1,4 +1,4 @@
-#include "common/optim/dealing.h"
+#include "common/optim/partition.h"
 
 #include <gtest/gtest.h>
 
@@ -21,19 +21,19 @@ int64_t BlockOf(const FlatLayout& layout, FlatRange range) {
 void ExpectAllDealtOnce(const Settings& settings, int64_t world_size) {
   SCOPED_TRACE(world_size);
   const FlatLayout layout(settings);
-  const Dealing dealing(layout, world_size);
+  const Partition partition(layout, world_size);
   std::vector<int> covered(layout.size());
   int64_t before = INT64_MAX;
-  for (const Dealing::Bucket& bucket : dealing.buckets()) {
+  for (const Partition::Bucket& bucket : partition.buckets()) {
     EXPECT_LT(bucket.block, before);  // in the order in which a backward pass gets there
     before = bucket.block;
-    for (const Dealing::Piece& piece : bucket.pieces) {
-      EXPECT_GE(piece.rank, 0);
-      EXPECT_LT(piece.rank, world_size);
+    for (const Partition::Shard& shard : bucket.shards) {
+      EXPECT_GE(shard.rank, 0);
+      EXPECT_LT(shard.rank, world_size);
       // A block's matrices wait for that block, and for no earlier one.
-      if (const int64_t block = BlockOf(layout, piece.range); block >= 0) EXPECT_GE(block, bucket.block);
+      if (const int64_t block = BlockOf(layout, shard.range); block >= 0) EXPECT_GE(block, bucket.block);
       else EXPECT_EQ(bucket.block, -1);
-      for (int64_t i = piece.range.first; i < piece.range.last; ++i) ++covered[i];
+      for (int64_t i = shard.range.first; i < shard.range.last; ++i) ++covered[i];
     }
   }
   EXPECT_EQ(before, -1);
@@ -42,15 +42,15 @@ void ExpectAllDealtOnce(const Settings& settings, int64_t world_size) {
   size_t matrix = 0;
   for (const FlatLayout::Entry& entry : layout.entries()) {
     if (entry.group != Group::kMatrices) continue;
-    const FlatRange range = dealing.matrices()[matrix++].range;
+    const FlatRange range = partition.matrices()[matrix++].range;
     EXPECT_EQ(range.first, entry.range.first);
     EXPECT_EQ(range.last, entry.range.last);
     EXPECT_TRUE(std::all_of(covered.begin() + range.first, covered.begin() + range.last, [](int n) { return n == 1; })) << entry.spec.name;
   }
-  EXPECT_EQ(matrix, dealing.matrices().size());
+  EXPECT_EQ(matrix, partition.matrices().size());
 }
 
-TEST(Dealing, EveryGradientIsSummedOnce) {
+TEST(Partition, EveryGradientIsSummedOnce) {
   for (int64_t world_size : {1, 2, 3, 8, 64}) {
     ExpectAllDealtOnce(Shape({}), world_size);
     ExpectAllDealtOnce(Shape({{"tie_embeddings", "0"}, {"bigram_vocab_size", "0"}, {"num_layers", "12"}}), world_size);
@@ -58,19 +58,19 @@ TEST(Dealing, EveryGradientIsSummedOnce) {
   }
 }
 
-TEST(Dealing, TheRecordsShapeOverlapsAndIsBalanced) {
+TEST(Partition, TheRecordsShapeOverlapsAndIsBalanced) {
   const Settings settings;
   const FlatLayout layout(settings);
-  const Dealing dealing(layout, 8);
+  const Partition partition(layout, 8);
   // A block is more than a bucket needs: each goes on its way alone.
-  ASSERT_EQ(dealing.buckets().size(), static_cast<size_t>(settings.num_layers) + 1);
-  for (int64_t i = 0; i < settings.num_layers; ++i) EXPECT_EQ(dealing.buckets()[i].block, settings.num_layers - 1 - i);
+  ASSERT_EQ(partition.buckets().size(), static_cast<size_t>(settings.num_layers) + 1);
+  for (int64_t i = 0; i < settings.num_layers; ++i) EXPECT_EQ(partition.buckets()[i].block, settings.num_layers - 1 - i);
   std::vector<double> work(8);
-  for (const Dealing::Piece& piece : dealing.matrices()) {
+  for (const Partition::Shard& shard : partition.matrices()) {
     const auto entry = std::find_if(layout.entries().begin(), layout.entries().end(),
-                                    [&](const FlatLayout::Entry& e) { return e.range.first == piece.range.first && e.group == Group::kMatrices; });
+                                    [&](const FlatLayout::Entry& e) { return e.range.first == shard.range.first && e.group == Group::kMatrices; });
     const auto& shape = entry->spec.shape;
-    work[piece.rank] += static_cast<double>(piece.range.size()) * static_cast<double>(std::min(shape[0], shape[1]));
+    work[shard.rank] += static_cast<double>(shard.range.size()) * static_cast<double>(std::min(shape[0], shape[1]));
   }
   const double mean = std::accumulate(work.begin(), work.end(), 0.0) / 8;
   EXPECT_LT(*std::max_element(work.begin(), work.end()), 1.1 * mean);
