@@ -128,7 +128,7 @@ Json Evaluate(const Options& options, Settings& settings, const Place& place) {
   }
   if (sliding) {
     Log("final_eval_mode:sliding_window stride:%ld batch_seqs:%ld%s", settings.eval_stride, settings.eval_batch_seqs,
-        windows ? "" : (" method:" + settings.method).c_str());
+        each_anew ? "" : (" method:" + settings.method).c_str());
   } else {
     Log("final_eval_mode:standard");
   }
