@@ -179,7 +179,7 @@ std::map<std::string, Feedback> MeasureFeedback(const NamedTensors& weights, con
   const at::NoGradGuard no_gradients;
   std::map<std::string, Layer> layers;
   for (const auto& [name, weight] : weights)
-    if (HasGrid(name, weight, settings) && !IsTable(name)) layers[name].columns = weight.size(1);
+    if (HasGrid(name, weight, settings) && !IsTable(RoleOf(name))) layers[name].columns = weight.size(1);
   std::vector<int64_t> work;
   for (const auto& [name, layer] : layers) work.push_back(layer.columns * layer.columns * layer.columns);
   const std::vector<int64_t> ranks = Balance(work, communicator.world_size());
@@ -265,7 +265,7 @@ Calibration Calibrate(const NamedTensors& weights, const Settings& settings, con
   int64_t all = static_cast<int64_t>(windows.size()), so_far = 0;
   if (gptq) {
     all *= 2;
-    for (const auto& [name, weight] : weights) all += HasGrid(name, weight, settings) && !IsTable(name);
+    for (const auto& [name, weight] : weights) all += HasGrid(name, weight, settings) && !IsTable(RoleOf(name));
   }
   const auto done = [&] { progress(++so_far, all); };
   Calibration calibration;

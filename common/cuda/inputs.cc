@@ -3,7 +3,6 @@
 #include <algorithm>
 #include <numeric>
 
-#include "common/model/positions.h"
 
 namespace fairway::cuda {
 namespace {
@@ -61,9 +60,9 @@ Inputs::Inputs(const Settings& settings, int64_t B, int64_t T, int32_t* memory) 
   bigrams = take_table(settings.bigram_vocab_size);
 }
 
-void Inputs::Fill(const Settings& settings, std::span<const uint16_t* const> sequences) {
+void Inputs::Fill(const Settings& settings, std::span<const Segment> segments) {
   const int64_t rows = settings.bigram_vocab_size;
-  EachPosition(settings, sequences, T, [&](int64_t n, const Position& position) {
+  EachPosition(settings, segments, [&](int64_t n, const Position& position) {
     tokens.row[n] = position.id;
     targets[n] = position.target;
     joined[n] = position.joined;

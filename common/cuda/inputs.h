@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "common/cuda/operations.h"
+#include "common/model/positions.h"
 #include "common/settings/settings.h"
 
 namespace fairway::cuda {
@@ -28,8 +29,8 @@ struct Inputs {
   Inputs(const Settings& settings, int64_t B, int64_t T, int32_t* memory);
   static int64_t Size(const Settings& settings, int64_t B, int64_t T) { return Inputs(settings, B, T, nullptr).size; }
 
-  // Each sequence points to T + 1 tokens: inputs and, one later, targets. On the host.
-  void Fill(const Settings& settings, std::span<const uint16_t* const> sequences);
+  // B segments of T positions. On the host.
+  void Fill(const Settings& settings, std::span<const Segment> segments);
 
   int64_t B, T, N;
   int32_t* targets;  // [N]

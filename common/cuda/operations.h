@@ -282,8 +282,8 @@ struct MixNormBackward {
 // --- ops/qk.h
 
 struct Heads {
-  int64_t T, H, Hkv, d;  // row n is position n mod T
-  const float* cos;      // [T, d/2]
+  int64_t T, H, Hkv, d, rotated;  // row n is position n mod T; the first `rotated` dimensions of a head turn
+  const float* cos;               // [T, rotated / 2]
   const float* sin;
   FAIRWAY_BODY int64_t stride() const { return (H + 2 * Hkv) * d; }
 };
@@ -302,7 +302,7 @@ struct QkForward {
   int64_t units() const { return N * (heads.H + heads.Hkv); }
   template <class Lanes>
   FAIRWAY_BODY void operator()(const Lanes& lanes, int64_t unit) const {
-    const int64_t all = heads.H + heads.Hkv, row = unit / all, head = unit % all, d = heads.d, half = d / 2;
+    const int64_t all = heads.H + heads.Hkv, row = unit / all, head = unit % all, d = heads.d, half = heads.rotated / 2;
     const T* x = qkv + row * heads.stride() + head * d;
     T* out = qk + unit * d;
     const float *cos = heads.cos + row % heads.T * half, *sin = heads.sin + row % heads.T * half;
@@ -314,6 +314,7 @@ struct QkForward {
       out[i] = To<T>(g * (x1 * cos[i] + x2 * sin[i]));
       out[half + i] = To<T>(g * (x2 * cos[i] - x1 * sin[i]));
     }
+    for (int64_t i = 2 * half + lanes.first(); i < d; i += lanes.count()) out[i] = To<T>(g * (ToFloat(x[i]) * r));
   }
 };
 
@@ -336,7 +337,7 @@ struct QkBackward {
   int64_t units() const { return rows.slabs * all(); }
   template <class Lanes>
   FAIRWAY_BODY void operator()(const Lanes& lanes, int64_t unit) const {
-    const int64_t slab = unit / all(), head = unit % all(), d = heads.d, half = d / 2, H = heads.H, Hkv = heads.Hkv;
+    const int64_t slab = unit / all(), head = unit % all(), d = heads.d, half = heads.rotated / 2, H = heads.H, Hkv = heads.Hkv;
     float dgain = 0;
     for (int64_t row = rows.first(slab); row < rows.first(slab + 1); ++row) {
       T* out = dqkv + row * heads.stride() + head * d;
@@ -355,6 +356,10 @@ struct QkBackward {
         squares += x1 * x1 + x2 * x2;
         product += (d1 * cos[i] - d2 * sin[i]) * x1 + (d1 * sin[i] + d2 * cos[i]) * x2;
       }
+      for (int64_t i = 2 * half + lanes.first(); i < d; i += lanes.count()) {
+        squares += ToFloat(x[i]) * ToFloat(x[i]);
+        product += ToFloat(dx[i]) * ToFloat(x[i]);
+      }
       const float r = InverseRms(lanes.Sum(squares), d), g = head < H ? gain[head] : 1.0f;
       const float along = lanes.Sum(product) * r, mean = g * along / static_cast<float>(d);
       dgain += along;
@@ -363,6 +368,8 @@ struct QkBackward {
         out[i] = To<T>(formula::RmsGradient(g * (d1 * cos[i] - d2 * sin[i]), ToFloat(x[i]) * r, r, mean));
         out[half + i] = To<T>(formula::RmsGradient(g * (d1 * sin[i] + d2 * cos[i]), ToFloat(x[half + i]) * r, r, mean));
       }
+      for (int64_t i = 2 * half + lanes.first(); i < d; i += lanes.count())
+        out[i] = To<T>(formula::RmsGradient(g * ToFloat(dx[i]), ToFloat(x[i]) * r, r, mean));
     }
     if (head < H && lanes.first() == 0) partials[slab * H + head] = dgain;
   }

@@ -46,7 +46,7 @@ DeviceOptimizer::DeviceOptimizer(const Settings& settings, const FlatLayout& lay
   std::map<std::pair<int64_t, int64_t>, Muons> by_shape;
   size_t matrix = 0;
   for (const FlatLayout::Entry& entry : layout.entries()) {
-    if (entry.group != Group::kMatrices || !Mine(matrix++)) continue;
+    if (entry.spec.group != Group::kMatrices || !Mine(matrix++)) continue;
     const int64_t rows = entry.spec.shape[0], columns = entry.spec.shape[1];
     Muons& muons = by_shape[{rows, columns}];
     muons.scale = std::sqrt(std::max(1.0, static_cast<double>(rows) / static_cast<double>(columns)));

@@ -10,11 +10,13 @@
 #include <algorithm>
 #include <limits>
 #include <optional>
+#include <tuple>
 #include <type_traits>
 
 #include "common/base/error.h"
 #include "common/base/text.h"
 #include "common/cuda/attention.h"
+#include "common/model/schedule.h"
 #include "common/quantise/steps.h"
 
 namespace fairway::cuda {
@@ -39,6 +41,10 @@ class PassesOf : public Passes {
   PassesOf(const Settings& settings, const NamedTensors& parameters, const NamedTensors& gradients, Machine& machine);
 
   int64_t Prepare(bool fake_quantise) override;
+  void SetLooped(bool looped) override {
+    if (looped != looped_) B_ = 0;  // memory is of another number of visits
+    looped_ = looped;
+  }
   void FixSteps(const FixedSteps& steps) override;
   void Reserve(int64_t B, int64_t T_, bool training) override;
   void AccumulateGradients(const Inputs& in, float share, at::Tensor loss) override;
@@ -46,17 +52,17 @@ class PassesOf : public Passes {
   at::Tensor TokenLosses(const Inputs& in, int64_t first) override;
 
  private:
+  // A linear layer of the plan: its weights, and the memory [rows, columns] that products use in their place.
+  struct Product {
+    at::Tensor used;
+    std::vector<Matrix<T>> parts;
+  };
   struct Layer {
     const float *resid_mix, *q_gain;
     float *resid_mix_gradient, *q_gain_gradient;
-    at::Tensor qkv, attn_proj, mlp_fc, mlp_proj;  // as products use them; qkv: c_q, c_k and c_v, one below the other
-    Matrix<T> c_q, c_k, c_v, attn_proj_of, mlp_fc_of, mlp_proj_of;
-    bool exclusive;
-    int64_t skip_from = -1;  // the encoder block whose output comes in, and its row of skip_weights
-    int64_t skip_row = 0;
-    bool skipped_to = false;  // whether a decoder block takes this one's output
+    Product qkv, attn_proj, mlp_fc, mlp_proj;
   };
-  // Of a layer, for the way back; all the same where there is none.
+  // Of a visit, for the backward pass; all the same where there is none.
   struct Saved {
     at::Tensor qkv, qk, xa, h;
     Attended attended;
@@ -70,14 +76,15 @@ class PassesOf : public Passes {
   at::Tensor Integers(int32_t* data, at::IntArrayRef shape) const {
     return at::for_blob(data, shape).options(at::TensorOptions().dtype(at::kInt).device(device_)).target_device(device_).make_tensor();
   }
-  at::Tensor Find(const NamedTensors& tensors, const std::string& name) const;
-  template <class Value>
-  Value* PointerOf(const NamedTensors& tensors, const std::string& name) const;
+  // Undefined, and null, of kNone and where there is no training.
+  at::Tensor ValueOf(int weight) const { return weight == kNone ? at::Tensor() : parameters_[weight].second.detach(); }
+  at::Tensor GradientOf(int weight) const { return weight == kNone || gradients_.empty() ? at::Tensor() : gradients_[weight].second.detach(); }
   template <class Value>
   static Value* Data(const at::Tensor& tensor) {
     return tensor.defined() ? static_cast<Value*>(tensor.mutable_data_ptr()) : nullptr;
   }
-  Matrix<T> MatrixOf(const std::string& name, const at::Tensor& used, const std::string& scale = "", int64_t scale_stride = 1);
+  Product ProductOf(const Linear& linear);
+  void AddWeightGradient(Product& product, const at::Tensor& dout, const at::Tensor& in) const;
 
   template <class Operation>
   void Run(const Operation& operation) const {
@@ -93,7 +100,9 @@ class PassesOf : public Passes {
     Run(AddColumns{.rows = rows, .stride = stride, .columns = columns, .values = values, .sums = sums});
   }
 
-  MixNormInput BlockInput(int64_t i) const;
+  const std::vector<Visit>& visits() const { return plan_.visits(looped_); }
+  const LayerPlan& layer(size_t v) const { return plan_.layers[visits()[v].layer]; }
+  MixNormInput InputOf(size_t v) const;
   Heads HeadsOf() const;
   // [N, width] as [B, width / d, T, d]
   at::Tensor AsHeads(const at::Tensor& rows) const { return rows.view({B_, T_, rows.size(1) / d_, d_}).transpose(1, 2); }
@@ -104,28 +113,43 @@ class PassesOf : public Passes {
   // [B, H, T, d] as rows [N, D]
   at::Tensor Rows(const at::Tensor& y) const { return y.transpose(1, 2).reshape({N_, D_}); }
 
-  void Embed(const Inputs& in);
-  void Attention(int64_t i);
-  void Mlp(int64_t i, const at::Tensor& xa, at::Tensor h, const at::Tensor& out);
-  void HeadWithGradients(const Inputs& in, float share);
+  // The scored rows of [N, width], side by side.
+  at::Tensor Tail(const at::Tensor& rows) const {
+    return first_ == 0 ? rows : rows.view({B_, T_, -1}).narrow(1, first_, T_ - first_).contiguous().view({B_ * (T_ - first_), -1});
+  }
+  // The backend of schedule.h.
+  template <class Backend>
+  friend void fairway::ForwardPass(const std::vector<Visit>& visits, Backend& backend);
+  template <class Backend>
+  friend void fairway::BackwardPass(const std::vector<Visit>& visits, Backend& backend);
+  void Embed();
+  void AttentionInput(size_t v);
+  void Attention(size_t v);
+  void Output(size_t v);
+  void OutputBackward(size_t v);
+  void AttentionBackward(size_t v);
+  void AttentionInputBackward(size_t v);
+  void LayerDone(int64_t) {}
+  void EmbedBackward();
+
+  void HeadWithGradients(float share);
   void NormBackward(MixNormBackward<T> operation);
-  void BlockBackward(int64_t i);
   void Scatter(const TableInputs& table, const at::Tensor& x, const float* scale, const at::Tensor& gradient);
-  void EmbedBackward(const Inputs& in);
 
   const Settings settings_;
   const NamedTensors parameters_, gradients_;
   Machine& machine_;
   const at::Device device_;
-  const int64_t V_, L_, D_, H_, Hkv_, d_, F_, bigram_dim_, encoder_;
+  const Plan plan_;
+  const int64_t V_, D_, H_, Hkv_, d_, F_, bigram_dim_;
   const float cap_, negative_slope_;
+  bool looped_;
 
   std::vector<Layer> layers_;
   std::vector<Matrix<T>*> matrices_;
   at::Tensor tok_emb_, output_;  // output_: the table that logits come from, as products use it
   at::Tensor tok_emb_gradient_, output_gradient_, bigram_embed_, bigram_embed_gradient_;
-  std::optional<Matrix<T>> bigram_proj_of_, lm_head_of_;
-  at::Tensor bigram_proj_;  // as products use it
+  Product bigram_proj_, lm_head_;  // without parts where there is none
   const float *skip_weights_, *gate_, *bigram_scale_ = nullptr;
   float *skip_weights_gradient_, *gate_gradient_ = nullptr, *bigram_scale_gradient_ = nullptr;
 
@@ -136,8 +160,10 @@ class PassesOf : public Passes {
   // Memory of the reserved shape.
   int64_t B_ = 0, T_ = 0, N_ = 0;
   bool training_ = false;
+  const Inputs* in_ = nullptr;  // of the pass that runs
+  int64_t first_ = 0;           // positions before this one are not scored in it
   Rotary rotary_;
-  std::vector<at::Tensor> x_;  // [L + 1] of [N, D]: what goes into each block, and what comes out of the last
+  std::vector<at::Tensor> x_;  // [visits + 1] of [N, D]: the stream before each visit and behind the last
   std::vector<Saved> saved_;
   std::vector<at::Tensor> dskip_;
   at::Tensor x1_, embed_norms_, bigram_, u_, act_, logits_, losses_;
@@ -145,37 +171,33 @@ class PassesOf : public Passes {
 };
 
 template <class T>
-at::Tensor PassesOf<T>::Find(const NamedTensors& tensors, const std::string& name) const {
-  for (const auto& [own, tensor] : tensors)
-    if (own == name) return tensor.detach();
-  return {};
-}
-
-template <class T>
-template <class Value>
-Value* PassesOf<T>::PointerOf(const NamedTensors& tensors, const std::string& name) const {
-  return Data<Value>(Find(tensors, name));
-}
-
-template <class T>
-Matrix<T> PassesOf<T>::MatrixOf(const std::string& name, const at::Tensor& used, const std::string& scale, int64_t scale_stride) {
-  const at::Tensor weight = Find(parameters_, name);
-  Matrix<T> m{.name = name, .used = Data<T>(used), .gradient = Find(gradients_, name)};
-  m.rows = {.rows = weight.size(0), .columns = weight.size(1), .weight = Data<float>(weight)};
-  if (const std::optional<Grid> grid = TrainingGrid(name, weight, settings_)) {
-    m.has_grid = true;
-    m.rows.q_min = static_cast<float>(grid->q_min);
-    m.rows.q_max = static_cast<float>(grid->q_max);
-    m.rows.least = settings_.published_quirks ? static_cast<float>(1.0 / grid->q_max) : 0x1p-24f;
-    m.rows.stored = !settings_.published_quirks;
-    m.rows.exact_codes = *grid == kInt8;
+typename PassesOf<T>::Product PassesOf<T>::ProductOf(const Linear& linear) {
+  Product product{.used = Empty({linear.rows, linear.columns}, kElement), .parts = {}};
+  int64_t row = 0;
+  for (const int number : linear.weights) {
+    const Weight& weight = plan_.weights[number];
+    Matrix<T> m{.name = weight.name,
+                .used = Data<T>(product.used.narrow(0, row, weight.shape[0])),
+                .gradient = GradientOf(number)};
+    row += weight.shape[0];
+    m.rows = {.rows = weight.shape[0], .columns = weight.shape[1], .weight = Data<float>(ValueOf(number))};
+    m.rows.constant = static_cast<float>(linear.constant);
+    if (const std::optional<Grid> grid = TrainingGrid(weight.name, weight.shape[0], weight.shape[1], settings_)) {
+      m.has_grid = true;
+      m.rows.q_min = static_cast<float>(grid->q_min);
+      m.rows.q_max = static_cast<float>(grid->q_max);
+      m.rows.least = settings_.published_quirks ? static_cast<float>(1.0 / grid->q_max) : 0x1p-24f;
+      m.rows.stored = !settings_.published_quirks;
+      m.rows.exact_codes = *grid == kInt8;
+    }
+    if (linear.scale != kNone) {
+      m.rows.scale = Data<float>(ValueOf(linear.scale));
+      m.rows.scale_stride = plan_.weights[linear.scale].shape.empty() ? 0 : 1;
+      m.scale_gradient = Data<float>(GradientOf(linear.scale));
+    }
+    product.parts.push_back(std::move(m));
   }
-  if (!scale.empty()) {
-    m.rows.scale = PointerOf<float>(parameters_, scale);
-    m.rows.scale_stride = scale_stride;
-    m.scale_gradient = PointerOf<float>(gradients_, scale);
-  }
-  return m;
+  return product;
 }
 
 template <class T>
@@ -185,17 +207,17 @@ PassesOf<T>::PassesOf(const Settings& settings, const NamedTensors& parameters, 
       gradients_(gradients),
       machine_(machine),
       device_(machine.device()),
-      V_(settings.vocab_size),
-      L_(settings.num_layers),
-      D_(settings.model_dim),
-      H_(settings.num_heads),
-      Hkv_(settings.num_kv_heads),
-      d_(D_ / H_),
-      F_(static_cast<int64_t>(settings.mlp_mult * D_)),
-      bigram_dim_(settings.bigram_vocab_size > 0 ? settings.bigram_dim : 0),
-      encoder_(L_ / 2),
+      plan_(settings),
+      V_(plan_.V),
+      D_(plan_.D),
+      H_(plan_.H),
+      Hkv_(plan_.Hkv),
+      d_(plan_.d),
+      F_(plan_.F),
+      bigram_dim_(plan_.bigram_dim),
       cap_(static_cast<float>(settings.logit_softcap)),
-      negative_slope_(static_cast<float>(settings.mlp_negative_slope)) {
+      negative_slope_(static_cast<float>(settings.mlp_negative_slope)),
+      looped_(plan_.loops()) {
   const int64_t multiple = std::is_same_v<T, float> ? 4 : 8, largest = 256;
   if (device_.is_cuda() && (d_ % multiple != 0 || d_ > largest)) {
     throw UsageError(StringPrintf("MODEL_DIM=%ld and NUM_HEADS=%ld make heads of %ld; on a GPU in %s they must be a multiple of "
@@ -203,68 +225,57 @@ PassesOf<T>::PassesOf(const Settings& settings, const NamedTensors& parameters, 
                                   D_, H_, d_, settings.precision.c_str(), multiple, largest));
   }
   sums_ = Empty({D_}, at::kFloat);
-  tok_emb_ = Find(parameters_, "tok_emb.weight");
-  tok_emb_gradient_ = Find(gradients_, "tok_emb.weight");
-  skip_weights_ = PointerOf<float>(parameters_, "skip_weights");
-  skip_weights_gradient_ = PointerOf<float>(gradients_, "skip_weights");
-  if (settings.smear) {
-    gate_ = PointerOf<float>(parameters_, "smear.gate");
-    gate_gradient_ = PointerOf<float>(gradients_, "smear.gate");
+  tok_emb_ = ValueOf(plan_.tok_emb);
+  tok_emb_gradient_ = GradientOf(plan_.tok_emb);
+  skip_weights_ = Data<float>(ValueOf(plan_.skip_weights));
+  skip_weights_gradient_ = Data<float>(GradientOf(plan_.skip_weights));
+  if (plan_.smear_gate != kNone) {
+    gate_ = Data<float>(ValueOf(plan_.smear_gate));
+    gate_gradient_ = Data<float>(GradientOf(plan_.smear_gate));
   } else {
     closed_gate_ = Empty({D_}, at::kFloat).fill_(-std::numeric_limits<float>::infinity());  // its sigmoid is 0
     gate_ = Data<float>(closed_gate_);
   }
   if (bigram_dim_ > 0) {
-    bigram_embed_ = Find(parameters_, "bigram.embed.weight");
-    bigram_embed_gradient_ = Find(gradients_, "bigram.embed.weight");
-    bigram_scale_ = PointerOf<float>(parameters_, "bigram.scale");
-    bigram_scale_gradient_ = PointerOf<float>(gradients_, "bigram.scale");
-    if (bigram_dim_ != D_) {
-      bigram_proj_ = Empty({D_, bigram_dim_}, kElement);
-      bigram_proj_of_ = MatrixOf("bigram.proj.weight", bigram_proj_, "bigram.scale", /*scale_stride=*/0);
-      matrices_.push_back(&*bigram_proj_of_);
-    }
+    bigram_embed_ = ValueOf(plan_.bigram_embed);
+    bigram_embed_gradient_ = GradientOf(plan_.bigram_embed);
+    bigram_scale_ = Data<float>(ValueOf(plan_.bigram_scale));
+    bigram_scale_gradient_ = Data<float>(GradientOf(plan_.bigram_scale));
+    if (!plan_.bigram_proj.weights.empty()) bigram_proj_ = ProductOf(plan_.bigram_proj);
   }
-  if (settings.tie_embeddings) {
+  if (plan_.tied) {
     output_ = tok_emb_;
     output_gradient_ = tok_emb_gradient_;
   } else {
-    output_ = Empty({V_, D_}, kElement);
-    lm_head_of_ = MatrixOf("lm_head.weight", output_);
-    output_gradient_ = lm_head_of_->gradient;
-    matrices_.push_back(&*lm_head_of_);
+    lm_head_ = ProductOf(plan_.head);
+    output_ = lm_head_.used;
+    output_gradient_ = lm_head_.parts[0].gradient;
   }
-  layers_.resize(L_);
-  for (int64_t i = 0; i < L_; ++i) {
-    const std::string block = StringPrintf("blocks.%ld.", i);
-    const int64_t kv = Hkv_ * d_;
-    Layer& layer = layers_[i];
-    layer.resid_mix = PointerOf<float>(parameters_, block + "resid_mix");
-    layer.resid_mix_gradient = PointerOf<float>(gradients_, block + "resid_mix");
-    layer.q_gain = PointerOf<float>(parameters_, block + "attn.q_gain");
-    layer.q_gain_gradient = PointerOf<float>(gradients_, block + "attn.q_gain");
-    layer.qkv = Empty({D_ + 2 * kv, D_}, kElement);
-    layer.attn_proj = Empty({D_, D_}, kElement);
-    layer.mlp_fc = Empty({F_, D_}, kElement);
-    layer.mlp_proj = Empty({D_, F_}, kElement);
-    layer.c_q = MatrixOf(block + "attn.c_q.weight", layer.qkv.narrow(0, 0, D_));
-    layer.c_k = MatrixOf(block + "attn.c_k.weight", layer.qkv.narrow(0, D_, kv));
-    layer.c_v = MatrixOf(block + "attn.c_v.weight", layer.qkv.narrow(0, D_ + kv, kv));
-    layer.attn_proj_of = MatrixOf(block + "attn.proj.weight", layer.attn_proj, block + "attn_scale");
-    layer.mlp_fc_of = MatrixOf(block + "mlp.fc.weight", layer.mlp_fc);
-    layer.mlp_proj_of = MatrixOf(block + "mlp.proj.weight", layer.mlp_proj, block + "mlp_scale");
-    for (Matrix<T>* m : {&layer.c_q, &layer.c_k, &layer.c_v, &layer.attn_proj_of, &layer.mlp_fc_of, &layer.mlp_proj_of})
-      matrices_.push_back(m);
-    for (Matrix<T>* m : {&layer.c_q, &layer.c_k, &layer.c_v, &layer.mlp_fc_of})
-      m->rows.constant = static_cast<float>(InputScale(settings, i));
-    layer.exclusive = i >= L_ - settings.xsa_last_n;
-    // The decoder takes the encoder's outputs back, the last one first.
-    const int64_t decoder = i - encoder_;
-    if (decoder >= 0 && decoder < encoder_) {
-      layer.skip_from = encoder_ - 1 - decoder;
-      layer.skip_row = decoder;
-      layers_[layer.skip_from].skipped_to = true;
-    }
+  for (const LayerPlan& layer : plan_.layers) {
+    layers_.push_back({.resid_mix = Data<float>(ValueOf(layer.resid_mix)),
+                       .q_gain = Data<float>(ValueOf(layer.q_gain)),
+                       .resid_mix_gradient = Data<float>(GradientOf(layer.resid_mix)),
+                       .q_gain_gradient = Data<float>(GradientOf(layer.q_gain)),
+                       .qkv = ProductOf(layer.qkv),
+                       .attn_proj = ProductOf(layer.attn_proj),
+                       .mlp_fc = ProductOf(layer.mlp_fc),
+                       .mlp_proj = ProductOf(layer.mlp_proj)});
+  }
+  const auto list = [&](Product& product) {
+    for (Matrix<T>& part : product.parts) matrices_.push_back(&part);
+  };
+  list(bigram_proj_);
+  list(lm_head_);
+  for (Layer& layer : layers_)
+    for (Product* product : {&layer.qkv, &layer.attn_proj, &layer.mlp_fc, &layer.mlp_proj}) list(*product);
+}
+
+template <class T>
+void PassesOf<T>::AddWeightGradient(Product& product, const at::Tensor& dout, const at::Tensor& in) const {
+  int64_t row = 0;
+  for (Matrix<T>& part : product.parts) {
+    FloatProduct(part.gradient, dout.narrow(1, row, part.rows.rows).t(), in);
+    row += part.rows.rows;
   }
 }
 
@@ -318,15 +329,13 @@ void PassesOf<T>::Reserve(int64_t B, int64_t T_of, bool training) {
     tensor.reset();
     if (needed) tensor = Empty(shape, dtype);
   };
-  Settings tables = settings_;
-  if (!settings_.published_quirks) tables.precision = "float32";  // the published tables are bfloat16 (specification 3, row 21)
-  rotary_ = RotaryTables(tables, T_);
-  rotary_ = {rotary_.cos.to(device_, at::kFloat), rotary_.sin.to(device_, at::kFloat)};
-  x_.resize(L_ + 1);
+  rotary_ = RotaryTables(settings_, T_);
+  rotary_ = {rotary_.cos.to(device_), rotary_.sin.to(device_)};
+  x_.resize(visits().size() + 1);
   for (at::Tensor& x : x_) reserve(x, {N_, D_}, at::kFloat);
   saved_.clear();
-  for (int64_t i = 0; i < L_; ++i) {
-    if (i > 0 && !training) {
+  for (size_t v = 0; v < visits().size(); ++v) {
+    if (v > 0 && !training) {
       saved_.push_back(saved_[0]);
       continue;
     }
@@ -352,10 +361,10 @@ void PassesOf<T>::Reserve(int64_t B, int64_t T_of, bool training) {
   reserve(dx0_, {N_, D_}, at::kFloat, training);
   reserve(dy_, {N_, D_}, kElement, training);
   reserve(dqkv_, {N_, qkv}, kElement, training);
-  reserve(dbigram_, {N_, bigram_dim_}, kElement, training && bigram_proj_.defined());
+  reserve(dbigram_, {N_, bigram_dim_}, kElement, training && bigram_proj_.used.defined());
   reserve(dv_exclusive_, {N_, kv}, at::kFloat, training);
   reserve(partials_, {slabs, std::max(3 * D_, H_)}, at::kFloat, training);
-  dskip_.resize(training ? encoder_ : 0);
+  dskip_.resize(training ? visits().size() / 2 : 0);
   for (at::Tensor& dskip : dskip_) reserve(dskip, {N_, D_}, at::kFloat);
   const Inputs sizes(settings_, B_, T_, nullptr);
   reserve(pieces_, {std::max(sizes.tokens.partials() * D_, sizes.bigrams.partials() * bigram_dim_)}, at::kFloat, training);
@@ -374,73 +383,81 @@ void PassesOf<T>::FloatProduct(at::Tensor sum, const at::Tensor& a, const at::Te
 }
 
 template <class T>
-MixNormInput PassesOf<T>::BlockInput(int64_t i) const {
-  const Layer& layer = layers_[i];
-  MixNormInput in{.D = D_, .x = Data<float>(x_[i]), .x0 = Data<float>(x_[0]), .mix = layer.resid_mix};
-  if (layer.skip_from >= 0) {
-    in.skip = Data<float>(x_[layer.skip_from + 1]);
-    in.skip_weight = skip_weights_ + layer.skip_row * D_;
+MixNormInput PassesOf<T>::InputOf(size_t v) const {
+  const Visit& visit = visits()[v];
+  MixNormInput in{.D = D_, .x = Data<float>(x_[v]), .x0 = Data<float>(x_[0]), .mix = layers_[visit.layer].resid_mix};
+  if (visit.skip_from >= 0) {
+    in.skip = Data<float>(x_[visit.skip_from + 1]);
+    in.skip_weight = skip_weights_ + visit.skip_row * D_;
   }
   return in;
 }
 
 template <class T>
 Heads PassesOf<T>::HeadsOf() const {
-  return {.T = T_, .H = H_, .Hkv = Hkv_, .d = d_, .cos = Data<float>(rotary_.cos), .sin = Data<float>(rotary_.sin)};
+  return {.T = T_, .H = H_, .Hkv = Hkv_, .d = d_, .rotated = plan_.rotated, .cos = Data<float>(rotary_.cos), .sin = Data<float>(rotary_.sin)};
 }
 
 template <class T>
-void PassesOf<T>::Embed(const Inputs& in) {
+void PassesOf<T>::Embed() {
+  const bool projected = bigram_proj_.used.defined();
   const T* bigram = nullptr;
   if (bigram_dim_ > 0) {
-    at::index_select_out(bigram_, bigram_embed_, 0, Integers(in.bigrams.row, {N_}));
-    if (bigram_proj_.defined()) at::mm_out(u_, bigram_, bigram_proj_.t());  // its scale is in its weights
-    bigram = Data<T>(bigram_proj_.defined() ? u_ : bigram_);
+    at::index_select_out(bigram_, bigram_embed_, 0, Integers(in_->bigrams.row, {N_}));
+    if (projected) at::mm_out(u_, bigram_, bigram_proj_.used.t());  // its scale is in its weights
+    bigram = Data<T>(projected ? u_ : bigram_);
   }
   Run(EmbedForward<T>{.N = N_,
                       .D = D_,
                       .tok_emb = Data<T>(tok_emb_),
-                      .ids = in.tokens.row,
+                      .ids = in_->tokens.row,
                       .bigram = bigram,
-                      .bigram_scale = bigram_proj_.defined() ? nullptr : bigram_scale_,
+                      .bigram_scale = projected ? nullptr : bigram_scale_,
                       .x1 = Data<float>(x1_),
                       .inverse_norms = Data<float>(embed_norms_)});
-  Run(SmearForward{.N = N_, .D = D_, .gate = gate_, .joined = in.joined, .x1 = Data<float>(x1_), .x0 = Data<float>(x_[0])});
+  Run(SmearForward{.N = N_, .D = D_, .gate = gate_, .joined = in_->joined, .x1 = Data<float>(x1_), .x0 = Data<float>(x_[0])});
 }
 
-// Up to the stream between attention and MLP, saved.xa.
 template <class T>
-void PassesOf<T>::Attention(int64_t i) {
-  const Layer& layer = layers_[i];
-  Saved& saved = saved_[i];
-  Norm(BlockInput(i), u_, N_, saved.xa);
-  at::mm_out(saved.qkv, u_, layer.qkv.t());
-  Run(QkForward<T>{.N = N_, .heads = HeadsOf(), .gain = layer.q_gain, .qkv = Data<T>(saved.qkv), .qk = Data<T>(saved.qk)});
+void PassesOf<T>::AttentionInput(size_t v) {
+  const Layer& own = layers_[visits()[v].layer];
+  Saved& saved = saved_[v];
+  Norm(InputOf(v), u_, N_, saved.xa);
+  at::mm_out(saved.qkv, u_, own.qkv.used.t());
+  Run(QkForward<T>{.N = N_, .heads = HeadsOf(), .gain = own.q_gain, .qkv = Data<T>(saved.qkv), .qk = Data<T>(saved.qk)});
+}
+
+template <class T>
+void PassesOf<T>::Attention(size_t v) {
+  Saved& saved = saved_[v];
   saved.attended = Attend(Queries(saved), Keys(saved), Values(saved));
+}
+
+// To the stream between attention and MLP, saved.xa, and through the MLP; behind the last attention, only the scored rows.
+template <class T>
+void PassesOf<T>::Output(size_t v) {
+  const Layer& own = layers_[visits()[v].layer];
+  Saved& saved = saved_[v];
   at::Tensor y = Rows(saved.attended.y);
-  if (layer.exclusive) {
+  if (layer(v).exclusive) {
     Run(XsaForward<T>{.N = N_, .heads = HeadsOf(), .qkv = Data<T>(saved.qkv), .y = Data<T>(y), .out = Data<T>(u_)});
     y = u_;
   }
-  FloatProduct(saved.xa, y, layer.attn_proj.t());
-}
-
-// out = xa + the MLP of it, on xa's rows; all but `out` and `h` is scratch.
-template <class T>
-void PassesOf<T>::Mlp(int64_t i, const at::Tensor& xa, at::Tensor h, const at::Tensor& out) {
-  const Layer& layer = layers_[i];
+  FloatProduct(saved.xa, y, own.attn_proj.used.t());
+  const at::Tensor xa = v + 1 == visits().size() ? Tail(saved.xa) : saved.xa;
   const int64_t N = xa.size(0);
-  at::Tensor act = act_.narrow(0, 0, N), u = u_.narrow(0, 0, N);
+  at::Tensor act = act_.narrow(0, 0, N), u = u_.narrow(0, 0, N), h = saved.h.narrow(0, 0, N);
+  const at::Tensor out = x_[v + 1].narrow(0, 0, N);
   Norm({.D = D_, .x = Data<float>(xa)}, u, N, out);
-  at::mm_out(h, u, layer.mlp_fc.t());
+  at::mm_out(h, u, own.mlp_fc.used.t());
   Run(Relu2Forward<T>{.N = N, .F = F_, .negative = negative_slope_, .h = Data<T>(h), .a = Data<T>(act)});
-  FloatProduct(out, act, layer.mlp_proj.t());
+  FloatProduct(out, act, own.mlp_proj.used.t());
 }
 
 // Final norm, logits and losses, and their gradients: into dx, and into the output layer's.
 template <class T>
-void PassesOf<T>::HeadWithGradients(const Inputs& in, float share) {
-  const MixNormInput last{.D = D_, .x = Data<float>(x_[L_])};
+void PassesOf<T>::HeadWithGradients(float share) {
+  const MixNormInput last{.D = D_, .x = Data<float>(x_.back())};
   Norm(last, u_, N_);
   for (int64_t first = 0; first < N_; first += kHeadRows) {
     const int64_t rows = std::min(kHeadRows, N_ - first);
@@ -452,7 +469,7 @@ void PassesOf<T>::HeadWithGradients(const Inputs& in, float share) {
                         .cap = cap_,
                         .share = share,
                         .logits = Data<float>(logits),
-                        .targets = in.targets + first,
+                        .targets = in_->targets + first,
                         .losses = Data<float>(losses_) + first,
                         .dlogits = Data<T>(dlogits)});
     at::mm_out(du, dlogits, output_);
@@ -469,26 +486,21 @@ void PassesOf<T>::NormBackward(MixNormBackward<T> operation) {
   Run(operation);
 }
 
-// From dx, the gradient of the block's output, to that of its input.
 template <class T>
-void PassesOf<T>::BlockBackward(int64_t i) {
-  const Layer& layer = layers_[i];
-  Saved& saved = saved_[i];
-  const Slabs slabs = SlabsOf(N_);
-  const int64_t kv = Hkv_ * d_;
-  // MLP
+void PassesOf<T>::OutputBackward(size_t v) {
+  Layer& own = layers_[visits()[v].layer];
+  Saved& saved = saved_[v];
   const MixNormInput between{.D = D_, .x = Data<float>(saved.xa)};
-  at::mm_out(da_, dx_rounded_, layer.mlp_proj);
+  at::mm_out(da_, dx_rounded_, own.mlp_proj.used);
   Run(Relu2Backward<T>{.N = N_, .F = F_, .negative = negative_slope_, .h = Data<T>(saved.h), .a = Data<T>(act_), .da = Data<T>(da_)});
   Norm(between, u_, N_);
-  at::mm_out(dy_, da_, layer.mlp_fc);
-  FloatProduct(layer.mlp_proj_of.gradient, dx_rounded_.t(), act_);
-  FloatProduct(layer.mlp_fc_of.gradient, da_.t(), u_);
-  NormBackward({.rows = slabs, .in = between, .du = Data<T>(dy_), .dmixed = Data<float>(dx_)});
-  // attention
-  at::mm_out(dy_, dx_rounded_, layer.attn_proj);
+  at::mm_out(dy_, da_, own.mlp_fc.used);
+  AddWeightGradient(own.mlp_proj, dx_rounded_, act_);
+  AddWeightGradient(own.mlp_fc, da_, u_);
+  NormBackward({.rows = SlabsOf(N_), .in = between, .du = Data<T>(dy_), .dmixed = Data<float>(dx_)});
+  at::mm_out(dy_, dx_rounded_, own.attn_proj.used);
   at::Tensor y = Rows(saved.attended.y);
-  if (layer.exclusive) {
+  if (layer(v).exclusive) {
     Run(XsaBackward<T>{.N = N_,
                        .heads = HeadsOf(),
                        .qkv = Data<T>(saved.qkv),
@@ -498,38 +510,50 @@ void PassesOf<T>::BlockBackward(int64_t i) {
                        .dv = Data<float>(dv_exclusive_)});
     y = u_;
   }
-  FloatProduct(layer.attn_proj_of.gradient, dx_rounded_.t(), y);
+  AddWeightGradient(own.attn_proj, dx_rounded_, y);
+}
+
+template <class T>
+void PassesOf<T>::AttentionBackward(size_t v) {
+  const Layer& own = layers_[visits()[v].layer];
+  Saved& saved = saved_[v];
+  const Slabs slabs = SlabsOf(N_);
   const AttentionGradients gradients =
       AttendBackward(saved.attended, Queries(saved), Keys(saved), Values(saved), AsHeads(dy_));
   saved.attended = {};
   Run(QkBackward<T>{.rows = slabs,
                     .heads = HeadsOf(),
-                    .gain = layer.q_gain,
+                    .gain = own.q_gain,
                     .qkv = Data<T>(saved.qkv),
                     .dq = Data<T>(gradients.dq),
                     .dk = Data<T>(gradients.dk),
                     .dv = Data<T>(gradients.dv),
-                    .dv_exclusive = layer.exclusive ? Data<float>(dv_exclusive_) : nullptr,
+                    .dv_exclusive = layer(v).exclusive ? Data<float>(dv_exclusive_) : nullptr,
                     .dqkv = Data<T>(dqkv_),
                     .partials = Data<float>(partials_)});
-  AddPartials(Data<float>(partials_), slabs.slabs, H_, H_, layer.q_gain_gradient);
-  Norm(BlockInput(i), u_, N_);
-  at::mm_out(dy_, dqkv_, layer.qkv);
-  FloatProduct(layer.c_q.gradient, dqkv_.narrow(1, 0, D_).t(), u_);
-  FloatProduct(layer.c_k.gradient, dqkv_.narrow(1, D_, kv).t(), u_);
-  FloatProduct(layer.c_v.gradient, dqkv_.narrow(1, D_ + kv, kv).t(), u_);
-  const bool skips = layer.skip_from >= 0;
+  AddPartials(Data<float>(partials_), slabs.slabs, H_, H_, own.q_gain_gradient);
+}
+
+template <class T>
+void PassesOf<T>::AttentionInputBackward(size_t v) {
+  const Visit& visit = visits()[v];
+  Layer& own = layers_[visit.layer];
+  const Slabs slabs = SlabsOf(N_);
+  Norm(InputOf(v), u_, N_);
+  at::mm_out(dy_, dqkv_, own.qkv.used);
+  AddWeightGradient(own.qkv, dqkv_, u_);
+  const bool skips = visit.skip_from >= 0;
   NormBackward({.rows = slabs,
-                .in = BlockInput(i),
+                .in = InputOf(v),
                 .du = Data<T>(dy_),
                 .dmixed = Data<float>(dx_),
-                .dextra = i > 0 && layers_[i - 1].skipped_to ? Data<float>(dskip_[i - 1]) : nullptr,
+                .dextra = visit.input_is_skip ? Data<float>(dskip_[v - 1]) : nullptr,
                 .dx0 = Data<float>(dx0_),
-                .dskip = skips ? Data<float>(dskip_[layer.skip_from]) : nullptr,
+                .dskip = skips ? Data<float>(dskip_[visit.skip_from]) : nullptr,
                 .partials = Data<float>(partials_)});
-  AddPartials(Data<float>(partials_), slabs.slabs, 3 * D_, 2 * D_, layer.resid_mix_gradient);
+  AddPartials(Data<float>(partials_), slabs.slabs, 3 * D_, 2 * D_, own.resid_mix_gradient);
   if (skips)
-    AddPartials(Data<float>(partials_) + 2 * D_, slabs.slabs, 3 * D_, D_, skip_weights_gradient_ + layer.skip_row * D_);
+    AddPartials(Data<float>(partials_) + 2 * D_, slabs.slabs, 3 * D_, D_, skip_weights_gradient_ + visit.skip_row * D_);
 }
 
 template <class T>
@@ -550,14 +574,14 @@ void PassesOf<T>::Scatter(const TableInputs& table, const at::Tensor& x, const f
 }
 
 template <class T>
-void PassesOf<T>::EmbedBackward(const Inputs& in) {
-  const bool projected = bigram_proj_.defined(), scaled = bigram_dim_ > 0 && !projected;
+void PassesOf<T>::EmbedBackward() {
+  const bool projected = bigram_proj_.used.defined(), scaled = bigram_dim_ > 0 && !projected;
   const Slabs slabs = SlabsOf(N_);
   const at::Tensor& ds = dy_;
   Run(cuda::EmbedBackward<T>{.rows = slabs,
                              .D = D_,
                              .gate = gate_,
-                             .joined = in.joined,
+                             .joined = in_->joined,
                              .x1 = Data<float>(x1_),
                              .inverse_norms = Data<float>(embed_norms_),
                              .dx0 = Data<float>(dx0_),
@@ -566,49 +590,38 @@ void PassesOf<T>::EmbedBackward(const Inputs& in) {
                              .ds = Data<T>(ds),
                              .partials = Data<float>(partials_)});
   if (gate_gradient_ != nullptr) AddPartials(Data<float>(partials_), slabs.slabs, 2 * D_, D_, gate_gradient_);
-  Scatter(in.tokens, ds, nullptr, tok_emb_gradient_);
+  Scatter(in_->tokens, ds, nullptr, tok_emb_gradient_);
   if (projected) {
-    at::mm_out(dbigram_, ds, bigram_proj_);
-    FloatProduct(bigram_proj_of_->gradient, ds.t(), bigram_);
-    Scatter(in.bigrams, dbigram_, nullptr, bigram_embed_gradient_);
+    at::mm_out(dbigram_, ds, bigram_proj_.used);
+    AddWeightGradient(bigram_proj_, ds, bigram_);
+    Scatter(in_->bigrams, dbigram_, nullptr, bigram_embed_gradient_);
   } else if (scaled) {
     sums_.zero_();
     AddPartials(Data<float>(partials_) + D_, slabs.slabs, 2 * D_, D_, Data<float>(sums_));
     AddPartials(Data<float>(sums_), D_, 1, 1, bigram_scale_gradient_);
-    Scatter(in.bigrams, ds, bigram_scale_, bigram_embed_gradient_);
+    Scatter(in_->bigrams, ds, bigram_scale_, bigram_embed_gradient_);
   }
 }
 
 template <class T>
 void PassesOf<T>::AccumulateGradients(const Inputs& in, float share, at::Tensor loss) {
-  Embed(in);
-  for (int64_t i = 0; i < L_; ++i) {
-    Attention(i);
-    Mlp(i, saved_[i].xa, saved_[i].h, x_[i + 1]);
-  }
-  HeadWithGradients(in, share);
+  in_ = &in;
+  first_ = 0;
+  ForwardPass(visits(), *this);
+  HeadWithGradients(share);
   dx0_.zero_();
-  for (int64_t i = L_ - 1; i >= 0; --i) BlockBackward(i);
-  EmbedBackward(in);
+  BackwardPass(visits(), *this);
   loss.add_(losses_.sum(at::kDouble));
 }
 
 template <class T>
 at::Tensor PassesOf<T>::TokenLosses(const Inputs& in, int64_t first) {
-  Embed(in);
-  for (int64_t i = 0; i + 1 < L_; ++i) {
-    Attention(i);
-    Mlp(i, saved_[i].xa, saved_[i].h, x_[i + 1]);
-  }
-  Attention(L_ - 1);
+  in_ = &in;
+  first_ = first;
+  ForwardPass(visits(), *this);
   const int64_t scored = T_ - first, N = B_ * scored;
-  const auto tail = [&](const at::Tensor& rows) {  // the scored rows, side by side
-    return first == 0 ? rows : rows.view({B_, T_, -1}).narrow(1, first, scored).contiguous().view({N, -1});
-  };
-  const at::Tensor xa = tail(saved_[L_ - 1].xa), x = x_[L_].narrow(0, 0, N);
-  Mlp(L_ - 1, xa, saved_[L_ - 1].h.narrow(0, 0, N), x);
-  Norm({.D = D_, .x = Data<float>(x)}, u_, N);
-  const at::Tensor targets = tail(Integers(in.targets, {N_, 1}));
+  Norm({.D = D_, .x = Data<float>(x_.back())}, u_, N);
+  const at::Tensor targets = Tail(Integers(in.targets, {N_, 1}));
   at::Tensor losses = Empty({B_, scored}, at::kFloat);
   for (int64_t begin = 0; begin < N; begin += kHeadRows) {
     const int64_t rows = std::min(kHeadRows, N - begin);
@@ -629,6 +642,14 @@ at::Tensor PassesOf<T>::TokenLosses(const Inputs& in, int64_t first) {
 
 std::unique_ptr<Passes> MakePasses(const Settings& settings, const NamedTensors& parameters, const NamedTensors& gradients,
                                    Machine& machine) {
+  for (const auto& [name, value, off] : std::initializer_list<std::tuple<const char*, std::string, const char*>>{
+           {"skip_gates_enabled", settings.Get("skip_gates_enabled"), "0"},
+           {"parallel_start_layer", settings.Get("parallel_start_layer"), "0"},
+           {"sparse_attn_gate_enabled", settings.Get("sparse_attn_gate_enabled"), "0"},
+           {"smear_gate_enabled", settings.Get("smear_gate_enabled"), "0"},
+           {"packed_documents", settings.Get("packed_documents"), "0"}}) {
+    if (value != off) throw UsageError(std::string(name) + " = " + value + " is not computed on a GPU yet; --device cpu does it");
+  }
   if (settings.precision == "float32") return std::make_unique<PassesOf<float>>(settings, parameters, gradients, machine);
   return std::make_unique<PassesOf<BFloat16>>(settings, parameters, gradients, machine);
 }

@@ -25,6 +25,9 @@ class Passes {
   // From the next Prepare on, the matrices that are rounded are those named here, on these steps.
   virtual void FixSteps(const FixedSteps& steps) = 0;
 
+  // Whether passes visit the looped segment num_loops + 1 times. Reserve is to be called after a change.
+  virtual void SetLooped(bool looped) = 0;
+
   // Memory for passes over N = B T rows; that of other shapes is given back. Before a pass of this shape, and not between those
   // that a graph has captured.
   virtual void Reserve(int64_t B, int64_t T, bool training) = 0;

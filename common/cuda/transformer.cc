@@ -33,13 +33,18 @@ class DeviceEngine : public Engine {
   }
   void FixSteps(const FixedSteps& steps) override { passes_->FixSteps(steps); }
   void FinishGradients() override { passes_->FinishGradients(); }
+  void SetLooped(bool looped) override {
+    passes_->SetLooped(looped);
+    shape_ = {0, 0, false};
+  }
 
-  void AccumulateGradients(std::span<const uint16_t* const> sequences, int64_t T, double share) override {
-    const int64_t all = static_cast<int64_t>(sequences.size()), at_a_time = AtATime(all);
+  using Engine::AccumulateGradients;
+  using Engine::TokenLosses;
+  void AccumulateGradients(std::span<const Segment> segments, double share) override {
+    const int64_t all = static_cast<int64_t>(segments.size()), at_a_time = AtATime(all), T = LengthOf(segments);
     const float share_of_one = static_cast<float>(share / static_cast<double>(all * T));
     for (int64_t first = 0; first < all; first += at_a_time) {
-      const auto chunk = sequences.subspan(first, std::min(at_a_time, all - first));
-      const Inputs inputs = Begin(chunk, T, /*training=*/true);
+      const Inputs inputs = Begin(segments.subspan(first, std::min(at_a_time, all - first)), T, /*training=*/true);
       MicroStep(inputs, share_of_one);
     }
     losses_.push_back(loss_ / static_cast<double>(all * T));
@@ -54,10 +59,10 @@ class DeviceEngine : public Engine {
     return losses;
   }
 
-  void TokenLosses(std::span<const uint16_t* const> sequences, int64_t T, int64_t first, float* losses) override {
-    const int64_t all = static_cast<int64_t>(sequences.size()), at_a_time = AtATime(all);
+  void TokenLosses(std::span<const Segment> segments, int64_t first, float* losses) override {
+    const int64_t all = static_cast<int64_t>(segments.size()), at_a_time = AtATime(all), T = LengthOf(segments);
     for (int64_t done = 0; done < all; done += at_a_time) {
-      const auto chunk = sequences.subspan(done, std::min(at_a_time, all - done));
+      const auto chunk = segments.subspan(done, std::min(at_a_time, all - done));
       const at::Tensor scored = passes_->TokenLosses(Begin(chunk, T, /*training=*/false), first).cpu();
       losses = std::copy_n(scored.const_data_ptr<float>(), scored.numel(), losses);
     }
@@ -99,9 +104,17 @@ class DeviceEngine : public Engine {
 
   int64_t AtATime(int64_t all) const { return settings_.micro_batch_seqs > 0 ? std::min(settings_.micro_batch_seqs, all) : all; }
 
+  // All segments are sequences of one length.
+  static int64_t LengthOf(std::span<const Segment> segments) {
+    for (const Segment& segment : segments)
+      if (segment.length != segments.front().length || segment.position != 0)
+        throw std::logic_error("segments of several lengths are not computed on a device");
+    return segments.front().length;
+  }
+
   // Makes room for passes of this shape and puts the tokens on their way to the device.
-  Inputs Begin(std::span<const uint16_t* const> sequences, int64_t T, bool training) {
-    const Shape shape{static_cast<int64_t>(sequences.size()), T, training};
+  Inputs Begin(std::span<const Segment> segments, int64_t T, bool training) {
+    const Shape shape{static_cast<int64_t>(segments.size()), T, training};
     const int64_t size = Inputs::Size(settings_, shape.B, T);
     if (shape != shape_) {
       graph_.reset();  // it works on memory that goes now
@@ -112,7 +125,7 @@ class DeviceEngine : public Engine {
       shape_ = shape;
     }
     Stage& stage = stages_[turn_++ % stages_.size()];
-    Inputs(settings_, shape.B, T, stage.Wait()).Fill(settings_, sequences);
+    Inputs(settings_, shape.B, T, stage.Wait()).Fill(settings_, segments);
     stage.CopyTo(inputs_);
     return Inputs(settings_, shape.B, T, inputs_.mutable_data_ptr<int32_t>());
   }

@@ -7,19 +7,16 @@
 namespace fairway {
 namespace {
 
-double Elements(const ParameterSpec& spec) {
-  double numel = 1;
-  for (int64_t size : spec.shape) numel *= static_cast<double>(size);
-  return numel;
+double Parameters(const Settings& settings) {
+  double parameters = 0;
+  for (const Weight& weight : Plan(settings).weights) parameters += static_cast<double>(weight.numel());
+  return parameters;
 }
 
 }  // namespace
 
 double EngineBytes(const Settings& s, int64_t sequences, bool training) {
-  const int64_t T = s.train_seq_len, most = FusedTransformer::SequencesAtATime(s, s.ThreadCount(), sequences, T);
-  double weights = 0;
-  for (const ParameterSpec& spec : ParameterSpecs(s)) weights += Elements(spec);
-  return static_cast<double>(FusedTransformer::WorkspaceBytes(s, most, T, training)) + 8 * weights;
+  return static_cast<double>(FusedTransformer::WorkspaceBytes(s, sequences, s.train_seq_len, training)) + 8 * Parameters(s);
 }
 
 double ScoringBytes(const Settings& s) {
@@ -31,22 +28,16 @@ double ScoringBytes(const Settings& s) {
     const double row = s.model_dim + 2.0 * s.num_kv_heads * (s.model_dim / s.num_heads), T = s.train_seq_len;
     bytes += 4 * T * (2 * s.num_layers * row + 10.0 * s.ThreadCount() * (s.model_dim / s.num_heads) + s.model_dim);
   } else if (s.method == "ttt") {
-    double weights = 0;
-    for (const ParameterSpec& spec : ParameterSpecs(s)) weights += Elements(spec);
     const int64_t sequences = s.ttt_chunk_tokens / s.train_seq_len + 1;
-    bytes += EngineBytes(s, sequences, /*training=*/true) + 8 * weights;  // gradients and momentum
+    bytes += EngineBytes(s, sequences, /*training=*/true) + 8 * Parameters(s);  // gradients and momentum
   }
   return bytes;
 }
 
 double EstimateScoring(const Settings& s, double file_bytes, double content_bytes) {
-  double weights = 0, largest = 0;
-  for (const ParameterSpec& spec : ParameterSpecs(s)) {
-    const double numel = Elements(spec);
-    weights += 4 * numel;
-    largest = std::max(largest, 8 * numel);  // on its way from codes
-  }
-  return kLibTorchBytes + file_bytes + content_bytes + weights + largest + ScoringBytes(s);
+  double largest = 0;  // of the tensors on their way from codes
+  for (const Weight& weight : Plan(s).weights) largest = std::max(largest, 8 * static_cast<double>(weight.numel()));
+  return kLibTorchBytes + file_bytes + content_bytes + 4 * Parameters(s) + largest + ScoringBytes(s);
 }
 
 }  // namespace fairway

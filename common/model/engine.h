@@ -6,6 +6,7 @@
 #include <span>
 #include <vector>
 
+#include "common/model/positions.h"
 #include "common/model/step_profile.h"
 #include "common/model/transformer.h"
 
@@ -21,27 +22,40 @@ class Engine {
   // From the next Prepare on, the matrices that are replaced are those named here, on these steps.
   virtual void FixSteps(const FixedSteps& steps) = 0;
 
-  // Adds to the gradients those of share * (mean loss over all positions). Each sequence points to T + 1 tokens: inputs and, one
-  // later, targets. Call FinishGradients after the last of a step.
-  virtual void AccumulateGradients(std::span<const uint16_t* const> sequences, int64_t T, double share) = 0;
+  // Whether passes visit the looped segment num_loops + 1 times, or each layer once. At first they do, where the model has loops.
+  virtual void SetLooped(bool looped) = 0;
+
+  // Adds to the gradients those of share * (mean loss over all positions). Call FinishGradients after the last of a step.
+  virtual void AccumulateGradients(std::span<const Segment> segments, double share) = 0;
+  // Of sequences of T + 1 tokens each.
+  void AccumulateGradients(std::span<const uint16_t* const> sequences, int64_t T, double share) {
+    AccumulateGradients(SegmentsOf(sequences, T), share);
+  }
   // Makes the gradients those of the parameters.
   virtual void FinishGradients() = 0;
   // Hears, on the calling thread, that the gradients of the matrices in blocks `block` and later are those of the parameters.
   using OnBlock = std::function<void(int64_t block)>;
   // The last call of AccumulateGradients in a step, and FinishGradients with it. `on_block` hears of blocks while the backward pass
   // goes on below them, where the engine can tell; it does not throw.
-  virtual void AccumulateLastGradients(std::span<const uint16_t* const> sequences, int64_t T, double share, const OnBlock& on_block) {
+  virtual void AccumulateLastGradients(std::span<const Segment> segments, double share, const OnBlock& on_block) {
     (void)on_block;
-    AccumulateGradients(sequences, T, share);
+    AccumulateGradients(segments, share);
     FinishGradients();
+  }
+  void AccumulateLastGradients(std::span<const uint16_t* const> sequences, int64_t T, double share, const OnBlock& on_block) {
+    AccumulateLastGradients(SegmentsOf(sequences, T), share, on_block);
   }
   // The mean losses, in nats, of all calls of AccumulateGradients since the last one of Prepare. Waits for the device, which
   // nothing else that concerns gradients does.
   virtual std::vector<float> Losses() const = 0;
 
-  // Losses in nats of the targets at positions first … T - 1 of each sequence: float32 [sequences, T - first]. In the last
-  // block, everything but keys and values is computed for these positions alone.
-  virtual void TokenLosses(std::span<const uint16_t* const> sequences, int64_t T, int64_t first, float* losses) = 0;
+  // Losses in nats of the targets at the positions of each segment from `first` on: float32, one after the other. In the last
+  // visit, everything but keys and values is computed for these positions alone. REQUIRES: first is less than any length.
+  virtual void TokenLosses(std::span<const Segment> segments, int64_t first, float* losses) = 0;
+  // Of sequences of T + 1 tokens: float32 [sequences, T - first].
+  void TokenLosses(std::span<const uint16_t* const> sequences, int64_t T, int64_t first, float* losses) {
+    TokenLosses(SegmentsOf(sequences, T), first, losses);
+  }
 
   // Goes on in one long text, each position of which is computed once: losses in nats, float32 [count], of `count` targets at
   // the positions after those of the last call. Keys and values of earlier calls are kept as they came out then; attention sees

@@ -2,32 +2,24 @@
 
 #include <ATen/ops/zeros.h>
 
-#include "common/quantise/grid.h"
-
 namespace fairway {
 namespace {
 
 constexpr int64_t kCacheLine = 16;  // float32
 constexpr size_t kGroups = 4;
 
-Group GroupOf(const ParameterSpec& spec, const Settings& settings) {
-  if (spec.name == "tok_emb.weight" || spec.name == "bigram.embed.weight") return Group::kEmbeddings;
-  if (spec.name == "lm_head.weight") return Group::kHead;
-  return spec.shape.size() == 2 && !IsControlTensor(spec.name, settings) ? Group::kMatrices : Group::kVectors;
-}
-
 }  // namespace
 
 FlatLayout::FlatLayout(const Settings& settings) {
   for (const ParameterSpec& spec : ParameterSpecs(settings)) {
-    entries_.push_back({.spec = spec, .group = GroupOf(spec, settings), .range = {}});
-    if (entries_.back().group == Group::kEmbeddings) embeddings_dtype_ = spec.dtype;
+    entries_.push_back({.spec = spec, .range = {}});
+    if (spec.group == Group::kEmbeddings) embeddings_dtype_ = spec.dtype;
   }
   int64_t end = 0;
   for (size_t group = 0; group < kGroups; ++group) {
     begins_.push_back(end);
     for (Entry& entry : entries_) {
-      if (static_cast<size_t>(entry.group) != group) continue;
+      if (static_cast<size_t>(entry.spec.group) != group) continue;
       entry.range.first = end;
       end += c10::multiply_integers(entry.spec.shape);
       entry.range.last = end;
@@ -51,9 +43,9 @@ FlatTensors::FlatTensors(const FlatLayout& layout, at::ScalarType embeddings, Gr
       groups_.push_back(buffers_.back().narrow(0, range_of(group).first - begin, range_of(group).size()));
   }
   for (const FlatLayout::Entry& entry : layout.entries()) {
-    if (entry.group < first || entry.group > last) continue;
-    const int64_t offset = entry.range.first - layout.range(entry.group).first;
-    tensors_.emplace_back(entry.spec.name, group(entry.group).narrow(0, offset, entry.range.size()).view(entry.spec.shape));
+    if (entry.spec.group < first || entry.spec.group > last) continue;
+    const int64_t offset = entry.range.first - layout.range(entry.spec.group).first;
+    tensors_.emplace_back(entry.spec.name, group(entry.spec.group).narrow(0, offset, entry.range.size()).view(entry.spec.shape));
   }
 }
 

@@ -1,8 +1,8 @@
 // Parameters, gradients, moments and averages as contiguous memory: what walks over all of them is one pass, and what is
 // exchanged between processes is a range.
 //
-// One order for all: tensors that one optimiser treats alike are neighbours, and within a group stand in the specification's
-// order. So a block's c_q, c_k and c_v, where all are Muon's, are one matrix [D + 2 Hkv d, D].
+// One order for all: the groups of plan.h in their order, and within a group the plan's order: AdamW trains the embeddings, Adam an
+// untied output layer, AdamW vectors, scalars and control matrices, Muon all other matrices. So a block's c_q, c_k and c_v, where all are Muon's, are one matrix [D + 2 Hkv d, D].
 #pragma once
 
 #include <vector>
@@ -11,10 +11,6 @@
 #include "common/model/transformer.h"
 
 namespace fairway {
-
-// Who trains a tensor (specification 1, section 4), in the order in which they lie: AdamW the embeddings, Adam an untied output
-// layer, AdamW vectors, scalars and control matrices, Muon all other matrices.
-enum class Group { kEmbeddings, kHead, kVectors, kMatrices };
 
 // Elements first … last - 1 of a layout.
 struct FlatRange {
@@ -26,13 +22,13 @@ class FlatLayout {
  public:
   struct Entry {
     ParameterSpec spec;
-    Group group;
+    Group group;  // spec.group
     FlatRange range;
   };
 
   explicit FlatLayout(const Settings& settings);
 
-  const std::vector<Entry>& entries() const { return entries_; }  // in the specification's order
+  const std::vector<Entry>& entries() const { return entries_; }  // in the plan's order
   // A group's elements. Groups begin at cache lines (of float32); what is between them belongs to the group before, and is 0.
   FlatRange range(Group group) const { return {begins_[static_cast<size_t>(group)], begins_[static_cast<size_t>(group) + 1]}; }
   int64_t size() const { return begins_.back(); }
@@ -51,7 +47,7 @@ class FlatTensors {
   FlatTensors(const FlatLayout& layout, at::ScalarType embeddings, Group first = Group::kEmbeddings,
               Group last = Group::kMatrices, at::Device device = at::kCPU);
 
-  // The tensors of these groups, in the specification's order, as views.
+  // The tensors of these groups, in the plan's order, as views.
   const NamedTensors& tensors() const { return tensors_; }
   // A group's elements, [range(group).size()], as a view.
   const at::Tensor& group(Group group) const { return groups_.at(static_cast<size_t>(group) - first_); }

@@ -1,16 +1,16 @@
-// The transformer of transformer.h as a sequence of fused operations (ops/), with a backward pass written by hand: the hot path of
-// training and scoring on CPUs, in float32 and in bfloat16. transformer.h is what it is tested against.
+// The CPU's engine: the schedule's operations (schedule.h) fused for caches and registers (ops/), with a backward pass written by hand;
+// the hot path of training and scoring, in float32 and in bfloat16. transformer.h is what it is tested against.
 //
 // How it is organised:
-//   - Threads walk through the layers together, each on its own rows (team.h), and within them on pieces that stay in a core's
-//     cache.
-//   - Sequences are computed a chunk at a time, as many as fit the outer caches; gradients add up.
-//   - Weights are packed for the products once a step (Prepare), in both directions, and rounded to their training grid then.
-//   - attn_scale, mlp_scale and bigram.scale are folded into the matrices before them: x += A (s W)^T is one product. Their
-//     gradients come from the matrix's: with G = dx^T A, dW = s G and ds_j = sum_k W_jk G_jk, once a step (FinishGradients). So
-//     is ln_scale, a constant, into the matrices behind it: (s u) W^T = u (s W)^T.
-//   - Per layer, a backward pass keeps the block's input, normalised q and k with v, the attention's output, the stream between
-//     attention and MLP and the MLP's hidden values; norms and activations are computed again.
+//   - Threads run the schedule together, each on its own rows (team.h), and within an operation on blocks of rows that stay in a
+//     core's cache.
+//   - Segments are computed a chunk at a time, as many as fit the outer caches; gradients add up.
+//   - Weights are packed for the products once per step (packed_weights.h), in both directions, and rounded to their training grid then.
+//   - The plan's scales are folded into the matrices before them: x += A (s W)^T is one product. Their gradients come from the
+//     matrix's: with G = dx^T A, dW = s G and ds_j = sum_k W_jk G_jk, once per step (FinishGradients). The constant of ln_scale is
+//     folded into the matrices behind it: (s u) W^T = u (s W)^T.
+//   - Per visit, the forward pass keeps the block's input, normalised q and k with v, attention's output, the stream between
+//     attention and MLP and the MLP's hidden values (activations.h); the backward pass computes norms and activations again.
 //   - Under bfloat16, products take and give bfloat16; the residual stream, its gradient, norms, softmax, losses and the
 //     gradients of all parameters are float32.
 #pragma once
@@ -35,18 +35,20 @@ class FusedTransformer : public Engine {
 
   int64_t Prepare(bool fake_quantise) override;
   void FixSteps(const FixedSteps& steps) override;
-  void AccumulateGradients(std::span<const uint16_t* const> sequences, int64_t T, double share) override;
+  void SetLooped(bool looped) override;
+  using Engine::AccumulateGradients;
+  using Engine::AccumulateLastGradients;
+  using Engine::TokenLosses;
+  void AccumulateGradients(std::span<const Segment> segments, double share) override;
   void FinishGradients() override;
-  void AccumulateLastGradients(std::span<const uint16_t* const> sequences, int64_t T, double share, const OnBlock& on_block) override;
+  void AccumulateLastGradients(std::span<const Segment> segments, double share, const OnBlock& on_block) override;
   std::vector<float> Losses() const override { return losses_; }
-  void TokenLosses(std::span<const uint16_t* const> sequences, int64_t T, int64_t first, float* losses) override;
+  void TokenLosses(std::span<const Segment> segments, int64_t first, float* losses) override;
   void ContinueLosses(const uint16_t* tokens, int64_t count, int64_t past, float* losses) override;
 
   void SetProfile(StepProfile* profile) override;
 
-  // How many of `all` sequences of T tokens so many threads work on at a time: a chunk.
-  static int64_t SequencesAtATime(const Settings& settings, int64_t threads, int64_t all, int64_t T);
-  // Bytes of working memory for chunks of `sequences` sequences of T tokens.
+  // Bytes of working memory for `sequences` sequences of T tokens, or as many tokens in segments of at most T.
   static int64_t WorkspaceBytes(const Settings& settings, int64_t sequences, int64_t T, bool training);
 
  private:

@@ -12,6 +12,7 @@
 #include <ATen/ops/embedding.h>
 #include <ATen/ops/full_like.h>
 #include <ATen/ops/leaky_relu.h>
+#include <ATen/ops/lerp.h>
 #include <ATen/ops/linalg_vector_norm.h>
 #include <ATen/ops/linear.h>
 #include <ATen/ops/outer.h>
@@ -62,107 +63,54 @@ at::Tensor FakeQuantise(const at::Tensor& w, const TensorSteps& steps) {
 
 }  // namespace
 
-std::vector<ParameterSpec> ParameterSpecs(const Settings& s) {
-  const int64_t D = s.model_dim, kv_dim = s.num_kv_heads * (D / s.num_heads), F = static_cast<int64_t>(s.mlp_mult * D);
-  const int64_t encoder = s.num_layers / 2;
-  const at::ScalarType embedding = ComputeDType(s);
+std::vector<ParameterSpec> ParameterSpecs(const Settings& settings) {
   std::vector<ParameterSpec> specs;
-  const auto add = [&](std::string name, std::vector<int64_t> shape, at::ScalarType dtype = at::kFloat) {
-    specs.push_back({std::move(name), std::move(shape), dtype});
-  };
-  add("skip_weights", {std::min(encoder, s.num_layers - encoder), D});
-  add("tok_emb.weight", {s.vocab_size, D}, embedding);
-  if (s.bigram_vocab_size > 0) {
-    add("bigram.scale", {});
-    add("bigram.embed.weight", {s.bigram_vocab_size, s.bigram_dim}, embedding);
-    if (s.bigram_dim != D) add("bigram.proj.weight", {D, s.bigram_dim});
-  }
-  if (s.smear) add("smear.gate", {D});
-  for (int64_t i = 0; i < s.num_layers; ++i) {
-    const std::string block = StringPrintf("blocks.%ld.", i);
-    add(block + "attn_scale", {D});
-    add(block + "mlp_scale", {D});
-    add(block + "resid_mix", {2, D});
-    add(block + "attn.q_gain", {s.num_heads});
-    add(block + "attn.c_q.weight", {D, D});
-    add(block + "attn.c_k.weight", {kv_dim, D});
-    add(block + "attn.c_v.weight", {kv_dim, D});
-    add(block + "attn.proj.weight", {D, D});
-    add(block + "mlp.fc.weight", {F, D});
-    add(block + "mlp.proj.weight", {D, F});
-  }
-  if (!s.tie_embeddings) add("lm_head.weight", {s.vocab_size, D});
+  for (const Weight& weight : Plan(settings).weights) specs.push_back({weight, IsTable(weight.role) ? ComputeDType(settings) : at::kFloat});
   return specs;
 }
 
-bool IsTable(std::string_view name) { return name.ends_with("emb.weight") || name.ends_with("embed.weight"); }
-
 Rotary RotaryTables(const Settings& settings, int64_t positions, int64_t first) {
-  const at::ScalarType compute = ComputeDType(settings);
-  // The published script casts the frequency buffer to bfloat16 with the model, and everything after it follows
-  // (specification 3, row 21).
-  const at::ScalarType table = settings.published_quirks && compute == at::kBFloat16 ? at::kBFloat16 : at::kFloat;
-  const int64_t d = settings.model_dim / settings.num_heads;
-  const int64_t turned = settings.rope_dims > 0 ? settings.rope_dims : d;
-  const at::Tensor exponent = at::arange(0, turned, 2, at::kFloat) / static_cast<double>(turned);
-  const at::Tensor frequency =
-      at::constant_pad_nd(at::pow(settings.rope_base, exponent).reciprocal(), {0, (d - turned) / 2}).to(table);
-  const at::ScalarType precise = first == 0 ? table : at::kDouble;
-  const at::Tensor angle = at::outer(at::arange(first, first + positions, precise), frequency.to(precise));
-  return {angle.cos().to(compute), angle.sin().to(compute)};
+  const int64_t rotated = Plan(settings).rotated;
+  const bool quirks = settings.published_quirks && ComputeDType(settings) == at::kBFloat16;
+  at::Tensor rates = at::pow(settings.rope_base, at::arange(0, rotated, 2, at::kFloat) / static_cast<double>(rotated)).reciprocal();
+  // Both entries round the rates with the rest of the model; in pull request 531 positions and angles follow.
+  if (quirks) rates = rates.to(at::kBFloat16);
+  const at::ScalarType published = quirks && settings.published_entry == "531" ? at::kBFloat16 : at::kFloat;
+  const at::ScalarType precise = first == 0 ? published : at::kDouble;
+  const at::Tensor angles = at::outer(at::arange(first, first + positions, precise), rates.to(precise));
+  const at::ScalarType used = quirks ? at::kBFloat16 : at::kFloat;
+  return {angles.cos().to(used).to(at::kFloat), angles.sin().to(used).to(at::kFloat)};
 }
 
-double InputScale(const Settings& settings, int64_t layer) {
-  return settings.ln_scale ? 1 / std::sqrt(static_cast<double>(layer + 1)) : 1;
-}
-
-std::optional<Grid> TrainingGrid(const std::string& name, const at::Tensor& weight, const Settings& settings) {
+std::optional<Grid> TrainingGrid(const std::string& name, int64_t rows, int64_t columns, const Settings& settings) {
   if (settings.published_quirks) return kPublishedQatGrid;
   if (TrainsOnBudgetSteps(settings)) return std::nullopt;
-  return ExportGrid(name, weight.size(0), weight.size(1), settings);
+  return ExportGrid(name, rows, columns, settings);
 }
 
 Transformer::Transformer(const Settings& settings, NamedTensors parameters)
-    : settings_(settings),
-      parameters_(std::move(parameters)),
-      compute_(ComputeDType(settings)) {
-  for (int64_t i = 0; i < settings.num_layers; ++i) {
-    const std::string block = StringPrintf("blocks.%ld.", i);
-    layers_.push_back({.attn_scale = parameter(block + "attn_scale"),
-                       .mlp_scale = parameter(block + "mlp_scale"),
-                       .resid_mix = parameter(block + "resid_mix"),
-                       .q_gain = parameter(block + "attn.q_gain"),
-                       .c_q = MatrixOf(block + "attn.c_q.weight"),
-                       .c_k = MatrixOf(block + "attn.c_k.weight"),
-                       .c_v = MatrixOf(block + "attn.c_v.weight"),
-                       .attn_proj = MatrixOf(block + "attn.proj.weight"),
-                       .mlp_fc = MatrixOf(block + "mlp.fc.weight"),
-                       .mlp_proj = MatrixOf(block + "mlp.proj.weight"),
-                       .exclusive = i >= settings.num_layers - settings.xsa_last_n,
-                       .scale = InputScale(settings, i)});
+    : settings_(settings), plan_(settings), parameters_(std::move(parameters)), looped_(plan_.loops()), compute_(ComputeDType(settings)) {
+  for (size_t i = 0; i < plan_.weights.size(); ++i) {
+    matrices_.emplace_back();
+    if (IsLinear(plan_.weights[i].role)) matrices_.back() = MatrixOf(static_cast<int>(i));
   }
-  if (settings.bigram_vocab_size > 0 && settings.bigram_dim != settings.model_dim)
-    bigram_proj_ = MatrixOf("bigram.proj.weight");
-  if (!settings.tie_embeddings) lm_head_ = MatrixOf("lm_head.weight");
 }
 
 at::Tensor Transformer::parameter(const std::string& name) const {
-  for (const auto& [own, tensor] : parameters_)
-    if (own == name) return tensor;
-  throw std::out_of_range("no parameter " + name);
+  const int weight = plan_.Find(name);
+  if (weight == kNone) throw std::out_of_range("no parameter " + name);
+  return of(weight);
 }
 
-Transformer::Matrix Transformer::MatrixOf(const std::string& name) const {
-  const at::Tensor weight = parameter(name);
-  return {name, weight, TrainingGrid(name, weight, settings_), std::nullopt};
+Transformer::Matrix Transformer::MatrixOf(int weight) const {
+  const auto& [name, tensor] = parameters_[weight];
+  return {name, tensor, TrainingGrid(name, tensor.size(0), tensor.size(1), settings_), std::nullopt};
 }
 
 std::vector<Transformer::Matrix*> Transformer::Matrices() {
   std::vector<Matrix*> all;
-  for (Layer& layer : layers_)
-    for (Matrix* matrix : {&layer.c_q, &layer.c_k, &layer.c_v, &layer.attn_proj, &layer.mlp_fc, &layer.mlp_proj}) all.push_back(matrix);
-  if (bigram_proj_) all.push_back(&*bigram_proj_);
-  if (lm_head_) all.push_back(&*lm_head_);
+  for (std::optional<Matrix>& matrix : matrices_)
+    if (matrix) all.push_back(&*matrix);
   return all;
 }
 
@@ -181,7 +129,8 @@ int64_t Transformer::SetFakeQuantisation(bool on) {
   return on ? matrices : 0;
 }
 
-at::Tensor Transformer::Linear(const at::Tensor& x, const Matrix& matrix) const {
+at::Tensor Transformer::Linear(const at::Tensor& x, int weight) const {
+  const Matrix& matrix = *matrices_[weight];
   if (observer_) observer_(matrix.name, matrix.weight, x);
   at::Tensor w = matrix.weight.to(compute_);
   if (fake_quantise_ && matrix.rounded() && at::GradMode::is_enabled()) {
@@ -197,89 +146,117 @@ at::Tensor Transformer::Linear(const at::Tensor& x, const Matrix& matrix) const 
 at::Tensor Transformer::Embed(const at::Tensor& ids) const {
   const auto after_first = [](const at::Tensor& x) { return x.narrow(1, 1, x.size(1) - 1); };
   const auto before_last = [](const at::Tensor& x) { return x.narrow(1, 0, x.size(1) - 1); };
-  const at::Tensor starts = ids.eq(kBos);  // of documents; looked at only under reset_at_bos
-  at::Tensor x = at::embedding(parameter("tok_emb.weight"), ids);
-  if (settings_.bigram_vocab_size > 0) {
-    const int64_t rows = settings_.bigram_vocab_size - 1;
+  // One position later, zeros at the first; and with `masked`, zeros where a document starts.
+  const auto shifted = [&](const at::Tensor& x, bool masked) {
+    const at::Tensor previous = before_last(at::constant_pad_nd(x, {0, 0, 1, 0}));
+    return masked ? previous.masked_fill(ids.eq(kBos).unsqueeze(-1), 0) : previous;
+  };
+  at::Tensor x = at::embedding(of(plan_.tok_emb), ids);
+  if (plan_.smear_window != kNone) {
+    const at::Tensor logit = at::linear(x.narrow(-1, 0, settings_.gate_window), of(plan_.smear_window).to(x.scalar_type()));
+    return Rms(x + of(plan_.smear_lambda).to(x.scalar_type()) * at::sigmoid(logit) * shifted(x, /*masked=*/true));
+  }
+  if (plan_.bigram_rows > 0) {
+    const int64_t rows = plan_.bigram_rows - 1;
     const at::Tensor token = ids.to(at::kInt);
     at::Tensor hashed = at::full_like(token, rows);
     const at::Tensor pair = at::bitwise_xor(36313 * after_first(token), 27191 * before_last(token));
     after_first(hashed).copy_(at::remainder(pair, rows));
-    if (settings_.reset_at_bos) hashed.masked_fill_(starts, rows);
-    at::Tensor bigram = at::embedding(parameter("bigram.embed.weight"), hashed.to(at::kLong));
-    if (bigram_proj_) bigram = Linear(bigram, *bigram_proj_);
-    x = x + bigram * parameter("bigram.scale").to(bigram.scalar_type());
+    if (settings_.reset_at_bos) hashed.masked_fill_(ids.eq(kBos), rows);
+    at::Tensor bigram = at::embedding(of(plan_.bigram_embed), hashed.to(at::kLong));
+    if (!plan_.bigram_proj.weights.empty()) bigram = Linear(bigram, plan_.bigram_proj.weights[0]);
+    x = x + bigram * of(plan_.bigram_scale).to(bigram.scalar_type());
   }
   x = Rms(x);
-  if (!settings_.smear) return x;
-  const at::Tensor gate = at::sigmoid(parameter("smear.gate").to(x.scalar_type()));
-  // x one position later, zeros at the first.
-  at::Tensor previous = before_last(at::constant_pad_nd(x, {0, 0, 1, 0}));
-  if (settings_.reset_at_bos) previous = previous.masked_fill(starts.unsqueeze(-1), 0);
-  return (1 - gate) * x + gate * previous;
+  if (plan_.smear_gate == kNone) return x;
+  const at::Tensor gate = at::sigmoid(of(plan_.smear_gate).to(x.scalar_type()));
+  return (1 - gate) * x + gate * shifted(x, settings_.reset_at_bos);
 }
 
-at::Tensor Transformer::Attention(const Layer& layer, const at::Tensor& u, const Rotary& rotary) const {
-  const int64_t B = u.size(0), T = u.size(1), D = u.size(2);
-  const int64_t H = settings_.num_heads, Hkv = settings_.num_kv_heads, d = D / H;
-  const auto heads = [&](const Matrix& projection, int64_t count) {  // [B, count, T, d]
-    return Linear(u, projection).view({B, T, count, d}).transpose(1, 2);
+at::Tensor Transformer::Attention(const LayerPlan& layer, const at::Tensor& n, const Rotary& rotary, const std::vector<int64_t>& starts) const {
+  const int64_t B = n.size(0), T = n.size(1), D = n.size(2), half = plan_.rotated / 2;
+  const int64_t H = plan_.H, Hkv = plan_.Hkv, d = plan_.d;
+  const auto heads = [&](int weight, int64_t count) {  // [B, count, T, d]
+    return Linear(n, weight).view({B, T, count, d}).transpose(1, 2);
   };
+  const at::Tensor cos = rotary.cos.to(compute_), sin = rotary.sin.to(compute_);
   const auto rotate = [&](const at::Tensor& x) {
-    const at::Tensor x1 = x.narrow(-1, 0, d / 2), x2 = x.narrow(-1, d / 2, d / 2);
-    return at::cat({x1 * rotary.cos + x2 * rotary.sin, x2 * rotary.cos - x1 * rotary.sin}, -1);
+    const at::Tensor x1 = x.narrow(-1, 0, half), x2 = x.narrow(-1, half, half);
+    return at::cat({x1 * cos + x2 * sin, x2 * cos - x1 * sin, x.narrow(-1, 2 * half, d - 2 * half)}, -1);
   };
-  const at::Tensor k = rotate(Rms(heads(layer.c_k, Hkv))), v = heads(layer.c_v, Hkv);
-  const at::Tensor q = rotate(Rms(heads(layer.c_q, H))) * layer.q_gain.to(compute_).view({1, H, 1, 1});
-  at::Tensor y = at::scaled_dot_product_attention(q, k, v, {}, 0.0, /*is_causal=*/true, std::nullopt, /*enable_gqa=*/true);
+  const std::vector<int>& qkv = layer.qkv.weights;
+  const at::Tensor k = rotate(Rms(heads(qkv[1], Hkv))), v = heads(qkv[2], Hkv);
+  const at::Tensor q = rotate(Rms(heads(qkv[0], H))) * of(layer.q_gain).to(compute_).view({1, H, 1, 1});
+  std::vector<at::Tensor> parts;
+  for (size_t i = 0; i < std::max<size_t>(starts.size(), 1); ++i) {
+    const int64_t first = starts.empty() ? 0 : starts[i], length = (i + 1 < starts.size() ? starts[i + 1] : T) - first;
+    const auto part = [&](const at::Tensor& x) { return x.narrow(2, first, length); };
+    parts.push_back(at::scaled_dot_product_attention(part(q), part(k), part(v), {}, 0.0, /*is_causal=*/true, std::nullopt, /*enable_gqa=*/true));
+  }
+  at::Tensor y = parts.size() == 1 ? parts[0] : at::cat(parts, 2);
   if (layer.exclusive) {
     // y <- y - (y . n) n with n = v / max(|v|, 1e-12), each value head against its group of query heads; in float32.
     const at::Tensor grouped = y.to(at::kFloat).view({B, Hkv, H / Hkv, T, d});
     const at::Tensor value = v.to(at::kFloat).unsqueeze(2);
-    const at::Tensor n = value / at::linalg_vector_norm(value, 2, {-1}, /*keepdim=*/true).clamp_min(1e-12);
-    y = (grouped - (grouped * n).sum(-1, /*keepdim=*/true) * n).view({B, H, T, d}).to(compute_);
+    const at::Tensor u = value / at::linalg_vector_norm(value, 2, {-1}, /*keepdim=*/true).clamp_min(1e-12);
+    y = (grouped - (grouped * u).sum(-1, /*keepdim=*/true) * u).view({B, H, T, d}).to(compute_);
   }
-  return Linear(y.transpose(1, 2).reshape({B, T, D}), layer.attn_proj);
+  if (layer.attn_gate != kNone) {
+    const at::Tensor logits = at::linear(n.narrow(-1, 0, settings_.gate_window), of(layer.attn_gate).to(n.scalar_type()));  // [B, T, H]
+    y = y * at::sigmoid(settings_.sparse_attn_gate_scale * logits).transpose(1, 2).unsqueeze(-1).to(compute_);
+  }
+  return of(layer.attn_scale).to(n.scalar_type()) * Linear(y.transpose(1, 2).reshape({B, T, D}), layer.attn_proj.weights[0]);
 }
 
-at::Tensor Transformer::Block(const Layer& layer, at::Tensor x, const at::Tensor& x0, const Rotary& rotary) const {
-  const at::ScalarType dtype = x.scalar_type();
-  const at::Tensor mix = layer.resid_mix.to(dtype);
-  const auto normed = [&] { return layer.scale == 1 ? Rms(x) : Rms(x) * layer.scale; };
-  x = mix[0] * x + mix[1] * x0;
-  x = x + layer.attn_scale.to(dtype) * Attention(layer, normed(), rotary);
-  const at::Tensor h = Linear(normed(), layer.mlp_fc);
+at::Tensor Transformer::Mlp(const LayerPlan& layer, const at::Tensor& n) const {
+  const at::Tensor h = Linear(n, layer.mlp_fc.weights[0]);
   const at::Tensor hidden = settings_.mlp_negative_slope == 0 ? at::relu(h) : at::leaky_relu(h, settings_.mlp_negative_slope);
-  return x + layer.mlp_scale.to(dtype) * Linear(hidden * hidden, layer.mlp_proj);
+  return of(layer.mlp_scale).to(n.scalar_type()) * Linear(hidden * hidden, layer.mlp_proj.weights[0]);
 }
 
-at::Tensor Transformer::Logits(const at::Tensor& ids) const {
+at::Tensor Transformer::Logits(const at::Tensor& ids, const std::vector<int64_t>& starts) const {
   const at::Tensor x0 = Embed(ids);
+  const at::ScalarType dtype = x0.scalar_type();
   const Rotary rotary = RotaryTables(settings_, ids.size(1));
-  const at::Tensor skip_weights = parameter("skip_weights").to(x0.scalar_type());
-  const int64_t encoder = settings_.num_layers / 2;
-  std::vector<at::Tensor> skips;
-  at::Tensor x = x0;
-  for (int64_t i = 0; i < settings_.num_layers; ++i) {
-    if (i >= encoder && !skips.empty()) {
-      x = x + skip_weights[i - encoder] * skips.back();
-      skips.pop_back();
+  const std::vector<Visit>& visits = plan_.visits(looped_);
+  std::vector<at::Tensor> outputs;
+  at::Tensor x = x0, lane1;  // x: the stream, or lane 0
+  for (const Visit& visit : visits) {
+    const LayerPlan& layer = plan_.layers[visit.layer];
+    const auto normed = [&](const at::Tensor& of_stream) { return layer.input_scale == 1 ? Rms(of_stream) : Rms(of_stream) * layer.input_scale; };
+    if (visit.enters_lanes) lane1 = x;
+    if (visit.skip_from >= 0) {
+      const at::Tensor skip = of(plan_.skip_weights).to(dtype)[visit.skip_row] * outputs[visit.skip_from];
+      x = plan_.skip_gates == kNone ? x + skip : at::lerp(skip, x, at::sigmoid(of(plan_.skip_gates).to(dtype)[visit.skip_row]));
     }
-    x = Block(layers_[i], x, x0, rotary);
-    if (i < encoder) skips.push_back(x);
+    const at::Tensor mix = of(layer.resid_mix).to(dtype), mixed = mix[0] * x + mix[1] * x0;
+    const at::Tensor attention = Attention(layer, normed(mixed), rotary, starts);
+    if (visit.lanes) {
+      const at::Tensor mlp = Mlp(layer, normed(lane1));
+      const at::Tensor resid = of(plan_.parallel_resid).to(dtype)[visit.layer], post = of(plan_.parallel_post).to(dtype)[visit.layer];
+      const auto lane = [&](int64_t k, const at::Tensor& own) { return resid[k] * own + post[0][k] * attention + post[1][k] * mlp; };
+      const at::Tensor lane0 = lane(0, x);
+      lane1 = lane(1, lane1);
+      x = lane0;
+    } else {
+      x = mixed + attention;
+      x = x + Mlp(layer, normed(x));
+    }
+    outputs.push_back(x);
   }
+  if (lane1.defined()) x = settings_.parallel_final_lane == "attn" ? x : settings_.parallel_final_lane == "mlp" ? lane1 : (x + lane1) * 0.5;
   x = Rms(x);
-  const at::Tensor logits =
-      lm_head_ ? Linear(x, *lm_head_) : at::linear(x.to(compute_), parameter("tok_emb.weight").to(compute_));
+  const int head = plan_.head.weights[0];
+  const at::Tensor logits = plan_.tied ? at::linear(x.to(compute_), of(head).to(compute_)) : Linear(x, head);
   return settings_.logit_softcap * at::tanh(logits / settings_.logit_softcap);
 }
 
-at::Tensor Transformer::Loss(const at::Tensor& ids, const at::Tensor& targets) const {
-  return at::cross_entropy_loss(Logits(ids).flatten(0, 1).to(at::kFloat), targets.flatten());
+at::Tensor Transformer::Loss(const at::Tensor& ids, const at::Tensor& targets, const std::vector<int64_t>& starts) const {
+  return at::cross_entropy_loss(Logits(ids, starts).flatten(0, 1).to(at::kFloat), targets.flatten());
 }
 
-at::Tensor Transformer::TokenLosses(const at::Tensor& ids, const at::Tensor& targets) const {
-  return at::cross_entropy_loss(Logits(ids).flatten(0, 1).to(at::kFloat), targets.flatten(), {}, at::Reduction::None)
+at::Tensor Transformer::TokenLosses(const at::Tensor& ids, const at::Tensor& targets, const std::vector<int64_t>& starts) const {
+  return at::cross_entropy_loss(Logits(ids, starts).flatten(0, 1).to(at::kFloat), targets.flatten(), {}, at::Reduction::None)
       .view_as(targets);
 }
 

@@ -1,8 +1,9 @@
-// The transformer of specification 1, sections 2 and 3: U-net skips, grouped-query attention, exclusive self attention on
-// the last layers, smear gate, hashed bigrams, tied embeddings, softcapped logits.
+// The transformer that plan.h describes, written out in plain ATen operations: U-net skips, grouped-query attention, exclusive self
+// attention, smear gates, hashed bigrams, tied embeddings, softcapped logits (openai/parameter-golf pull request 531), and looped
+// layers, skip gates, attention gates, residual lanes and packed documents (pull request 1855). Engines are tested against it.
 //
-// Shapes: B sequences, T positions, D model_dim, H heads, d = D/H, V vocab_size. Plain ATen operations; gradients come from
-// autograd where a parameter requires them.
+// Shapes: B sequences, T positions, D model_dim, H heads, d = D/H, V vocab_size. Gradients come from autograd where a parameter
+// requires them.
 #pragma once
 
 #include <ATen/core/Tensor.h>
@@ -16,41 +17,33 @@
 #include <vector>
 
 #include "common/checkpoint/checkpoint.h"
+#include "common/plan/plan.h"
 #include "common/quantise/grid.h"
 #include "common/settings/settings.h"
 
 namespace fairway {
 
-// Tensors by name, in the model's order (specification 1, section 2; the order of the published script).
+// Tensors by name, in the plan's order.
 using NamedTensors = std::vector<std::pair<std::string, at::Tensor>>;
 
-struct ParameterSpec {
-  std::string name;
-  std::vector<int64_t> shape;
+struct ParameterSpec : Weight {
   at::ScalarType dtype;  // storage: float32, the embeddings bfloat16 under precision=bfloat16
 };
 
-// Every parameter of the model that `settings` describe.
+// Every parameter of the model that `settings` describe, in the plan's order.
 std::vector<ParameterSpec> ParameterSpecs(const Settings& settings);
 
-// Whether the parameter `name` is a table of embeddings, whose rows are looked up: no linear layer's weight.
-bool IsTable(std::string_view name);
-
-// cos and sin of specification 1, section 3, each [positions, d/2] in the compute dtype. Under rope_dims only the first rope_dims/2
-// pairs turn, with the frequencies of a head of that size; the angle of the others is 0. (A pair is dimensions i and i + d/2; where
-// the field rotates a head's first rope_dims dimensions, this is the same model with the rows of c_q and c_k in another order.)
+// cos and sin of the rotary embedding, float32 [positions, plan.rotated / 2], for the positions first … first + positions - 1; far from
+// 0 angles are float64, or they would be rounded to nothing. Dimension pair i of the `rotated` leading ones turns by position *
+// rope_base^(-2i / rotated). Under bfloat16 and published_quirks they are rounded as the published entry does.
 struct Rotary {
   at::Tensor cos, sin;
 };
-// For the positions first … first + positions - 1; far from 0 angles are float64, or they would be rounded to nothing.
 Rotary RotaryTables(const Settings& settings, int64_t positions, int64_t first = 0);
-
-// What ln_scale multiplies the normed input of block `layer`'s attention and MLP by: 1 / sqrt(layer + 1), or 1 where it is off.
-double InputScale(const Settings& settings, int64_t layer);
 
 // The grid that late quantisation-aware training rounds the linear weight `name` to, if any: its export's; under published_quirks the
 // published int6 for every matrix (specification 3, row 7). Where a budget chooses the export's steps: none, until FixSteps gives it.
-std::optional<Grid> TrainingGrid(const std::string& name, const at::Tensor& weight, const Settings& settings);
+std::optional<Grid> TrainingGrid(const std::string& name, int64_t rows, int64_t columns, const Settings& settings);
 
 // The steps of linear weights, by name (common/quantise/steps.h): an element's is rows[r] * columns[c]; codes go to +-kLargestCode.
 // float32 [rows] and [columns], where the weights are.
@@ -64,12 +57,16 @@ class Transformer {
   // REQUIRES: settings.CheckModel() passed; `parameters` as ParameterSpecs says (names, order, shapes, dtypes).
   Transformer(const Settings& settings, NamedTensors parameters);
 
-  // ids: int64 [B, T] -> softcapped logits [B, T, V]; the embeddings' dtype.
-  at::Tensor Logits(const at::Tensor& ids) const;
+  // ids: int64 [B, T] -> softcapped logits [B, T, V]; the embeddings' dtype. With `starts`, positions of each row where segments begin
+  // (the first is 0), attention stays inside a segment.
+  at::Tensor Logits(const at::Tensor& ids, const std::vector<int64_t>& starts = {}) const;
   // Mean cross-entropy in nats over all positions, a float32 scalar. targets: int64 [B, T].
-  at::Tensor Loss(const at::Tensor& ids, const at::Tensor& targets) const;
+  at::Tensor Loss(const at::Tensor& ids, const at::Tensor& targets, const std::vector<int64_t>& starts = {}) const;
   // The same before the mean: float32 [B, T]. For scoring.
-  at::Tensor TokenLosses(const at::Tensor& ids, const at::Tensor& targets) const;
+  at::Tensor TokenLosses(const at::Tensor& ids, const at::Tensor& targets, const std::vector<int64_t>& starts = {}) const;
+
+  // Whether passes visit the looped segment num_loops + 1 times. At first they do, where the model has loops.
+  void SetLooped(bool looped) { looped_ = looped; }
 
   const NamedTensors& parameters() const { return parameters_; }
   at::Tensor parameter(const std::string& name) const;
@@ -96,23 +93,19 @@ class Transformer {
     std::optional<TensorSteps> steps;  // where they are fixed
     bool rounded() const { return grid || steps; }
   };
-  struct Layer {
-    at::Tensor attn_scale, mlp_scale, resid_mix, q_gain;
-    Matrix c_q, c_k, c_v, attn_proj, mlp_fc, mlp_proj;
-    bool exclusive;
-    double scale;  // of the normed inputs
-  };
-  Matrix MatrixOf(const std::string& name) const;
+  const at::Tensor& of(int weight) const { return parameters_[weight].second; }
+  Matrix MatrixOf(int weight) const;
   std::vector<Matrix*> Matrices();
-  at::Tensor Linear(const at::Tensor& x, const Matrix& matrix) const;
+  at::Tensor Linear(const at::Tensor& x, int weight) const;
   at::Tensor Embed(const at::Tensor& ids) const;
-  at::Tensor Block(const Layer& layer, at::Tensor x, const at::Tensor& x0, const Rotary& rotary) const;
-  at::Tensor Attention(const Layer& layer, const at::Tensor& u, const Rotary& rotary) const;
+  at::Tensor Attention(const LayerPlan& layer, const at::Tensor& n, const Rotary& rotary, const std::vector<int64_t>& starts) const;
+  at::Tensor Mlp(const LayerPlan& layer, const at::Tensor& n) const;
 
   Settings settings_;
+  Plan plan_;
   NamedTensors parameters_;
-  std::vector<Layer> layers_;
-  std::optional<Matrix> bigram_proj_, lm_head_;
+  std::vector<std::optional<Matrix>> matrices_;  // of each weight that is a linear layer's
+  bool looped_;
   at::ScalarType compute_;
   bool fake_quantise_ = false;
   Observer observer_;

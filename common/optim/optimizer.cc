@@ -33,7 +33,7 @@ Optimizer::Optimizer(const Settings& settings, const FlatLayout& layout, FlatTen
   int64_t scratch = 0;
   for (size_t i = 0; i < layout.entries().size(); ++i) {
     const FlatLayout::Entry& entry = layout.entries()[i];
-    if (entry.group != Group::kMatrices) continue;
+    if (entry.spec.group != Group::kMatrices) continue;
     const size_t matrix = muons_.size();
     muons_.push_back({parameters_.tensors()[i].second, gradients_.tensors()[i].second, momentum_.tensors()[matrix].second,
                       updates_.narrow(0, entry.range.first - layout.range(Group::kMatrices).first, entry.range.size())});

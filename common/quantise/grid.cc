@@ -3,16 +3,13 @@
 #include <algorithm>
 
 #include "common/base/text.h"
+#include "common/plan/plan.h"
 
 namespace fairway {
 namespace {
 
-bool Contains(std::string_view name, std::string_view part) {
-  return name.find(part) != std::string_view::npos;
-}
-
 bool MatchesAny(std::string_view name, std::string_view patterns) {
-  return std::ranges::any_of(Split(patterns, ','), [&](const std::string& part) { return Contains(name, part); });
+  return std::ranges::any_of(Split(patterns, ','), [&](const std::string& part) { return name.find(part) != std::string_view::npos; });
 }
 
 }  // namespace
@@ -27,10 +24,16 @@ std::optional<Grid> ExportGrid(std::string_view name, int64_t rows, int64_t colu
   if (rows * columns <= settings.keep_max_numel) return std::nullopt;
   if (IsControlTensor(name, settings)) return std::nullopt;
   if (MatchesAny(name, settings.fp16_keep_name_patterns)) return std::nullopt;
-  if (Contains(name, "tok_emb") || Contains(name, "lm_head")) return kInt8;
-  if (Contains(name, ".mlp.")) return kInt5;
-  if (Contains(name, ".attn.") || Contains(name, ".proj.")) return kInt6;
-  return kInt8;
+  switch (RoleOf(name)) {
+    case Role::kMlpUp:
+    case Role::kMlpDown: return kInt5;
+    case Role::kQuery:
+    case Role::kKey:
+    case Role::kValue:
+    case Role::kAttentionOutput:
+    case Role::kBigramProjection: return kInt6;
+    default: return kInt8;
+  }
 }
 
 DType KeptDType(std::string_view name, int64_t numel, const Settings& settings) {

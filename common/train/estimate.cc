@@ -17,20 +17,17 @@ namespace fairway {
 
 Estimate EstimateTraining(const Settings& s, int64_t world_size) {
   Estimate estimate{};
-  double products = 0;  // multiply-adds a token in linear layers
+  const Plan plan(s);
   double state = 0;
   for (const ParameterSpec& spec : ParameterSpecs(s)) {
-    double numel = 1;
-    for (int64_t size : spec.shape) numel *= static_cast<double>(size);
-    estimate.parameters += static_cast<int64_t>(numel);
-    const bool matrix = spec.shape.size() == 2 && spec.name.ends_with(".weight");
-    const bool table = IsTable(spec.name);
+    const double numel = static_cast<double>(spec.numel());
+    estimate.parameters += spec.numel();
+    const bool by_muon = spec.group == Group::kMatrices;
     // Weight, gradient, one or two moments, EMA, SWA sum; float32 but for bfloat16 weights and gradients.
-    state += numel * (2 * (spec.dtype == at::kBFloat16 ? 2 : 4) + 4 * (matrix && !table ? 1 : 2) +
-                      4 * (s.ema_enabled + s.swa_enabled));
-    if (matrix && !table) state += numel * 2;  // Muon's update
-    if (world_size > 1) state += numel * 4;    // other ranks' gradients on their way into sums
-    if (matrix && (!table || (s.tie_embeddings && spec.name == "tok_emb.weight"))) products += numel;
+    state += numel * (2 * (spec.dtype == at::kBFloat16 ? 2 : 4) + 4 * (by_muon ? 1 : 2) + 4 * (s.ema_enabled + s.swa_enabled));
+    if (by_muon) state += numel * 2;         // Muon's update
+    if (world_size > 1) state += numel * 4;  // other ranks' gradients on their way into sums
+    const bool matrix = IsTable(spec.role) || IsLinear(spec.role);
     const auto grid = matrix ? ExportGrid(spec.name, spec.shape[0], spec.shape[1], s) : std::nullopt;
     // A row's largest of some hundred normals is about 3.2 standard deviations; a rounded normal of k steps a standard
     // deviation has log2(k) + 2.05 bits of entropy.
@@ -42,12 +39,16 @@ Estimate EstimateTraining(const Settings& s, int64_t world_size) {
     estimate.artifact_bytes = static_cast<double>(TargetBytes(s, estimate.parameters));
     choosing_steps = 12.0 * static_cast<double>(estimate.parameters) + (s.calibration_windows > 0 ? EstimateCalibration(s) - kLibTorchBytes : 0);
   }
-  const double D = s.model_dim, F = std::floor(s.mlp_mult * D), T = s.train_seq_len, L = s.num_layers;
+  const double T = s.train_seq_len;
   // Forward and backward are three products of 2 operations a multiply-add; causal attention has 2 products over T/2 positions.
   const double tokens = s.train_batch_tokens;
-  estimate.flops_per_step = tokens * 6 * (products + L * D * T);
-  // Newton-Schulz: per iteration three products, 2 m m n + m m m multiply-adds for an m x n matrix; counted for m = D.
-  estimate.flops_per_step += s.muon_backend_steps * 2 * L * (2 * 3 * D * D * D + 2 * 2 * D * D * F + D * D * D * 3);
+  estimate.flops_per_step = tokens * 6 * (plan.ProductsPerToken(plan.loops()) + plan.AttentionPerTokenAndPosition(plan.loops()) * T / 2);
+  // Newton-Schulz: per iteration three products, 2 m m n + m m m multiply-adds for an m x n matrix, m <= n.
+  for (const Weight& weight : plan.weights) {
+    if (weight.group != Group::kMatrices) continue;
+    const double m = static_cast<double>(std::min(weight.shape[0], weight.shape[1])), n = static_cast<double>(std::max(weight.shape[0], weight.shape[1]));
+    estimate.flops_per_step += static_cast<double>(s.muon_backend_steps) * 2 * (2 * m * m * n + m * m * m);
+  }
   // Gradients in float32 as well, initial values, and one tensor on its way into a checkpoint; the stream's 64 MB read ahead.
   const int64_t sequences = s.train_batch_tokens / s.grad_micro_steps / s.train_seq_len;
   estimate.memory_bytes = kLibTorchBytes + 64e6 + 1.5 * state + choosing_steps +

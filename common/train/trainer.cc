@@ -154,7 +154,7 @@ FixedSteps Trainer::EmptySteps() const {
   FixedSteps steps;
   const auto options = at::TensorOptions().dtype(at::kFloat).device(parameters().front().second.device());
   for (const auto& [name, weight] : parameters()) {
-    if (weight.dim() != 2 || IsTable(name) || !ExportGrid(name, weight.size(0), weight.size(1), settings_)) continue;
+    if (weight.dim() != 2 || IsTable(RoleOf(name)) || !ExportGrid(name, weight.size(0), weight.size(1), settings_)) continue;
     steps[name] = {at::zeros({weight.size(0)}, options), at::zeros({weight.size(1)}, options)};
   }
   return steps;

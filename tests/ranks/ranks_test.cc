@@ -84,7 +84,7 @@ TEST_P(GradientsTest, AreThoseOfASingleProcess) {
   size_t matrix = 0;
   int64_t compared = 0;
   for (size_t i = 0; i < layout.entries().size(); ++i) {
-    const bool dealt = layout.entries()[i].group == Group::kMatrices;
+    const bool dealt = layout.entries()[i].spec.group == Group::kMatrices;
     if (dealt && partition.matrices()[matrix++].rank != ranks->rank()) continue;
     const at::Tensor &expected = alone.gradients()[i].second, &sum = together.gradients()[i].second;
     EXPECT_LE(Largest(sum - expected), 64 * 0x1p-24 * Largest(expected)) << layout.entries()[i].spec.name;
@@ -184,7 +184,7 @@ TEST_F(RanksTest, AStepMovesAsManyBytesAsTheFormulaSays) {
     const auto others = static_cast<double>(layout.range(Group::kMatrices).first);
     double matrices = 0;
     for (const auto& entry : layout.entries())
-      if (entry.group == Group::kMatrices) matrices += static_cast<double>(entry.range.size());
+      if (entry.spec.group == Group::kMatrices) matrices += static_cast<double>(entry.range.size());
     const auto more = static_cast<double>(ranks->world_size() - 1);
     EXPECT_EQ(SumOfRanks(static_cast<double>(ranks->bulk_bytes())) - bulk, more * (8 * others + 6 * matrices));
     EXPECT_EQ(numbers, more * 8 * (8 / static_cast<double>(ranks->world_size()) + 1));  // losses, the norm

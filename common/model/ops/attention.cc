@@ -11,7 +11,7 @@ constexpr float kLog2E = 1.44269504088896341f;
 
 // Where a sequence's heads stand.
 struct Frame {
-  Frame(const QkShape& shape, int64_t sequence, int64_t kv)
+  Frame(const QkShape& shape, int64_t row, int64_t kv)
       : T(shape.T),
         d(shape.d),
         columns(RoundUp(shape.d, 16)),
@@ -19,7 +19,7 @@ struct Frame {
         stride(shape.stride()),
         group(shape.H / shape.Hkv),
         head(kv * group),
-        row(sequence * shape.T),
+        row(row),
         key(row * stride + (shape.H + kv) * d),
         value(key + shape.Hkv * d),
         root(1.0f / __builtin_sqrtf(static_cast<float>(d))) {}
@@ -77,10 +77,10 @@ FAIRWAY_INLINE void PutPair(Vector top, Vector bottom, int64_t i, int64_t j, Wor
 }
 
 template <class E>
-void Forward(const QkShape& shape, const float* gain, const E* qkv, int64_t sequence, int64_t kv, int64_t first, void* scratch, E* y,
+void Forward(const QkShape& shape, const float* gain, const E* qkv, int64_t row, int64_t kv, int64_t first, void* scratch, E* y,
              float* lse) {
   constexpr int64_t G = kGroup<E>;
-  const Frame f(shape, sequence, kv);
+  const Frame f(shape, row, kv);
   Pieces pieces(scratch);
   Word* keys = pieces.Take<Word>(f.d / G * f.positions);               // panels
   Word* values = pieces.Take<Word>(RoundUp(f.T, G) / G * f.columns);   // [T / G, columns]
@@ -136,17 +136,17 @@ void Forward(const QkShape& shape, const float* gain, const E* qkv, int64_t sequ
         E* __restrict out = y + (f.row + i0 + i) * shape.H * f.d + head * f.d;
 #pragma omp simd
         for (int64_t c = 0; c < f.d; ++c) Put(sums[i * f.columns + c] * inverse, out + c);
-        lse[(sequence * shape.H + head) * f.T + i0 + i] = largest[i] / kLog2E + __builtin_logf(all);
+        lse[f.row * shape.H + head * f.T + i0 + i] = largest[i] / kLog2E + __builtin_logf(all);
       }
     }
   }
 }
 
 template <class E>
-void Backward(const QkShape& shape, const float* gain, const E* qkv, const E* y, const float* lse, const E* dy, int64_t sequence,
+void Backward(const QkShape& shape, const float* gain, const E* qkv, const E* y, const float* lse, const E* dy, int64_t row,
               int64_t kv, bool add_dv, void* scratch, E* dqkv) {
   constexpr int64_t G = kGroup<E>;
-  const Frame f(shape, sequence, kv);
+  const Frame f(shape, row, kv);
   const int64_t steps = f.d / G, pairs = RoundUp(f.T, G) / G;
   Pieces pieces(scratch);
   Word* keys_t = pieces.Take<Word>(steps * f.positions);    // panels, like the next
@@ -177,7 +177,7 @@ void Backward(const QkShape& shape, const float* gain, const E* qkv, const E* y,
     PairRows<E>(f.T, f.d, q, f.stride, queries, f.columns);
     PairRows<E>(f.T, f.d, dout, out_stride, douts, f.columns);
     __builtin_memset(dqueries, 0, f.T * f.columns * sizeof(float));
-    const float* lses = lse + (sequence * shape.H + head) * f.T;
+    const float* lses = lse + f.row * shape.H + head * f.T;
     for (int64_t i = 0; i < f.T; ++i) products[i] = Dot(dout + i * out_stride, out + i * out_stride, f.d);
     for (int64_t j0 = 0; j0 < f.T; j0 += kKeys) {
       for (int64_t i0 = j0 / kQueries * kQueries; i0 < f.T; i0 += kQueries) {
@@ -241,16 +241,16 @@ void Backward(const QkShape& shape, const float* gain, const E* qkv, const E* y,
 
 }  // namespace
 
-void AttentionForward(const QkShape& shape, const float* gain, Elements qkv, int64_t sequence, int64_t kv, int64_t first,
+void AttentionForward(const QkShape& shape, const float* gain, Elements qkv, int64_t row, int64_t kv, int64_t first,
                       void* scratch, Elements y, float* lse) {
-  With(qkv, [&](auto* all) { Forward(shape, gain, all, sequence, kv, first, scratch, static_cast<decltype(all)>(y.data), lse); });
+  With(qkv, [&](auto* all) { Forward(shape, gain, all, row, kv, first, scratch, static_cast<decltype(all)>(y.data), lse); });
 }
 
 void AttentionBackward(const QkShape& shape, const float* gain, Elements qkv, Elements y, const float* lse, Elements dy,
-                       int64_t sequence, int64_t kv, bool add_dv, void* scratch, Elements dqkv) {
+                       int64_t row, int64_t kv, bool add_dv, void* scratch, Elements dqkv) {
   With(qkv, [&](auto* all) {
     using E = decltype(all);
-    Backward(shape, gain, all, static_cast<E>(y.data), lse, static_cast<E>(dy.data), sequence, kv, add_dv, scratch,
+    Backward(shape, gain, all, static_cast<E>(y.data), lse, static_cast<E>(dy.data), row, kv, add_dv, scratch,
              static_cast<E>(dqkv.data));
   });
 }

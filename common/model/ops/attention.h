@@ -5,9 +5,9 @@
 //   dP_ij = dy_i . v_j;  dS_ij = P_ij (dP_ij - dy_i . y_i);  dv_j = sum_i P_ij dy_i
 //   dk^_j = gain_h / sqrt(d) sum_i dS_ij q^_i;  dq^_i = 1 / sqrt(d) sum_j dS_ij k^_j   (the gain is left to qk.h)
 //
-// qkv, dqkv: elements [B T, (H + 2 Hkv) d] as in qk.h; y, dy: elements [B T, H d]; lse: float32 [B, H, T]. Scores and softmax are
-// float32; P and dS are elements where they enter a product.
-// A call does one sequence and one key/value head with all its query heads.
+// qkv, dqkv: elements [N, (H + 2 Hkv) d] as in qk.h; y, dy: elements [N, H d]; lse: float32, [H, T] of the sequence that begins at row
+// `row` from row * H on. Scores and softmax are float32; P and dS are elements where they enter a product.
+// A call does one sequence, shape.T rows from `row` on, and one key/value head with all its query heads.
 #pragma once
 
 #include "common/model/ops/qk.h"
@@ -29,11 +29,11 @@ inline int64_t AttentionScratchBytes(const QkShape& shape) {
 }
 
 // Computes the rows from position `first` on.
-FAIRWAY_KERNEL(AttentionForward, const QkShape& shape, const float* gain, Elements qkv, int64_t sequence, int64_t kv, int64_t first,
+FAIRWAY_KERNEL(AttentionForward, const QkShape& shape, const float* gain, Elements qkv, int64_t row, int64_t kv, int64_t first,
                void* scratch, Elements y, float* lse);
 
 // Sets the query and key heads of dqkv; sets its value heads, or adds to them where `add_dv` says so.
 FAIRWAY_KERNEL(AttentionBackward, const QkShape& shape, const float* gain, Elements qkv, Elements y, const float* lse,
-               Elements dy, int64_t sequence, int64_t kv, bool add_dv, void* scratch, Elements dqkv);
+               Elements dy, int64_t row, int64_t kv, bool add_dv, void* scratch, Elements dqkv);
 
 }  // namespace fairway

@@ -52,6 +52,7 @@ void EmbedForward(int64_t D, Elements tok_emb, const int32_t* ids, Elements bigr
           squares += x[j] * x[j];
         }
       }
+      if (inverse_norms == nullptr) continue;
       const float r = 1.0f / __builtin_sqrtf(squares / static_cast<float>(D) + formula::kRmsEpsilon);
       inverse_norms[row] = r;
 #pragma omp simd
@@ -81,11 +82,11 @@ void EmbedBackward(int64_t D, const float* __restrict g, const uint8_t* joined, 
     const float* __restrict x = x1 + row * D;
     const float* __restrict d = dx0 + row * D;
     float* __restrict out = ds + row * D;
-    if (joined[row]) {
+    if (dgate != nullptr && joined[row]) {
       const float* __restrict before = x - D;
 #pragma omp simd
       for (int64_t j = 0; j < D; ++j) dgate[j] += d[j] * (before[j] - x[j]) * (g[j] * (1.0f - g[j]));
-    } else {
+    } else if (dgate != nullptr) {
 #pragma omp simd
       for (int64_t j = 0; j < D; ++j) dgate[j] -= d[j] * x[j] * (g[j] * (1.0f - g[j]));
     }

@@ -21,13 +21,13 @@ FAIRWAY_KERNEL(ScatterAddRows, int64_t width, float scale, const float* x, const
 // sum += the dot product of x's rows, float32, and y's, elements; both of `width` columns.
 FAIRWAY_KERNEL(DotRows, int64_t width, const float* x, Elements y, float* sum, Rows rows);
 
-// bigram: elements, null where there is none; it counts bigram_scale times. inverse_norms: [N].
+// bigram: elements, null where there is none; it counts bigram_scale times. inverse_norms: [N]; null: x1 is s, without the norm.
 FAIRWAY_KERNEL(EmbedForward, int64_t D, Elements tok_emb, const int32_t* ids, Elements bigram, float bigram_scale, float* x1,
                float* inverse_norms, Rows rows);
 // joined: uint8 [N]. Reads the row before rows.first.
 FAIRWAY_KERNEL(SmearForward, int64_t D, const float* g, const uint8_t* joined, const float* x1, float* x0, Rows rows);
 
-// From dx0 to ds, and to ds as elements besides where that is asked for; adds to dgate [D] (of smear.gate, before the sigmoid). Reads dx0 and joined one row beyond rows.last, up to N.
+// From dx0 to ds, and to ds as elements besides where that is asked for; adds to dgate [D] (of smear.gate, before the sigmoid; null: there is none). Reads dx0 and joined one row beyond rows.last, up to N.
 FAIRWAY_KERNEL(EmbedBackward, int64_t D, const float* g, const uint8_t* joined, const float* x1, const float* inverse_norms,
                const float* dx0, float* ds, Elements ds_elements, float* dgate, int64_t N, Rows rows);
 

@@ -19,6 +19,11 @@ constexpr float kRmsEpsilon = 1.1920928955078125e-07f;
 // The least norm that exclusive self attention divides by.
 constexpr float kXsaEpsilon = 1e-12f;
 
+// From `from` towards `to` by `t`, as torch.lerp computes it.
+FAIRWAY_FORMULA float Lerp(float from, float to, float t) {
+  return t < 0.5f ? from + t * (to - from) : to - (to - from) * (1.0f - t);
+}
+
 // e^x within 2 units in the last place; 0 below -87, infinity never (above 88 the last finite power of two times the rest).
 // Cody and Waite's reduction x = n ln 2 + r, a polynomial in r, and 2^n put into the exponent's bits.
 FAIRWAY_FORMULA float Exp(float x) {

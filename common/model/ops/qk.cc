@@ -8,10 +8,10 @@ namespace {
 
 template <class E>
 void Forward(const QkShape& shape, E* qkv, float* inverse_norms, Rows rows) {
-  const int64_t d = shape.d, half = d / 2, heads = shape.H + shape.Hkv;
+  const int64_t d = shape.d, half = shape.rotated / 2, heads = shape.H + shape.Hkv;
   for (int64_t row = rows.first; row < rows.last; ++row) {
-    const float* __restrict cos = shape.cos + row % shape.T * half;
-    const float* __restrict sin = shape.sin + row % shape.T * half;
+    const float* __restrict cos = shape.cos + shape.positions[row] * half;
+    const float* __restrict sin = shape.sin + shape.positions[row] * half;
     for (int64_t head = 0; head < heads; ++head) {
       E* __restrict x = qkv + row * shape.stride() + head * d;
       float squares = 0;
@@ -25,16 +25,18 @@ void Forward(const QkShape& shape, E* qkv, float* inverse_norms, Rows rows) {
         Put(x1 * cos[i] + x2 * sin[i], x + i);
         Put(x2 * cos[i] - x1 * sin[i], x + half + i);
       }
+#pragma omp simd
+      for (int64_t i = 2 * half; i < d; ++i) Put(Get(x[i]) * r, x + i);
     }
   }
 }
 
 template <class E>
 void Backward(const QkShape& shape, const E* qkv, const float* inverse_norms, const float* gain, E* dqkv, float* dgain, Rows rows) {
-  const int64_t d = shape.d, half = d / 2, heads = shape.H + shape.Hkv;
+  const int64_t d = shape.d, half = shape.rotated / 2, heads = shape.H + shape.Hkv;
   for (int64_t row = rows.first; row < rows.last; ++row) {
-    const float* __restrict cos = shape.cos + row % shape.T * half;
-    const float* __restrict sin = shape.sin + row % shape.T * half;
+    const float* __restrict cos = shape.cos + shape.positions[row] * half;
+    const float* __restrict sin = shape.sin + shape.positions[row] * half;
     for (int64_t head = 0; head < heads; ++head) {
       const E* __restrict x = qkv + row * shape.stride() + head * d;
       E* __restrict dx = dqkv + row * shape.stride() + head * d;
@@ -55,6 +57,8 @@ void Backward(const QkShape& shape, const E* qkv, const float* inverse_norms, co
         Put(d1 * cos[i] - d2 * sin[i], dx + i);
         Put(d1 * sin[i] + d2 * cos[i], dx + half + i);
       }
+#pragma omp simd
+      for (int64_t i = 2 * half; i < d; ++i) Put(formula::RmsGradient(g * Get(dx[i]), Get(x[i]), r, mean), dx + i);
     }
   }
 }

@@ -49,7 +49,7 @@ void ExpectLists(const Settings& settings, int64_t B, int64_t T, const std::vect
   for (int64_t b = 0; b < B; ++b) sequences.push_back(tokens.data() + b * (T + 1));
   std::vector<int32_t> memory(Inputs::Size(settings, B, T) + 1, 12345);
   Inputs inputs(settings, B, T, memory.data());
-  inputs.Fill(settings, sequences);
+  inputs.Fill(settings, SegmentsOf(sequences, T));
   EXPECT_EQ(memory.back(), 12345);
   for (const TableInputs* table : {&inputs.tokens, &inputs.bigrams}) {
     std::map<int32_t, std::vector<int32_t>> expected;

@@ -36,7 +36,7 @@ inline NamedTensors ZerosLike(const NamedTensors& parameters) {
 inline FixedSteps SomeSteps(const NamedTensors& parameters) {
   FixedSteps steps;
   for (const auto& [name, tensor] : parameters) {
-    if (tensor.dim() != 2 || !name.ends_with(".weight") || IsTable(name)) continue;
+    if (tensor.dim() != 2 || !name.ends_with(".weight") || IsTable(RoleOf(name))) continue;
     const at::Tensor largest = tensor.to(at::kFloat).abs().amax(1) / 100;
     steps[name] = {largest * at::arange(1, tensor.size(0) + 1, at::kFloat) / tensor.size(0),
                    at::arange(2, tensor.size(1) + 2, at::kFloat).reciprocal() * tensor.size(1)};
@@ -84,12 +84,11 @@ inline void ExpectGradients(const NamedTensors& ours, const NamedTensors& theirs
   }
 }
 
-inline std::string ShapeOf(const Settings& s, int64_t B, int64_t T) {
-  return "layers " + s.Get("num_layers") + " width " + s.Get("model_dim") + " heads " + s.Get("num_heads") + "/" +
-         s.Get("num_kv_heads") + " bigram " + s.Get("bigram_vocab_size") + "x" + s.Get("bigram_dim") + " xsa " +
-         s.Get("xsa_last_n") + " tied " + s.Get("tie_embeddings") + " reset " + s.Get("reset_at_bos") +
-         " rope " + s.Get("rope_dims") + " smear " + s.Get("smear") + " scale " + s.Get("ln_scale") + " slope " + s.Get("mlp_negative_slope") + " B " +
-         std::to_string(B) + " T " + std::to_string(T);
+// The settings of the model that are not at their defaults.
+inline std::string ShapeOf(const Settings& settings, int64_t B, int64_t T) {
+  std::string shape = "B " + std::to_string(B) + " T " + std::to_string(T);
+  for (const auto& [name, value] : settings.NonDefault(scope::kModel)) shape += " " + name + " " + value;
+  return shape;
 }
 
 }  // namespace fairway

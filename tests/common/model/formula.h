@@ -1,5 +1,5 @@
-// Specification 1, section 3, once more: one sequence, one head and one position at a time, in float64. It shares no
-// code with Transformer and is far too slow for anything but a test.
+// The model once more, from its definition: one sequence, one head and one position at a time, in float64. It shares no code with
+// Transformer or the plan and is far too slow for anything but a test.
 #pragma once
 
 #include <ATen/TensorOperators.h>
@@ -30,6 +30,9 @@ class Formula {
   }
 
   const at::Tensor& parameter(const std::string& name) const { return w_.at(name); }
+
+  // Whether the looped segment is looped.
+  bool looped = true;
 
   // The first position whose keys and values position t sees.
   std::function<int64_t(int64_t)> first_seen = [](int64_t) { return 0; };
@@ -68,15 +71,15 @@ class Formula {
   }
 
   at::Tensor Rotate(const at::Tensor& head, int64_t t) const {
-    const int64_t half = head.size(0) / 2, turned = s_.rope_dims > 0 ? s_.rope_dims : head.size(0);
+    const int64_t turned = s_.rope_dims > 0 ? s_.rope_dims : head.size(0), half = turned / 2;
     std::vector<at::Tensor> first, second;
     for (int64_t i = 0; i < half; ++i) {
-      const double angle = 2 * i >= turned ? 0 : static_cast<double>(t) * std::pow(s_.rope_base, -2.0 * static_cast<double>(i) /
-                                                                                              static_cast<double>(turned));
+      const double angle = static_cast<double>(t) * std::pow(s_.rope_base, -2.0 * static_cast<double>(i) / static_cast<double>(turned));
       first.push_back(head[i] * std::cos(angle) + head[half + i] * std::sin(angle));
       second.push_back(head[half + i] * std::cos(angle) - head[i] * std::sin(angle));
     }
     first.insert(first.end(), second.begin(), second.end());
+    for (int64_t i = turned; i < head.size(0); ++i) first.push_back(head[i]);
     return at::stack(first);
   }
 
@@ -108,6 +111,10 @@ class Formula {
         at::Tensor y = at::zeros_like(v[g][t]);
         for (size_t past = first; past <= t; ++past) y = y + share[static_cast<int64_t>(past - first)] * v[g][past];
         if (exclusive) y = y - (y * v[g][t]).sum() / (v[g][t] * v[g][t]).sum() * v[g][t];
+        if (s_.sparse_attn_gate_enabled) {
+          const at::Tensor logit = (w_.at(block + "attn.attn_gate_w")[h] * u[t].slice(0, 0, s_.gate_window)).sum();
+          y = y * Sigmoid(s_.sparse_attn_gate_scale * logit);
+        }
         heads.push_back(y);
       }
       out.push_back(Product(block + "attn.proj.weight", at::cat(heads)));
@@ -115,27 +122,44 @@ class Formula {
     return out;
   }
 
-  Rows Block(int64_t layer, Rows x, const Rows& x0) const {
-    const std::string block = "blocks." + std::to_string(layer) + ".";
+  static at::Tensor Sigmoid(const at::Tensor& x) { return 1 / (1 + (-x).exp()); }
+
+  Rows Normed(int64_t layer, const Rows& rows) const {
     const double scale = s_.ln_scale ? 1 / std::sqrt(1.0 + static_cast<double>(layer)) : 1;
-    const auto normed = [&](const Rows& rows) {
-      Rows result;
-      for (const at::Tensor& row : rows) result.push_back(scale * Rms(row));
-      return result;
-    };
-    for (size_t t = 0; t < x.size(); ++t)
-      x[t] = w_.at(block + "resid_mix")[0] * x[t] + w_.at(block + "resid_mix")[1] * x0[t];
-    const Rows attention = Attention(block, layer >= s_.num_layers - s_.xsa_last_n, normed(x));
-    for (size_t t = 0; t < x.size(); ++t) {
-      x[t] = x[t] + w_.at(block + "attn_scale") * attention[t];
-      const at::Tensor h = Product(block + "mlp.fc.weight", scale * Rms(x[t]));
-      const at::Tensor hidden = h.clamp_min(0) + s_.mlp_negative_slope * h.clamp_max(0);
-      x[t] = x[t] + w_.at(block + "mlp_scale") * Product(block + "mlp.proj.weight", hidden * hidden);
-    }
-    return x;
+    Rows result;
+    for (const at::Tensor& row : rows) result.push_back(scale * Rms(row));
+    return result;
   }
 
-  Rows Sequence(const std::vector<int64_t>& ids) const {
+  // attn_scale * attention of the mixed stream, which is left in `mixed`.
+  Rows ScaledAttention(int64_t layer, const Rows& x, const Rows& x0, Rows* mixed) const {
+    const std::string block = "blocks." + std::to_string(layer) + ".";
+    mixed->clear();
+    for (size_t t = 0; t < x.size(); ++t)
+      mixed->push_back(w_.at(block + "resid_mix")[0] * x[t] + w_.at(block + "resid_mix")[1] * x0[t]);
+    Rows attention = Attention(block, layer >= s_.num_layers - s_.xsa_last_n, Normed(layer, *mixed));
+    for (at::Tensor& row : attention) row = w_.at(block + "attn_scale") * row;
+    return attention;
+  }
+
+  Rows ScaledMlp(int64_t layer, const Rows& x) const {
+    const std::string block = "blocks." + std::to_string(layer) + ".";
+    Rows out;
+    for (const at::Tensor& normed : Normed(layer, x)) {
+      const at::Tensor h = Product(block + "mlp.fc.weight", normed);
+      const at::Tensor hidden = h.clamp_min(0) + s_.mlp_negative_slope * h.clamp_max(0);
+      out.push_back(w_.at(block + "mlp_scale") * Product(block + "mlp.proj.weight", hidden * hidden));
+    }
+    return out;
+  }
+
+  static Rows Sum(const Rows& a, const Rows& b) {
+    Rows sum;
+    for (size_t t = 0; t < a.size(); ++t) sum.push_back(a[t] + b[t]);
+    return sum;
+  }
+
+  Rows Embed(const std::vector<int64_t>& ids) const {
     Rows embedded, x0;
     for (size_t t = 0; t < ids.size(); ++t) {
       at::Tensor x = w_.at("tok_emb.weight")[ids[t]];
@@ -144,22 +168,66 @@ class Formula {
         if (s_.bigram_dim != s_.model_dim) bigram = Product("bigram.proj.weight", bigram);
         x = x + w_.at("bigram.scale") * bigram;
       }
-      embedded.push_back(Rms(x));
+      embedded.push_back(s_.smear_gate_enabled ? x : Rms(x));
     }
-    const at::Tensor g = s_.smear ? 1 / (1 + (-w_.at("smear.gate")).exp()) : at::zeros_like(embedded[0]);
     for (size_t t = 0; t < ids.size(); ++t) {
+      if (s_.smear_gate_enabled) {
+        at::Tensor x = embedded[t];
+        if (t > 0 && ids[t] != 1) {
+          const at::Tensor logit = (w_.at("smear_gate.weight")[0] * x.slice(0, 0, s_.gate_window)).sum();
+          x = x + w_.at("smear_lambda") * Sigmoid(logit) * embedded[t - 1];
+        }
+        x0.push_back(Rms(x));
+        continue;
+      }
+      const at::Tensor g = s_.smear ? Sigmoid(w_.at("smear.gate")) : at::zeros_like(embedded[0]);
       const bool alone = t == 0 || (s_.reset_at_bos && ids[t] == 1);
       x0.push_back(alone ? (1 - g) * embedded[t] : (1 - g) * embedded[t] + g * embedded[t - 1]);
     }
-    // L div 2 encoder layers, each kept for one of the decoder's, the last one first.
-    const int64_t L = s_.num_layers, E = L / 2;
+    return x0;
+  }
+
+  Rows Sequence(const std::vector<int64_t>& ids) const {
+    const Rows x0 = Embed(ids);
+    std::vector<int64_t> order;
+    for (int64_t i = 0; i < s_.num_layers; ++i) {
+      order.push_back(i);
+      if (looped && i == s_.loop_end)
+        for (int64_t loop = 0; loop < s_.num_loops; ++loop)
+          for (int64_t j = s_.loop_start; j <= s_.loop_end; ++j) order.push_back(j);
+    }
+    // The first half of the visits, each kept for one of the second half, the last one first.
+    const size_t half = order.size() / 2;
     std::vector<Rows> kept;
-    Rows x = x0;
-    for (int64_t i = 0; i < E; ++i) kept.push_back(x = Block(i, x, x0));
-    for (int64_t j = 0; j < L - E; ++j) {
-      if (j < E)
-        for (size_t t = 0; t < x.size(); ++t) x[t] = x[t] + w_.at("skip_weights")[j] * kept[E - 1 - j][t];
-      x = Block(E + j, x, x0);
+    Rows x = x0, lane1, mixed;
+    for (size_t place = 0; place < order.size(); ++place) {
+      const int64_t layer = order[place], j = static_cast<int64_t>(place) - static_cast<int64_t>(half);
+      if (j >= 0 && lane1.empty() && s_.parallel_start_layer > 0 && layer >= s_.parallel_start_layer) lane1 = x;
+      if (j >= 0 && !kept.empty()) {
+        for (size_t t = 0; t < x.size(); ++t) {
+          const at::Tensor skip = w_.at("skip_weights")[j] * kept.back()[t];
+          const at::Tensor gate = s_.skip_gates_enabled ? Sigmoid(w_.at("skip_gates")[j]) : at::Tensor();
+          x[t] = s_.skip_gates_enabled ? gate * x[t] + (1 - gate) * skip : x[t] + skip;
+        }
+        kept.pop_back();
+      }
+      const Rows attention = ScaledAttention(layer, x, x0, &mixed);
+      if (lane1.empty()) {
+        x = Sum(mixed, attention);
+        x = Sum(x, ScaledMlp(layer, x));
+      } else {
+        const Rows mlp = ScaledMlp(layer, lane1);
+        const at::Tensor resid = w_.at("parallel_resid_lambdas")[layer], post = w_.at("parallel_post_lambdas")[layer];
+        for (size_t t = 0; t < x.size(); ++t) {
+          x[t] = resid[0] * x[t] + post[0][0] * attention[t] + post[1][0] * mlp[t];
+          lane1[t] = resid[1] * lane1[t] + post[0][1] * attention[t] + post[1][1] * mlp[t];
+        }
+      }
+      if (place < half) kept.push_back(x);
+    }
+    for (size_t t = 0; t < x.size() && !lane1.empty(); ++t) {
+      if (s_.parallel_final_lane == "mean") x[t] = (x[t] + lane1[t]) / 2;
+      if (s_.parallel_final_lane == "mlp") x[t] = lane1[t];
     }
     const std::string output = s_.tie_embeddings ? "tok_emb.weight" : "lm_head.weight";
     for (at::Tensor& row : x) row = s_.logit_softcap * at::tanh(Product(output, Rms(row)) / s_.logit_softcap);

@@ -56,22 +56,64 @@ class FusedTest : public testing::TestWithParam<int> {
 };
 INSTANTIATE_TEST_SUITE_P(Threads, FusedTest, testing::Values(1, 3));
 
-TEST_P(FusedTest, EveryOptionBothWays) {
-  ExpectFormula(Shape({}), 2, 7);
-  ExpectFormula(Shape({{"tie_embeddings", "0"}}), 2, 7);
-  ExpectFormula(Shape({{"bigram_vocab_size", "0"}}), 2, 7);
-  ExpectFormula(Shape({{"bigram_vocab_size", "2"}}), 2, 7);
-  ExpectFormula(Shape({{"bigram_dim", "16"}}), 2, 7);
-  ExpectFormula(Shape({{"bigram_dim", "40"}}), 2, 7);
-  ExpectFormula(Shape({{"xsa_last_n", "0"}}), 2, 7);
-  ExpectFormula(Shape({{"xsa_last_n", "3"}}), 2, 7);
-  ExpectFormula(Shape({{"reset_at_bos", "1"}}), 2, 7);
-  ExpectFormula(Shape({{"reset_at_bos", "1"}, {"bigram_vocab_size", "0"}}), 2, 7);
-  ExpectFormula(Shape({{"rope_dims", "2"}}), 2, 7);
-  ExpectFormula(Shape({{"smear", "0"}}), 2, 7);
-  ExpectFormula(Shape({{"ln_scale", "1"}}), 2, 7);
-  ExpectFormula(Shape({{"mlp_negative_slope", "0.5"}}), 2, 7);
+TEST_P(FusedTest, EveryOptionAlone) {
+  for (const Options& options : OptionsAlone()) ExpectFormula(Shape(options), 2, 7);
   ExpectFormula(Shape({{"vocab_size", "65536"}, {"num_layers", "1"}, {"bigram_vocab_size", "999"}}), 1, 6);
+}
+
+TEST_P(FusedTest, OptionsInPairs) {
+  for (const Options& options : OptionsInPairs()) ExpectFormula(Shape(options), 1, 4);
+}
+
+// Segments of several lengths, in chunks of one, of some and of all: the same as the plain composition of one row with their starts.
+TEST_P(FusedTest, SegmentsOfARow) {
+  for (Options options : OptionsAlone()) {
+    // The hashed bigram and the smear of every position see nothing before a segment; the smear gate does.
+    if (!options.contains("smear_gate_enabled")) options["smear"] = options["bigram_vocab_size"] = "0";
+    for (const char* at_a_time : {"0", "1", "2"}) {
+      options["micro_batch_seqs"] = at_a_time;
+      const Settings settings = Shape(options);
+      SCOPED_TRACE(ShapeOf(settings, 1, 12) + " at a time " + at_a_time);
+      const NamedTensors parameters = RandomParameters(settings);
+      const Batch batch(settings, 1, 12);
+      const std::vector<int64_t> starts{0, 5, 6, 10};
+      std::vector<Segment> segments;
+      for (size_t i = 0; i < starts.size(); ++i)
+        segments.push_back({.tokens = batch.tokens.data() + starts[i],
+                            .length = (i + 1 < starts.size() ? starts[i + 1] : 12) - starts[i],
+                            .position = starts[i],
+                            .continues = i > 0});
+      Transformer plain(settings, WithGradients(parameters));
+      const at::Tensor losses = plain.TokenLosses(batch.ids, batch.targets, starts);
+      losses.mean().backward();
+      const NamedTensors gradients = ZerosLike(parameters);
+      FusedTransformer model(settings, parameters, gradients);
+      model.AccumulateGradients(segments, 1);
+      model.FinishGradients();
+      EXPECT_NEAR(model.Losses().at(0), losses.mean().item<double>(), kValue);
+      NamedTensors expected;
+      for (const auto& [name, tensor] : plain.parameters()) expected.emplace_back(name, tensor.grad());
+      ExpectGradients(gradients, expected, kGradient);
+      std::vector<float> scored(12);
+      model.TokenLosses(segments, 0, scored.data());
+      for (int64_t t = 0; t < 12; ++t) EXPECT_NEAR(scored[t], losses[0][t].item<double>(), kValue) << t;
+    }
+  }
+}
+
+TEST_P(FusedTest, LoopsCanBeSwitchedOff) {
+  const Settings settings = Shape({{"num_loops", "2"}, {"loop_start", "1"}, {"loop_end", "1"}});
+  const NamedTensors parameters = RandomParameters(settings), gradients = ZerosLike(parameters);
+  const Batch batch(settings, 2, 7);
+  Transformer plain(settings, parameters);
+  FusedTransformer model(settings, parameters, gradients);
+  for (const bool looped : {true, false, true}) {
+    plain.SetLooped(looped);
+    model.SetLooped(looped);
+    model.Prepare(/*fake_quantise=*/false);
+    model.AccumulateGradients(batch.sequences, 7, 1);
+    EXPECT_NEAR(model.Losses().at(0), plain.Loss(batch.ids, batch.targets).item<double>(), kValue);
+  }
 }
 
 TEST_P(FusedTest, RandomShapes) {
@@ -171,28 +213,33 @@ TEST_P(FusedTest, FakeQuantisesAsThePlainCompositionDoes) {
 // The last call of a step tells of each block, from the last to the first, when nothing is added to its matrices' gradients any more;
 // in the end all are, bit for bit, what FinishGradients makes of them.
 TEST_P(FusedTest, TellsOfBlocksAsTheirGradientsAreDone) {
-  const Settings settings = Shape({{"num_layers", "4"}, {"micro_batch_seqs", "1"}});
-  const NamedTensors parameters = RandomParameters(settings);
-  const Batch batch(settings, 3, 9);
-  for (const bool fake_quantise : {false, true}) {
-    const Computed expected = Compute(settings, parameters, batch, 1, fake_quantise);
-    const NamedTensors gradients = ZerosLike(parameters);
-    FusedTransformer model(settings, parameters, gradients);
-    model.Prepare(fake_quantise);
-    std::vector<int64_t> blocks;
-    NamedTensors when_told;
-    model.AccumulateLastGradients(batch.sequences, 9, 1, [&](int64_t block) {
-      blocks.push_back(block);
-      for (const auto& [name, gradient] : gradients)
-        if (name.starts_with("blocks." + std::to_string(block) + ".") && name.ends_with(".weight"))
-          when_told.emplace_back(name, gradient.clone());
-    });
-    EXPECT_EQ(blocks, (std::vector<int64_t>{3, 2, 1, 0}));
-    EXPECT_EQ(when_told.size(), 4u * 6);
-    for (const auto& [name, gradient] : when_told)
-      for (const auto& [other, final] : gradients) EXPECT_TRUE(other != name || gradient.equal(final)) << name;
-    for (size_t i = 0; i < gradients.size(); ++i)
-      EXPECT_TRUE(gradients[i].second.equal(expected.gradients[i].second)) << gradients[i].first;
+  for (Options options : OptionsAlone()) {
+    options["micro_batch_seqs"] = "1";
+    const Settings settings = Shape(options);
+    SCOPED_TRACE(ShapeOf(settings, 3, 9));
+    const NamedTensors parameters = RandomParameters(settings);
+    const Batch batch(settings, 3, 9);
+    for (const bool fake_quantise : {false, true}) {
+      const Computed expected = Compute(settings, parameters, batch, 1, fake_quantise);
+      const NamedTensors gradients = ZerosLike(parameters);
+      FusedTransformer model(settings, parameters, gradients);
+      model.Prepare(fake_quantise);
+      std::vector<int64_t> blocks, all;
+      for (int64_t i = settings.num_layers; i-- > 0;) all.push_back(i);
+      NamedTensors when_told;
+      model.AccumulateLastGradients(batch.sequences, 9, 1, [&](int64_t block) {
+        blocks.push_back(block);
+        for (const auto& [name, gradient] : gradients)
+          if (name.starts_with("blocks." + std::to_string(block) + ".") && name.ends_with(".weight"))
+            when_told.emplace_back(name, gradient.clone());
+      });
+      EXPECT_EQ(blocks, all);
+      EXPECT_EQ(when_told.size(), all.size() * 6);
+      for (const auto& [name, gradient] : when_told)
+        for (const auto& [other, final] : gradients) EXPECT_TRUE(other != name || gradient.equal(final)) << name;
+      for (size_t i = 0; i < gradients.size(); ++i)
+        EXPECT_TRUE(gradients[i].second.equal(expected.gradients[i].second)) << gradients[i].first;
+    }
   }
 }
 

@@ -6,6 +6,7 @@
 #include <ATen/ops/randn.h>
 
 #include <map>
+#include <functional>
 #include <random>
 #include <string>
 #include <vector>
@@ -29,27 +30,92 @@ inline Settings Shape(const Options& options) {
   return settings;
 }
 
-// Some shape or other: every option has each of its sides in about half of the seeds.
-inline Settings RandomShape(uint64_t seed) {
+// Every option of the model's structure, each away from its value in Shape({}); tests of every engine go through this list. A new
+// option is added here and nowhere else.
+inline std::vector<Options> EveryOption() {
+  const Options loops{{"num_loops", "2"}, {"loop_start", "1"}, {"loop_end", "1"}};
+  const Options lanes{{"num_layers", "4"}, {"parallel_start_layer", "2"}};
+  std::vector<Options> all{
+      {{"tie_embeddings", "0"}},
+      {{"bigram_vocab_size", "0"}},
+      {{"bigram_vocab_size", "2"}},
+      {{"bigram_dim", "16"}},
+      {{"bigram_dim", "40"}},
+      {{"xsa_last_n", "0"}},
+      {{"xsa_last_n", "3"}},
+      {{"reset_at_bos", "1"}},
+      {{"rope_dims", "2"}},
+      {{"smear", "0"}},
+      {{"ln_scale", "1"}},
+      {{"mlp_negative_slope", "0.5"}},
+      loops,
+      {{"num_loops", "1"}, {"loop_start", "0"}, {"loop_end", "2"}},
+      {{"skip_gates_enabled", "1"}},
+      lanes,
+      {{"sparse_attn_gate_enabled", "1"}, {"sparse_attn_gate_scale", "0.5"}, {"gate_window", "5"}},
+      {{"smear_gate_enabled", "1"}, {"smear", "0"}, {"bigram_vocab_size", "0"}, {"gate_window", "5"}},
+  };
+  for (const char* lane : {"attn", "mlp"}) {
+    Options one = lanes;
+    one["parallel_final_lane"] = lane;
+    all.push_back(one);
+  }
+  return all;
+}
+
+inline std::string NameOf(const Options& options) {
+  std::string name;
+  for (const auto& [setting, value] : options) name += (name.empty() ? "" : " ") + setting + "=" + value;
+  return name;
+}
+
+// The shapes with one option of EveryOption, and those with two of them that a model can have together; without the shapes for which
+// `takes` is false.
+inline std::vector<Options> OptionsAlone(const std::function<bool(const Options&)>& takes = {}) {
+  std::vector<Options> alone{{}};
+  for (const Options& option : EveryOption())
+    if (!takes || takes(option)) alone.push_back(option);
+  return alone;
+}
+inline std::vector<Options> OptionsInPairs(const std::function<bool(const Options&)>& takes = {}) {
+  std::vector<Options> pairs;
+  const std::vector<Options> alone = OptionsAlone(takes);
+  for (size_t i = 1; i < alone.size(); ++i) {
+    for (size_t j = i + 1; j < alone.size(); ++j) {
+      Options both = alone[i];
+      bool agree = true;
+      for (const auto& [name, value] : alone[j]) agree = agree && both.try_emplace(name, value).first->second == value;
+      if (agree && !(both.contains("smear_gate_enabled") && both["bigram_vocab_size"] != "0")) pairs.push_back(both);
+    }
+  }
+  return pairs;
+}
+
+// Some shape or other: sizes at random, and about a quarter of the options.
+inline Options RandomOptions(uint64_t seed, const std::function<bool(const Options&)>& takes = {}) {
   std::mt19937_64 random(seed);
   const auto any = [&](const std::vector<int64_t>& values) { return std::to_string(values[random() % values.size()]); };
-  const int64_t layers = 1 + static_cast<int64_t>(random() % 5), groups = int64_t{1} << random() % 3;
+  const int64_t layers = 3 + static_cast<int64_t>(random() % 3), groups = int64_t{1} << random() % 3;
   const int64_t heads = groups * (1 + static_cast<int64_t>(random() % 2));
   const int64_t width = heads * (4 + 2 * static_cast<int64_t>(random() % 2));
-  return Shape({{"num_layers", std::to_string(layers)},
-                {"num_heads", std::to_string(heads)},
-                {"num_kv_heads", std::to_string(heads / groups)},
-                {"model_dim", std::to_string(width)},
-                {"bigram_dim", any({width, 5})},
-                {"bigram_vocab_size", any({0, 2, 23, 64})},
-                {"xsa_last_n", any({0, layers, 1, (layers + 1) / 2})},
-                {"tie_embeddings", any({0, 1})},
-                {"reset_at_bos", any({0, 1})},
-                {"rope_dims", any({0, 2})},
-                {"smear", any({0, 1})},
-                {"ln_scale", any({0, 1})},
-                {"mlp_negative_slope", any({0, 1}) == "0" ? "0" : "0.5"}});
+  Options options{{"num_layers", std::to_string(layers)},
+                  {"num_heads", std::to_string(heads)},
+                  {"num_kv_heads", std::to_string(heads / groups)},
+                  {"model_dim", std::to_string(width)},
+                  {"bigram_dim", any({width, 5})},
+                  {"bigram_vocab_size", any({0, 2, 23, 64})},
+                  {"xsa_last_n", any({0, layers, 1, (layers + 1) / 2})},
+                  {"gate_window", "4"}};
+  for (const Options& option : EveryOption()) {
+    if ((takes && !takes(option)) || random() % 4 != 0) continue;
+    for (const auto& [name, value] : option)
+      if (name != "num_layers" && name != "xsa_last_n" && name != "bigram_dim" && name != "gate_window") options[name] = value;
+  }
+  if (options.contains("smear_gate_enabled")) options["smear"] = options["bigram_vocab_size"] = "0";
+  if (options.contains("loop_end")) options["loop_end"] = std::to_string(std::min<int64_t>(std::stol(options["loop_end"]), layers - 1));
+  return options;
 }
+inline Settings RandomShape(uint64_t seed, const std::function<bool(const Options&)>& takes = {}) { return Shape(RandomOptions(seed, takes)); }
 
 // Every parameter standard normal, matrices over the root of their width: no option hides behind zeros or ones.
 inline NamedTensors RandomParameters(const Settings& settings, uint64_t seed = 3) {

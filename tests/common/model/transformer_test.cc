@@ -5,8 +5,9 @@
 #include <ATen/core/grad_mode.h>
 #include <gtest/gtest.h>
 
-#include "tests/common/model/formula.h"
-#include "tests/common/model/shapes.h"
+#include <set>
+
+#include "tests/common/model/engines.h"
 
 namespace fairway {
 namespace {
@@ -23,12 +24,7 @@ class TransformerTest : public testing::Test {
   TransformerTest() { at::set_num_threads(1); }  // handing such work to a second one takes longer than doing it
 
   static void ExpectFormula(const Settings& settings, int64_t B, int64_t T) {
-    std::string shape;
-    for (const char* name : {"num_layers", "model_dim", "num_heads", "num_kv_heads", "bigram_vocab_size", "bigram_dim",
-                             "xsa_last_n", "tie_embeddings", "reset_at_bos", "rope_dims", "smear", "ln_scale",
-                             "mlp_negative_slope"})
-      shape += std::string(name) + "=" + settings.Get(name) + " ";
-    SCOPED_TRACE(shape + "T=" + std::to_string(T));
+    SCOPED_TRACE(ShapeOf(settings, B, T));
     const NamedTensors parameters = RandomParameters(settings);
     const Formula formula(settings, parameters);
     const Transformer model(settings, WithGradients(parameters));
@@ -62,21 +58,48 @@ class TransformerTest : public testing::Test {
   }
 };
 
-TEST_F(TransformerTest, EveryOptionBothWays) {
-  ExpectFormula(Shape({}), 2, 7);
-  ExpectFormula(Shape({{"tie_embeddings", "0"}}), 2, 7);
-  ExpectFormula(Shape({{"bigram_vocab_size", "0"}}), 2, 7);
-  ExpectFormula(Shape({{"bigram_vocab_size", "2"}}), 2, 7);
-  ExpectFormula(Shape({{"bigram_dim", "16"}}), 2, 7);
-  ExpectFormula(Shape({{"xsa_last_n", "0"}}), 2, 7);
-  ExpectFormula(Shape({{"xsa_last_n", "2"}}), 2, 7);
-  ExpectFormula(Shape({{"xsa_last_n", "3"}}), 2, 7);
-  ExpectFormula(Shape({{"reset_at_bos", "1"}}), 2, 7);
-  ExpectFormula(Shape({{"reset_at_bos", "1"}, {"bigram_vocab_size", "0"}}), 2, 7);
-  ExpectFormula(Shape({{"rope_dims", "2"}}), 2, 7);
-  ExpectFormula(Shape({{"smear", "0"}}), 2, 7);
-  ExpectFormula(Shape({{"ln_scale", "1"}}), 2, 7);
-  ExpectFormula(Shape({{"mlp_negative_slope", "0.5"}}), 2, 7);
+TEST_F(TransformerTest, EveryOptionAlone) {
+  for (const Options& options : OptionsAlone()) ExpectFormula(Shape(options), 2, 7);
+}
+
+TEST_F(TransformerTest, OptionsInPairs) {
+  for (const Options& options : OptionsInPairs()) ExpectFormula(Shape(options), 1, 4);
+}
+
+// The list that drives the tests of every engine has every setting of the model that is no size.
+TEST(EveryOption, HasEverySettingOfTheModel) {
+  std::set<std::string> listed{"vocab_size", "num_layers", "model_dim", "num_heads", "num_kv_heads", "mlp_mult", "rope_base", "logit_softcap"};
+  for (const Options& option : EveryOption())
+    for (const auto& [name, value] : option) listed.insert(name);
+  for (const SettingInfo& info : SettingTable())
+    EXPECT_TRUE(!(info.scopes & scope::kModel) || listed.contains(std::string(info.name))) << info.name;
+}
+
+// Without loops in its passes a model is the same as one that has none.
+TEST_F(TransformerTest, LoopsCanBeSwitchedOff) {
+  const Settings settings = Shape({{"num_loops", "2"}, {"loop_start", "1"}, {"loop_end", "1"}});
+  const NamedTensors parameters = RandomParameters(settings);
+  Transformer model(settings, parameters);
+  Formula formula(settings, parameters);
+  const at::Tensor ids = RandomIds(settings, 1, 5);
+  const at::Tensor looped = model.Logits(ids);
+  model.SetLooped(false);
+  formula.looped = false;
+  EXPECT_LE((model.Logits(ids) - formula.Logits(ids)).abs().max().item<double>(), kValue);
+  EXPECT_GT((model.Logits(ids) - looped).abs().max().item<double>(), 0.01);
+}
+
+// Attention stays inside a segment; the smear gate looks across its border, except at a document's start.
+TEST_F(TransformerTest, Segments) {
+  for (const Options& options : std::vector<Options>{{}, {{"smear_gate_enabled", "1"}, {"smear", "0"}, {"bigram_vocab_size", "0"}, {"gate_window", "5"}}}) {
+    const Settings settings = Shape(options);
+    const NamedTensors parameters = RandomParameters(settings);
+    const Transformer model(settings, parameters);
+    Formula formula(settings, parameters);
+    formula.first_seen = [](int64_t t) { return t < 3 ? 0 : t < 4 ? 3 : 4; };
+    const at::Tensor ids = RandomIds(settings, 1, 9);
+    EXPECT_LE((model.Logits(ids, {0, 3, 4}) - formula.Logits(ids)).abs().max().item<double>(), kValue);
+  }
 }
 
 TEST_F(TransformerTest, LayersHeadsAndGroups) {

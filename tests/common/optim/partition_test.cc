@@ -12,7 +12,7 @@ namespace {
 
 int64_t BlockOf(const FlatLayout& layout, FlatRange range) {
   for (const FlatLayout::Entry& entry : layout.entries()) {
-    if (entry.range.first != range.first || entry.group != Group::kMatrices) continue;
+    if (entry.range.first != range.first || entry.spec.group != Group::kMatrices) continue;
     return entry.spec.name.starts_with("blocks.") ? std::stoll(entry.spec.name.substr(7)) : -1;
   }
   return -1;
@@ -41,7 +41,7 @@ void ExpectAllDealtOnce(const Settings& settings, int64_t world_size) {
   EXPECT_TRUE(std::all_of(covered.begin(), covered.begin() + layout.range(Group::kMatrices).first, [](int n) { return n == 1; }));
   size_t matrix = 0;
   for (const FlatLayout::Entry& entry : layout.entries()) {
-    if (entry.group != Group::kMatrices) continue;
+    if (entry.spec.group != Group::kMatrices) continue;
     const FlatRange range = partition.matrices()[matrix++].range;
     EXPECT_EQ(range.first, entry.range.first);
     EXPECT_EQ(range.last, entry.range.last);
@@ -68,7 +68,7 @@ TEST(Partition, TheRecordsShapeOverlapsAndIsBalanced) {
   std::vector<double> work(8);
   for (const Partition::Shard& shard : partition.matrices()) {
     const auto entry = std::find_if(layout.entries().begin(), layout.entries().end(),
-                                    [&](const FlatLayout::Entry& e) { return e.range.first == shard.range.first && e.group == Group::kMatrices; });
+                                    [&](const FlatLayout::Entry& e) { return e.range.first == shard.range.first && e.spec.group == Group::kMatrices; });
     const auto& shape = entry->spec.shape;
     work[shard.rank] += static_cast<double>(shard.range.size()) * static_cast<double>(std::min(shape[0], shape[1]));
   }
