@@ -5,6 +5,7 @@
 // reads and writes once. Weights are packed beforehand, as they are once a step. The output layer computes losses and gradients in one
 // walk: its second way is both passes, on both sides.
 #include <ATen/Parallel.h>
+#include <ATen/ops/arange.h>
 #include <ATen/ops/ones.h>
 #include <ATen/ops/rand.h>
 #include <ATen/ops/randint.h>
@@ -41,8 +42,9 @@ struct Shape {
   int64_t d() const { return D / H; }
   int64_t F() const { return 3 * D; }
   int64_t heads() const { return H + 2 * Hkv; }
-  QkShape qk(const at::Tensor& cos, const at::Tensor& sin) const {
-    return {.T = T, .H = H, .Hkv = Hkv, .d = d(), .cos = cos.const_data_ptr<float>(), .sin = sin.const_data_ptr<float>()};
+  QkShape qk(const at::Tensor& cos, const at::Tensor& sin, const at::Tensor& positions) const {
+    return {.T = T, .H = H, .Hkv = Hkv, .d = d(), .rotated = d(), .cos = cos.const_data_ptr<float>(), .sin = sin.const_data_ptr<float>(),
+            .positions = positions.const_data_ptr<int32_t>()};
   }
 };
 constexpr Shape kShapes[] = {{"record", 4096, 2048, 512, 8, 4, 1024}, {"small", 8192, 512, 128, 4, 2, 1024}};
@@ -148,12 +150,12 @@ Operation MixAndNorm(const Shape& s, Kind kind) {
           .arithmetic = false,
           .forward =
               [=](const Team& team) {
-                MixNormForward({.D = D, .x = F(x), .x0 = F(x0), .mix = F(mix)}, nullptr, ElementsOf(u), team.Share(N));
+                MixNormForward({.D = D, .x = F(x), .x0 = F(x0), .mix = F(mix)}, nullptr, ElementsOf(u), team.Share(N), Residual::kMixed);
               },
           .backward =
               [=](const Team& team) {
                 MixNormBackward({.D = D, .x = F(x), .x0 = F(x0), .mix = F(mix)},
-                                {.du = ElementsOf(du), .dmixed = F(dx), .dx0 = F(dx0), .dmix = F(dmix) + team.rank * 2 * D}, team.Share(N));
+                                {.du = ElementsOf(du), .dresidual = F(dx), .dx0 = F(dx0), .dmix = F(dmix) + team.rank * 2 * D}, team.Share(N));
               },
           .plain = [=] { return plain::Rms(plain::Mix(x2, x02, mix2, {}, {})); },
           .inputs = {x2, x02, mix2}};
@@ -162,6 +164,7 @@ Operation MixAndNorm(const Shape& s, Kind kind) {
 Operation QueriesAndKeys(const Shape& s, Kind kind) {
   const int64_t N = s.N, heads = s.H + s.Hkv, d = s.d();
   const at::Tensor angle = at::randn({s.T, d / 2}), cos = angle.cos(), sin = angle.sin(), gain = at::ones({s.H});
+  const at::Tensor positions = at::arange(s.T, at::kInt).repeat({N / s.T});
   const at::Tensor qkv = kind.Values({N, s.heads(), d}), dqkv = kind.Values({N, s.heads(), d});
   // Norms of 1 on the way back, which is in place: what is computed again and again neither grows nor vanishes.
   const at::Tensor norms = at::zeros({N, heads}), ones = at::ones({N, heads}), dgain = at::zeros({at::get_num_threads(), s.H + 16});
@@ -170,10 +173,10 @@ Operation QueriesAndKeys(const Shape& s, Kind kind) {
   return {.forward_work = values * 2 * kind.bytes(),
           .backward_work = values * 3 * kind.bytes(),
           .arithmetic = false,
-          .forward = [=](const Team& team) { QkForward(s.qk(cos, sin), ElementsOf(qkv), F(norms), team.Share(N)); },
+          .forward = [=](const Team& team) { QkForward(s.qk(cos, sin, positions), ElementsOf(qkv), F(norms), team.Share(N)); },
           .backward =
               [=](const Team& team) {
-                QkBackward(s.qk(cos, sin), ElementsOf(qkv), F(ones), F(gain), ElementsOf(dqkv), F(dgain) + team.rank * (s.H + 16),
+                QkBackward(s.qk(cos, sin, positions), ElementsOf(qkv), F(ones), F(gain), ElementsOf(dqkv), F(dgain) + team.rank * (s.H + 16),
                            team.Share(N));
               },
           .plain = [=] { return plain::Qk(x, c, n); },
@@ -184,7 +187,7 @@ Operation Attention(const Shape& s, Kind kind) {
   const int64_t B = s.N / s.T, T = s.T, H = s.H, Hkv = s.Hkv, d = s.d();
   const at::Tensor qkv = kind.Values({B, T, s.heads(), d}), y = kind.Values({B, T, H, d}), dy = kind.Values({B, T, H, d});
   const at::Tensor dqkv = kind.Values(qkv.sizes()), lse = at::zeros({B, H, T}), gain = at::ones({H});
-  const QkShape shape{.T = T, .H = H, .Hkv = Hkv, .d = d, .cos = nullptr, .sin = nullptr};
+  const QkShape shape{.T = T, .H = H, .Hkv = Hkv, .d = d};
   const at::Tensor scratch = at::zeros({at::get_num_threads(), AttentionScratchBytes(shape)}, at::kByte);
   const auto part = [&](int64_t first, int64_t count) { return Copy(qkv.narrow(2, first, count).contiguous(), kind.dtype()); };
   const at::Tensor q = part(0, H), k = part(H, Hkv), v = part(H + Hkv, Hkv);
@@ -195,7 +198,7 @@ Operation Attention(const Shape& s, Kind kind) {
   };
   const auto forward = [=](const Team& team) {
     each(team, [&](int64_t b, int64_t kv, void* memory) {
-      AttentionForward(shape, F(gain), ElementsOf(qkv), b, kv, 0, memory, ElementsOf(y), F(lse));
+      AttentionForward(shape, F(gain), ElementsOf(qkv), b * T, kv, 0, memory, ElementsOf(y), F(lse));
     });
   };
   RunTeam(at::get_num_threads(), forward);  // the way back needs what it leaves
@@ -206,7 +209,7 @@ Operation Attention(const Shape& s, Kind kind) {
           .backward =
               [=](const Team& team) {
                 each(team, [&](int64_t b, int64_t kv, void* memory) {
-                  AttentionBackward(shape, F(gain), ElementsOf(qkv), ElementsOf(y), F(lse), ElementsOf(dy), b, kv, false, memory,
+                  AttentionBackward(shape, F(gain), ElementsOf(qkv), ElementsOf(y), F(lse), ElementsOf(dy), b * T, kv, false, memory,
                                     ElementsOf(dqkv));
                 });
               },
@@ -219,7 +222,7 @@ Operation ExclusiveSelfAttention(const Shape& s, Kind kind) {
   const at::Tensor qkv = kind.Values({N, s.heads(), d}), y = kind.Values({N, s.Hkv, s.H / s.Hkv, d});
   const at::Tensor out = y.clone(), dy = kind.Values(y.sizes());
   const at::Tensor dqkv = kind.Values(qkv.sizes()), y2 = Copy(y, kind.dtype()), v2 = Copy(kind.Values({N, s.Hkv, 1, d}), kind.dtype());
-  const QkShape shape{.T = s.T, .H = s.H, .Hkv = s.Hkv, .d = d, .cos = nullptr, .sin = nullptr};
+  const QkShape shape{.T = s.T, .H = s.H, .Hkv = s.Hkv, .d = d};
   const double values = static_cast<double>(N * s.H * d), of_v = static_cast<double>(N * s.Hkv * d);
   return {.forward_work = (2 * values + of_v) * kind.bytes(),
           .backward_work = (4 * values + 2 * of_v) * kind.bytes(),

@@ -107,7 +107,7 @@ constexpr Renamed kRenamedSettings[] = {
     {"published_quirks", "compat"},
     {"gptq_damping", "hessian_damping"},
     {"gptq_order", "hessian_order"},
-    {"ln_scale", "ln_scale"},
+    {"ln_scale", "layer_scale"},
     {"ttt_chunk_tokens", "adapt_chunk_tokens"},
     {"ttt_steps", "adapt_steps"},
     {"ttt_lr", "adapt_lr"},

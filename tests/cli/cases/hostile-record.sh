@@ -50,7 +50,7 @@ try verified
 # Scores.
 archive .
 for precision in '"float32\n--out=/tmp/fairway-was-told"' '"float16"' '["float32"]' '1'; do
-  echo "{\"method\": \"windows\", \"stride\": 64, \"seq_len\": 128, \"published_quirks\": false, \"threads\": \"x\", \"precision\": $precision}" > ../record/eval.json
+  echo "{\"method\": \"sliding\", \"stride\": 64, \"seq_len\": 128, \"published_quirks\": false, \"threads\": \"x\", \"precision\": $precision}" > ../record/eval.json
   try verified
   echo "{$scores, \"precision\": $precision}" > ../record/eval.json
   try verified
@@ -58,7 +58,7 @@ done
 echo '{"method": "sliding", "precision": "float32", "stride": "64\n--log=/tmp/fairway-was-told", "seq_len": 128, "published_quirks": false, "threads": 1}' > ../record/eval.json
 try verified
 for method in '"kv_cache"' '"ttt\n--out=/tmp/fairway-was-told"' '["kv_cache"]'; do
-  echo "{${scores/\"windows\"/$method}, \"precision\": \"float32\"}" > ../record/eval.json
+  echo "{${scores/\"sliding\"/$method}, \"precision\": \"float32\"}" > ../record/eval.json
   try verified
 done
 for ttt in '"chunk_tokens": 512, "steps": 1, "lr": 0.002, "momentum": 0.9' '"chunk_tokens": 512, "steps": "1\n--out=x", "lr": 0.002, "momentum": 0.9'; do

@@ -11,7 +11,7 @@ try_last train --profile small.profile --select-tokens 8 --out out.ckpt
 try_last train --profile small.profile --select-tokens 1000000 --out out.ckpt
 
 # A model's options are the file's: given again they may stand, given otherwise they are refused.
-need train --profile small.profile --rope-dims 4 --layer-scale --mlp-negative-slope 0.5 --out options.ckpt
+need train --profile small.profile --rope-dims 4 --ln-scale --mlp-negative-slope 0.5 --out options.ckpt
 need ema-finalize --source last options.ckpt weights.ckpt
 try_last ema-finalize --source last --rope-dims 2 options.ckpt out.ckpt
 for method in sliding kv_cache ttt; do

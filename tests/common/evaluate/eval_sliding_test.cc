@@ -109,7 +109,7 @@ TEST_F(EvalSlidingTest, CountsTheBytesOfTheSidecar) {
     all += bytes[i];
     if (i <= 48) first_48 += bytes[i];
   }
-  for (const char* method : {"windows", "cached", "adapt --adapt-chunk-tokens 32"}) {
+  for (const char* method : {"sliding", "kv_cache", "ttt --ttt-chunk-tokens 32"}) {
     const json result = Scored(std::string("--method ") + method);
     EXPECT_EQ(result["targets"], 61) << method;
     EXPECT_EQ(result["bytes"], all) << method;

@@ -244,11 +244,11 @@ TEST_P(OperationsTest, MixAndNorm) {
     const at::Tensor dx0 = Floats({N, D}), dmix = Floats({2, D}), dskip = Unset({N, D}), dweight = Floats({D});
     const at::Tensor dx0_before = Leaf(dx0), dmix_before = Leaf(dmix), dweight_before = Leaf(dweight);
     MixNorm in{.D = D, .x = F(x)};
-    MixNormGradients out{.du = ElementsOf(du), .dmixed = F(dx), .dx = ElementsOf(dx_elements)};
+    MixNormGradients out{.du = ElementsOf(du), .dresidual = F(dx), .dx = ElementsOf(dx_elements)};
     if (c.mix) in.x0 = F(x0), in.mix = F(mix), out.dx0 = F(dx0), out.dmix = F(dmix);
     if (c.skip) in.skip = F(skip), in.skip_weight = F(weight), out.dskip = F(dskip), out.dskip_weight = F(dweight);
     if (c.extra) out.extra = F(extra);
-    InPieces(N, [&](Rows rows) { kernels.MixNormForward(in, c.mixed ? F(mixed) : nullptr, ElementsOf(u), rows); });
+    InPieces(N, [&](Rows rows) { kernels.MixNormForward(in, c.mixed ? F(mixed) : nullptr, ElementsOf(u), rows, Residual::kMixed); });
     InPieces(N, [&](Rows rows) { kernels.MixNormBackward(in, out, rows); });
 
     const at::Tensor x64 = Leaf(x), x064 = c.mix ? Leaf(x0) : at::Tensor(), mix64 = Leaf(mix);
@@ -288,7 +288,9 @@ TEST_P(OperationsTest, QueriesAndKeys) {
     const at::Tensor angle = 10 * Floats({T, d / 2}), cos = angle.cos(), sin = angle.sin();
     const at::Tensor qkv = Values({B, T, all, d}), dqkv = Values({B, T, all, d}), gain = Floats({H}), dgain = Floats({H});
     const at::Tensor out = qkv.clone(), dout = dqkv.clone(), norms = Unset({N, heads}), dgain_before = Leaf(dgain);
-    const QkShape shape{.T = T, .H = H, .Hkv = Hkv, .d = d, .cos = F(cos), .sin = F(sin)};
+    const at::Tensor positions = at::arange(T, at::kInt).repeat({B});
+    const QkShape shape{.T = T, .H = H, .Hkv = Hkv, .d = d, .rotated = d, .cos = F(cos), .sin = F(sin),
+                        .positions = positions.const_data_ptr<int32_t>()};
     InPieces(N, [&](Rows rows) { kernels.QkForward(shape, ElementsOf(out), F(norms), rows); });
     InPieces(N, [&](Rows rows) { kernels.QkBackward(shape, ElementsOf(out), F(norms), F(gain), ElementsOf(dout), F(dgain), rows); });
 
@@ -326,7 +328,7 @@ TEST_P(OperationsTest, Attention) {
     const auto [B, T, H, Hkv, d] = c;
     const int64_t group = H / Hkv;
     const at::Tensor qkv = Values({B, T, H + 2 * Hkv, d}), dy = Values({B, T, H, d}), gain = Floats({H});
-    const QkShape shape{.T = T, .H = H, .Hkv = Hkv, .d = d, .cos = nullptr, .sin = nullptr};
+    const QkShape shape{.T = T, .H = H, .Hkv = Hkv, .d = d};
     const at::Tensor scratch = at::full({AttentionScratchBytes(shape)}, 255, at::kByte);
     const auto each = [&](auto work) {
       for (int64_t b = B - 1; b >= 0; --b)
@@ -359,7 +361,7 @@ TEST_P(OperationsTest, Attention) {
       y.fill_(NAN);
       lse.fill_(NAN);
       each([&](int64_t b, int64_t kv) {
-        kernels.AttentionForward(shape, F(gain), ElementsOf(qkv), b, kv, first, scratch.mutable_data_ptr(), ElementsOf(y), F(lse));
+        kernels.AttentionForward(shape, F(gain), ElementsOf(qkv), b * T, kv, first, scratch.mutable_data_ptr(), ElementsOf(y), F(lse));
       });
       const auto scored = [&, T = T](const at::Tensor& x, int64_t axis) { return x.narrow(axis, first, T - first); };
       EXPECT_TRUE(y.narrow(1, 0, first).isnan().all().item<bool>() && lse.narrow(2, 0, first).isnan().all().item<bool>());
@@ -372,7 +374,7 @@ TEST_P(OperationsTest, Attention) {
       const at::Tensor dqkv = add_dv ? Values(qkv.sizes()) : UnsetElements(qkv.sizes());
       const at::Tensor before = add_dv ? Leaf(heads(dqkv)[2]) : at::zeros({}, at::kDouble);
       each([&](int64_t b, int64_t kv) {
-        kernels.AttentionBackward(shape, F(gain), ElementsOf(qkv), ElementsOf(y), F(lse), ElementsOf(dy), b, kv, add_dv,
+        kernels.AttentionBackward(shape, F(gain), ElementsOf(qkv), ElementsOf(y), F(lse), ElementsOf(dy), b * T, kv, add_dv,
                                   scratch.mutable_data_ptr(), ElementsOf(dqkv));
       });
       const auto [dq, dk, dv] = heads(dqkv);
@@ -395,7 +397,7 @@ TEST_P(OperationsTest, ExclusiveSelfAttention) {
     v[2].zero_();
     v[5].mul_(1e-15);
     const at::Tensor out = UnsetElements(y.sizes()), again = UnsetElements(y.sizes()), dy = dout.clone(), dqkv = UnsetElements(qkv.sizes());
-    const QkShape shape{.T = N, .H = H, .Hkv = Hkv, .d = d, .cos = nullptr, .sin = nullptr};
+    const QkShape shape{.T = N, .H = H, .Hkv = Hkv, .d = d};
     InPieces(N, [&](Rows rows) { kernels.XsaForward(shape, ElementsOf(qkv), ElementsOf(y), ElementsOf(out), rows); });
     InPieces(N, [&](Rows rows) {
       kernels.XsaBackward(shape, ElementsOf(qkv), ElementsOf(y), ElementsOf(again), ElementsOf(dy), ElementsOf(dqkv), rows);
