@@ -131,7 +131,7 @@ void CheckParity(Machine& gpu, const Options& options, double tolerance) {
     for (Training* training : {&ours, &theirs, &again}) training->Step(0.9);
     const NamedTensors our_end = Doubles(ours.parameters), their_end = Doubles(theirs.parameters);
     for (size_t i = 0; i < our_end.size(); ++i) {
-      const bool muons = ours.layout.entries()[i].group == Group::kMatrices;
+      const bool muons = ours.layout.entries()[i].spec.group == Group::kMatrices;
       // Newton-Schulz is bfloat16 in any case. AdamW's first steps are little but the signs of gradients: where these are all but 0, a
       // rounding turns them. A step in the other direction is a distance of 2, none at all one of 1.
       Compare("what a step adds to " + our_end[i].first, our_end[i].second - our_start[i].second,

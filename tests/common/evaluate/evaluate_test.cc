@@ -301,7 +301,7 @@ TEST_F(EvaluateTest, PlainIsSummedInDoubles) {
   }
   const Score score = EvaluatePlain(fused, *val, table, settings);
   EXPECT_NEAR(score.val_loss, nats / 2000, 1e-9);
-  settings.Set("compat", "1", Origin::kCommandLine, "test");
+  settings.Set("published_quirks", "1", Origin::kCommandLine, "test");
   EXPECT_GT(std::abs(EvaluatePlain(fused, *val, table, settings).val_loss - nats / 2000), 1e-9);
 }
 

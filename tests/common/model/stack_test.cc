@@ -33,8 +33,8 @@ TEST(SmallStack, MixNorm) {
   std::vector<float> x(kWide, 2), x0(kWide, 1), mix(2 * kWide, 0.5f), u(kWide), du(kWide, 1), dmixed(kWide), dx0(kWide), dmix(2 * kWide);
   const MixNorm in{.D = kWide, .x = x.data(), .x0 = x0.data(), .mix = mix.data()};
   OnSmallStack([&] {
-    MixNormForward(in, nullptr, Floats(u.data()), {0, 1});
-    MixNormBackward(in, {.du = Floats(du.data()), .dmixed = dmixed.data(), .dx0 = dx0.data(), .dmix = dmix.data()}, {0, 1});
+    MixNormForward(in, nullptr, Floats(u.data()), {0, 1}, Residual::kMixed);
+    MixNormBackward(in, {.du = Floats(du.data()), .dresidual = dmixed.data(), .dx0 = dx0.data(), .dmix = dmix.data()}, {0, 1});
   });
   EXPECT_NEAR(u[0], 1, 1e-5);
   EXPECT_NEAR(u[kWide - 1], 1, 1e-5);

@@ -72,7 +72,7 @@ TEST_F(TrainerTest, GoesOnBitForBitFromEveryStep) {
 
 // At each of the places where the trainer asks, it is told to stop, and then to do the same again.
 TEST_F(TrainerTest, WhatIsGivenUpLeavesNoTrace) {
-  Options options = kLite;
+  Options options = kRtn;
   options.merge(Options{{"precision", "float32"}, {"micro_batch_seqs", "1"}});
   const Settings settings = Make(options);
   Trainer whole = MakeTrainer(settings);
