@@ -100,6 +100,7 @@ class FusedTransformer::Impl {
   void ContinueLosses(const uint16_t* tokens, int64_t count, int64_t past, float* losses);
 
   StepProfile* profile = nullptr;
+  std::function<void()> between_chunks;
   bool looped;
 
  private:
@@ -668,6 +669,7 @@ double FusedTransformer::Impl::AccumulateGradients(std::span<const Segment> segm
   for (VectorGradients& vectors : vectors_) vectors.Clear();
   for (int64_t first = 0, count = 0; first < all; first += count) {
     count = ChunkOf(settings_, threads_, first, all, [&](int64_t i) { return segments[i].length; });
+    if (between_chunks) between_chunks();
     Begin(segments.subspan(first, count), /*training=*/true);
     const bool last = first + count >= all;
     RunTeam(threads_, [&](const Team& team) {
@@ -687,6 +689,7 @@ void FusedTransformer::Impl::TokenLosses(std::span<const Segment> segments, int6
   const int64_t all = static_cast<int64_t>(segments.size());
   for (int64_t first = 0, count = 0; first < all; first += count) {
     count = ChunkOf(settings_, threads_, first, all, [&](int64_t i) { return segments[i].length; });
+    if (between_chunks) between_chunks();
     Begin(segments.subspan(first, count), /*training=*/false);
     RunTeam(threads_, [&](const Team& team) {
       Pass pass(*this, team, first_position);
@@ -800,6 +803,7 @@ void FusedTransformer::TokenLosses(std::span<const Segment> segments, int64_t fi
 void FusedTransformer::ContinueLosses(const uint16_t* tokens, int64_t count, int64_t past, float* losses) {
   impl_->ContinueLosses(tokens, count, past, losses);
 }
+void FusedTransformer::SetBetweenChunks(std::function<void()> between) { impl_->between_chunks = std::move(between); }
 void FusedTransformer::SetProfile(StepProfile* profile) { impl_->profile = profile; }
 
 }  // namespace fairway

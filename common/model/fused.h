@@ -46,6 +46,7 @@ class FusedTransformer : public Engine {
   void TokenLosses(std::span<const Segment> segments, int64_t first, float* losses) override;
   void ContinueLosses(const uint16_t* tokens, int64_t count, int64_t past, float* losses) override;
 
+  void SetBetweenChunks(std::function<void()> between) override;
   void SetProfile(StepProfile* profile) override;
 
   // Bytes of working memory for `sequences` sequences of T tokens, or as many tokens in segments of at most T.

@@ -212,6 +212,34 @@ TEST_P(FusedTest, FakeQuantisesAsThePlainCompositionDoes) {
 
 // The last call of a step tells of each block, from the last to the first, when nothing is added to its matrices' gradients any more;
 // in the end all are, bit for bit, what FinishGradients makes of them.
+// A step whose last micro-batch tells of layers as they are done, beside one that is finished in the end: every option, in chunks and not.
+TEST_P(FusedTest, StreamedGradientsAreThoseOfTheWholeStep) {
+  // On several threads what differs is who finishes which rows: of scaled matrices and of others.
+  const bool all = GetParam() == 1;
+  for (Options options : all ? OptionsAlone() : std::vector<Options>{{}, {{"layer_scale", "1"}}}) {
+    for (const char* at_a_time : {"0", "1"}) {
+      options["micro_batch_seqs"] = at_a_time;
+      const Settings settings = Shape(options);
+      SCOPED_TRACE(ShapeOf(settings, 2, 9) + " at a time " + at_a_time);
+      const NamedTensors parameters = RandomParameters(settings);
+      const Batch first(settings, 2, 9), second(settings, 2, 9, /*seed=*/5);
+      NamedTensors whole = ZerosLike(parameters), streamed = ZerosLike(parameters);
+      FusedTransformer finished(settings, parameters, whole), telling(settings, parameters, streamed);
+      for (FusedTransformer* model : {&finished, &telling}) {
+        model->Prepare(/*fake_quantise=*/false);
+        model->AccumulateGradients(first.sequences, 9, 0.5);
+      }
+      finished.AccumulateGradients(second.sequences, 9, 0.5);
+      finished.FinishGradients();
+      std::vector<int64_t> layers;
+      telling.AccumulateLastGradients(second.sequences, 9, 0.5, [&](int64_t layer) { layers.push_back(layer); });
+      EXPECT_FALSE(layers.empty());
+      EXPECT_EQ(telling.Losses(), finished.Losses());
+      ExpectGradients(streamed, whole, 1e-6);
+    }
+  }
+}
+
 TEST_P(FusedTest, TellsOfBlocksAsTheirGradientsAreDone) {
   for (Options options : OptionsAlone()) {
     options["micro_batch_seqs"] = "1";

@@ -3,6 +3,7 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
+#include <map>
 #include <numeric>
 
 #include "tests/common/model/shapes.h"
@@ -23,13 +24,16 @@ void ExpectAllDealtOnce(const Settings& settings, int64_t world_size) {
   const FlatLayout layout(settings);
   const Partition partition(layout, world_size);
   std::vector<int> covered(layout.size());
+  std::vector<int64_t> slices(world_size);  // elements that a rank sums beside matrices
+  std::map<int64_t, int64_t> ranks;         // of each matrix, by its first element
   int64_t before = INT64_MAX;
   for (const Partition::Bucket& bucket : partition.buckets()) {
     EXPECT_LT(bucket.block, before);  // in the order in which a backward pass gets there
     before = bucket.block;
     for (const Partition::Shard& shard : bucket.shards) {
-      EXPECT_GE(shard.rank, 0);
-      EXPECT_LT(shard.rank, world_size);
+      ASSERT_LT(shard.rank, world_size);
+      if (shard.range.first < partition.others().last) slices[shard.rank] += shard.range.size();
+      else ranks[shard.range.first] = shard.rank;
       // A block's matrices wait for that block, and for no earlier one.
       if (const int64_t block = BlockOf(layout, shard.range); block >= 0) EXPECT_GE(block, bucket.block);
       else EXPECT_EQ(bucket.block, -1);
@@ -37,6 +41,9 @@ void ExpectAllDealtOnce(const Settings& settings, int64_t world_size) {
     }
   }
   EXPECT_EQ(before, -1);
+  for (int64_t rank = 0; rank < world_size; ++rank)
+    EXPECT_NEAR(static_cast<double>(slices[rank]), static_cast<double>(partition.others().last) / static_cast<double>(world_size), 1) << rank;
+  for (const Partition::Shard& matrix : partition.matrices()) EXPECT_EQ(ranks.at(matrix.range.first), matrix.rank);
   // What lies between groups as well: it is 0 everywhere.
   EXPECT_TRUE(std::all_of(covered.begin(), covered.begin() + layout.range(Group::kMatrices).first, [](int n) { return n == 1; }));
   size_t matrix = 0;
