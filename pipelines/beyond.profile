@@ -1,4 +1,4 @@
-# The best that was found so far at the demo's width and in about its training time: docs/lab-notebook.md, "What later recipes are worth",
+# The best that was found so far at the demo's width and in about its training time: docs/lab-notebook.md, "What later recipes contribute",
 # says what each difference from cpu-demo gave, and what was left out because it gave nothing. Scored while it learns (adapt).
 
 data_path = ../data/bible-kjv-4096  # the same text in four times the vocabulary: a third more of it in a token

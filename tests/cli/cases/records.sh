@@ -48,6 +48,18 @@ listed() {
   exec 8>&-
 }
 try listed
+# A run in progress says how far it is, from the end of its log: of the newest program, by its steps, its clock or its windows.
+in_progress() {
+  { echo 'train --profile x'; printf '%s\n' "$@"; } > runs/cpu-demo/seed-42/train.log
+  touch -d @4000000000 runs/cpu-demo/seed-42/train.log  # in the future: the time left does not run down meanwhile
+  listed | grep seed-42 | sed -E 's/  +.*(at work.*[0-9a-z%]) +1,010.*/  \1/'
+}
+try in_progress
+try in_progress 'step:10/100 train_loss:2.5 train_time:20000ms step_avg:2000.00ms data_wait:1ms' 'step:20/100 val_loss:2.4 val_bpb:1.4 train_time:40000ms step_avg:2000.00ms'
+try in_progress 'max_wallclock_seconds:100.000' 'step:10/1000 train_loss:2.5 train_time:50000ms step_avg:5000.00ms'
+try in_progress 'gptq-lite a b' 'search: a step'
+touch -d @3999999980 runs/cpu-demo/seed-42/model.bin.zst
+try in_progress 'eval-sliding a' '  sliding_eval [ 25.0%] 16/64 windows running_bpb=3.2'
 try make runs RUNS=nowhere
 # Scores that are none.
 mkdir -p odd/tiny/{deep,text,list}
