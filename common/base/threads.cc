@@ -92,16 +92,19 @@ double CpuQuota(const std::string& root) {
   return least;
 }
 
+int ProcessorsOf(int allowed, int online, int ranks, double quota) {
+  // A rank that may use all processors has not been bound to some of its own.
+  const int share = allowed == online ? allowed / ranks : allowed;
+  return std::max(1, static_cast<int>(std::min<double>(share, std::ceil(quota / ranks))));
+}
+
 int UsableProcessors() {
   static const int usable = [] {
     const int online = std::max(1, static_cast<int>(std::thread::hardware_concurrency()));
     const int ranks = std::max(1, static_cast<int>(LaunchOf().local_size));
     cpu_set_t mask;
-    int count = sched_getaffinity(0, sizeof mask, &mask) == 0 ? CPU_COUNT(&mask) : online;
-    if (count == online) count /= ranks;
-    const double quota = std::ceil(CpuQuota() / ranks);
-    if (quota < count) count = static_cast<int>(quota);
-    return std::max(1, count);
+    const int count = sched_getaffinity(0, sizeof mask, &mask) == 0 ? CPU_COUNT(&mask) : online;
+    return ProcessorsOf(count, online, ranks, CpuQuota());
   }();
   return usable;
 }

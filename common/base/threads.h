@@ -10,6 +10,8 @@ namespace fairway {
 // The processors that this process may keep busy, at least 1: those of its affinity mask, and of its control group's CPU quota rounded up. Ranks
 // of one host (LaunchOf) share them, unless each is bound to processors of its own.
 int UsableProcessors();
+// The same of numbers: `allowed` of the host's `online` processors by the affinity mask, `ranks` on the host, a quota of processors.
+int ProcessorsOf(int allowed, int online, int ranks, double quota);
 
 // The CPU quota of this process's control group or of one above it, whichever is least, in processors; infinity where there is none.
 // Reads cgroup v2 (cpu.max) and v1 (cpu.cfs_quota_us over cpu.cfs_period_us). `root` is put before /proc and /sys.

@@ -9,6 +9,8 @@
 #include <cstdlib>
 #include <filesystem>
 #include <fstream>
+#include <functional>
+#include <map>
 #include <mutex>
 #include <set>
 #include <stdexcept>
@@ -77,6 +79,63 @@ TEST(ParallelFor, ThrowsWhatTheFirstFailedPartThrew) {
       }
       EXPECT_LE(begun, 8 + threads);  // the rest is left out
     }
+}
+
+// Two of three parts fail, and the one that fails later is recorded later: a thread fails only when the other has ended.
+TEST(ParallelFor, OfTwoFailuresTheFirstPartCountsWhicheverComesFirst) {
+  for (const bool first_part_fails_first : {true, false}) {
+    std::mutex mutex;
+    std::condition_variable changed;
+    std::map<std::thread::id, int64_t> parts;  // of each thread
+    std::set<int64_t> ended;                   // parts whose threads have
+    struct AtExit {
+      std::function<void()> call;
+      ~AtExit() {
+        if (call) call();
+      }
+    };
+    const std::thread::id caller = std::this_thread::get_id();
+    std::vector<int64_t> failing;  // ascending: not the caller's part
+    try {
+      ParallelFor(3, 1, 3, [&](int64_t part, int64_t) {
+        thread_local AtExit at_exit;
+        std::unique_lock lock(mutex);
+        parts[std::this_thread::get_id()] = part;
+        changed.notify_all();
+        changed.wait(lock, [&] { return parts.size() == 3; });
+        if (failing.empty()) {
+          for (int64_t other : {0, 1, 2})
+            if (other != parts.at(caller)) failing.push_back(other);
+        }
+        if (std::this_thread::get_id() == caller) return changed.wait(lock, [&] { return ended.size() == 2; });
+        at_exit.call = [&, part] {
+          const std::lock_guard lock(mutex);
+          ended.insert(part);
+          changed.notify_all();
+        };
+        const bool waits = (part == failing[0]) != first_part_fails_first;
+        if (waits) changed.wait(lock, [&] { return !ended.empty(); });
+        throw std::runtime_error(std::to_string(part));
+      });
+      FAIL() << "nothing was thrown";
+    } catch (const std::runtime_error& error) {
+      EXPECT_EQ(error.what(), std::to_string(failing[0]));
+    }
+  }
+}
+
+TEST(Processors, AreSharedByWhoeverSharesThem) {
+  EXPECT_EQ(ProcessorsOf(8, 8, 1, INFINITY), 8);
+  EXPECT_EQ(ProcessorsOf(3, 8, 1, INFINITY), 3);  // taskset
+  EXPECT_EQ(ProcessorsOf(8, 8, 4, INFINITY), 2);
+  EXPECT_EQ(ProcessorsOf(2, 8, 4, INFINITY), 2);  // bound by the launcher
+  EXPECT_EQ(ProcessorsOf(2, 2, 4, INFINITY), 1);
+  EXPECT_EQ(ProcessorsOf(8, 8, 1, 4), 4);
+  EXPECT_EQ(ProcessorsOf(8, 8, 1, 1.5), 2);
+  EXPECT_EQ(ProcessorsOf(8, 8, 2, 4), 2);
+  EXPECT_EQ(ProcessorsOf(8, 8, 4, 2), 1);
+  EXPECT_EQ(ProcessorsOf(8, 8, 1, 0.1), 1);
+  EXPECT_EQ(ProcessorsOf(2, 8, 1, 6), 2);
 }
 
 class Quota : public testing::Test {
