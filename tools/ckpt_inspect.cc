@@ -88,6 +88,9 @@ Json DescribeTensor(const CheckpointReader& checkpoint, const TensorInfo& info) 
     tensor["code_max"] = info.quantisation->code_max;
     tensor["scale"] = info.quantisation->scale;
     if (!info.quantisation->column_scale.empty()) tensor["column_scale"] = info.quantisation->column_scale;
+    if (info.quantisation->group > 0) tensor["group"] = info.quantisation->group;
+    if (!info.quantisation->low_rank_left.empty()) tensor["low_rank_left"] = info.quantisation->low_rank_left;
+    if (!info.quantisation->low_rank_right.empty()) tensor["low_rank_right"] = info.quantisation->low_rank_right;
     if (info.dtype == DType::kInt8) tensor["entropy_bits"] = EntropyBits(As<int8_t>(data));
   }
   return tensor;
@@ -214,10 +217,10 @@ constexpr std::string_view kSettingPrefix = "setting.";
 Json Export(const CheckpointReader& checkpoint, const std::string& path) {
   std::vector<TensorInfo> tensors;
   std::map<std::string, const TensorInfo*> codes;  // by the name of the weights
-  const std::set<std::string> scales = ScaleNames(checkpoint);
+  const std::set<std::string> parts = PartNames(checkpoint);
   std::set<std::string> names = {"", "__metadata__"};  // taken
   for (const TensorInfo& info : checkpoint.tensors()) {
-    if (scales.contains(info.name)) continue;
+    if (parts.contains(info.name)) continue;
     tensors.push_back(info);
     if (info.quantisation) {
       std::string name = info.name;

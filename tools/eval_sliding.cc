@@ -99,6 +99,7 @@ Json Evaluate(const Options& options, Settings& settings, const Place& place) {
   Communicator& communicator = *place.communicator;
   const auto start = Clock::now();
   const Subject subject = Open(options.artifact, settings);
+  settings = settings.ForEvaluation();
   const bool sliding = IsSliding(settings), each_anew = settings.method == "sliding";
   if (sliding && !each_anew && settings.published_quirks)
     throw UsageError("method = " + settings.method + ": the published sum, which published_quirks = 1 asks for, is that of method = sliding");

@@ -85,7 +85,8 @@ int main(int argc, char** argv) {
       "gptq-lite",
       "Rounds weights to integer codes with one scale a row. QUANTISER=published: int5, int6 and int8, searching for each row the "
       "clip that errs least; with PUBLISHED_QUIRKS=1 quirks included. rtn, gptq: steps by what an error costs, so that the artifact "
-      "takes TARGET_BYTES, TARGET_RATIO or BITS_PER_WEIGHT and not a byte more; status 5 where it cannot. As several ranks it calibrates "
+      "takes TARGET_BYTES, TARGET_RATIO or BITS_PER_WEIGHT and not a byte more; status 5 where it cannot. gptq_sdclip: error feedback on "
+      "steps by each row's standard deviation, with corrections of low rank; it reads training data. As several ranks it calibrates "
       "together; rank 0 does the rest.",
       "gptq-lite weights.ckpt quantised.ckpt");
   line.Input("IN", in, "checkpoint of weights; - is standard input");
@@ -97,19 +98,19 @@ int main(int argc, char** argv) {
     const CheckpointReader weights(in);
     weights.Expect({Kind::kWeights});
     settings.Adopt(weights.settings(), weights.path());
-    const bool published = settings.quantiser == "published";
+    const bool published = settings.quantiser == "published", sdclip = settings.quantiser == "gptq_sdclip", sized = !published && !sdclip;
     const Launch launch = LaunchOf();
-    if (launch.world_size > 1 && (published || settings.calibration_windows == 0))
+    if (launch.world_size > 1 && (!sized || settings.calibration_windows == 0))
       throw UsageError(StringPrintf("QUANTISER=%s%s calibrates nothing that %ld ranks could share: one process does it",
-                                    settings.quantiser.c_str(), published ? "" : " with CALIBRATION_WINDOWS=0", launch.world_size));
+                                    settings.quantiser.c_str(), sized ? " with CALIBRATION_WINDOWS=0" : "", launch.world_size));
     int64_t parameters = 0;
     for (const TensorInfo& info : weights.tensors()) parameters += info.numel();
-    const int64_t budget = published ? 0 : TargetBytes(settings, parameters);
+    const int64_t budget = !sized ? 0 : TargetBytes(settings, parameters);
 
     // A profile may name a size for the other methods; who asks for one by hand should hear that there is none to be had.
     for (const char* name : {"target_bytes", "target_ratio", "bits_per_weight"})
-      if (published && settings.origin(name) >= Origin::kEnvironment && settings.Get(name) != "0")
-        throw UsageError(std::string("QUANTISER=published has no size to choose: ") + name + " does nothing");
+      if (!sized && settings.origin(name) >= Origin::kEnvironment && settings.Get(name) != "0")
+        throw UsageError("QUANTISER=" + settings.quantiser + " has no size to choose: " + name + " does nothing");
 
     const double memory = EstimateExport(weights, settings) + EstimateCheckpointCalibration(settings);
     settings.CheckMemory(memory);
@@ -123,15 +124,24 @@ int main(int argc, char** argv) {
     std::vector<ExportedTensor> tensors;
     FoundStep found;
     Drift drift;
+    std::optional<Progress> bar;
+    const auto progress = [&](int64_t done, int64_t of) {
+      if (!bar) bar.emplace("calibration", of);
+      bar->Update(done);
+    };
     if (published) {
       tensors = ExportWeights(weights, settings, *writer);
+    } else if (sdclip) {
+      const auto start = Clock::now();
+      int64_t windows = 0;
+      const CodedMatrices coded = CodeCheckpoint(weights, settings, lineage, [&](int64_t done, int64_t of) { progress(done, windows = of); });
+      bar.reset();
+      Log("gptq_sdclip: %zu matrices by %ld windows of %ld tokens in %.1f s", coded.size(), windows, settings.train_seq_len, SecondsSince(start));
+      tensors = ExportWeights(weights, settings, coded, *writer);
+      counters.Set(counter::kCalibrationTokens, static_cast<double>(windows * settings.train_seq_len));
     } else {
       const auto start = Clock::now();
-      std::optional<Progress> bar;
-      const Calibration calibration = CalibrateCheckpoint(weights, settings, lineage, [&](int64_t done, int64_t of) {
-        if (!bar) bar.emplace("calibration", of);
-        bar->Update(done);
-      });
+      const Calibration calibration = CalibrateCheckpoint(weights, settings, lineage, progress);
       bar.reset();
       Log("calibration: %ld windows of %ld tokens in %.1f s", settings.calibration_windows, settings.calibration_tokens,
           SecondsSince(start));
@@ -174,7 +184,7 @@ int main(int argc, char** argv) {
       counters.Set(counter::kClipRowsSearched, total.rows_searched());
       result["clip_rows_searched"] = total.rows_searched();
       result["clip_wins"] = wins;
-    } else {
+    } else if (sized) {
       result["step"] = found.step;
       result["budget"] = budget;
       result["artifact_bytes"] = found.bytes;

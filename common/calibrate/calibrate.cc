@@ -191,7 +191,7 @@ std::map<std::string, Feedback> MeasureFeedback(const NamedTensors& weights, con
 
   Transformer model(settings, weights);
   model.Observe([&](const std::string& name, const at::Tensor& weight, const at::Tensor& x) {
-    if (!HasGrid(name, weight, settings)) return;
+    if (!HasGrid(name, weight, settings) || IsTable(RoleOf(name))) return;
     const at::Tensor rows = x.reshape({-1, x.size(-1)}).to(at::kFloat);
     layers.at(name).product = rows.t().mm(rows);
   });

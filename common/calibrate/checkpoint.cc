@@ -4,6 +4,7 @@
 #include "common/base/launch.h"
 #include "common/base/log.h"
 #include "common/calibrate/calibrate.h"
+#include "common/calibrate/sdclip.h"
 #include "common/cuda/device.h"
 
 namespace fairway {
@@ -37,7 +38,21 @@ Calibration CalibrateCheckpoint(const CheckpointReader& weights, const Settings&
   return Calibrate(LoadParameters(weights, settings), settings, train, progress, communicator);
 }
 
+CodedMatrices CodeCheckpoint(const CheckpointReader& weights, const Settings& settings, Lineage& lineage,
+                             const std::function<void(int64_t, int64_t)>& progress) {
+  settings.CheckModel(weights.path());
+  Settings on_cpu = settings;
+  on_cpu.device = "cpu";
+  on_cpu.backend = "auto";
+  const Place place(on_cpu);
+  const ShardSet train(settings.data_path, "train", settings.vocab_size);
+  lineage.inputs.push_back({"train shards", train.Identity(), {}});
+  const NamedTensors parameters = LoadParameters(weights, settings);
+  return QuantiseSdClip(parameters, MeasureHessians(parameters, settings, train, progress), settings);
+}
+
 double EstimateCheckpointCalibration(const Settings& settings) {
+  if (settings.quantiser == "gptq_sdclip") return kLoadedLibTorchBytes + EstimateSdClip(settings);
   const bool calibrates = settings.quantiser != "published" && settings.calibration_windows > 0;
   return kLoadedLibTorchBytes + (calibrates ? EstimateCalibration(settings) : 0);
 }

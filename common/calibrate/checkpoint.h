@@ -5,6 +5,7 @@
 #include <functional>
 
 #include "common/checkpoint/checkpoint.h"
+#include "common/quantise/coded.h"
 #include "common/quantise/steps.h"
 #include "common/settings/settings.h"
 
@@ -18,6 +19,12 @@ namespace fairway {
 // RequireAgreement do.
 Calibration CalibrateCheckpoint(const CheckpointReader& weights, const Settings& settings, Lineage& lineage,
                                 const std::function<void(int64_t done, int64_t of)>& progress);
+
+// The codes of QUANTISER=gptq_sdclip: Hessians from the training split in settings.data_path, named in `lineage`, then the matrices.
+// Throws UsageError as one of several ranks, which it could share nothing with, and in a build without LibTorch; else as
+// CalibrateCheckpoint does.
+CodedMatrices CodeCheckpoint(const CheckpointReader& weights, const Settings& settings, Lineage& lineage,
+                             const std::function<void(int64_t done, int64_t of)>& progress);
 
 // Bytes of memory beside the checkpoint's own: LibTorch, which is loaded whatever the settings, and what calibration takes.
 double EstimateCheckpointCalibration(const Settings& settings);

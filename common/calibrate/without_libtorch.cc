@@ -10,6 +10,10 @@ Calibration CalibrateCheckpoint(const CheckpointReader&, const Settings& setting
   return {};
 }
 
+CodedMatrices CodeCheckpoint(const CheckpointReader&, const Settings&, Lineage&, const std::function<void(int64_t, int64_t)>&) {
+  throw UsageError("this build is without LibTorch and cannot calibrate, which QUANTISER=gptq_sdclip needs");
+}
+
 double EstimateCheckpointCalibration(const Settings&) { return 0; }
 
 }  // namespace fairway

@@ -28,12 +28,15 @@ std::string_view DTypeName(DType dtype);  // "float32", …
 size_t DTypeSize(DType dtype);            // bytes an element
 bool IsFloatingPoint(DType dtype);
 
-// On codes: how they turn back into weights, code * scale[row], or code * (scale[row] * column_scale[column]).
+// On codes: how they turn back into weights, code * scale[row], or code * (scale[row] * column_scale[column]), plus the product
+// left right where there is one.
 struct Quantisation {
   std::string grid;  // "int5", "int6", "int8"
   int32_t code_min = 0, code_max = 0;
   std::string scale;             // name of the tensor with one scale a row
   std::string column_scale = {}; // of the one with one factor a column; empty: there is none
+  int64_t group = 0;             // codes that a scale serves, one after another in row-major order; 0: a row
+  std::string low_rank_left = {}, low_rank_right = {};  // names of the factors' codes [rows, rank] and [rank, columns]; empty: none
   bool operator==(const Quantisation&) const = default;
 };
 

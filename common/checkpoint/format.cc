@@ -55,13 +55,23 @@ void Identity::Add(const TensorInfo& info, std::span<const std::byte> data) {
   canonical.Number(static_cast<uint64_t>(info.dtype));
   canonical.Number(info.shape.size());
   for (const int64_t size : info.shape) canonical.Number(size);
-  canonical.Number(!info.quantisation ? 0 : info.quantisation->column_scale.empty() ? 1 : 2);
+  const auto form = [](const Quantisation& quantisation) {
+    if (quantisation.group > 0 || !quantisation.low_rank_left.empty() || !quantisation.low_rank_right.empty()) return 3;
+    return quantisation.column_scale.empty() ? 1 : 2;
+  };
+  const int64_t of = info.quantisation ? form(*info.quantisation) : 0;
+  canonical.Number(of);
   if (info.quantisation) {
     canonical.Text(info.quantisation->grid);
     canonical.Number(static_cast<int64_t>(info.quantisation->code_min));
     canonical.Number(static_cast<int64_t>(info.quantisation->code_max));
     canonical.Text(info.quantisation->scale);
-    if (!info.quantisation->column_scale.empty()) canonical.Text(info.quantisation->column_scale);
+    if (of >= 2) canonical.Text(info.quantisation->column_scale);
+    if (of == 3) {
+      canonical.Number(info.quantisation->group);
+      canonical.Text(info.quantisation->low_rank_left);
+      canonical.Text(info.quantisation->low_rank_right);
+    }
   }
   canonical.Number(data.size());
   canonical.sha.Update(data);

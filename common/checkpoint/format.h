@@ -16,8 +16,10 @@
 
 namespace fairway::format {
 
-// Version 2 brought scales of columns; what is of version 1 has none and reads as it is. Version 3 is packed (packed.h).
-inline constexpr uint32_t kVersion = 2, kOldestVersion = 1, kPackedVersion = 3;
+// Version 2 brought scales of columns, version 4 scales of groups and corrections of low rank; files of earlier versions have none and
+// are read as they are. Versions 3 and 5 are versions 2 and 4 packed (packed.h).
+inline constexpr uint32_t kVersion = 4, kOldestVersion = 1, kPackedVersion = 5;
+constexpr bool IsPacked(uint32_t version) { return version == 3 || version == kPackedVersion; }
 inline constexpr uint64_t kAlignment = 64;
 
 // The first nine bytes of every file: the tag of `magic` and its value.

@@ -130,7 +130,7 @@ struct CheckpointReader::State {
 
 void CheckpointReader::State::Open() {
   uint64_t position = OpenHeader();
-  if (version == kPackedVersion) {
+  if (IsPacked(version)) {
     memory = Unpack(position);
     file.reset();
     bytes = memory;
@@ -283,7 +283,8 @@ TensorInfo CheckpointReader::State::Describe(const pb::Tensor& tensor) const {
   if (tensor.has_quantisation()) {
     const pb::Quantisation& quantisation = tensor.quantisation();
     info.quantisation = {Text(quantisation.grid()), quantisation.code_min(), quantisation.code_max(),
-                         Text(quantisation.scale()), Text(quantisation.column_scale())};
+                         Text(quantisation.scale()), Text(quantisation.column_scale()), static_cast<int64_t>(quantisation.group()),
+                         Text(quantisation.low_rank_left()), Text(quantisation.low_rank_right())};
   }
   return info;
 }

@@ -68,6 +68,9 @@ pb::Tensor format::Describe(const TensorInfo& info) {
     quantisation->set_code_max(info.quantisation->code_max);
     quantisation->set_scale(Text(info.quantisation->scale));
     if (!info.quantisation->column_scale.empty()) quantisation->set_column_scale(Text(info.quantisation->column_scale));
+    if (info.quantisation->group > 0) quantisation->set_group(static_cast<uint64_t>(info.quantisation->group));
+    if (!info.quantisation->low_rank_left.empty()) quantisation->set_low_rank_left(Text(info.quantisation->low_rank_left));
+    if (!info.quantisation->low_rank_right.empty()) quantisation->set_low_rank_right(Text(info.quantisation->low_rank_right));
   }
   return tensor;
 }

@@ -5,6 +5,8 @@
 #include <ATen/ops/baddbmm.h>
 #include <ATen/ops/bmm.h>
 #include <ATen/ops/linalg_vector_norm.h>
+#include <ATen/ops/mul.h>
+#include <ATen/ops/scalar_tensor.h>
 #include <ATen/ops/stack.h>
 #include <ATen/ops/zeros.h>
 #include <ATen/ops/zeros_like.h>
@@ -24,7 +26,7 @@ at::Tensor ScalarBeside(const FlatTensors& tensors) {
 }  // namespace
 
 at::Tensor NewtonSchulzOf(at::Tensor x, int64_t steps) {
-  constexpr double a = 3.4445, b = -4.7750, c = 2.0315;
+  const auto &[a, b, c] = kNewtonSchulz;
   const bool tall = x.size(1) > x.size(2);
   x = x / (at::linalg_vector_norm(x, 2, {1, 2}, /*keepdim=*/true) + 1e-7);
   if (tall) x = x.transpose(1, 2);
@@ -34,6 +36,29 @@ at::Tensor NewtonSchulzOf(at::Tensor x, int64_t steps) {
   }
   if (tall) x = x.transpose(1, 2);
   return x;
+}
+
+namespace {
+
+// x by a factor that is not rounded to x's type first, as a plain number may be.
+at::Tensor Times(const at::Tensor& x, double factor) { return at::mul(x, at::scalar_tensor(factor, at::kDouble)); }
+
+}  // namespace
+
+at::Tensor PolarExpressOf(at::Tensor x, int64_t steps) {
+  const bool tall = x.size(1) > x.size(2);
+  x = x / (at::linalg_vector_norm(x, 2, {1, 2}, /*keepdim=*/true) + 1e-7);
+  if (tall) x = x.transpose(1, 2);
+  for (int64_t i = 0; i < std::min(steps, kPolarExpressIterations); ++i) {
+    const auto& [a, b, c] = kPolarExpress[i];
+    const at::Tensor gram = at::bmm(x, x.transpose(1, 2));
+    x = Times(x, a) + at::bmm(Times(gram, b) + Times(at::bmm(gram, gram), c), x);
+  }
+  return tall ? x.transpose(1, 2) : x;
+}
+
+at::Tensor RowsNormalised(const at::Tensor& x) {
+  return x / at::linalg_vector_norm(x, 2, {2}, /*keepdim=*/true, at::kFloat).clamp_min(1e-7).to(x.scalar_type());
 }
 
 DeviceOptimizer::DeviceOptimizer(const Settings& settings, const FlatLayout& layout, FlatTensors parameters, FlatTensors gradients,
@@ -82,6 +107,13 @@ void DeviceOptimizer::Step(double scale, double momentum, double gradient_factor
     if (!Mine(i)) continue;
     const FlatRange range = partition_.matrices()[i].range;
     const int64_t first = range.first - partition_.others().last;
+    if (quirks_1855()) {
+      const at::Tensor g = (gradient.narrow(0, first, range.size()) * gradient_factor).to(at::kBFloat16);
+      const at::Tensor momentum_of = buffer.narrow(0, first, range.size()), half = (momentum_of * momentum).to(at::kBFloat16).add_(g);
+      momentum_of.copy_(half);
+      updates_.narrow(0, first, range.size()).copy_(g.add(half, momentum));
+      continue;
+    }
     machine_.Launch(MuonMomentum{.count = range.size(),
                                  .factor = static_cast<float>(gradient_factor),
                                  .beta = static_cast<float>(momentum),
@@ -90,7 +122,11 @@ void DeviceOptimizer::Step(double scale, double momentum, double gradient_factor
                                  .nesterov = static_cast<BFloat16*>(updates_.mutable_data_ptr()) + first});
   }
   for (const Muons& muons : muons_) {
-    const at::Tensor x = NewtonSchulzOf(at::stack(muons.updates), settings_.muon_backend_steps).mul_(muons.scale);
+    at::Tensor x = at::stack(muons.updates);
+    if (settings_.muon_row_normalize) x = RowsNormalised(x);
+    x = settings_.muon_orthogonalize == "polar_express" ? PolarExpressOf(x, settings_.muon_backend_steps)
+                                                        : NewtonSchulzOf(x, settings_.muon_backend_steps);
+    x.mul_(muons.scale);
     for (size_t i = 0; i < muons.updates.size(); ++i) muons.updates[i].copy_(x[static_cast<int64_t>(i)]);
   }
   communicator_.Wait(ShareUpdates());

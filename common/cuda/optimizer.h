@@ -32,6 +32,12 @@ class DeviceOptimizer : public Optimizer {
   at::Tensor inverse_factor_, learning_rate_, steps_;  // float32 scalars
 };
 
+// Polar Express, with the first `steps` of its coefficients, on x in place of Newton-Schulz.
+at::Tensor PolarExpressOf(at::Tensor x, int64_t steps);
+
+// Each row of x, bfloat16 [matrices, rows, columns], over its norm.
+at::Tensor RowsNormalised(const at::Tensor& x);
+
 // `steps` Newton-Schulz iterations on x, bfloat16 [matrices, rows, columns], without the last scaling.
 at::Tensor NewtonSchulzOf(at::Tensor x, int64_t steps);
 

@@ -191,10 +191,20 @@ Score EvaluatePlain(Engine& model, const ShardSet& val, const ByteTable& table, 
     throw UsageError(StringPrintf("VAL_BATCH_SIZE=%ld is less than 8 sequences of TRAIN_SEQ_LEN=%ld",
                                   settings.val_batch_size, settings.train_seq_len));
   }
-  const WindowPlan plan = WindowPlan::Plain(val.tokens() - 1, settings.train_seq_len);
+  const int64_t T = settings.train_seq_len;
+  // Pull request 1855 scores whole batches only.
+  const bool whole = settings.packed_documents && settings.published_quirks && (val.tokens() - 1) / T >= batch_windows;
+  const WindowPlan plan = WindowPlan::Plain(val.tokens() - 1, T, whole ? batch_windows : 1);
   if (plan.size() == 0) ThrowTooShort(val, settings.train_seq_len + 1);
   return ScoreWindows(
-      val, plan, {batch_windows, plan.size(), 1}, on_batch, communicator, [&](Batch& batch) { ComputeLosses(model, batch); },
+      val, plan, {batch_windows, plan.size(), 1}, on_batch, communicator,
+      [&](Batch& batch) {
+        // Its windows lie side by side: one row.
+        if (settings.packed_documents)
+          model.TokenLosses(PackedSegments(batch.tokens.data(), static_cast<int64_t>(batch.losses.size()), T), 0, batch.losses.data());
+        else
+          ComputeLosses(model, batch);
+      },
       [&](Batch& batch) {
         const int64_t count = static_cast<int64_t>(batch.losses.size());
         // The published evaluation takes a batch's mean in float32: seven digits.

@@ -29,7 +29,8 @@ using OnBatch = std::function<void(const BatchDone&)>;
 
 // Whole sequences of train_seq_len side by side, (val_batch_size / 8) / train_seq_len of them at a time, as published:
 // the float32 mean of a batch times its count is summed in float64, and targets beyond the last whole sequence are
-// dropped. Throws InputError for a split shorter than one sequence or an id out of range, UsageError where
+// dropped. With packed_documents such a batch is one row of documents, of which attention sees one, and train_seq_len positions, at a
+// time; under published_quirks the batches that are not full are dropped too (openai/parameter-golf pull request 1855). Throws InputError for a split shorter than one sequence or an id out of range, UsageError where
 // val_batch_size holds no sequence.
 Score EvaluatePlain(Engine& model, const ShardSet& val, const ByteTable& table, const Settings& settings,
                     const OnBatch& on_batch = {}, Communicator& communicator = Communicator::Single());

@@ -17,6 +17,11 @@ NamedTensors LoadParameters(const CheckpointReader& checkpoint, const Settings& 
     if (!info.quantisation) continue;
     scales.push_back(info.quantisation->scale);
     if (!info.quantisation->column_scale.empty()) scales.push_back(info.quantisation->column_scale);
+    for (const std::string& factor : {info.quantisation->low_rank_left, info.quantisation->low_rank_right}) {
+      if (factor.empty() || !checkpoint.Has(factor)) continue;  // Dequantise says so
+      scales.push_back(factor);
+      if (const auto& of = checkpoint.Find(factor).quantisation) scales.push_back(of->scale);
+    }
   }
   std::vector<std::string> all = stored;
   all.insert(all.end(), scales.begin(), scales.end());

@@ -7,6 +7,7 @@
 
 #include "common/model/ops/formulas.h"
 #include "common/settings/settings.h"
+#include "common/tokens/segments.h"
 #include "common/tokens/shard_format.h"
 
 namespace fairway {
@@ -23,6 +24,18 @@ struct Segment {
 inline std::vector<Segment> SegmentsOf(std::span<const uint16_t* const> sequences, int64_t T) {
   std::vector<Segment> segments;
   for (const uint16_t* sequence : sequences) segments.push_back({.tokens = sequence, .length = T});
+  return segments;
+}
+
+// A row of packed documents: `count` inputs and a target more, in segments that begin at each BOS and are at most `longest` long; rotary
+// positions and the smear run through the row.
+inline std::vector<Segment> PackedSegments(const uint16_t* tokens, int64_t count, int64_t longest) {
+  const std::vector<int32_t> starts = SegmentStarts({tokens, static_cast<size_t>(count)}, longest);
+  std::vector<Segment> segments;
+  for (size_t i = 0; i < starts.size(); ++i) {
+    const int64_t end = i + 1 < starts.size() ? starts[i + 1] : count;
+    segments.push_back({.tokens = tokens + starts[i], .length = end - starts[i], .position = starts[i], .continues = i > 0});
+  }
   return segments;
 }
 

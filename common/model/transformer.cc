@@ -247,6 +247,7 @@ at::Tensor Transformer::Logits(const at::Tensor& ids, const std::vector<int64_t>
   if (lane1.defined()) x = settings_.parallel_final_lane == "attn" ? x : settings_.parallel_final_lane == "mlp" ? lane1 : (x + lane1) * 0.5;
   x = Rms(x);
   const int head = plan_.head.weights[0];
+  if (observer_ && plan_.tied) observer_(plan_.weights[head].name, of(head), x);
   const at::Tensor logits = plan_.tied ? at::linear(x.to(compute_), of(head).to(compute_)) : Linear(x, head);
   return settings_.logit_softcap * at::tanh(logits / settings_.logit_softcap);
 }

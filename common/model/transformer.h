@@ -76,8 +76,8 @@ class Transformer {
   int64_t SetFakeQuantisation(bool on);
   // From now on, these matrices go through these steps, and no others do.
   void FixSteps(const FixedSteps& steps);
-  // From now on, hears the name, the weight and the input [B, T, in] of every linear layer that is passed. The tied output
-  // layer is none.
+  // From now on, hears the name, the weight and the input [B, T, in] of every linear layer that is passed, the output
+  // layer among them; where that is tied, under the token embedding's name.
   using Observer = std::function<void(const std::string&, const at::Tensor&, const at::Tensor&)>;
   void Observe(Observer observer) { observer_ = std::move(observer); }
 

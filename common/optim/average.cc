@@ -8,13 +8,17 @@
 
 namespace fairway {
 
-Ema::Ema(const FlatLayout& layout, const FlatTensors& parameters, double decay)
+Ema::Ema(const FlatLayout& layout, const FlatTensors& parameters, double decay, bool from_init)
     : parameters_(parameters),
       values_(layout, at::kFloat, Group::kEmbeddings, Group::kMatrices, parameters.device()),
-      decay_(decay) {}
+      decay_(decay),
+      from_init_(from_init) {
+  if (!from_init) return;
+  for (size_t i = 0; i < values_.tensors().size(); ++i) values_.tensors()[i].second.copy_(parameters_.tensors()[i].second);
+}
 
 void Ema::Update() {
-  const float decay = updates_ == 0 ? 0 : static_cast<float>(decay_);  // the first takes the weights as they are
+  const float decay = updates_ == 0 && !from_init_ ? 0 : static_cast<float>(decay_);  // the first takes the weights as they are
   ++updates_;
   if (!parameters_.device().is_cpu()) {
     for (size_t i = 0; i < values_.tensors().size(); ++i)

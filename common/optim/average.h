@@ -5,21 +5,22 @@
 
 namespace fairway {
 
-// Exponential moving average in float32: a copy of the weights after the first update, then
-// avg <- decay * avg + (1 - decay) * weights.
+// Exponential moving average in float32: avg <- decay * avg + (1 - decay) * weights, beginning with the weights as they are when it is
+// made (from_init), or else after the first update.
 class Ema {
  public:
   // Works on the memory of `parameters`.
-  Ema(const FlatLayout& layout, const FlatTensors& parameters, double decay);
+  Ema(const FlatLayout& layout, const FlatTensors& parameters, double decay, bool from_init = false);
   void Update();
 
-  const NamedTensors& values() const { return values_.tensors(); }  // float32, zeros before the first update
+  const NamedTensors& values() const { return values_.tensors(); }  // float32; without from_init zeros before the first update
   int64_t updates() const { return updates_; }
   void set_updates(int64_t updates) { updates_ = updates; }
 
  private:
   FlatTensors parameters_, values_;
   double decay_;
+  bool from_init_;
   int64_t updates_ = 0;
 };
 

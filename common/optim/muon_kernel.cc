@@ -5,8 +5,6 @@
 namespace fairway::FAIRWAY_TARGET {
 namespace {
 
-constexpr float kA = 3.4445f, kB = -4.7750f, kC = 2.0315f;
-
 float Round(float x) { return formula::FromBFloat16(formula::ToBFloat16(x)); }
 
 Vector Rounded(Vector x) {
@@ -63,6 +61,44 @@ float Momentum(const MuonStep& step, float* __restrict gradient, float* __restri
   return static_cast<float>(squares);
 }
 
+// a b + c rounded once, where the processor can.
+FAIRWAY_INLINE float FusedMultiplyAdd(float a, float b, float c) {
+#if defined(__FMA__) || defined(__aarch64__)
+  return __builtin_fmaf(a, b, c);
+#else
+  return a * b + c;
+#endif
+}
+
+// The same with gradient and momentum in bfloat16.
+void BFloat16Momentum(const MuonStep& step, float* __restrict gradient, float* __restrict momentum, BFloat16* __restrict nesterov) {
+  const float m = step.momentum, n = step.nesterov_momentum, f = step.gradient_factor;
+#pragma omp simd
+  for (int64_t j = 0; j < step.rows * step.columns; ++j) {
+    const float g = Round(f * gradient[j]);
+    const float buf = Round(Round(m * momentum[j]) + g);
+    momentum[j] = buf;
+    gradient[j] = 0;
+    Put(FusedMultiplyAdd(n, buf, g), nesterov + j);
+  }
+}
+
+float RowSquares(const BFloat16* __restrict row, int64_t columns) {
+  float sum = 0;
+#pragma omp simd reduction(+ : sum)
+  for (int64_t j = 0; j < columns; ++j) sum += Get(row[j]) * Get(row[j]);
+  return sum;
+}
+
+void NormalizeRows(int64_t rows, int64_t columns, BFloat16* x) {
+  for (int64_t i = 0; i < rows; ++i) {
+    BFloat16* __restrict row = x + i * columns;
+    const float norm = __builtin_sqrtf(RowSquares(row, columns)), divisor = Round(norm > 1e-7f ? norm : 1e-7f);
+#pragma omp simd
+    for (int64_t j = 0; j < columns; ++j) Put(Get(row[j]) / divisor, row + j);
+  }
+}
+
 // to [columns, rows] = from^T / divisor; rows lie `stride` apart.
 void TransposeDivided(int64_t rows, int64_t columns, const BFloat16* from, int64_t from_stride, float divisor, BFloat16* to,
                       int64_t stride) {
@@ -95,7 +131,15 @@ void MuonUpdate(const MuonStep& step, float* gradient, float* momentum, BFloat16
   const Panels x_rows{.words = reinterpret_cast<Word*>(take(4 * Panels::Words(kHalf, m, n))), .K = m, .N = n, .precision = kHalf};
   const Panels gram_rows{.words = reinterpret_cast<Word*>(take(4 * Panels::Words(kHalf, m, m))), .K = m, .N = m, .precision = kHalf};
 
-  const float squares = Momentum(step, gradient, momentum, y);
+  float squares = 0;
+  if (step.bfloat16_momentum) BFloat16Momentum(step, gradient, momentum, y);
+  else squares = Momentum(step, gradient, momentum, y);
+  if (step.normalize_rows) NormalizeRows(step.rows, step.columns, y);
+  if (step.bfloat16_momentum || step.normalize_rows) {
+    double sum = 0;
+    for (int64_t i = 0; i < step.rows; ++i) sum += RowSquares(y + i * step.columns, step.columns);
+    squares = static_cast<float>(sum);
+  }
   const float divisor = Round(Round(__builtin_sqrtf(squares)) + 1e-7f);
   if (transposed) {
     TransposeDivided(step.rows, step.columns, y, step.columns, divisor, x, stride);
@@ -108,25 +152,31 @@ void MuonUpdate(const MuonStep& step, float* gradient, float* momentum, BFloat16
     if (stride > n) x[i * stride + n] = {0};
     if (square > m) scaled[i * square + m] = polynomial[i * square + m] = {0};
   }
-  for (int64_t iteration = 0; iteration < step.iterations; ++iteration) {
+  const int64_t iterations =
+      step.polar_express && step.iterations > kPolarExpressIterations ? kPolarExpressIterations : step.iterations;
+  for (int64_t iteration = 0; iteration < iterations; ++iteration) {
+    const MuonCoefficients& by = step.polar_express ? kPolarExpress[iteration] : kNewtonSchulz;
+    const float a = static_cast<float>(by.a), b = static_cast<float>(by.b), c = static_cast<float>(by.c);
+    // The published scripts multiply by c before the square, or after it.
+    const float before = step.polar_express ? 1 : c, after = step.polar_express ? c : 1;
     PackTransposed({x, kHalf}, stride, x_columns, {0, m});
     Symmetric({.a = {x, kHalf}, .a_stride = stride, .b = x_columns}, m, {gram, kHalf});
     PackRows({gram, kHalf}, m, gram_rows, {0, m});
-    for (int64_t i = 0; i < m; ++i) Each(m, scaled + i * square, [&](auto get) { return kC * get(gram + i * m); });
+    for (int64_t i = 0; i < m; ++i) Each(m, scaled + i * square, [&](auto get) { return before * get(gram + i * m); });
     // The squares land in `y`, which is large enough: m <= n.
     const Product squared{.a = {scaled, kHalf}, .a_stride = square, .b = gram_rows};
-    if (step.square_by_triangle) Symmetric(squared, m, {y, kHalf});
+    if (step.square_by_triangle || step.polar_express) Symmetric(squared, m, {y, kHalf});
     else MultiplyTo(squared, {y, kHalf}, m, {0, m}, {0, m});
     for (int64_t i = 0; i < m; ++i)
-      Each(m, polynomial + i * square, [&](auto get) { return Rounded(kB * get(gram + i * m)) + get(y + i * m); });
+      Each(m, polynomial + i * square, [&](auto get) { return Rounded(b * get(gram + i * m)) + Rounded(after * get(y + i * m)); });
     PackRows({x, kHalf}, stride, x_rows, {0, m});
     MultiplyTo({.a = {polynomial, kHalf}, .a_stride = square, .b = x_rows}, {y, kHalf}, stride, {0, m}, {0, n});
-    Each(m * stride, x, [&](auto get) { return Rounded(kA * get(x)) + get(y); });
+    Each(m * stride, x, [&](auto get) { return Rounded(a * get(x)) + get(y); });
     if (stride > n)
       for (int64_t i = 0; i < m; ++i) x[i * stride + n] = {0};
   }
   const float ratio = static_cast<float>(step.rows) / static_cast<float>(step.columns);
-  const float scale = __builtin_sqrtf(ratio > 1 ? ratio : 1);
+  const float scale = step.polar_express ? 1 : __builtin_sqrtf(ratio > 1 ? ratio : 1);
   if (transposed) TransposeDivided(m, n, x, stride, 1, y, m);
   for (int64_t i = 0; i < step.rows; ++i) {
     const BFloat16* __restrict from = transposed ? y + i * m : x + i * stride;
@@ -137,6 +187,12 @@ void MuonUpdate(const MuonStep& step, float* gradient, float* momentum, BFloat16
 }
 
 void MuonApply(const MuonStep& step, const BFloat16* __restrict update, float* __restrict parameter, Rows range) {
+  if (step.polar_express) {
+    const float rate = -step.rate, keep = step.keep;
+#pragma omp simd
+    for (int64_t j = range.first; j < range.last; ++j) parameter[j] = FusedMultiplyAdd(rate, Get(update[j]), parameter[j] * keep);
+    return;
+  }
   const float rate = step.learning_rate, keep = 1 - rate * step.weight_decay;
 #pragma omp simd
   for (int64_t j = range.first; j < range.last; ++j) parameter[j] = parameter[j] * keep - rate * Get(update[j]);

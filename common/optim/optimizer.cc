@@ -7,12 +7,12 @@
 #include <atomic>
 #include <cmath>
 
+#include "common/checkpoint/checkpoint.h"
 #include "common/model/ops/team.h"
 #include "common/optim/flat_kernels.h"
 #include "common/optim/muon.h"
 
 namespace fairway {
-
 Optimizer::Optimizer(const Settings& settings, const FlatLayout& layout, FlatTensors parameters, FlatTensors gradients,
                      Communicator& communicator)
     : settings_(settings),
@@ -25,9 +25,10 @@ Optimizer::Optimizer(const Settings& settings, const FlatLayout& layout, FlatTen
          parameters_.device()),
       momentum_(layout, at::kFloat, Group::kMatrices, Group::kMatrices, parameters_.device()),
       updates_(at::zeros_like(momentum_.group(Group::kMatrices), at::kBFloat16)),
-      adams_{{Group::kEmbeddings, settings.tie_embeddings ? settings.tied_embed_lr : settings.embed_lr, settings.weight_decay},
+      adams_{{Group::kEmbeddings, settings.tie_embeddings ? settings.tied_embed_lr : settings.embed_lr,
+              settings.embed_wd < 0 ? settings.weight_decay : settings.embed_wd},
              {Group::kHead, settings.head_lr, 0},
-             {Group::kVectors, settings.scalar_lr, settings.weight_decay}},
+             {Group::kVectors, settings.scalar_lr, settings.adam_wd < 0 ? settings.weight_decay : settings.adam_wd}},
       partition_(layout, communicator.world_size()),
       communicator_(communicator) {
   int64_t scratch = 0;
@@ -77,6 +78,21 @@ double Optimizer::ClipFactor(double norm) const {
   return settings_.grad_clip_norm > 0 ? std::min(1.0, settings_.grad_clip_norm / (norm + 1e-6)) : 1;
 }
 
+bool Optimizer::ClipsOwn() const { return communicator_.world_size() > 1 && quirks_1855(); }
+
+double Optimizer::ClipOwn() {
+  const double ranks = static_cast<double>(communicator_.world_size());
+  const double norm = ranks * std::sqrt(Squares({0, gradients_.buffers().front().numel()}));
+  double largest = 0;
+  for (const double of_rank : communicator_.Gather({&norm, 1}))
+    if (!(of_rank <= largest)) largest = of_rank;  // also where it is no number
+  if (!std::isfinite(largest)) return largest;
+  gradients_.buffers().front().mul_(ranks * ClipFactor(norm));
+  const at::Tensor matrices = gradients_.group(Group::kMatrices);
+  matrices.copy_(matrices.to(at::kBFloat16));
+  return largest;
+}
+
 void Optimizer::StepAdam(const Adam& adam, double scale, double gradient_factor) {
   const double steps = static_cast<double>(adam_steps_);
   const AdamStep step{.learning_rate = static_cast<float>(adam.learning_rate * scale),
@@ -95,14 +111,23 @@ void Optimizer::StepAdam(const Adam& adam, double scale, double gradient_factor)
 }
 
 MuonStep Optimizer::StepOf(const Muon& muon, double scale, double momentum, double gradient_factor) const {
+  const double rate = settings_.matrix_lr * scale;
+  const double shape = std::sqrt(std::max(1.0, static_cast<double>(muon.parameter.size(0)) / static_cast<double>(muon.parameter.size(1))));
   return {.rows = muon.parameter.size(0),
           .columns = muon.parameter.size(1),
           .momentum = static_cast<float>(momentum),
           .gradient_factor = static_cast<float>(gradient_factor),
-          .learning_rate = static_cast<float>(settings_.matrix_lr * scale),
+          .learning_rate = static_cast<float>(rate),
           .weight_decay = static_cast<float>(settings_.muon_weight_decay),
           .iterations = settings_.muon_backend_steps,
-          .square_by_triangle = !settings_.published_quirks};
+          .square_by_triangle = !settings_.published_quirks,
+          .polar_express = settings_.muon_orthogonalize == "polar_express",
+          .normalize_rows = settings_.muon_row_normalize,
+          .bfloat16_momentum = quirks_1855(),
+          // Of two bfloat16 tensors PyTorch's CPU rounds the factor that one is added with; what the buffer is multiplied by stays.
+          .nesterov_momentum = BFloat16ToFloat(FloatToBFloat16(static_cast<float>(momentum))),
+          .keep = static_cast<float>(1 - rate * settings_.muon_weight_decay),
+          .rate = static_cast<float>(rate * shape)};
 }
 
 void Optimizer::Step(double scale, double momentum, double gradient_factor) {

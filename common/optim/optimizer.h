@@ -24,6 +24,12 @@ class Optimizer {
   double GradientNorm() const;
   // What clips gradients of this norm to grad_clip_norm (<= 0: leaves them): a factor for Step.
   double ClipFactor(double norm) const;
+  // Whether each of several ranks clips its own gradients before they are summed (published_quirks of pull request 1855).
+  bool ClipsOwn() const;
+  // Does that, to gradients that stand for this rank's share of the mean over all ranks: afterwards their sum over the ranks is
+  // world_size times the mean of what each has clipped, rounded to bfloat16 where Muon steps them. Returns the largest norm of a
+  // rank's own mean gradient; where that is no finite number, nothing was done.
+  double ClipOwn();
   // One step with every learning rate times `scale` and every gradient times `gradient_factor`. The gradients are 0 afterwards.
   virtual void Step(double scale, double momentum, double gradient_factor = 1);
   // Gives all ranks the momentum that each keeps of its own matrices: State holds everything then.
@@ -49,6 +55,9 @@ class Optimizer {
   bool Mine(size_t matrix) const { return partition_.matrices()[matrix].rank == communicator_.rank(); }
   // Sends this rank's updates to all, and receives theirs.
   std::unique_ptr<Communicator::Transfer> ShareUpdates();
+
+  // Whether published_quirks takes those of pull request 1855: gradients and momentum of matrices are rounded to bfloat16.
+  bool quirks_1855() const { return settings_.published_quirks && settings_.published_entry == "1855"; }
 
   const Settings settings_;
   const FlatTensors parameters_, gradients_, m_, v_, momentum_;

@@ -4,11 +4,24 @@
 
 namespace fairway {
 
+double TrainingSeconds(const Settings& s) {
+  return s.max_wallclock_seconds > 0 ? s.max_wallclock_seconds - s.gptq_reserve_seconds : s.max_wallclock_seconds;
+}
+
+double TrainingFraction(const Settings& s, int64_t step, double elapsed_seconds) {
+  if (s.max_wallclock_seconds > 0) return elapsed_seconds / std::max(TrainingSeconds(s), 1e-12);
+  return static_cast<double>(step) / static_cast<double>(std::max<int64_t>(s.iterations, 1));
+}
+
 double LearningRateScale(const Settings& s, int64_t step, double elapsed_seconds) {
+  if (s.warmdown_frac > 0) {
+    const double fraction = TrainingFraction(s, step, elapsed_seconds);
+    return fraction < 1 - s.warmdown_frac ? 1 : std::max((1 - fraction) / s.warmdown_frac, s.min_lr);
+  }
   if (s.warmdown_iters <= 0) return 1;
   if (s.max_wallclock_seconds > 0) {
     const double warmdown = s.warmdown_iters * (elapsed_seconds / std::max<int64_t>(step, 1));
-    const double remaining = std::max(s.max_wallclock_seconds - elapsed_seconds, 0.0);
+    const double remaining = std::max(TrainingSeconds(s) - elapsed_seconds, 0.0);
     return remaining <= warmdown ? remaining / std::max(warmdown, 1e-12) : 1;
   }
   const int64_t start = std::max<int64_t>(s.iterations - s.warmdown_iters, 0);

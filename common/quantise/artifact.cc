@@ -221,6 +221,41 @@ std::set<std::string> ScaleNames(const CheckpointReader& checkpoint) {
   return names;
 }
 
+std::set<std::string> PartNames(const CheckpointReader& checkpoint) {
+  std::set<std::string> names = ScaleNames(checkpoint);
+  for (const TensorInfo& info : checkpoint.tensors())
+    if (info.quantisation && !info.quantisation->low_rank_left.empty())
+      names.insert({info.quantisation->low_rank_left, info.quantisation->low_rank_right});
+  return names;
+}
+
+namespace {
+
+// What is added to the matrix of `codes`.
+void AddCorrection(const CheckpointReader& checkpoint, const TensorInfo& codes, std::vector<float>& weights) {
+  const Quantisation& quantisation = *codes.quantisation;
+  const auto refuse = [&](const TensorInfo& factor, const std::string& cause) {
+    throw InputError(checkpoint.path(), "tensor " + factor.name + ": as a factor of the correction of " + codes.name + " it " + cause);
+  };
+  const TensorInfo &left = checkpoint.Find(quantisation.low_rank_left), &right = checkpoint.Find(quantisation.low_rank_right);
+  for (const TensorInfo* factor : {&left, &right})
+    if (factor->quantisation && !factor->quantisation->low_rank_left.empty()) refuse(*factor, "must have no correction of its own");
+  const int64_t rows = codes.shape[0], columns = codes.shape[1];
+  const std::vector<float> a = Dequantise(checkpoint, left), b = Dequantise(checkpoint, right);
+  const int64_t rank = left.shape[1];
+  if (left.shape[0] != rows) refuse(left, "must have as many rows");
+  if (right.shape != std::vector<int64_t>{rank, columns}) refuse(right, "must have as many columns, and as many rows as the other has columns");
+  for (int64_t i = 0; i < rows; ++i) {
+    for (int64_t j = 0; j < columns; ++j) {
+      float sum = 0;
+      for (int64_t k = 0; k < rank; ++k) sum += a[i * rank + k] * b[k * columns + j];
+      weights[i * columns + j] += sum;
+    }
+  }
+}
+
+}  // namespace
+
 std::vector<float> Dequantise(const CheckpointReader& checkpoint, const TensorInfo& codes) {
   const auto refuse = [&](const std::string& cause) {
     throw InputError(checkpoint.path(), "tensor " + codes.name + ": " + cause);
@@ -231,7 +266,11 @@ std::vector<float> Dequantise(const CheckpointReader& checkpoint, const TensorIn
   const Quantisation& quantisation = *codes.quantisation;
   const TensorInfo& scale_info = checkpoint.Find(quantisation.scale);
   const int64_t rows = codes.shape[0], columns = codes.shape[1];
-  if (scale_info.shape != std::vector<int64_t>{rows}) refuse("its scales " + scale_info.name + " are not one a row");
+  const int64_t group = quantisation.group, numel = rows * columns;
+  if (quantisation.low_rank_left.empty() != quantisation.low_rank_right.empty()) refuse("its correction has one factor of two");
+  if (group > 0 && (numel % group != 0 || scale_info.shape != std::vector<int64_t>{numel / group} || !quantisation.column_scale.empty()))
+    refuse(StringPrintf("its scales %s are not one for every %ld codes", scale_info.name.c_str(), group));
+  if (group == 0 && scale_info.shape != std::vector<int64_t>{rows}) refuse("its scales " + scale_info.name + " are not one a row");
   const std::vector<float> scales = checkpoint.Floats(quantisation.scale);
   std::vector<float> factors(columns, 1.0f);
   if (!quantisation.column_scale.empty()) {
@@ -244,17 +283,18 @@ std::vector<float> Dequantise(const CheckpointReader& checkpoint, const TensorIn
   const std::span<const std::byte> data = checkpoint.Data(codes.name);
   std::vector<float> weights(data.size());
   for (int64_t row = 0; row < rows; ++row) {
-    if (!std::isfinite(scales[row])) refuse(StringPrintf("the scale of row %ld is not a finite number", row));
     for (int64_t j = 0; j < columns; ++j) {
-      const int64_t i = row * columns + j;
+      const int64_t i = row * columns + j, place = group > 0 ? i / group : row;
+      if (!std::isfinite(scales[place])) refuse(StringPrintf("the scale of row %ld is not a finite number", row));
       const int code = static_cast<int8_t>(data[i]);
       if (code < quantisation.code_min || code > quantisation.code_max) {
         refuse(StringPrintf("code %d is outside %s, %d to %d", code, quantisation.grid.c_str(), quantisation.code_min,
                             quantisation.code_max));
       }
-      weights[i] = code * (scales[row] * factors[j]);
+      weights[i] = code * (scales[place] * factors[j]);
     }
   }
+  if (!quantisation.low_rank_left.empty()) AddCorrection(checkpoint, codes, weights);
   return weights;
 }
 

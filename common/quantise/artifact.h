@@ -54,8 +54,11 @@ uint64_t FastArtifactBytes(std::string_view content, int threads = 1);
 // The names of the tensors of scales, by row and by column, of all codes in a checkpoint.
 std::set<std::string> ScaleNames(const CheckpointReader& checkpoint);
 
-// The weights behind codes: code * scale[row], with factors of columns code * (scale[row] * factor[column]); float32
-// [rows * columns]. `codes` must carry a Quantisation.
+// Those, and the names of the factors of low-rank corrections: all that is no weight by itself.
+std::set<std::string> PartNames(const CheckpointReader& checkpoint);
+
+// The weights behind codes: code * scale[row], with factors of columns code * (scale[row] * factor[column]), with a correction of low
+// rank that plus the product of its factors; float32 [rows * columns]. `codes` must carry a Quantisation.
 // Throws InputError where scales are missing, of another shape or not finite, or a code is outside its grid.
 std::vector<float> Dequantise(const CheckpointReader& checkpoint, const TensorInfo& codes);
 

@@ -17,6 +17,8 @@ class Exporter {
   Exporter(const CheckpointReader& weights, const Settings& settings, const Calibration* calibration, double step,
            CheckpointWriter& out)
       : weights_(weights), settings_(settings), calibration_(calibration), step_(step), out_(out) {}
+  Exporter(const CheckpointReader& weights, const Settings& settings, const CodedMatrices& coded, CheckpointWriter& out)
+      : weights_(weights), settings_(settings), coded_(&coded), out_(out) {}
 
   ExportedTensor Export(const TensorInfo& info) {
     if (!IsFloatingPoint(info.dtype)) return Copy(info);
@@ -29,7 +31,13 @@ class Exporter {
     // Scales go by row, so only matrices have a grid.
     std::optional<Grid> grid;
     if (info.shape.size() == 2) grid = ExportGrid(info.name, info.shape[0], info.shape[1], settings_);
-    if (grid && calibration_ != nullptr) {
+    if (coded_ != nullptr) {
+      const auto found = coded_->find(info.name);
+      if (found == coded_->end())
+        Keep(info, values, report);
+      else
+        WriteCoded(info, values, found->second, report);
+    } else if (grid && calibration_ != nullptr) {
       EncodeOnSteps(info, values, report);
     } else if (grid) {
       Encode(info, values, *grid, report);
@@ -112,6 +120,45 @@ class Exporter {
     report.entropy_bits = EntropyBits(values);
   }
 
+  // Codes NAME + `suffix` [rows, columns] and their scales.
+  TensorInfo WriteCodes(const TensorInfo& from, const std::string& name, const std::string& suffix, int64_t rows, int64_t columns,
+                        const ScaledCodes& codes, const std::string& left, const std::string& right, ExportedTensor& report) {
+    const auto count = static_cast<int64_t>(codes.scales.size());
+    const TensorInfo scales{.name = name + (suffix == ".q" ? ".scale" : suffix + ".scale"), .dtype = DType::kFloat16, .shape = {count}};
+    const TensorInfo made{.name = name + suffix,
+                          .dtype = DType::kInt8,
+                          .shape = {rows, columns},
+                          .quantisation = Quantisation{std::string(codes.grid.name), codes.grid.q_min, codes.grid.q_max, scales.name, "",
+                                                       count == rows ? 0 : rows * columns / count, left, right}};
+    for (size_t i = 0; i < codes.scales.size(); ++i)
+      if (!std::isfinite(HalfToFloat(codes.scales[i]))) Refuse(from, StringPrintf("%s %zu is too large for float16", scales.name.c_str(), i));
+    Add(from, made, codes.codes);
+    Add(from, scales, codes.scales);
+    report.bytes += made.bytes() + scales.bytes();
+    return made;
+  }
+
+  void WriteCoded(const TensorInfo& info, const std::vector<float>& values, const CodedMatrix& coded, ExportedTensor& report) {
+    const int64_t rows = info.shape[0], columns = info.shape[1];
+    std::string left, right;
+    std::vector<float> back = coded.matrix.Values();
+    if (coded.correction) {
+      const LowRankCorrection& correction = *coded.correction;
+      const int64_t rank = correction.rank;
+      left = WriteCodes(info, info.name, ".lqA", rows, rank, correction.left, "", "", report).name;
+      right = WriteCodes(info, info.name, ".lqB", rank, columns, correction.right, "", "", report).name;
+      const std::vector<float> a = correction.left.Values(), b = correction.right.Values();
+      for (int64_t i = 0; i < rows; ++i)
+        for (int64_t k = 0; k < rank; ++k)
+          for (int64_t j = 0; j < columns; ++j) back[i * columns + j] += a[i * rank + k] * b[k * columns + j];
+    }
+    WriteCodes(info, info.name, ".q", rows, columns, coded.matrix, left, right, report);
+    report.form = coded.matrix.grid.name;
+    report.coded = true;
+    report.entropy_bits = EntropyBits(coded.matrix.codes);
+    for (size_t i = 0; i < values.size(); ++i) report.squared_error += (static_cast<double>(back[i]) - values[i]) * (static_cast<double>(back[i]) - values[i]);
+  }
+
   void Keep(const TensorInfo& info, const std::vector<float>& values, ExportedTensor& report) {
     TensorInfo kept{.name = info.name, .dtype = KeptDType(info.name, info.numel(), settings_), .shape = info.shape};
     report.form = DTypeName(kept.dtype);
@@ -132,8 +179,9 @@ class Exporter {
 
   const CheckpointReader& weights_;
   const Settings& settings_;
-  const Calibration* calibration_;
-  const double step_;
+  const Calibration* calibration_ = nullptr;
+  const CodedMatrices* coded_ = nullptr;
+  const double step_ = 0;
   CheckpointWriter& out_;
   std::set<std::string> names_;  // in `out_`
 };
@@ -158,6 +206,11 @@ std::vector<ExportedTensor> ExportWeights(const CheckpointReader& weights, const
 std::vector<ExportedTensor> ExportWeights(const CheckpointReader& weights, const Settings& settings, const Calibration& calibration,
                                           double step, CheckpointWriter& out) {
   return ExportAll(weights, Exporter(weights, settings, &calibration, step, out));
+}
+
+std::vector<ExportedTensor> ExportWeights(const CheckpointReader& weights, const Settings& settings, const CodedMatrices& coded,
+                                          CheckpointWriter& out) {
+  return ExportAll(weights, Exporter(weights, settings, coded, out));
 }
 
 double GuessStep(const CheckpointReader& weights, const Settings& settings, const Calibration& calibration, uint64_t budget) {
@@ -199,7 +252,7 @@ double EstimateExport(const CheckpointReader& weights, const Settings& settings)
     largest = std::max(largest, 6 * numel + 160 * rows + (rows > 0 ? 4 * numel / rows : 0) * settings.ThreadCount());
   }
   // The search holds an artifact's content, its compressed form, what zstd takes at each level, and the content unpacked.
-  if (settings.quantiser != "published") all += SearchBytes(weights);
+  if (settings.quantiser != "published" && settings.quantiser != "gptq_sdclip") all += SearchBytes(weights);
   return all + largest + 48e6;
 }
 

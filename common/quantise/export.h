@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "common/checkpoint/checkpoint.h"
+#include "common/quantise/coded.h"
 #include "common/quantise/quantiser.h"
 #include "common/quantise/steps.h"
 #include "common/settings/settings.h"
@@ -42,6 +43,11 @@ std::vector<ExportedTensor> ExportWeights(const CheckpointReader& weights, const
 // rounded with feedback where the calibration has it for the matrix, else to the nearest code.
 std::vector<ExportedTensor> ExportWeights(const CheckpointReader& weights, const Settings& settings, const Calibration& calibration,
                                           double step, CheckpointWriter& out);
+
+// The same of a quantiser that has coded the matrices already (coded.h): `coded` are written as they are, corrections as the codes
+// NAME.lqA and NAME.lqB of two factors with their scales; all other tensors are kept.
+std::vector<ExportedTensor> ExportWeights(const CheckpointReader& weights, const Settings& settings, const CodedMatrices& coded,
+                                          CheckpointWriter& out);
 
 // A step of about `budget` bytes, were rows Gaussian: where a search begins.
 double GuessStep(const CheckpointReader& weights, const Settings& settings, const Calibration& calibration, uint64_t budget);

@@ -14,7 +14,7 @@ bool MatchesAny(std::string_view name, std::string_view patterns) {
 
 }  // namespace
 
-bool TrainsOnBudgetSteps(const Settings& settings) { return !settings.published_quirks && settings.quantiser != "published"; }
+bool TrainsOnBudgetSteps(const Settings& settings) { return !settings.published_quirks && settings.quantiser != "published" && settings.quantiser != "gptq_sdclip"; }
 
 bool IsControlTensor(std::string_view name, const Settings& settings) {
   return MatchesAny(name, settings.control_tensor_name_patterns);

@@ -24,12 +24,12 @@ WindowPlan WindowPlan::Published(int64_t targets, int64_t seq_len, int64_t strid
   return plan;
 }
 
-WindowPlan WindowPlan::Plain(int64_t targets, int64_t seq_len) {
+WindowPlan WindowPlan::Plain(int64_t targets, int64_t seq_len, int64_t group) {
   WindowPlan plan;
-  plan.targets_ = targets / seq_len * seq_len;
+  plan.targets_ = targets / (seq_len * group) * (seq_len * group);
   plan.dropped_ = targets - plan.targets_;
   plan.width_ = plan.stride_ = seq_len;
-  plan.size_ = targets / seq_len;
+  plan.size_ = plan.targets_ / seq_len;
   return plan;
 }
 

@@ -29,8 +29,9 @@ class WindowPlan {
   // (specification 3, row 11). May have no windows.
   static WindowPlan Published(int64_t targets, int64_t seq_len, int64_t stride);
 
-  // Plain evaluation: whole sequences side by side, the rest is dropped (specification 3, row 12). May have no windows.
-  static WindowPlan Plain(int64_t targets, int64_t seq_len);
+  // Plain evaluation: whole sequences side by side, a multiple of `group` of them, the rest is dropped (specification 3, row 12). May have
+  // no windows.
+  static WindowPlan Plain(int64_t targets, int64_t seq_len, int64_t group = 1);
 
   int64_t size() const { return size_; }
   Window operator[](int64_t i) const;  // REQUIRES: 0 <= i < size()

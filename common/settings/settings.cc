@@ -121,6 +121,13 @@ constexpr RenamedChoice kRenamedChoices[] = {
     {"method", "kv_cache", "cached"}, {"method", "ttt", "adapt"},
 };
 
+// Names that openai/parameter-golf pull request 1855 has in the environment for what has another name here.
+constexpr std::pair<std::string_view, std::string_view> kOtherEnvironmentNames[] = {{"MUON_WD", "muon_weight_decay"},
+                                                                                    {"VAL_BATCH_TOKENS", "val_batch_size"}};
+// What that pull request also has in the environment and this program does not, and the value at which it does nothing.
+constexpr std::pair<const char*, double> kNotHere[] = {{"ATTN_OUT_GATE_ENABLED", 0}, {"GATED_ATTN_ENABLED", 0}, {"ROPE_YARN", 0},
+                                                       {"SPARSE_ATTN_GATE_INIT_STD", 0}};
+
 constexpr std::string_view kPathSettings[] = {"data_path", "tokenizer_path", "byte_table"};
 
 }  // namespace
@@ -207,6 +214,20 @@ void Settings::LoadEnvironment() {
     const std::string name = info.Environment();
     if (const char* value = std::getenv(name.c_str())) Set(info.name, value, Origin::kEnvironment, "environment " + name);
   }
+  for (const auto& [other, name] : kOtherEnvironmentNames) {
+    const char* const value = std::getenv(other.data());
+    if (value == nullptr) continue;
+    const std::string own = kTable[IndexOf(name)].Environment(), where = "environment " + std::string(other);
+    if (const char* const named = std::getenv(own.c_str()); named != nullptr && std::string_view(named) != value)
+      throw UsageError(StringPrintf("environment %s = '%s' and %s = '%s' are two values of one setting", own.c_str(), named, other.data(), value));
+    Set(name, value, Origin::kEnvironment, where);
+  }
+  for (const auto& [name, off] : kNotHere) {
+    const char* const value = std::getenv(name);
+    double number;
+    if (value != nullptr && (!ParseDouble(value, &number) || number != off))
+      throw UsageError(StringPrintf("environment %s = '%s': this program does not have what it switches on; unset it", name, value));
+  }
 }
 
 void Settings::Adopt(const SettingValues& file_values, const std::string& path) {
@@ -261,6 +282,12 @@ SettingValues Settings::NonDefault(unsigned stages) const {
   SettingValues values = Select(stages);
   std::erase_if(values, [](const auto& value) { return value.second == Defaults().Get(value.first); });
   return values;
+}
+
+Settings Settings::ForEvaluation() const {
+  Settings settings = *this;
+  if (eval_seq_len > 0) settings.train_seq_len = eval_seq_len;
+  return settings;
 }
 
 int Settings::ThreadCount() const { return ThreadsFor(threads); }
@@ -318,7 +345,15 @@ void Settings::CheckTraining(int64_t world_size) const {
           StringPrintf("WORLD_SIZE = %ld does not divide grad_micro_steps = %ld", world_size, grad_micro_steps));
   require(select_tokens == 0 || select_tokens > train_seq_len,
           StringPrintf("select_tokens = %ld holds no sequence of train_seq_len = %ld and its last target", select_tokens, train_seq_len));
-  require(train_batch_tokens % (grad_micro_steps * train_seq_len) == 0,
+  require(max_wallclock_seconds <= 0 || gptq_reserve_seconds < max_wallclock_seconds,
+          StringPrintf("gptq_reserve_seconds = %s leaves nothing of max_wallclock_seconds = %s to train in",
+                       ShortestDouble(gptq_reserve_seconds).c_str(), ShortestDouble(max_wallclock_seconds).c_str()));
+  require(quantiser != "gptq_sdclip" || late_qat_threshold <= 0,
+          StringPrintf("late_qat_threshold = %s: there is no late QAT on the grid of quantiser = gptq_sdclip; set it to 0",
+                       ShortestDouble(late_qat_threshold).c_str()));
+  require(!packed_documents || train_batch_tokens % grad_micro_steps == 0, StringPrintf("train_batch_tokens = %ld is not a multiple of grad_micro_steps = %ld",
+                                                                   train_batch_tokens, grad_micro_steps));
+  require(packed_documents || train_batch_tokens % (grad_micro_steps * train_seq_len) == 0,
           StringPrintf("train_batch_tokens = %ld is not a multiple of grad_micro_steps * train_seq_len = %ld * %ld",
                        train_batch_tokens, grad_micro_steps, train_seq_len));
 }

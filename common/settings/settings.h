@@ -71,7 +71,8 @@ struct Settings {
   // `profile` is a path or the name of a file pipelines/NAME.profile beside the program's build. Lines `name = value`, `#`
   // starts a comment. Relative paths in it (data_path, tokenizer_path, byte_table) are relative to the profile's folder.
   void LoadProfile(const std::string& profile);
-  // Every setting whose upper-case name stands in the environment.
+  // Every setting whose upper-case name stands in the environment, or the name that pull request 1855 has for it. UsageError where that
+  // pull request's environment switches on what is not here.
   void LoadEnvironment();
 
   // Takes the settings of a checkpoint read from `path`. Of the model's shape a differing explicit value is refused by name
@@ -84,6 +85,9 @@ struct Settings {
   SettingValues Select(unsigned stages, bool with_run = false) const;
   // Of those, the ones that differ from their defaults: for lineage.
   SettingValues NonDefault(unsigned stages) const;
+
+  // The same with eval_seq_len, where it is given, as train_seq_len: what evaluation takes for its windows.
+  Settings ForEvaluation() const;
 
   // `threads`, or UsableProcessors() where it is 0, within OMP_THREAD_LIMIT: of everything that a program does.
   int ThreadCount() const;

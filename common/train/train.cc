@@ -275,7 +275,7 @@ class Run {
 
   void WarmUp() {
     trainer_.WarmUp([&](int64_t step) {
-      const int64_t all = settings_.warmup_steps;
+      const int64_t all = trainer_.WarmUpSteps();
       if (all <= 20 || step % 10 == 0 || step == all) Log("warmup_step:%ld/%ld", step, all);
       warmup_steps_ = static_cast<double>(step);
     });
@@ -289,6 +289,8 @@ class Run {
       Log("late_qat: enabled at step %ld (scale=%.6f) matrices:%ld%s", trainer_.step(), scale, matrices,
           grid ? StringPrintf(" quantise_step:%.6g", *grid).c_str() : "");
     }
+    const double fraction = TrainingFraction(settings_, trainer_.step(), elapsed_);
+    if (trainer_.LoopFrom(fraction)) Log("layer_loop:enabled step:%ld frac:%.3f", trainer_.step(), fraction);
     const double begun = elapsed_;
     if (profile_steps_) trainer_.SetProfile(&profile_);
     const std::vector<float> losses = trainer_.AccumulateGradients();
@@ -311,7 +313,7 @@ class Run {
 
     Agree();
     step_seconds_ = elapsed_ - begun;
-    const double cap = settings_.max_wallclock_seconds;
+    const double cap = TrainingSeconds(settings_);
     // Compat stops after the cap; we stop where the next step, if it is as long as this one, would end behind it
     // (specification 3, row 20).
     stopped_by_clock_ = cap > 0 && (settings_.published_quirks ? elapsed_ >= cap : elapsed_ + step_seconds_ > cap);
@@ -363,7 +365,7 @@ class Run {
     const auto on_batch = [&](const BatchDone& done) {
       if (done.batch % communicator_.world_size() == 0 && StopAsked()) throw Trainer::GivenUp();
     };
-    score_ = EvaluatePlain(trainer_.ModelForScoring(), val_, table_, settings_, on_batch, communicator_);
+    score_ = EvaluatePlain(trainer_.ModelForScoring(), val_, table_, settings_.ForEvaluation(), on_batch, communicator_);
     // The last update of all shows here alone.
     if (!std::isfinite(score_.val_loss))
       throw Diverged(StringPrintf("the validation loss after step %ld is %f", trainer_.step(), score_.val_loss));
@@ -395,7 +397,7 @@ class Run {
     const ShardSet slice = train_.Part(train_.tokens() - settings_.select_tokens, settings_.select_tokens);
     for (const std::string& source : SelectableSources(trainer_.ema_updates() > 0, trainer_.swa_snapshots() > 0)) {
       trainer_.WithWeights(ParseSource(source), [&](Engine& model) {
-        select_losses_[source] = EvaluatePlain(model, slice, table_, settings_, {}, communicator_).val_loss;
+        select_losses_[source] = EvaluatePlain(model, slice, table_, settings_.ForEvaluation(), {}, communicator_).val_loss;
       });
       Log("select:%s loss:%.8f", source.c_str(), select_losses_[source]);
     }

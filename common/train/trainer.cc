@@ -44,18 +44,37 @@ Trainer::Trainer(const Settings& settings, ShardSet train, cuda::Machine* machin
     throw InputError(shards().files().front(), StringPrintf("the training split holds %ld tokens where at least %ld are needed",
                                                             held, settings.train_seq_len + 1));
   }
+  model_->SetLooped(false);
+  if (settings.packed_documents)
+    spans_.emplace(shards(), communicator.world_size() * (settings.train_batch_tokens / settings.grad_micro_steps + 1));
   if (communicator.world_size() > 1) exchange_.emplace(Partition(layout_, communicator.world_size()), gradients_, communicator);
-  if (settings.ema_enabled) ema_.emplace(layout_, parameters_, settings.ema_decay);
+  if (settings.ema_enabled) ema_.emplace(layout_, parameters_, settings.ema_decay, settings.ema_from_init);
   if (settings.swa_enabled) swa_.emplace(parameters(), settings.published_quirks);
 }
 
 std::vector<uint16_t> Trainer::TakeSpan() {
   // One token more than there are targets; the next span starts after it (specification 1, section 4).
   const int64_t tokens = settings_.train_batch_tokens / settings_.grad_micro_steps + 1;
+  if (spans_) stream_.Skip(spans_->Next(stream_.position()) - stream_.position());
   stream_.Skip(communicator_.rank() * tokens);
   std::vector<uint16_t> span = stream_.Take(tokens);
   stream_.Skip((communicator_.world_size() - 1 - communicator_.rank()) * tokens);
   return span;
+}
+
+std::vector<Segment> Trainer::SegmentsOfSpan(const std::vector<uint16_t>& span) const {
+  const auto T = static_cast<int64_t>(settings_.train_seq_len), inputs = static_cast<int64_t>(span.size()) - 1;
+  if (spans_) return PackedSegments(span.data(), inputs, T);
+  std::vector<Segment> segments;
+  for (int64_t first = 0; first < inputs; first += T) segments.push_back({.tokens = span.data() + first, .length = T});
+  return segments;
+}
+
+bool Trainer::LoopFrom(double fraction) {
+  if (looped_ || settings_.num_loops == 0 || fraction < settings_.enable_looping_at) return false;
+  looped_ = true;
+  model_->SetLooped(true);
+  return true;
 }
 
 void Trainer::SetStop(std::function<bool()> stop) {
@@ -69,15 +88,14 @@ void Trainer::CheckStop() const {
 }
 
 void Trainer::AccumulateAll(const Engine::OnBlock& on_block) {
-  const int64_t T = settings_.train_seq_len, micro_steps = settings_.grad_micro_steps / communicator_.world_size();
+  const int64_t micro_steps = settings_.grad_micro_steps / communicator_.world_size();
   const double share = 1 / static_cast<double>(settings_.grad_micro_steps);
   for (int64_t micro = 0; micro < micro_steps; ++micro) {
     CheckStop();
     const std::vector<uint16_t> span = TakeSpan();
-    std::vector<const uint16_t*> sequences;
-    for (size_t first = 0; first + 1 < span.size(); first += T) sequences.push_back(span.data() + first);
-    if (micro + 1 < micro_steps || !exchange_) model_->AccumulateGradients(sequences, T, share);
-    else model_->AccumulateLastGradients(sequences, T, share, on_block);
+    const std::vector<Segment> segments = SegmentsOfSpan(span);
+    if (micro + 1 < micro_steps || !exchange_ || optimizer_->ClipsOwn()) model_->AccumulateGradients(segments, share);
+    else model_->AccumulateLastGradients(segments, share, on_block);
   }
 }
 
@@ -105,6 +123,10 @@ std::vector<float> Trainer::AccumulateGradients() {
     model_->FinishGradients();
     return model_->Losses();
   }
+  if (optimizer_->ClipsOwn()) {
+    model_->FinishGradients();
+    own_norm_ = optimizer_->ClipOwn();
+  }
   exchange_->Finish();
   // Rank by rank there, side by side in the stream.
   const std::vector<float> mine = model_->Losses();
@@ -117,16 +139,20 @@ std::vector<float> Trainer::AccumulateGradients() {
 
 double Trainer::Update(double scale) {
   StepClock clock(profile_);
-  const double norm = optimizer_->GradientNorm();
+  const double norm = own_norm_ ? *own_norm_ : optimizer_->GradientNorm();
   clock.Done(StepProfile::kClip);
   if (!std::isfinite(norm)) return norm;
-  optimizer_->Step(scale, MuonMomentum(settings_, step_), optimizer_->ClipFactor(norm));
+  optimizer_->Step(scale, MuonMomentum(settings_, step_), GradientFactor(norm));
   clock = StepClock(profile_);
   if (ema_) ema_->Update();
   ++step_;
   if (swa_ && scale < settings_.swa_start_frac && step_ % settings_.swa_every == 0) swa_->AddSnapshot();
   clock.Done(StepProfile::kAverage);
   return norm;
+}
+
+double Trainer::GradientFactor(double norm) const {
+  return own_norm_ ? 1 / static_cast<double>(communicator_.world_size()) : optimizer_->ClipFactor(norm);
 }
 
 void Trainer::SetProfile(StepProfile* profile) {
@@ -213,16 +239,24 @@ void Trainer::WithWeights(const Source& source, const std::function<void(Engine&
   put_back();
 }
 
-void Trainer::WarmUp(const std::function<void(int64_t)>& on_step) {
+void Trainer::WarmUp(const std::function<void(int64_t)>& on_step, bool keeps_momentum) {
   NamedTensors before;
   for (const auto& [name, tensor] : State()) before.emplace_back(name, tensor.clone());
-  for (int64_t i = 1; i <= settings_.warmup_steps; ++i) {
+  if (keeps_momentum) TakeSpan();  // the published script compiles on it first
+  for (int64_t i = 0; i < WarmUpSteps(); ++i) {
+    model_->SetLooped(i >= settings_.warmup_steps);
     if (AccumulateGradients().empty()) break;
-    optimizer_->Step(/*scale=*/1, settings_.muon_momentum);
-    on_step(i);
+    if (keeps_momentum)
+      optimizer_->Step(/*scale=*/1, MuonMomentum(settings_, i % settings_.warmup_steps),
+                       GradientFactor(own_norm_ ? 0 : optimizer_->GradientNorm()));
+    else
+      optimizer_->Step(/*scale=*/1, settings_.muon_momentum);
+    on_step(i + 1);
   }
+  model_->SetLooped(looped_);
   NamedTensors state = State();
-  for (size_t i = 0; i < state.size(); ++i) state[i].second.copy_(before[i].second);
+  for (size_t i = 0; i < state.size(); ++i)
+    if (!keeps_momentum || !state[i].first.starts_with("muon/")) state[i].second.copy_(before[i].second);
   optimizer_->set_adam_steps(0);
   stream_.Seek(0);
 }

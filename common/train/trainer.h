@@ -15,6 +15,7 @@
 #include "common/optim/optimizer.h"
 #include "common/parallel/communicator.h"
 #include "common/settings/settings.h"
+#include "common/tokens/segments.h"
 #include "common/tokens/shards.h"
 #include "common/optim/average.h"
 
@@ -52,8 +53,14 @@ class Trainer {
   // Late QAT from now on, on the export's grid: where that follows from a budget, the steps are chosen here and stay (late_qat.h).
   // Returns how many matrices it replaces in each step. In a single process it may throw GivenUp, and has changed nothing then.
   int64_t StartFakeQuantisation();
-  // warmup_steps steps, or those before one that is given up, that leave no trace: everything is put back to where it was. `on_step` hears 1, 2, …
-  void WarmUp(const std::function<void(int64_t)>& on_step);
+  // To be called before each step, with the share of the training that is over: from the first on with at least enable_looping_at, and
+  // for good, passes visit the looped segment num_loops + 1 times. Returns whether that begins now.
+  bool LoopFrom(double fraction);
+  // warmup_steps steps, and where the model has loops as many looped ones, or those before one that is given up, that leave no trace: everything is put back to where it was, but with
+  // `keeps_momentum` Muon's momentum, which pull request 1855 forgets to put back where ranks train together. `on_step` hears 1, 2, …
+  void WarmUp(const std::function<void(int64_t)>& on_step) { WarmUp(on_step, optimizer_->ClipsOwn()); }
+  void WarmUp(const std::function<void(int64_t)>& on_step, bool keeps_momentum);
+  int64_t WarmUpSteps() const { return settings_.warmup_steps * (settings_.num_loops > 0 ? 2 : 1); }
 
   // The model with its weights as they are, for scoring between two steps. In a single process it may throw GivenUp.
   Engine& ModelForScoring();
@@ -87,6 +94,12 @@ class Trainer {
   // Name in the checkpoint and storage of all that changes by steps, and late QAT's own once they are chosen.
   NamedTensors State() const;
 
+  // What an update multiplies gradients of this norm by.
+  double GradientFactor(double norm) const;
+
+  // What attention sees of a span: sequences of train_seq_len, or with packed_documents the parts of one row.
+  std::vector<Segment> SegmentsOfSpan(const std::vector<uint16_t>& span) const;
+
   // This rank's next span, one of those that the ranks take side by side.
   std::vector<uint16_t> TakeSpan();
   // Throws GivenUp where the step is to be given up.
@@ -97,11 +110,14 @@ class Trainer {
   Settings settings_;
   Communicator& communicator_;
   TokenStream stream_;
+  bool looped_ = false;  // as LoopFrom last had it
+  std::optional<PackedSpans> spans_;  // with packed_documents
   FlatLayout layout_;
   FlatTensors parameters_, gradients_;
   std::unique_ptr<Engine> model_;
   std::unique_ptr<Optimizer> optimizer_;
   std::optional<GradientExchange> exchange_;  // of several ranks
+  std::optional<double> own_norm_;            // where each clips its own gradients: the largest of their norms
   std::optional<Ema> ema_;
   std::optional<Swa> swa_;
   int64_t step_ = 0, skipped_updates_ = 0;

@@ -106,7 +106,7 @@ class Python(unittest.TestCase):
     def test_protobuf_reads_a_checkpoint_of_weights(self):
         raw, checkpoint = self.parse("weights.ckpt")
         self.assertEqual(raw[:9], b"\tfairway\n")
-        self.assertEqual(checkpoint.header.format_version, 2)
+        self.assertEqual(checkpoint.header.format_version, 4)
         self.assertEqual(checkpoint.header.kind, 2)
         settings = {s.name: s.value for s in checkpoint.header.setting}
         self.assertEqual({k: settings[k] for k in MODEL}, MODEL)
@@ -152,7 +152,7 @@ class Python(unittest.TestCase):
         stored = self.parse("quantised.ckpt")[1]
         raw = subprocess.run(["zstd", "-dcq", self.root / "model.bin.zst"], capture_output=True, check=True).stdout
         packed = self.Checkpoint.FromString(raw)
-        self.assertEqual(packed.header.format_version, 3)
+        self.assertEqual(packed.header.format_version, 5)
         self.assertFalse(packed.HasField("footer") or packed.padding or any(t.HasField("data") for t in packed.tensor))
         orders = {t.name: t.order for t in packed.tensor}
         self.assertEqual((orders["blocks.0.attn.c_q.weight.q"], orders["blocks.0.mlp.fc.weight.q"], orders["half"]), (1, 2, 0))

@@ -223,7 +223,7 @@ TEST(CheckpointMessages, OfTheFile) {
 TEST(CheckpointMessages, OfTheHeader) {
   RawFile file;
   file.header = Field(1, 7) + Field(2, 2);
-  EXPECT_EQ(Open(file.Bytes()), "F: is of format version 7; this program reads versions 1 to 3");
+  EXPECT_EQ(Open(file.Bytes()), "F: is of format version 7; this program reads versions 1 to 5");
   file.header = Field(1, 1) + Field(2, 9);
   EXPECT_EQ(Open(file.Bytes()), "F: is of kind 9, which this program does not know");
   file.header = Field(1, 1) + Field(2, 2) + Field(3, Field(1, "source") + Field(2, "a\nb"));

@@ -53,7 +53,7 @@ TEST(Packed, LiesAsTheFormatSays) {
   const CheckpointReader written(Written("w.column"), "written");
   const std::vector<PackedTensor> tensors = {{"w.q", CodeOrder::kColumnsByScale}, {"w.scale"}, {"w.column"}, {"gain"}};
   const std::string packed = PackCheckpoint(written, tensors);
-  EXPECT_TRUE(packed.starts_with("\tfairway\n" + Field(2, Field(1, 3) + Field(2, 3) + Field(3, Field(1, "num_layers") + Field(2, "2")))));
+  EXPECT_TRUE(packed.starts_with("\tfairway\n" + Field(2, Field(1, 5) + Field(2, 3) + Field(3, Field(1, "num_layers") + Field(2, "2")))));
   // 1, 2; 1, 4, 1 in float16: high bytes first. 1.5 in float32.
   const std::string data = std::string("\2\5\1\4\3\6" "\x3c\x40\x3c\x44\x3c" "\0\0\0\0\0" "\x3f\xc0\0\0", 20);
   EXPECT_EQ(DataOf(packed, data.size()), data);

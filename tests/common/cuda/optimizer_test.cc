@@ -70,6 +70,13 @@ TEST(DeviceOptimizer, StepsAsTheCpuDoes) {
   ExpectSteps({{"grad_clip_norm", "0.3"}}, 1e-4);  // nothing to clip
   ExpectSteps({{"grad_clip_norm", "0"}}, 1);
   ExpectSteps({{"tie_embeddings", "0"}, {"bigram_vocab_size", "0"}}, 1);
+  ExpectSteps({{"muon_row_normalize", "1"}, {"embed_wd", "0.3"}, {"adam_wd", "0.2"}}, 1);
+  const Options polar = {{"muon_orthogonalize", "polar_express"}, {"muon_row_normalize", "1"}};
+  ExpectSteps(polar, 1);
+  Options published = polar;
+  published["published_quirks"] = "1";
+  published["published_entry"] = "1855";
+  ExpectSteps(published, 1);
 }
 
 TEST(DeviceOptimizer, StepsBFloat16EmbeddingsAsTheCpuDoes) {

@@ -56,6 +56,25 @@ TEST(LearningRateScaleTest, ByTheClock) {
   EXPECT_DOUBLE_EQ(LearningRateScale(settings, 0, 10), 90.0 / 200);
 }
 
+// Pull request 1855: by the share of the clock that is over, or of the steps where there is none.
+TEST(LearningRateScaleTest, ByTheFractionOfTheTraining) {
+  Settings settings = Schedule(40, 20, 0);
+  settings.warmdown_frac = 0.5;
+  settings.min_lr = 0.125;
+  EXPECT_EQ(TrainingFraction(settings, 10, 1e6), 0.25);
+  EXPECT_EQ(LearningRateScale(settings, 19, 0), 1);
+  EXPECT_EQ(LearningRateScale(settings, 20, 0), 1);
+  EXPECT_EQ(LearningRateScale(settings, 30, 0), 0.5);
+  EXPECT_EQ(LearningRateScale(settings, 39, 0), 0.125);
+  settings.max_wallclock_seconds = 84;
+  settings.gptq_reserve_seconds = 4;
+  EXPECT_EQ(TrainingSeconds(settings), 80);
+  EXPECT_EQ(TrainingFraction(settings, 3, 20), 0.25);
+  EXPECT_EQ(LearningRateScale(settings, 39, 39), 1);
+  EXPECT_EQ(LearningRateScale(settings, 3, 60), 0.5);
+  EXPECT_EQ(LearningRateScale(settings, 3, 100), 0.125);
+}
+
 TEST(MuonMomentumTest, WarmsUpLinearly) {
   Settings settings;
   settings.muon_momentum_warmup_start = 0.8;

@@ -40,11 +40,11 @@ TEST(Profiles, EachLoadsAndCanBeTrained) {
     names.push_back(entry.path().stem());
     EXPECT_NO_THROW(Load(names.back()).CheckTraining(1)) << names.back();
   }
-  EXPECT_THAT(names, UnorderedElementsAre("beyond", "cpu-demo", "published-531", "record-h100x8", "tiny"));
+  EXPECT_THAT(names, UnorderedElementsAre("beyond", "cpu-demo", "field-1855", "published-531", "record-h100x8", "tiny"));
 }
 
 TEST(Profiles, ThoseForEightCardsShareOutTheirMicroSteps) {
-  for (const char* name : {"published-531", "record-h100x8"}) EXPECT_NO_THROW(Load(name).CheckTraining(8)) << name;
+  for (const char* name : {"field-1855", "published-531", "record-h100x8"}) EXPECT_NO_THROW(Load(name).CheckTraining(8)) << name;
 }
 
 TEST(Profiles, TheirDataAreFoundFromThemselves) {
@@ -65,6 +65,30 @@ TEST(Profiles, TheRecordDiffersFromThePublishedOneInItsCorrectionsAlone) {
   EXPECT_THAT(Differences(Load("record-h100x8"), Load("published-531")),
               UnorderedElementsAre("published_quirks = 0", "source = ema", "fp16_keep_name_patterns = ", "quantiser = gptq",
                                    "target_bytes = 16000000"));
+}
+
+// The record's command and the script's defaults, by their names in its environment.
+TEST(Profiles, Field1855IsTheRecordsCommand) {
+  const Settings field = Load("field-1855");
+  for (const auto& [name, value] : std::vector<std::pair<const char*, const char*>>{
+           {"adam_eps", "1e-08"},       {"adam_wd", "0.02"},          {"attn_clip_sigmas", "13"},  {"beta1", "0.9"},
+           {"beta2", "0.99"},           {"ema_decay", "0.9965"},      {"embed_bits", "7"},         {"embed_clip_sigmas", "14"},
+           {"embed_wd", "0.085"},       {"enable_looping_at", "0.35"}, {"eval_seq_len", "2048"},    {"gate_window", "12"},
+           {"gated_attn_quant_gate", "1"}, {"gptq_calibration_batches", "16"}, {"gptq_reserve_seconds", "0.5"}, {"grad_clip_norm", "0.3"},
+           {"iterations", "20000"},     {"ln_scale", "1"},            {"logit_softcap", "30"},     {"loop_end", "5"},
+           {"loop_start", "3"},         {"lqer_asym_enabled", "1"},   {"lqer_asym_group", "64"},   {"lqer_enabled", "1"},
+           {"lqer_factor_bits", "4"},   {"lqer_rank", "4"},           {"lqer_top_k", "3"},         {"matrix_bits", "6"},
+           {"matrix_clip_sigmas", "12.85"}, {"matrix_lr", "0.026"},   {"max_wallclock_seconds", "600"}, {"min_lr", "0.1"},
+           {"mlp_clip_sigmas", "11.5"}, {"mlp_mult", "4"},            {"model_dim", "512"},        {"muon_backend_steps", "5"},
+           {"muon_momentum", "0.97"},   {"muon_momentum_warmup_start", "0.92"}, {"muon_momentum_warmup_steps", "1500"}, {"muon_row_normalize", "1"},
+           {"muon_weight_decay", "0.095"}, {"num_heads", "8"},        {"num_kv_heads", "4"},       {"num_layers", "11"},
+           {"num_loops", "2"},          {"parallel_final_lane", "mean"}, {"parallel_start_layer", "8"}, {"qk_gain_init", "5"},
+           {"rope_base", "10000"},      {"rope_dims", "16"},          {"scalar_lr", "0.02"},       {"seed", "42"},
+           {"skip_gates_enabled", "1"}, {"smear_gate_enabled", "1"},  {"sparse_attn_gate_enabled", "1"}, {"sparse_attn_gate_scale", "0.5"},
+           {"tied_embed_init_std", "0.005"}, {"tied_embed_lr", "0.03"}, {"tie_embeddings", "1"},   {"train_batch_tokens", "786432"},
+           {"train_log_every", "500"},  {"train_seq_len", "2048"},    {"val_batch_size", "524288"}, {"val_loss_every", "0"},
+           {"vocab_size", "8192"},      {"warmdown_frac", "0.85"},    {"warmup_steps", "20"},      {"xsa_last_n", "11"}})
+    EXPECT_EQ(field.Get(name), value) << name;
 }
 
 // The published recipe's later options are off in it, whatever becomes of their defaults.

@@ -19,6 +19,7 @@ namespace {
 namespace fs = std::filesystem;
 using ::testing::Contains;
 using ::testing::ElementsAre;
+using ::testing::HasSubstr;
 using ::testing::IsEmpty;
 using ::testing::Key;
 using ::testing::Not;
@@ -296,6 +297,38 @@ TEST_F(SettingsTest, TheStrongerPlaceWinsInWhateverOrder) {
     } while (std::next_permutation(std::begin(order), std::end(order)));
     unsetenv(variable.c_str());
   }
+}
+
+// What openai/parameter-golf pull request 1855 names otherwise in its environment, or has and we do not.
+TEST_F(SettingsTest, OtherNamesInTheEnvironment) {
+  setenv("MUON_WD", "0.095", 1);
+  setenv("ROPE_YARN", "0", 1);
+  Settings settings;
+  settings.LoadEnvironment();
+  EXPECT_EQ(settings.muon_weight_decay, 0.095);
+  EXPECT_EQ(settings.origin("muon_weight_decay"), Origin::kEnvironment);
+  setenv("MUON_WEIGHT_DECAY", "0.095", 1);
+  EXPECT_NO_THROW(Settings().LoadEnvironment());
+  setenv("MUON_WEIGHT_DECAY", "0.04", 1);
+  EXPECT_THAT(ErrorOf([] { Settings().LoadEnvironment(); }), HasSubstr("MUON_WEIGHT_DECAY = '0.04' and MUON_WD = '0.095' are two values"));
+  unsetenv("MUON_WEIGHT_DECAY");
+  setenv("MUON_WD", "much", 1);
+  EXPECT_THAT(ErrorOf([] { Settings().LoadEnvironment(); }), HasSubstr("environment MUON_WD: muon_weight_decay = 'much' is not a number"));
+  unsetenv("MUON_WD");
+  setenv("ROPE_YARN", "1", 1);
+  EXPECT_THAT(ErrorOf([] { Settings().LoadEnvironment(); }), HasSubstr("ROPE_YARN = '1': this program does not have what it switches on"));
+  unsetenv("ROPE_YARN");
+}
+
+TEST_F(SettingsTest, TheReserveLeavesTimeToTrain) {
+  Settings settings;
+  settings.max_wallclock_seconds = 4;
+  settings.gptq_reserve_seconds = 4;
+  EXPECT_THAT(ErrorOf([&] { settings.CheckTraining(1); }), HasSubstr("gptq_reserve_seconds = 4 leaves nothing of max_wallclock_seconds = 4"));
+  settings.max_wallclock_seconds = 0;
+  EXPECT_NO_THROW(settings.CheckTraining(1));
+  settings.quantiser = "gptq_sdclip";
+  EXPECT_THAT(ErrorOf([&] { settings.CheckTraining(1); }), HasSubstr("late_qat_threshold = 0.15"));
 }
 
 TEST_F(SettingsTest, EverySettingIsTakenFromTheEnvironment) {

@@ -277,29 +277,51 @@ TEST_F(TrainerTest, WarmUpLeavesNoTrace) {
   EXPECT_EQ(CountersOf(folder / "warm.ckpt"), CountersOf(folder / "cold.ckpt"));
 }
 
+// The published momentum of a warm-up that several ranks of pull request 1855 forget to put back.
+TEST_F(TrainerTest, WarmUpMayKeepMuonsMomentum) {
+  const Settings settings = Make({{"warmup_steps", "3"}});
+  Trainer cold = MakeTrainer(settings), warm = MakeTrainer(settings);
+  warm.WarmUp([](int64_t) {}, /*keeps_momentum=*/true);
+  Save(warm, settings, folder / "warm.ckpt");
+  Save(cold, settings, folder / "cold.ckpt");
+  const CheckpointReader of_warm(folder / "warm.ckpt"), of_cold(folder / "cold.ckpt");
+  int64_t kept = 0;
+  for (const TensorInfo& info : of_warm.tensors()) {
+    const bool same = of_warm.Floats(info.name) == of_cold.Floats(info.name);
+    kept += !same;
+    EXPECT_TRUE(same || info.name.starts_with("muon/")) << info.name;
+  }
+  EXPECT_GT(kept, 10);  // all but those that have no gradient yet
+}
+
 // EMA and SWA against sums in float64 over the weights after every step.
 TEST_F(TrainerTest, AveragesAreTheirFormulas) {
-  const Settings settings = Make({{"precision", "bfloat16"}});
-  Trainer trainer = MakeTrainer(settings);
-  std::map<std::string, at::Tensor> ema, swa;
-  for (int64_t step = 1; step <= 8; ++step) {
-    TakeSteps(trainer, settings, step);
-    for (const auto& [name, tensor] : trainer.parameters()) {
-      const at::Tensor w = tensor.to(at::kDouble);
-      ema[name] = step == 1 ? w.clone() : 0.7 * ema[name] + 0.3 * w;
-      if (step == 6) swa[name] = w.clone();
-      if (step == 8) swa[name] = swa[name] + w;
+  for (const char* from_init : {"0", "1"}) {
+    SCOPED_TRACE(from_init);
+    const Settings settings = Make({{"precision", "bfloat16"}, {"ema_from_init", from_init}});
+    Trainer trainer = MakeTrainer(settings);
+    std::map<std::string, at::Tensor> ema, swa;
+    if (settings.ema_from_init)
+      for (const auto& [name, tensor] : trainer.parameters()) ema[name] = tensor.to(at::kDouble).clone();
+    for (int64_t step = 1; step <= 8; ++step) {
+      TakeSteps(trainer, settings, step);
+      for (const auto& [name, tensor] : trainer.parameters()) {
+        const at::Tensor w = tensor.to(at::kDouble);
+        ema[name] = ema.contains(name) ? 0.7 * ema[name] + 0.3 * w : w.clone();
+        if (step == 6) swa[name] = w.clone();
+        if (step == 8) swa[name] = swa[name] + w;
+      }
     }
-  }
-  Save(trainer, settings, folder / "train.ckpt");
-  const CheckpointReader checkpoint(folder / "train.ckpt");
-  for (const auto& [set, expected] : {std::pair("ema/", &ema), {"swa_sum/", &swa}}) {
-    for (const auto& [name, tensor] : *expected) {
-      EXPECT_EQ(checkpoint.Find(set + name).dtype, DType::kFloat32);
-      const std::vector<float> ours = checkpoint.Floats(set + name);
-      const at::Tensor flat = tensor.flatten().contiguous();
-      for (size_t i = 0; i < ours.size(); ++i)
-        ASSERT_NEAR(ours[i], flat.const_data_ptr<double>()[i], 1e-6 * std::max(1.0f, std::abs(ours[i]))) << set << name;
+    Save(trainer, settings, folder / "train.ckpt");
+    const CheckpointReader checkpoint(folder / "train.ckpt");
+    for (const auto& [set, expected] : {std::pair("ema/", &ema), {"swa_sum/", &swa}}) {
+      for (const auto& [name, tensor] : *expected) {
+        EXPECT_EQ(checkpoint.Find(set + name).dtype, DType::kFloat32);
+        const std::vector<float> ours = checkpoint.Floats(set + name);
+        const at::Tensor flat = tensor.flatten().contiguous();
+        for (size_t i = 0; i < ours.size(); ++i)
+          ASSERT_NEAR(ours[i], flat.const_data_ptr<double>()[i], 1e-6 * std::max(1.0f, std::abs(ours[i]))) << set << name;
+      }
     }
   }
 }
