@@ -51,7 +51,7 @@ make setup, programs, build  packages and LibTorch; the programs; the tests too
 make data                    fetch the published data set and tokenizer into data/
 make clean                   remove build/ and its like (runs, data and the virtual environment stay)
 
-PROFILE=cpu-demo|beyond|published-531|record-h100x8|FILE chooses the settings; NAME=value changes one (ITERATIONS=100).
+PROFILE=cpu-demo|beyond|published-531|field-1855|record-h100x8|FILE chooses the settings; NAME=value changes one (ITERATIONS=100).
 LAUNCH="mpirun -n 2" starts training, calibration and evaluation as several processes (torchrun, srun: docs/scaling.md).
 A run lies in RUNS/PROFILE/seed-SEED, RUNS being runs; RUN=name keeps another in RUNS/PROFILE/name-seed-SEED.
 AUTHOR=… GITHUB_ID=… sign a submission. VENV=DIR is a virtual environment that clones share.

@@ -8,6 +8,7 @@
 #include <gtest/gtest.h>
 
 #include <cmath>
+#include <numeric>
 #include <optional>
 
 #include "common/base/error.h"
@@ -283,6 +284,31 @@ TEST_F(EvaluateTest, PlainIsItsDefinition) {
     const Score score = EvaluatePlain(fused, *val, table, settings);
     ExpectScore(score, scored);
     EXPECT_EQ(score.dropped, size - 1 - total);
+  }
+}
+
+// Rows of packed documents: a batch is one row, of which attention sees one document, and train_seq_len positions, at a time; under
+// published_quirks batches that are not full are dropped.
+TEST_F(EvaluateTest, PlainOfPackedDocuments) {
+  settings.packed_documents = true;
+  settings.val_batch_size = 8 * 3 * settings.train_seq_len;  // three windows
+  const int64_t T = settings.train_seq_len, row = 3 * T;
+  for (const bool quirks : {false, true}) {
+    settings.published_quirks = quirks;
+    Split(150);
+    fused.Prepare(/*fake_quantise=*/false);
+    const int64_t total = quirks ? 149 / row * row : 149 / T * T;
+    double nats = 0;
+    for (int64_t first = 0; first < total; first += row) {
+      const int64_t count = std::min(row, total - first);
+      std::vector<float> losses(count);
+      fused.TokenLosses(PackedSegments(tokens.data() + first, count, T), 0, losses.data());
+      nats += std::accumulate(losses.begin(), losses.end(), 0.0);
+    }
+    const Score score = EvaluatePlain(fused, *val, table, settings);
+    EXPECT_EQ(score.targets, total);
+    EXPECT_EQ(score.dropped, 149 - total);
+    EXPECT_NEAR(score.val_loss, nats / static_cast<double>(total), 1e-6);
   }
 }
 

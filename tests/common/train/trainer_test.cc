@@ -1,6 +1,7 @@
 // The step and what it carries along: going on bit for bit, micro-batches, warm-up, averages, switches.
 #include "common/train/trainer.h"
 
+#include <ATen/ops/from_blob.h>
 #include <ATen/TensorOperators.h>
 #include <ATen/ops/zeros.h>
 #include <gmock/gmock.h>
@@ -8,6 +9,7 @@
 
 #include "common/base/error.h"
 #include "common/optim/schedule.h"
+#include "common/tokens/segments.h"
 #include "tests/common/cuda/host_machine.h"
 #include "tests/common/train/corpus.h"
 
@@ -259,6 +261,61 @@ TEST_F(TrainerTest, LossesAreThoseOfTheModelOnTheSpans) {
     }
     EXPECT_THAT(trainer.AccumulateGradients(), testing::Pointwise(testing::FloatNear(kRounding), expected)) << "step " << step;
     trainer.Update(1);
+  }
+}
+
+// Rows of packed documents, and the looped segment from its fraction on: losses are those of the plain model on the spans and with the
+// segments that tokens/segments.h names.
+TEST_F(TrainerTest, PackedRowsAndLoops) {
+  const Settings settings = Make({{"packed_documents", "1"}, {"num_loops", "1"}, {"loop_start", "1"}, {"loop_end", "1"},
+                                  {"enable_looping_at", "0.5"}, {"late_qat_threshold", "0"}, {"train_batch_tokens", "70"},
+                                  {"bigram_vocab_size", "0"}, {"smear", "0"}, {"smear_gate_enabled", "1"}, {"gate_window", "6"}});
+  Trainer trainer = MakeTrainer(settings);
+  const std::vector<uint16_t> tokens = RandomTokens(400, kVocab);
+  const PackedSpans spans(trainer.shards(), 36);
+  int64_t position = 0;
+  for (int64_t step = 0; step < 8; ++step) {
+    EXPECT_EQ(trainer.LoopFrom(TrainingFraction(settings, step, 0)), step == 4);
+    Transformer plain(settings, trainer.parameters());
+    plain.SetLooped(step >= 4);
+    std::vector<float> expected;
+    for (int64_t micro = 0; micro < 2; ++micro) {
+      position = spans.Next(position);
+      const std::vector<uint16_t> row(tokens.begin() + position % 400, tokens.begin() + position % 400 + 36);
+      position += 36;
+      const std::vector<int32_t> starts = SegmentStarts({row.data(), 35}, settings.train_seq_len);
+      EXPECT_GE(starts.size(), 3u);
+      const std::vector<int64_t> ids(row.begin(), row.end());
+      const at::Tensor span = at::from_blob(const_cast<int64_t*>(ids.data()), {36}, at::kLong);
+      expected.push_back(plain.Loss(span.narrow(0, 0, 35).view({1, 35}), span.narrow(0, 1, 35).view({1, 35}), {starts.begin(), starts.end()}).item<float>());
+    }
+    EXPECT_THAT(trainer.AccumulateGradients(), testing::Pointwise(testing::FloatNear(kRounding), expected)) << "step " << step;
+    trainer.Update(1);
+  }
+}
+
+// The same rows and loop again from a checkpoint.
+TEST_F(TrainerTest, PackedRowsAndLoopsContinueBitForBit) {
+  const Settings settings = Make({{"packed_documents", "1"}, {"num_loops", "1"}, {"loop_start", "0"}, {"loop_end", "1"},
+                                  {"enable_looping_at", "0.4"}, {"late_qat_threshold", "0"}, {"train_batch_tokens", "70"}});
+  const auto take = [&](Trainer& trainer, int64_t until) {
+    while (trainer.step() < until) {
+      trainer.LoopFrom(TrainingFraction(settings, trainer.step(), 0));
+      trainer.AccumulateGradients();
+      trainer.Update(1);
+    }
+  };
+  Trainer whole = MakeTrainer(settings);
+  take(whole, 8);
+  const std::string identity = Save(whole, settings, folder / "whole.ckpt");
+  for (const int64_t cut : {2, 6}) {
+    Trainer first = MakeTrainer(settings);
+    take(first, cut);
+    Save(first, settings, folder / "cut.ckpt");
+    Trainer second = MakeTrainer(settings);
+    second.Restore(CheckpointReader(folder / "cut.ckpt"));
+    take(second, 8);
+    EXPECT_EQ(Save(second, settings, folder / "resumed.ckpt"), identity) << "cut after step " << cut;
   }
 }
 

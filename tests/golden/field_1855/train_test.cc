@@ -123,6 +123,29 @@ TEST(Golden1855Train, EveryStepAndTheAverage) {
   EXPECT_LE(average, 0.045);
 }
 
+TEST(Golden1855Train, BFloat16StaysInsideItsNoise) {
+  SKIP_WITHOUT_GOLDEN_1855();
+  const nlohmann::json result = golden_1855::Json("tiny_bf16/result.json");
+  const Noise noise("tiny_bf16");
+  const Settings settings = golden_1855::CaseSettings(result, "bfloat16");
+  Trainer trainer = MakeTrainer(settings);
+  for (const auto& [name, tensor] : trainer.parameters()) {
+    // Every value has passed through bfloat16.
+    EXPECT_TRUE(tensor.detach().to(at::kBFloat16).to(tensor.scalar_type()).equal(tensor)) << name;
+    EXPECT_EQ(tensor.scalar_type(), name == "tok_emb.weight" ? at::kBFloat16 : at::kFloat) << name;
+  }
+  double worst = 0;
+  TrainSteps(trainer, settings, settings.iterations, [&](int64_t step, const std::vector<float>& losses, double) {
+    for (size_t micro = 0; micro < losses.size(); ++micro) {
+      const double golden = result["micro_losses"][8 * step + micro];
+      // Another bfloat16 run is another draw of the noise between the types, of which the first step has hardly any.
+      EXPECT_NEAR(losses[micro], golden, 4 * noise.Loss(std::max<int64_t>(step, 1))) << "step " << step << " micro-batch " << micro;
+      worst = std::max(worst, std::abs(losses[micro] - golden));
+    }
+  });
+  printf("bfloat16: largest difference of a micro-batch loss over %ld steps: %.3g\n", settings.iterations, worst);
+}
+
 // The code path of several ranks, with one of them.
 TEST(Golden1855Train, WarmUpOfSeveralRanksLeavesATrace) {
   SKIP_WITHOUT_GOLDEN_1855();
