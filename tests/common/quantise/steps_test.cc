@@ -183,6 +183,25 @@ TEST(RoundWithFeedback, IsTheDefinitionColumnByColumn) {
   EXPECT_LE(different, 3);  // float32 against float64: a weight between two codes, and what follows from it
 }
 
+// With the same roundings in the same order, column by column where the code takes blocks of them: the same codes, all of them.
+TEST(RoundWithFeedback, BlocksOfColumnsChangeNothing) {
+  const int n = 150;
+  const Layer layer = Correlated(n);
+  const std::vector<float> weights = Normal(3 * n, 8);
+  const Steps steps = ChooseSteps(weights, 3, {}, &layer.feedback, 0.05);
+  const RoundedMatrix fed = RoundWithFeedback(weights, steps, layer.feedback, 1);
+  for (int row = 0; row < 3; ++row) {
+    std::vector<float> rest(weights.begin() + row * n, weights.begin() + (row + 1) * n);
+    for (int j = 0; j < n; ++j) {
+      const float* u = layer.feedback.upper.data() + j * n;
+      const float width = steps.rows[row] * steps.columns[j], code = std::nearbyint(rest[j] / width);
+      ASSERT_EQ(code, fed.codes[row * n + j]) << "row " << row << ", column " << j;
+      const float error = (rest[j] - code * width) / u[j];
+      for (int k = j + 1; k < n; ++k) rest[k] -= error * u[k];
+    }
+  }
+}
+
 TEST(ChooseSteps, GivesColumnsTheirOwnShareUnderFeedback) {
   Feedback feedback{{1, 0}, {2, 0.5f, 0, 0.5f}};  // column 1 is rounded first
   const std::vector<float> weights = {1, -1, 1, 1};
