@@ -44,6 +44,7 @@ make test-faults [KILLS=200] kills the tiny profile's chain at random moments, a
 make test-asan [LIBTORCH=OFF]
                              the quick tests under sanitizers of memory and of arithmetic; OFF: those that need no LibTorch
 make test-tsan               the same of threads, without LibTorch
+make test-arm64              what needs no LibTorch, built for arm64 and tested under emulation (Debian's cross compiler and qemu-user)
 make fuzz SECONDS=60 [FUZZ_SEED=1]
                              every reader against damaged input, so long each; with a seed the same as far as it comes
 make check-gpu               what a GPU computes against the CPU, and the time of a step there
@@ -57,7 +58,7 @@ A run lies in RUNS/PROFILE/seed-SEED, RUNS being runs; RUN=name keeps another in
 AUTHOR=… GITHUB_ID=… sign a submission. VENV=DIR is a virtual environment that clones share.
 endef
 
-.PHONY: help setup configure records runs compare programs build test test-all check-gpu test-asan test-tsan fuzz test-faults bench bench-operations data record $(STAGES) publish verify-record clean
+.PHONY: help setup configure records runs compare programs build test test-all check-gpu test-asan test-tsan test-arm64 fuzz test-faults bench bench-operations data record $(STAGES) publish verify-record clean
 help:
 	@$(info $(HELP)):
 
@@ -115,6 +116,9 @@ fuzz:
 	  -DFAIRWAY_SANITIZE=fuzzer-no-link,address,undefined,float-cast-overflow > /dev/null
 	@flock build-fuzz ninja -C build-fuzz -j $$(nproc) fuzz
 	@tests/fuzz/run build-fuzz $(or $(SECONDS),60)
+
+test-arm64:
+	@scripts/cross-arm64
 
 check-gpu: build
 	@build/tests/check_gpu

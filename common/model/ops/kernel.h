@@ -6,6 +6,10 @@
 
 #include <cstdint>
 
+#if defined(__aarch64__) && !defined(FAIRWAY_TARGET)
+#include <sys/auxv.h>
+#endif
+
 namespace fairway {
 
 // Rows first … last - 1.
@@ -42,6 +46,20 @@ Kernel* ForThisProcessor(Kernel* v4_bf16, Kernel* v4, Kernel* v3, Kernel* baseli
   namespace baseline { void name(__VA_ARGS__); }                                                  \
   inline void (*const name)(__VA_ARGS__) =                                                        \
       ForThisProcessor(&x86_64_v4_bf16::name, &x86_64_v4::name, &x86_64_v3::name, &baseline::name)
+
+#elif defined(__aarch64__)
+
+// Every arm64 processor has NEON, which the baseline uses; Armv8.6 has NEON's products of bfloat16 besides.
+template <class Kernel>
+Kernel* ForThisProcessor(Kernel* armv8_bf16, Kernel* baseline) {
+  constexpr unsigned long kBFloat16 = 1ul << 14;  // HWCAP2_BF16 of Linux' asm/hwcap.h
+  return (getauxval(AT_HWCAP2) & kBFloat16) != 0 ? armv8_bf16 : baseline;
+}
+
+#define FAIRWAY_KERNEL(name, ...)                   \
+  namespace armv8_bf16 { void name(__VA_ARGS__); }  \
+  namespace baseline { void name(__VA_ARGS__); }    \
+  inline void (*const name)(__VA_ARGS__) = ForThisProcessor(&armv8_bf16::name, &baseline::name)
 
 #else
 

@@ -1,13 +1,46 @@
 #include "common/model/ops/product.h"
 
+#include "common/model/ops/library_product.h"
 #include "common/model/ops/vectors.h"
 
 namespace fairway::FAIRWAY_TARGET {
 namespace {
 
+template <class E>
+FAIRWAY_INLINE const LibraryProducts& Library() {
+  return library_products[static_cast<int>(kGroup<E> == 2 ? Precision::kBFloat16 : Precision::kFloat32)];
+}
+constexpr int64_t kLibraryRows = 64;  // of a tile that the library computes; even
+
+// A tile's sums, handed out in pairs of rows as Multiply does: store(i, n, top, bottom, rows, lanes).
+template <class Store>
+FAIRWAY_INLINE void EachPair(const float* c, int64_t rows, int64_t columns, Store store) {
+  for (int64_t i = 0; i < rows; i += 2)
+    for (int64_t n = 0; n < columns; n += kLanes) {
+      const float* at = c + i * kPanel + n;
+      store(i, n, GetLanes(at, kLanes), i + 1 < rows ? GetLanes(at + kPanel, kLanes) : Vector{}, Least(2, rows - i), columns - n);
+    }
+}
+
+template <class E, class Store>
+void EachLibraryTile(TileProduct* multiply, const Product& product, Rows rows, Rows columns, Store store) {
+  alignas(64) float c[kLibraryRows * kPanel];
+  const E* a = static_cast<const E*>(product.a.data);
+  for (int64_t n = columns.first; n < columns.last; n += kPanel)
+    for (int64_t m = rows.first; m < rows.last; m += kLibraryRows) {
+      const int64_t count = Least(kLibraryRows, rows.last - m);
+      multiply(count, product.b.steps() * kGroup<E>, a + m * product.a_stride, product.a_stride, product.b.panel(n / kPanel), c, false);
+      EachPair(c, count, Least(kPanel, columns.last - n),
+               [&](int64_t i, int64_t column, Vector top, Vector bottom, int64_t real, int64_t lanes)
+                   __attribute__((always_inline)) { store(m + i, n + column, top, bottom, real, lanes); });
+    }
+}
+
 // Panel after panel of the columns, all rows of each: store as in Multiply (vectors.h).
 template <class E, class Store>
 void EachPanel(const Product& product, Rows rows, Rows columns, Store store) {
+  if (const LibraryProducts& library = Library<E>(); library.rows != nullptr && rows.count() >= library.least_rows)
+    return EachLibraryTile<E>(library.rows, product, rows, columns, store);
   const int64_t stride = product.a_stride / kGroup<E>;
   const Word* a = static_cast<const Word*>(product.a.data) + rows.first * stride;
   for (int64_t n = columns.first; n < columns.last; n += kPanel) {
@@ -26,6 +59,45 @@ FAIRWAY_INLINE void StorePacked(const Panels& to, int64_t m, int64_t n, Vector t
   } else {
     StoreLanes(reinterpret_cast<WordVector&>(top), out, lanes);
     if (rows > 1) StoreLanes(reinterpret_cast<WordVector&>(bottom), out + kPanel, lanes);
+  }
+}
+
+// Sums added to rows that lie anywhere, from column `first` of them on.
+struct AddToRows {
+  float* const* to;
+  int64_t first;
+  FAIRWAY_INLINE void operator()(int64_t m, int64_t n, Vector top, Vector bottom, int64_t rows, int64_t lanes) const {
+    float* upper = to[m] + first + n;
+    PutLanes(GetLanes(upper, lanes) + top, upper, lanes);
+    if (rows < 2) return;
+    float* lower = to[m + 1] + first + n;
+    PutLanes(GetLanes(lower, lanes) + bottom, lower, lanes);
+  }
+};
+
+// MultiplyPackedAddTo by the library, whose first operand is row-major: a panel of A is transposed, a block of its steps at a time.
+template <class E>
+void LibraryPackedAddTo(TileProduct* multiply, const Panels& a, const Panels& b, float* const* out, Rows a_panels, Rows b_panels) {
+  constexpr int64_t kSteps = 128;
+  alignas(64) Word rows[kPanel * kSteps];
+  alignas(64) float c[kPanel * kPanel];
+  for (int64_t p = a_panels.first; p < a_panels.last; ++p) {
+    const int64_t M = Least(kPanel, a.N - p * kPanel);
+    for (int64_t first = 0; first < a.steps(); first += kSteps) {
+      const int64_t steps = Least(kSteps, a.steps() - first);
+      for (int64_t k = 0; k < steps; k += kBlock)
+        for (int64_t m = 0; m < M; m += kBlock) {
+          WordRow block[kBlock] = {};
+          for (int64_t i = 0; i < kBlock && k + i < steps; ++i)
+            __builtin_memcpy(&block[i], a.panel(p) + (first + k + i) * kPanel + m, sizeof block[i]);
+          TransposeBlock(block);
+          for (int64_t i = 0; i < kBlock; ++i) __builtin_memcpy(rows + (m + i) * kSteps + k, &block[i], sizeof block[i]);
+        }
+      for (int64_t q = b_panels.first; q < b_panels.last; ++q) {
+        multiply(M, steps * kGroup<E>, rows, kSteps * kGroup<E>, b.panel(q) + first * kPanel, c, false);
+        EachPair(c, M, Least(kPanel, b.N - q * kPanel), AddToRows{out + p * kPanel, q * kPanel});
+      }
+    }
   }
 }
 
@@ -115,17 +187,13 @@ void MultiplyRelu2Backward(const Product& product, float negative, Elements h, E
 void MultiplyPackedAddTo(const Panels& a, const Panels& b, float* const* out, Rows a_panels, Rows b_panels) {
   WithElement(a.precision, [&](auto element) {
     using E = decltype(element);
+    if (const LibraryProducts& library = Library<E>(); library.packed != nullptr)
+      return LibraryPackedAddTo<E>(library.packed, a, b, out, a_panels, b_panels);
     for (int64_t q = b_panels.first; q < b_panels.last; ++q) {
       for (int64_t p = a_panels.first; p < a_panels.last; ++p) {
         float* const* to = out + p * kPanel;
         Multiply<E>(Least(kPanel, a.N - p * kPanel), Least(kPanel, b.N - q * kPanel), a.steps(), {a.panel(p), 1, kPanel}, b.panel(q), kPanel,
-                    [&](int64_t m, int64_t n, Vector top, Vector bottom, int64_t real, int64_t lanes) __attribute__((always_inline)) {
-                      float* first = to[m] + q * kPanel + n;
-                      PutLanes(GetLanes(first, lanes) + top, first, lanes);
-                      if (real < 2) return;
-                      float* second = to[m + 1] + q * kPanel + n;
-                      PutLanes(GetLanes(second, lanes) + bottom, second, lanes);
-                    });
+                    AddToRows{to, q * kPanel});
       }
     }
   });

@@ -8,6 +8,8 @@
 
 #if defined(__AVX512F__)
 #include <immintrin.h>
+#elif defined(__ARM_FEATURE_BF16_VECTOR_ARITHMETIC)
+#include <arm_neon.h>
 #endif
 
 namespace fairway::FAIRWAY_TARGET {
@@ -17,6 +19,8 @@ namespace {
 constexpr int kLanes = 16, kWide = 4;  // 32 registers: 6 x 4 sums, 4 of B, one of A
 #elif defined(__AVX__)
 constexpr int kLanes = 8, kWide = 2;  // 16 registers: 6 x 2 sums
+#elif defined(__aarch64__)
+constexpr int kLanes = 4, kWide = 4;  // NEON's 32 registers: 6 x 4 sums, 4 of B, one of A
 #else
 constexpr int kLanes = 4, kWide = 2;
 #endif
@@ -72,6 +76,9 @@ FAIRWAY_INLINE Vector MultiplyAdd(Word a, WordVector b, Vector sums) {
 #if defined(__AVX512BF16__)
     return reinterpret_cast<Vector>(
         _mm512_dpbf16_ps(reinterpret_cast<__m512>(sums), reinterpret_cast<__m512bh>(_mm512_set1_ps(scalar)), reinterpret_cast<__m512bh>(b)));
+#elif defined(__ARM_FEATURE_BF16_VECTOR_ARITHMETIC)
+    return reinterpret_cast<Vector>(vbfdotq_f32(reinterpret_cast<float32x4_t>(sums), vreinterpretq_bf16_u32(vdupq_n_u32(a)),
+                                                vreinterpretq_bf16_u32(reinterpret_cast<uint32x4_t>(b))));
 #else
     const WordVector low = b << 16, high = b & 0xffff0000u;
     sums += formula::FromBFloat16(static_cast<uint16_t>(a)) * reinterpret_cast<const Vector&>(low);

@@ -64,6 +64,8 @@ std::vector<Kernels> Builds() {
   const std::vector<Kernels> all = {
 #if defined(__x86_64__)
       KERNELS_OF(x86_64_v4_bf16), KERNELS_OF(x86_64_v4), KERNELS_OF(x86_64_v3),
+#elif defined(__aarch64__)
+      KERNELS_OF(armv8_bf16),
 #endif
       KERNELS_OF(baseline)};
   auto best = all.begin();
