@@ -3,6 +3,13 @@ SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
+# A misspelt name would be ignored.
+VARIABLES := PROFILE SEED SEEDS RUNS RUN AGAIN LAUNCH EXECUTOR AUTHOR GITHUB_ID BASELINE_BPB BASELINE_LOSS A B OUT RECORD VENV ROOT CI \
+  LIBTORCH BENCH_FLAGS SECONDS FUZZ_SEED KILLS SLURM_OPTIONS SHELL
+given := $(foreach name,$(.VARIABLES),$(if $(filter command,$(origin $(name))),$(name)))
+misspelt := $(if $(given),$(shell scripts/check-names '$(VARIABLES)' $(foreach name,$(given),'$(subst ','\'',$(name))')))
+$(if $(misspelt),$(error $(misspelt)))
+
 # Variables of the command line reach programs and further makes through the environment, and only so: scripts/in-run turns
 # paths among them into absolute ones.
 MAKEOVERRIDES :=
@@ -23,13 +30,15 @@ export OMP_WAIT_POLICY ?= PASSIVE
 
 CMAKE_FLAGS := -DFAIRWAY_WERROR=$(if $(filter true 1,$(CI)),ON,OFF) -DFAIRWAY_TESTS=$(if $(wildcard tests),ON,OFF)
 NINJA := flock build ninja -C build -j $(shell nproc)
-PROGRAMS := tokenize-shard train ema-finalize gptq-lite pack-zstd eval-sliding make-submission compare-runs audit-record ckpt-inspect
+PROGRAMS := tokenize-shard train ema-finalize gptq-lite pack-zstd eval-sliding make-submission compare-runs audit-record ckpt-inspect check-chain
 STAGES := train finalize quantise pack eval submission
 
 define HELP
 make record [SEED=1337]      set up, build, train, pack, score: one record
 make $(STAGES)
-                             the same up to that stage; only what changed is made again
+                             the same up to that stage; what is finished stays as it is
+make … AGAIN=1               finished stages that differ from what is asked for are made again in their place
+make -n …                    the commands of what would be made
 make records [SEEDS="1337 42 2025"] [-j2] [EXECUTOR=slurm]
                              many seeds, N at once on their share of the cores, or as a job array; one submission over all
 make runs                    all runs: state, score, bytes, age
@@ -54,7 +63,8 @@ make clean                   remove build/ and its like (runs, data and the virt
 
 PROFILE=cpu-demo|beyond|published-531|field-1855|record-h100x8|FILE chooses the settings; NAME=value changes one (ITERATIONS=100).
 LAUNCH="mpirun -n 2" starts training, calibration and evaluation as several processes (torchrun, srun: docs/scaling.md).
-A run lies in RUNS/PROFILE/seed-SEED, RUNS being runs; RUN=name keeps another in RUNS/PROFILE/name-seed-SEED.
+A run lies in RUNS/PROFILE/seed-SEED, RUNS being runs; RUN=name keeps another in RUNS/PROFILE/name-seed-SEED. Settings that were given
+for a run stay its own until others are given.
 AUTHOR=… GITHUB_ID=… sign a submission. VENV=DIR is a virtual environment that clones share.
 endef
 
@@ -65,8 +75,10 @@ help:
 setup:
 	@scripts/setup
 
+# A build folder that came with a moved checkout names the old place all over.
 configure: setup
-	@flags=(-DFAIRWAY_VENV="$$VENV" $(CMAKE_FLAGS)); mkdir -p build; \
+	@grep -qsxF "CMAKE_HOME_DIRECTORY:INTERNAL=$$PWD" build/CMakeCache.txt || rm -rf build/CMakeCache.txt build/CMakeFiles build/flags; \
+	flags=(-DFAIRWAY_VENV="$$VENV" $(CMAKE_FLAGS)); mkdir -p build; \
 	if [ ! -f build/build.ninja ] || [ "$${flags[*]}" != "$$(cat build/flags 2>&1)" ]; then \
 	  cmake -G Ninja -S . -B build "$${flags[@]}"; printf '%s\n' "$${flags[*]}" > build/flags; \
 	fi
@@ -134,7 +146,7 @@ data/bible-kjv-%/manifest.json: scripts/make-corpus build/bin/tokenize-shard.dig
 
 # A run is Makefile.runs at work inside the run's own directory.
 record $(STAGES) publish: programs
-	@scripts/in-run $(MAKE) --no-print-directory -f "$$ROOT/Makefile.runs" $@
+	+@scripts/in-run $(MAKE) --no-print-directory -f "$$ROOT/Makefile.runs" $@
 
 # EXECUTOR=slurm hands the same targets to Slurm.
 records: programs

@@ -16,6 +16,7 @@
 #include "common/base/log.h"
 #include "common/base/text.h"
 #include "common/checkpoint/checkpoint.h"
+#include "common/checkpoint/lineage_json.h"
 #include "common/checkpoint/safetensors.h"
 #include "common/quantise/artifact.h"
 #include "common/quantise/quantiser.h"
@@ -102,18 +103,6 @@ Json DescribeSettings(const SettingValues& values) {
   return settings;
 }
 
-Json DescribeLineage(const Lineage& lineage) {
-  if (lineage.tool.empty()) return nullptr;
-  Json inputs = Json::array();
-  for (const Lineage::Input& input : lineage.inputs)
-    inputs.push_back({{"role", input.role}, {"identity", input.identity}, {"lineage", DescribeLineage(input.lineage)}});
-  return {{"tool", lineage.tool},
-          {"version", lineage.version},
-          {"source_digest", lineage.source_digest},
-          {"settings", DescribeSettings(lineage.settings)},
-          {"inputs", inputs}};
-}
-
 // An artifact leaves counters and lineage to FILE.lineage, which names it by its digest.
 std::optional<CheckpointReader> OpenCompanion(const std::string& path) {
   const std::string companion = path + ".lineage";
@@ -135,7 +124,7 @@ Json Describe(const CheckpointReader& checkpoint, const Options& options, uint64
   const CheckpointReader& history = companion ? *companion : checkpoint;
   result["counters"] = Json::object();
   for (const auto& [name, number] : history.counters().all()) result["counters"][name] = number;
-  result["lineage"] = DescribeLineage(history.lineage());
+  result["lineage"] = LineageJson(history.lineage());
   result["tensors"] = Json::array();
   for (const TensorInfo& info : checkpoint.tensors()) result["tensors"].push_back(DescribeTensor(checkpoint, info));
   if (options.verify) result["verified"] = true;
@@ -251,6 +240,10 @@ Json Import(const std::string& from, const std::string& to, Settings& settings) 
   for (const auto& [name, text] : reader.metadata())
     if (name.starts_with(kSettingPrefix)) values.emplace_back(name.substr(kSettingPrefix.size()), text);
   settings.Adopt(values, reader.path());
+  const auto given = [&](const SettingInfo& info) { return (info.scopes & scope::kModel) && settings.origin(info.name) != Origin::kDefault; };
+  if (std::ranges::none_of(SettingTable(), given))
+    throw InputError(reader.path(), "does not say of what model it is: its metadata have no setting.NAME; --profile FILE, or settings such as "
+                                    "--num-layers, say so");
   settings.CheckModel(reader.path());
 
   CheckpointWriter writer(to, Kind::kWeights, settings.Select(kWeightsScope));

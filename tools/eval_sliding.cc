@@ -14,6 +14,7 @@
 #include "common/base/log.h"
 #include "common/base/machine.h"
 #include "common/base/text.h"
+#include "common/checkpoint/lineage_json.h"
 #include "common/cuda/device.h"
 #include "common/evaluate/evaluate.h"
 #include "common/evaluate/generate.h"
@@ -37,6 +38,8 @@ struct Options {
 struct Subject {
   std::string path, digest, identity;
   Json made_from;  // identities of what the file was made from, where it says so (an artifact does not)
+  Kind kind;
+  std::string program, program_digest;  // that made it, where it says so
   uint64_t bytes;
   NamedTensors parameters;
 };
@@ -57,7 +60,8 @@ Subject Open(const std::string& path, Settings& settings) {
   Log("estimate: memory %.2f GB", std::ceil(memory / 1e7) / 100);
   Json made_from = Json::array();
   for (const Lineage::Input& input : weights.lineage().inputs) made_from.push_back(input.identity);
-  return {name, digest, weights.identity(), made_from, bytes, LoadParameters(weights, settings)};
+  return {name, digest, weights.identity(), made_from, weights.kind(), weights.lineage().tool, weights.lineage().source_digest, bytes,
+          LoadParameters(weights, settings)};
 }
 
 Score Plain(Engine& model, const ShardSet& val, const ByteTable& table, const Settings& settings, Communicator& communicator) {
@@ -94,6 +98,19 @@ void RequireOneEvaluation(Communicator& communicator, const Subject& subject, co
   RequireAgreement(communicator, facts);
 }
 
+// What the scores were made from, as check-chain compares it; the digests of the text stand beside it.
+Json LineageOf(const Subject& subject, const Settings& settings) {
+  Lineage lineage = OpenLineage("eval-sliding", Version(), SourceDigest(), settings, scope::kEvaluate);
+  Lineage made_by;
+  made_by.tool = subject.program;
+  made_by.source_digest = subject.program_digest;
+  if (subject.program.empty())
+    lineage.inputs.push_back({"artifact", subject.digest, {}});
+  else
+    lineage.inputs.push_back({std::string(KindName(subject.kind)), subject.identity, made_by});
+  return LineageJson(lineage);
+}
+
 Json Evaluate(const Options& options, Settings& settings, const Place& place) {
   cuda::Machine* const machine = place.machine;
   Communicator& communicator = *place.communicator;
@@ -101,6 +118,9 @@ Json Evaluate(const Options& options, Settings& settings, const Place& place) {
   const Subject subject = Open(options.artifact, settings);
   settings = settings.ForEvaluation();
   const bool sliding = IsSliding(settings), each_anew = settings.method == "sliding";
+  if (!sliding && !each_anew)
+    throw UsageError(StringPrintf("method = %s needs windows that overlap: eval_stride = %ld is not between 1 and train_seq_len - 1 = %ld",
+                                  settings.method.c_str(), settings.eval_stride, settings.train_seq_len - 1));
   if (sliding && !each_anew && settings.published_quirks)
     throw UsageError("method = " + settings.method + ": the published sum, which published_quirks = 1 asks for, is that of method = sliding");
   if (sliding && !each_anew && communicator.world_size() > 1)
@@ -136,9 +156,10 @@ Json Evaluate(const Options& options, Settings& settings, const Place& place) {
   const auto final_start = Clock::now();
   const Score score = sliding ? Sliding(model, val, table, settings, communicator) : Plain(*model.engine, val, table, settings, communicator);
   if (!sliding) plain = score;
-  Log("final_int8_zlib_roundtrip val_loss:%.4f val_bpb:%.4f eval_time:%.0fms", score.val_loss, score.val_bpb,
-      1000 * SecondsSince(final_start));
-  Log("final_int8_zlib_roundtrip_exact val_loss:%.8f val_bpb:%.8f", score.val_loss, score.val_bpb);
+  // The field's name, of weights that came back from codes.
+  const char* name = subject.kind == Kind::kQuantised ? "final_int8_zlib_roundtrip" : "final_unrounded_weights";
+  Log("%s val_loss:%.4f val_bpb:%.4f eval_time:%.0fms", name, score.val_loss, score.val_bpb, 1000 * SecondsSince(final_start));
+  Log("%s_exact val_loss:%.8f val_bpb:%.8f", name, score.val_loss, score.val_bpb);
   val.CheckUnchanged();
   if (!std::isfinite(score.val_loss)) throw InputError(subject.path, "its losses are not finite numbers");
 
@@ -160,6 +181,7 @@ Json Evaluate(const Options& options, Settings& settings, const Place& place) {
       {"artifact_digest", subject.digest},
       {"identity", subject.identity},
       {"made_from", subject.made_from},
+      {"lineage", LineageOf(subject, settings)},
       {"val_digest", val_digest},
       {"byte_sidecar_digest", val.has_bytes() ? Json(val.BytesIdentity()) : Json()},
       {"byte_table_digest", table.digest},

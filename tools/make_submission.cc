@@ -59,6 +59,7 @@ int main(int argc, char** argv) {
       LogLine("submission.json has no author yet: --author and --github-id");
     }
     for (const std::string& text : TextLines(SummaryTable(record))) LogLine(text);
+    for (const std::string& text : Warnings(record)) LogLine(text);
     LogLine("submission: " + ShellQuote(std::filesystem::absolute(out).lexically_normal().string()));
     Json result = {{"tool", "make-submission"}, {"out", out}};
     result.update(SubmissionJson(record));

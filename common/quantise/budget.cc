@@ -104,6 +104,16 @@ int64_t TargetBytes(const Settings& settings, int64_t parameters) {
   return static_cast<int64_t>(given[0].bytes);
 }
 
+bool HasSize(const Settings& settings) { return settings.quantiser == "rtn" || settings.quantiser == "gptq"; }
+
+void CheckQuantiser(const Settings& settings) {
+  for (const char* name : {"target_bytes", "target_ratio", "bits_per_weight"})
+    if (!HasSize(settings) && settings.origin(name) >= Origin::kEnvironment && settings.Get(name) != "0")
+      throw UsageError("QUANTISER=" + settings.quantiser + " has no size to choose: " + name + " does nothing");
+  if (settings.quantiser == "gptq" && settings.calibration_windows == 0)
+    throw UsageError("QUANTISER=gptq needs CALIBRATION_WINDOWS above 0");
+}
+
 FoundStep FindStep(uint64_t budget, double first_guess, const std::function<uint64_t(double)>& measure,
                    const std::function<uint64_t(double)>& ship) {
   const auto most = static_cast<double>(budget), least = (1 - kBudgetShare) * most, aim = (least + most) / 2;

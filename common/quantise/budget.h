@@ -13,6 +13,13 @@ namespace fairway {
 // Throws UsageError where none is given, two are in one place, or the code leaves no byte.
 int64_t TargetBytes(const Settings& settings, int64_t parameters);
 
+// Whether the quantiser fills a number of bytes (rtn, gptq).
+bool HasSize(const Settings& settings);
+
+// Throws UsageError for settings that no export can have together: a size given by hand for a quantiser that has none to
+// choose (a profile may name one for the other quantisers), and QUANTISER=gptq without calibration windows.
+void CheckQuantiser(const Settings& settings);
+
 // A search comes within this share of the budget, below it.
 inline constexpr double kBudgetShare = 0.002;
 

@@ -12,6 +12,12 @@ bool MatchesAny(std::string_view name, std::string_view patterns) {
   return std::ranges::any_of(Split(patterns, ','), [&](const std::string& part) { return name.find(part) != std::string_view::npos; });
 }
 
+// Of a budget every tensor that is kept takes its share, so that the quantisers that have one keep none by default.
+std::string_view KeptPatterns(const Settings& settings) {
+  if (settings.fp16_keep_name_patterns != "auto") return settings.fp16_keep_name_patterns;
+  return settings.quantiser == "published" ? "tok_emb" : "";
+}
+
 }  // namespace
 
 bool TrainsOnBudgetSteps(const Settings& settings) { return !settings.published_quirks && settings.quantiser != "published" && settings.quantiser != "gptq_sdclip"; }
@@ -23,7 +29,7 @@ bool IsControlTensor(std::string_view name, const Settings& settings) {
 std::optional<Grid> ExportGrid(std::string_view name, int64_t rows, int64_t columns, const Settings& settings) {
   if (rows * columns <= settings.keep_max_numel) return std::nullopt;
   if (IsControlTensor(name, settings)) return std::nullopt;
-  if (MatchesAny(name, settings.fp16_keep_name_patterns)) return std::nullopt;
+  if (MatchesAny(name, KeptPatterns(settings))) return std::nullopt;
   switch (RoleOf(name)) {
     case Role::kMlpUp:
     case Role::kMlpDown: return kInt5;

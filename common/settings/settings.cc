@@ -8,6 +8,7 @@
 
 #include "common/base/error.h"
 #include "common/base/file.h"
+#include "common/base/number.h"
 #include "common/base/text.h"
 #include "common/base/threads.h"
 
@@ -66,7 +67,7 @@ std::string RangeError(const SettingInfo& info, double value) {
 }
 std::string Parse(const SettingInfo& info, std::string_view text, int64_t& value) {
   int64_t parsed;
-  if (!ParseInt(text, &parsed)) return "is not a whole number";
+  if (!ParseInt(text, &parsed)) return NotAnInteger(text);
   value = parsed;
   return RangeError(info, static_cast<double>(parsed));
 }
@@ -192,6 +193,7 @@ void Settings::LoadProfile(const std::string& profile) {
   }
   const InputFile file(path);
   std::string_view rest = file.text();
+  if (constexpr std::string_view kByteOrderMark = "\xEF\xBB\xBF"; rest.starts_with(kByteOrderMark)) rest.remove_prefix(kByteOrderMark.size());
   for (int line = 1; !rest.empty(); ++line) {
     const size_t end = rest.find('\n');
     const std::string text = Trim(rest.substr(0, end).substr(0, rest.substr(0, end).find('#')));

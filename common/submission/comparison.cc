@@ -9,6 +9,7 @@
 #include "common/base/digest.h"
 #include "common/base/error.h"
 #include "common/base/file.h"
+#include "common/base/log.h"
 #include "common/base/text.h"
 #include "common/submission/loss_curve.h"
 #include "common/submission/statistics.h"
@@ -45,7 +46,12 @@ std::vector<FinishedRun> FindRuns(const std::string& name) {
   for (fs::directory_iterator entry(parent, error), end; !error && entry != end; entry.increment(error)) {
     int64_t seed;
     const std::string found = entry->path().filename();
-    if (found.starts_with(prefix) && ParseInt(found.substr(prefix.size()), &seed)) runs.push_back(ReadRun(entry->path()));
+    if (!found.starts_with(prefix) || !ParseInt(found.substr(prefix.size()), &seed)) continue;
+    try {
+      runs.push_back(ReadRun(entry->path()));
+    } catch (const Error& cause) {  // a seed that is under way does not hide the others
+      LogLine(entry->path().string() + " is left out: " + cause.what());
+    }
   }
   if (error) throw IoError(parent, error.message());
   if (runs.empty()) throw IoError(name, "is no run, and there are none " + (parent / prefix).string() + "*");

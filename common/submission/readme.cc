@@ -44,7 +44,9 @@ void AddScores(const Record& record, SeedTable& table) {
   for (const std::string set : kWeightSets) {
     table.Row("bits a byte before quantisation, " + set + " weights, plain", [&](const FinishedRun& run) {
       const auto found = run.before.find(set);
-      return found == run.before.end() ? "-" : Score(found->second["val_bpb_plain"]);
+      if (found != run.before.end()) return Score(found->second["val_bpb_plain"]);
+      const FinishedRun::Action action = set == "ema" ? run.ema() : run.swa();
+      return std::string(set != "last" && action.on() && action.acted == 0 ? "none taken" : "-");
     });
   }
   table.Row("bits a byte from the artifact, plain",
@@ -78,19 +80,22 @@ Table Activity(const Record& record) {
     table.Row(
         label, on ? cell : [](const FinishedRun&) { return std::string("off"); });
   };
-  const auto count = [](const std::string& name, const std::string& unit) {
-    return [=](const FinishedRun& run) { return Count(run, name) + " " + unit; };
+  // What hardly acted is not claimed, and says so.
+  const auto counted = [](const FinishedRun::Action& action, const std::string& text) {
+    if (action.counts()) return text;
+    return action.acted == 0 ? std::string("none taken") : text + StringPrintf(", %s of %s meant: not claimed", WithCommas(static_cast<int64_t>(action.acted)).c_str(),
+                                                                                        WithCommas(static_cast<int64_t>(action.meant)).c_str());
   };
   row(settings.ema_enabled, "moving average of the weights (EMA), decay " + ShortestDouble(settings.ema_decay),
-      count(counter::kEmaUpdates, "updates"));
+      [=](const FinishedRun& run) { return counted(run.ema(), Count(run, counter::kEmaUpdates) + " updates"); });
   row(settings.swa_enabled,
       "average of snapshots (SWA), every " + WithCommas(settings.swa_every) + " steps below a learning rate scale of " +
           ShortestDouble(settings.swa_start_frac),
-      count(counter::kSwaSnapshots, "snapshots"));
+      [=](const FinishedRun& run) { return counted(run.swa(), Count(run, counter::kSwaSnapshots) + " snapshots"); });
   row(settings.late_qat_threshold > 0, "late QAT, below a scale of " + ShortestDouble(settings.late_qat_threshold),
-      [](const FinishedRun& run) {
-        return Count(run, counter::kQatReplacements) + " matrices replaced, from step " +
-               Count(run, counter::kQatFirstStep);
+      [=](const FinishedRun& run) {
+        return counted(run.late_qat(), Count(run, counter::kQatReplacements) + " matrices replaced, from step " +
+                                           Count(run, counter::kQatFirstStep));
       });
   table.Row("weights taken", [](const FinishedRun& run) {
     std::vector<std::string> parts;

@@ -169,9 +169,10 @@ std::string NameOf(const FinishedRun& run) {
     const double share = run.counters.Get(counter::kFinalizePrefix + std::string(set));
     std::string upper = set;
     for (char& c : upper) c = static_cast<char>(std::toupper(c));
-    if (share > 0 && upper != "LAST") parts.push_back(upper);
+    const FinishedRun::Action action = upper == "EMA" ? run.ema() : run.swa();
+    if (share > 0 && upper != "LAST" && action.counts()) parts.push_back(upper);
   }
-  if (run.counters.Get(counter::kQatReplacements) > 0) parts.push_back("late QAT");
+  if (run.late_qat().counts()) parts.push_back("late QAT");
   if (run.counters.Get(counter::kClipRowsSearched) > 0) parts.push_back("clip search");
   return Join(parts, " + ");
 }
@@ -274,10 +275,36 @@ Record MakeRecord(std::vector<FinishedRun> runs, RecordOptions options) {
   record.hardware = NotedBy(record.runs[0].lineage, "train", "hardware");
   record.pytorch_version = NotedBy(record.runs[0].lineage, "train", "torch.version");
   if (record.options.date.empty()) record.options.date = Today();
-  if (!IsDate(record.options.date)) throw UsageError("--date: '" + record.options.date + "' is no date such as 2026-03-31");
+  if (!IsDate(record.options.date)) throw UsageError("--date: '" + Shorten(record.options.date, 100) + "' is no date such as 2026-03-31");
   if (record.options.name.empty()) record.options.name = NameOf(record.runs[0]);
   if (record.options.blurb.empty()) record.options.blurb = BlurbOf(record);
   return record;
+}
+
+std::vector<std::string> Warnings(const Record& record) {
+  std::vector<std::string> lines;
+  for (const FinishedRun& run : record.runs) {
+    // The set of which most was taken, scored before it was rounded.
+    const Json* before = nullptr;
+    double share = 0;
+    for (const char* set : kWeightSets) {
+      const double of_set = run.counters.Get(counter::kFinalizePrefix + std::string(set));
+      const auto found = run.before.find(set);
+      if (of_set <= share || found == run.before.end()) continue;
+      share = of_set;
+      before = &found->second["val_bpb_plain"];
+    }
+    const Json& after = run.eval["val_bpb_plain"];
+    if (before == nullptr || !before->is_number() || !after.is_number()) continue;
+    const double cost = after.get<double>() - before->get<double>();
+    if (cost <= kCostlyRounding) continue;
+    lines.push_back(StringPrintf("warning: rounding costs %.3f bits per byte (%.6f before, %.6f from the artifact, both plain): of %s bytes of "
+                                 "artifact %s are of tensors kept in floating point, before compression",
+                                 cost, before->get<double>(), after.get<double>(), WithCommas(run.artifact.compressed).c_str(),
+                                 WithCommas(run.artifact.kept).c_str()));
+    if (record.runs.size() > 1) lines.back() += StringPrintf(" (seed %ld)", static_cast<long>(run.seed()));
+  }
+  return lines;
 }
 
 std::string RunPrefix(const Record& record, const FinishedRun& run) {

@@ -60,6 +60,10 @@ Json SubmissionJson(const Record& record);
 // says, and as MakeRecord does.
 Record ReadRecord(const std::string& folder, uint64_t budget);
 
+// What a person should know before they publish it: rounding that costs more than kCostlyRounding. A line each.
+inline constexpr double kCostlyRounding = 0.05;  // bits per byte
+std::vector<std::string> Warnings(const Record& record);
+
 // Steps, scores and sizes, one column a seed.
 Table SummaryTable(const Record& record);
 

@@ -122,24 +122,19 @@ void CheckLog(const std::string& path, const FinishedRun& run) {
   }
 }
 
-// What is claimed must have happened (specification 3, row 2).
+// What an artifact is made of must have happened. Averages that were not taken, and late QAT, are not claimed where they never acted
+// (FinishedRun::Action).
 void CheckClaims(const FinishedRun& run, const CheckpointReader& artifact) {
-  const auto require_action = [&](bool claimed, const std::string& claim, const char* name, const std::string& action) {
-    if (!claimed || run.counters.Get(name) > 0) return;
-    throw GateError(run.directory + ": " + claim + ", but " + action + " (" + name + " is 0)");
-  };
-  const Settings& settings = run.settings;
-  require_action(settings.ema_enabled, "ema_enabled is 1", counter::kEmaUpdates, "the average was never updated");
-  require_action(settings.swa_enabled, "swa_enabled is 1", counter::kSwaSnapshots, "no snapshot was taken");
-  require_action(settings.late_qat_threshold > 0,
-                 "late_qat_threshold is " + ShortestDouble(settings.late_qat_threshold), counter::kQatReplacements,
-                 "no matrix was ever trained on its grid");
+  for (const auto& [set, name] : {std::pair{"ema", counter::kEmaUpdates}, {"swa", counter::kSwaSnapshots}}) {
+    if (run.counters.Get(counter::kFinalizePrefix + std::string(set)) == 0 || run.counters.Get(name) > 0) continue;
+    throw GateError(run.directory + ": its weights are of the " + set + ", which was never taken (" + name + " is 0)");
+  }
   bool searched = false;  // int6 is the grid whose clip is searched for
   for (const TensorInfo& tensor : artifact.tensors()) {
     searched |= tensor.quantisation && tensor.quantisation->grid == "int6";
   }
-  require_action(searched, "the artifact has int6 matrices", counter::kClipRowsSearched,
-                 "no row's clip was searched for");
+  if (searched && !(run.counters.Get(counter::kClipRowsSearched) > 0))
+    throw GateError(run.directory + ": the artifact has int6 matrices, but no row's clip was searched for (" + counter::kClipRowsSearched + " is 0)");
 }
 
 // What a lineage notes of settings: of its inputs first, so that the later stage counts.
@@ -228,6 +223,24 @@ Json ReadJson(const std::string& path) {
 
 int64_t FinishedRun::steps() const {
   return static_cast<int64_t>(counters.Get(counter::kSteps));
+}
+
+FinishedRun::Action FinishedRun::ema() const {
+  if (!settings.ema_enabled) return {};
+  return {counters.Get(counter::kEmaUpdates), static_cast<double>(steps())};
+}
+
+FinishedRun::Action FinishedRun::swa() const {
+  if (!settings.swa_enabled) return {};
+  const double late = std::min<double>(settings.swa_start_frac * settings.warmdown_iters, steps());
+  return {counters.Get(counter::kSwaSnapshots), std::max(1.0, std::floor(late / static_cast<double>(settings.swa_every)))};
+}
+
+FinishedRun::Action FinishedRun::late_qat() const {
+  if (settings.late_qat_threshold <= 0) return {};
+  const double late = std::min<double>(settings.late_qat_threshold * settings.warmdown_iters, steps());
+  const bool began = counters.Get(counter::kQatReplacements) > 0;
+  return {began ? steps() - counters.Get(counter::kQatFirstStep) : 0, std::max(1.0, std::floor(late))};
 }
 
 double FinishedRun::step_ms() const {

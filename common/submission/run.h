@@ -58,6 +58,18 @@ struct FinishedRun {
 
   int64_t seed() const { return settings.seed; }
   int64_t steps() const;
+
+  // How often a technique acted, by its own counter, and how often the settings meant it to: updates of the EMA, snapshots of the SWA,
+  // steps of late QAT. `acted` is 0 of `meant` 0 where it is off.
+  struct Action {
+    double acted = 0, meant = 0;
+    bool on() const { return meant > 0; }
+    // Less than a hundredth of what it was meant for is no claim (a clock may end a run before a technique has begun).
+    bool counts() const { return acted > 0 && acted >= meant / 100; }
+  };
+  Action ema() const;
+  Action swa() const;
+  Action late_qat() const;
   double step_ms() const;  // training time a step
 };
 
@@ -65,7 +77,7 @@ struct FinishedRun {
 // - where parts do not belong together: each of artifact, quantised checkpoint, weights and training checkpoint must
 // name the
 //   one before it by its identity, and scores and log must be of these;
-// - where a technique that the settings claim never acted: EMA, SWA, late QAT, the clip search.
+// - where the artifact has int6 matrices and no row's clip was searched for.
 FinishedRun ReadRun(const std::string& directory);
 
 // The same of what a record keeps of a run: its checkpoints are not there, so the lineage of the artifact stands for the chain, and

@@ -8,6 +8,7 @@
 #include "common/base/launch.h"
 #include "common/base/log.h"
 #include "common/base/machine.h"
+#include "common/base/number.h"
 #include "common/base/text.h"
 #include "common/tool/command_line_impl.h"
 
@@ -93,7 +94,7 @@ void CommandLine::Option(const std::string& flag, std::string& value, const std:
 
 void CommandLine::Option(const std::string& flag, int64_t& value, int64_t low, int64_t high, const std::string& help) {
   const auto set = [=, &value](const std::string& text) {
-    if (!ParseInt(text, &value)) throw UsageError(flag + " = '" + text + "' is not a whole number");
+    if (!ParseInt(text, &value)) throw UsageError(flag + " = '" + text + "' " + NotAnInteger(text));
     if (value >= low && value <= high) return;
     throw UsageError(flag + " = '" + text + "' must be " +
                      (high == INT64_MAX ? StringPrintf("at least %ld", low) : StringPrintf("between %ld and %ld", low, high)));

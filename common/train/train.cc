@@ -112,6 +112,8 @@ int64_t TokensToTrainOn(const ShardSet& train, const Settings& settings) {
   return left;
 }
 
+constexpr char kHowToContinue[] = " (give those of then to continue; remove the checkpoint, or choose another --out, to start afresh)";
+
 // Settings that decide what is computed must be those that the run was begun with; so must the data.
 void CheckResumable(const CheckpointReader& checkpoint, const Settings& settings, const Lineage& lineage) {
   checkpoint.Expect({Kind::kTraining});
@@ -124,10 +126,10 @@ void CheckResumable(const CheckpointReader& checkpoint, const Settings& settings
     if (then.try_emplace(name, defaults.Get(name)).first->second != value)
       differences.push_back(StringPrintf("%s was %s and is %s now", name.c_str(), then[name].c_str(), value.c_str()));
   if (!differences.empty())
-    throw InputError(checkpoint.path(), "was begun with other settings: " + Join(differences, "; "));
+    throw InputError(checkpoint.path(), "was begun with other settings: " + Join(differences, "; ") + kHowToContinue);
   const std::vector<Lineage::Input>& inputs = checkpoint.lineage().inputs;
   if (inputs.empty() || inputs.front().identity != lineage.inputs.front().identity)
-    throw InputError(checkpoint.path(), "was begun on other training shards than those in " + settings.data_path);
+    throw InputError(checkpoint.path(), "was begun on other training shards than those in " + settings.data_path + kHowToContinue);
 }
 
 void LogHeader(const Settings& s, const Estimate& estimate, const Communicator& communicator) {

@@ -1,62 +1,78 @@
-# What make does again after which change, and that paths may look like anything. The programs are stand-ins.
+# What make does again after which change, and that paths may look like anything. The programs are stand-ins (tests/cli/stand_in.cc),
+# but for check-chain, which decides.
 stand_in_clone "it's a clone"
 
 try ran record SEED=1337
 try ran record SEED=1337
 try ran finalize SOURCE=swa
-try ran record SOURCE=swa
 try ran record
+try ran record SOURCE=swa
 try ran eval EVAL_STRIDE=32
+try ran record
 try ran record ITERATIONS=100
+try ran record ITERATIONS=100 AGAIN=1
+try ran eval
 try ran train SEED=42
 try ran train RUN=named ITERATIONS=200
 try ls runs/cpu-demo
-try ran record ITERATIONS=100
 
-# A program rebuilt is no change; its sources are. So is the code that counts, for what weighs it.
+# A program rebuilt is no change; its sources are. So is the code that counts, for what ships it.
 touch build/bin/gptq-lite
-try ran record ITERATIONS=100
+try ran record
 echo 2 > build/bin/gptq-lite.digest
-try ran record ITERATIONS=100
+try ran record
+try ran record AGAIN=1
+echo 2 > build/bin/eval-sliding.digest
+try ran eval
 echo 2 > build/bin/make-submission.digest
-try ran record ITERATIONS=100
+try ran record AGAIN=1
 echo '# more' >> CMakeLists.txt
-try ran record ITERATIONS=100
+try ran record
 echo '# more' >> pipelines/cpu-demo.profile
-try ran train ITERATIONS=100
-try ran submission ITERATIONS=100 AUTHOR=somebody
-try ran record ITERATIONS=100 SWA_ENABLED=0
-try ran record ITERATIONS=100 SWA_ENABLED=0
+try ran train
+try ran submission AUTHOR=somebody
+try ran submission
+try ran record SWA_ENABLED=0 AGAIN=1
+try ran record SWA_ENABLED=0 SOURCE=ema
+try ran record SWA_ENABLED=0 SOURCE=ema AGAIN=1
 
-# Where a size in bytes is asked for, it counts the code: another size of the code means another artifact.
-try ran quantise ITERATIONS=100 SWA_ENABLED=0
-try ran quantise ITERATIONS=100 SWA_ENABLED=0 TARGET_BYTES=500000
-try ran quantise ITERATIONS=100 SWA_ENABLED=0 TARGET_BYTES=500000
+# Where a size in bytes is asked for, it counts the code. Training that is done is not done again for it.
+try ran quantise QUANTISER=rtn TARGET_BYTES=500000
+try ran quantise
+try ran train QUANTISER=rtn TARGET_BYTES=500000
+try ran quantise RUN=sized QUANTISER=rtn TARGET_BYTES=500000
+try ran quantise RUN=sized
 echo '# some more of it, which takes some bytes' >> CMakeLists.txt
-try ran quantise ITERATIONS=100 SWA_ENABLED=0 TARGET_BYTES=500000
+try ran train RUN=sized
+try ran quantise RUN=sized
 
 # A stage that fails leaves what was there, and is made again.
-try ran quantise SEED=7 FAIL=gptq-lite
+export FAIL=gptq-lite; try ran quantise SEED=7; unset FAIL
 try ran quantise SEED=7
-try ran train SEED=8 FAIL=train
+export FAIL=train; try ran train SEED=8; unset FAIL
 try ls runs/cpu-demo/seed-8
 
 # The corpus in another vocabulary.
 try ran train SEED=9 DATA_PATH=data/bible-kjv-512
-try ran train SEED=9 DATA_PATH=data/bible-kjv-512
+try ran train SEED=9
 
 # Paths.
-mkdir -p "../my data"
-touch "../my data/fineweb_train_000000.bin" "../my data/byte_table.pb"
+need python3 "$here/make-shards" "../my data"
+echo table > "../my data/byte_table.pb"
 cp pipelines/tiny.profile "../-my own.profile"
 try ran -j 4 submission "PROFILE=../-my own.profile" "RUNS=-the runs" "DATA_PATH=../my data"
 try find "./-the runs" -mindepth 2 -maxdepth 2
 try sh -c 'tar --zstd -tf "./-the runs/-my own/seed-1337/source.tar.zst" | grep -vE "^(common|tools|cmake)/"'
 try ran train PROFILE=no-such
 try ran train DATA_PATH=nowhere
-mkdir nothing
-touch nothing/fineweb_train_000000.bin
-try ran train DATA_PATH=nothing
+need python3 "$here/make-shards" nothing
+try ran train DATA_PATH=nothing TOKENIZER_PATH=nowhere
+
+# Names that there are not.
+try make record ITERATION=5
+try make record LAUNHC=mpirun SEED=3
+try make record "A'B=1"
+try ran train SEED=10 OMP_NUM_THREADS=1
 
 try ran verify-record
 try ran verify-record RECORD=nowhere

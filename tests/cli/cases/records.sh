@@ -8,11 +8,11 @@ chmod +x ../tools/nproc
 mv build/bin/train build/bin/train.stand-in
 cat > build/bin/train << 'SCRIPT'
 #!/usr/bin/env bash
-case " $* " in *print-settings*) ;; *) echo "seed $SEED, $THREADS threads" >> "$RAN.trained" ;; esac
+value() { sed -n "s/^$1 = \([0-9]*\).*/\1/p" train.settings; }
+echo "seed $(value seed), $(value threads) threads" >> "$RAN.trained"
 exec -a train "${0%/*}/train.stand-in" "$@"
 SCRIPT
 chmod +x build/bin/train
-sed -i 's|^name=.*|name=${0##*/}; name=${name%.stand-in}|' build/bin/train.stand-in
 trained() { sort "$RAN.trained" 2> /dev/null; rm -f "$RAN.trained"; }
 # Of several seeds at once: how often each program ran.
 counted() {
@@ -32,7 +32,12 @@ try ran records SEEDS=8 THREADS=3
 try trained
 try ran records SEEDS=9
 try trained
-try ran records SEEDS=10 FAIL=pack-zstd RUN=failing
+FAIL=pack-zstd try ran records SEEDS=10 RUN=failing
+try counted -j records "SEEDS=3 4" RUN=unlimited
+try trained
+# With another share of the processors nothing is another run.
+try counted records "SEEDS=3 4" RUN=unlimited
+try ran submission SEED=3 RUN=unlimited
 try find runs/cpu-demo -maxdepth 1 -name 'failing*'
 
 touch runs/cpu-demo/seed-8/train.partial-000120.ckpt
@@ -73,10 +78,10 @@ try sh -c 'make runs RUNS=odd | sed -E "s/ +[0-9]+ s$/ moments/"'
 printf '#!/bin/sh\nprintf "%%s: " "${0##*/}" >> "$RAN"\nexec "$@"\n' | tee ../tools/mpirun ../tools/torchrun > ../tools/srun
 chmod +x ../tools/{mpirun,torchrun,srun}
 try ran record SEED=1 RUN=launched "LAUNCH=mpirun"
-try ran quantise SEED=1 RUN=launched "LAUNCH=mpirun" QUANTISER=gptq
-try ran quantise SEED=1 RUN=launched "LAUNCH=srun env" QUANTISER=rtn
-try ran quantise SEED=1 RUN=launched "LAUNCH=mpirun" QUANTISER=rtn CALIBRATION_WINDOWS=0
-try ran quantise SEED=1 RUN=launched "LAUNCH=torchrun env" QUANTISER=gptq
+try ran quantise SEED=1 RUN=launched "LAUNCH=mpirun" QUANTISER=gptq BITS_PER_WEIGHT=4
+try ran quantise SEED=1 RUN=launched "LAUNCH=srun env" QUANTISER=rtn BITS_PER_WEIGHT=4
+try ran quantise SEED=1 RUN=launched "LAUNCH=mpirun" QUANTISER=rtn CALIBRATION_WINDOWS=0 BITS_PER_WEIGHT=4
+try ran quantise SEED=1 RUN=launched "LAUNCH=torchrun env" QUANTISER=gptq CALIBRATION_WINDOWS=32 BITS_PER_WEIGHT=4
 try ran eval SEED=1 RUN=launched "LAUNCH=mpirun" METHOD=kv_cache
 try ran eval SEED=1 RUN=launched "LAUNCH=torchrun env" METHOD=ttt EVAL_STRIDE=8
-try ran eval SEED=1 RUN=launched "LAUNCH=torchrun env"
+try ran eval SEED=1 RUN=launched "LAUNCH=torchrun env" METHOD=sliding

@@ -5,12 +5,13 @@ refused() {
   make "$@" 2>&1 > ../make.out | sed -n "s/process $first on $HOSTNAME (/process P on HOST (/; s/since 20[0-9-]* [0-9:]* UTC/since T/; /^make: [^*]/p"
 }
 hold() {
-  make train SEED=9 HOLD=train > ../make.out 2> ../make.err &
+  HOLD=train make train SEED=9 > ../make.out 2> ../make.err &
   until [ -s "$RAN.pid" ]; do sleep 0.02; done
   first=$(sed 's/process \([0-9]*\) .*/\1/' runs/cpu-demo/seed-9/.lock)
 }
-mkdir ../other
-touch ../other/fineweb_train_000000.bin ../other/byte_table.pb
+
+need python3 "$here/make-shards" ../other
+echo table > ../other/byte_table.pb
 hold
 try refused train SEED=9 DATA_PATH=../other
 try readlink runs/cpu-demo/seed-9/data

@@ -150,14 +150,30 @@ TEST_F(EvalSlidingTest, RefusesShardsThatAreNotThoseOfTheirManifest) {
 }
 
 TEST_F(EvalSlidingTest, PrintsTheLinesOfTheField) {
-  const Ran ran = Evaluate("--eval-batch-seqs 4");
+  WriteWeights(folder / "rounded.ckpt", settings, model.parameters(), Kind::kQuantised);
+  const Ran ran = Evaluate("--eval-batch-seqs 4", "rounded.ckpt");
   EXPECT_THAT(ran.err, testing::ContainsRegex(
                            "final_eval_mode:sliding_window stride:5 batch_seqs:4\n"
                            "  sliding_eval \\[ 40\\.0%\\] 4/10 windows running_bpb=[0-9]\\.[0-9]{6}\n"
                            "final_int8_zlib_roundtrip val_loss:[0-9.]{6} val_bpb:[0-9.]{6} eval_time:[0-9]+ms\n"
                            "final_int8_zlib_roundtrip_exact val_loss:[0-9.]{10} val_bpb:[0-9.]{10}\n"));
-  EXPECT_THAT(Evaluate("--eval-stride 0").err,
+  EXPECT_THAT(Evaluate("--eval-stride 0", "rounded.ckpt").err,
               HasSubstr("final_eval_mode:standard\nfinal_int8_zlib_roundtrip val_loss:"));
+  // Weights that were never rounded made no round trip.
+  const std::string unrounded = Evaluate("--eval-stride 0").err;
+  EXPECT_THAT(unrounded, testing::ContainsRegex("final_unrounded_weights val_loss:[0-9.]{6} .*\nfinal_unrounded_weights_exact val_loss:"));
+  EXPECT_THAT(unrounded, testing::Not(HasSubstr("int8")));
+}
+
+TEST_F(EvalSlidingTest, SaysWhatItsScoresWereMadeFrom) {
+  WriteWeights(folder / "rounded.ckpt", settings, model.parameters(), Kind::kQuantised);
+  const json lineage = json::parse(Evaluate("--eval-stride 7", "rounded.ckpt").out)["lineage"];
+  EXPECT_EQ(lineage["tool"], "eval-sliding");
+  EXPECT_EQ(lineage["source_digest"].get<std::string>().size(), 64u);
+  EXPECT_EQ(lineage["settings"]["eval_stride"], "7");
+  EXPECT_FALSE(lineage["settings"].contains("threads"));
+  EXPECT_EQ(lineage["inputs"][0]["role"], "artifact");
+  EXPECT_EQ(lineage["inputs"][0]["identity"].get<std::string>().size(), 64u);
 }
 
 TEST_F(EvalSlidingTest, SaysByWhichMethodItScored) {
@@ -179,8 +195,12 @@ TEST_F(EvalSlidingTest, SaysByWhichMethodItScored) {
   EXPECT_EQ(Evaluate(ttt + " --expect ttt.json").status, 0);
   EXPECT_THAT(Evaluate(ttt + " --ttt-steps 2 --expect ttt.json").err, HasSubstr("ttt.json: is of another evaluation: ttt is "));
   EXPECT_THAT(Evaluate("--expect cached.json").err, HasSubstr("method is \"kv_cache\" there and \"sliding\" here"));
-  EXPECT_EQ(Scored("--method kv_cache --eval-stride 0")["method"], "plain");
   for (const char* method : {"kv_cache", "ttt"}) {
+    for (const char* stride : {"0", "64"}) {  // windows that do not overlap leave it nothing to do
+      const Ran plain = Evaluate("--method " + std::string(method) + " --train-seq-len 16 --eval-stride " + stride);
+      EXPECT_EQ(plain.status, 2);
+      EXPECT_THAT(plain.err, HasSubstr("method = " + std::string(method) + " needs windows that overlap: eval_stride = " + stride));
+    }
     const Ran refused = Evaluate("--published-quirks 1 --method " + std::string(method));
     EXPECT_EQ(refused.status, 2);
     EXPECT_THAT(refused.err, EndsWith("method = " + std::string(method) + ": the published sum, which published_quirks = 1 asks for, is that of method = sliding\n"));

@@ -208,7 +208,9 @@ TEST(Set, SaysWhatIsWrongAndWhere) {
   EXPECT_EQ(SetError("seed", "abc"), "2 here: seed = 'abc' is not a whole number");
   EXPECT_EQ(SetError("seed", ""), "2 here: seed = '' is not a whole number");
   EXPECT_EQ(SetError("seed", "1.5"), "2 here: seed = '1.5' is not a whole number");
-  EXPECT_EQ(SetError("seed", "9223372036854775808"), "2 here: seed = '9223372036854775808' is not a whole number");
+  EXPECT_EQ(SetError("seed", "9223372036854775808"), "2 here: seed = '9223372036854775808' is more than 9223372036854775807");
+  EXPECT_EQ(SetError("seed", "-9223372036854775809"), "2 here: seed = '-9223372036854775809' is less than -9223372036854775808");
+  EXPECT_EQ(SetError("seed", "-"), "2 here: seed = '-' is not a whole number");
   EXPECT_EQ(SetError("seed", "-1"), "2 here: seed = '-1' must be at least 0");
   EXPECT_EQ(SetError("num_layers", "0"), "2 here: num_layers = '0' must be between 1 and 256");
   EXPECT_EQ(SetError("num_layers", "257"), "2 here: num_layers = '257' must be between 1 and 256");
@@ -366,6 +368,13 @@ TEST_F(SettingsTest, AnEmptyProfileSetsNothing) {
   s.LoadProfile(Profile(""));
   s.LoadProfile(Profile("# nothing\n"));
   EXPECT_THAT(s.NonDefault(scope::kAll), IsEmpty());
+}
+
+TEST_F(SettingsTest, PassesOverTheByteOrderMarkOfAProfile) {
+  Settings s;
+  s.LoadProfile(Profile("\xEF\xBB\xBFseed = 7\n"));
+  EXPECT_EQ(s.seed, 7);
+  EXPECT_THAT(ProfileError("\n\xEF\xBB\xBFseed = 7\n"), testing::HasSubstr("unknown setting"));  // at the beginning alone
 }
 
 TEST_F(SettingsTest, AMistakeInAProfileNamesItsLine) {

@@ -57,6 +57,18 @@ TEST_F(ComparisonTest, FindsARunOrItsSeeds) {
   EXPECT_THAT(MessageOf<IoError>([&] { FindRuns(folder_ + "/narrow"); }), HasSubstr("narrow: is no run, and there are none "));
 }
 
+TEST_F(ComparisonTest, ASeedThatIsUnderWayHidesNoOther) {
+  Add("seed-42", 42, 2);
+  Add("seed-7", 7, 2);
+  fs::remove(folder_ + "/seed-7/eval.json");
+  fs::create_directories(folder_ + "/seed-8");
+  const std::vector<FinishedRun> found = FindRuns(folder_);
+  ASSERT_EQ(found.size(), 1u);
+  EXPECT_EQ(found[0].seed(), 42);
+  fs::remove(folder_ + "/seed-42/eval.json");
+  EXPECT_THAT(MessageOf<IoError>([&] { FindRuns(folder_); }), HasSubstr("is no run, and there are none "));
+}
+
 TEST_F(ComparisonTest, ShowsWhatDiffersAndHowLikelyThatIsChance) {
   Add("seed-1", 1, 2.00);
   Add("seed-2", 2, 2.02);

@@ -221,19 +221,18 @@ TEST(ReadRun, RefusesALogOfAnotherRun) {
   EXPECT_EQ(Reading(directory), "4: " + path + ": holds no line of a step");
 }
 
-TEST(ReadRun, RefusesTechniquesThatNeverActed) {
+TEST(ReadRun, RefusesWeightsThatNeverCameAbout) {
   struct Claim {
     const char* counter;
     const char* message;
   };
   for (const Claim& claim :
-       {Claim{counter::kEmaUpdates, "ema_enabled is 1, but the average was never updated (ema.updates is 0)"},
-        Claim{counter::kSwaSnapshots, "swa_enabled is 1, but no snapshot was taken (swa.snapshots is 0)"},
-        Claim{counter::kQatReplacements,
-              "late_qat_threshold is 0.15, but no matrix was ever trained on its grid (qat.replacements is 0)"},
+       {Claim{counter::kEmaUpdates, "its weights are of the ema, which was never taken (ema.updates is 0)"},
+        Claim{counter::kSwaSnapshots, "its weights are of the swa, which was never taken (swa.snapshots is 0)"},
         Claim{counter::kClipRowsSearched,
               "the artifact has int6 matrices, but no row's clip was searched for (clip.rows_searched is 0)"}}) {
     FakeRun run;
+    run.counters[std::string(counter::kFinalizePrefix) + "swa"] = 0.5;
     run.counters[claim.counter] = 0;
     std::string directory = Finished("claim", run);
     EXPECT_EQ(Reading(directory), "5: " + directory + ": " + claim.message);
@@ -243,17 +242,68 @@ TEST(ReadRun, RefusesTechniquesThatNeverActed) {
   }
 }
 
+// An average without a snapshot and late QAT that a clock left no step for are no reason to refuse a record, and no part of its title.
+TEST(ReadRun, ClaimsOnlyWhatActed) {
+  const auto record_of = [](const FakeRun& run) { return MakeRecord({ReadRun(Finished("idle", run))}, Dated()); };
+  FakeRun run;
+  run.counters[std::string(counter::kFinalizePrefix) + "ema"] = 0;
+  run.counters[std::string(counter::kFinalizePrefix) + "last"] = 1;
+  for (const char* name : {counter::kEmaUpdates, counter::kSwaSnapshots, counter::kQatReplacements}) run.counters[name] = 0;
+  Record record = record_of(run);
+  EXPECT_EQ(record.options.name, "5L 512d + XSA4 + clip search");
+  const std::string page = ReadMe(record);
+  EXPECT_THAT(page, HasSubstr("decay 0.997 | none taken |"));
+  EXPECT_THAT(page, HasSubstr("below a learning rate scale of 0.4 | none taken |"));
+  EXPECT_THAT(page, HasSubstr("late QAT, below a scale of 0.15 | none taken |"));
+  for (FinishedRun& finished : record.runs) finished.before.clear();
+  const std::string table = Join(TextLines(SummaryTable(record)), "\n");
+  EXPECT_THAT(table, testing::ContainsRegex("swa weights, plain +none taken"));
+  EXPECT_THAT(table, testing::ContainsRegex("last weights, plain +-"));
+
+  // One step of the 450 that it was meant for.
+  run.settings["warmdown_iters"] = "3000";
+  run.counters = FakeRun().counters;
+  run.counters[counter::kSteps] = 60;
+  run.counters[counter::kQatFirstStep] = 59;
+  EXPECT_THAT(record_of(run).options.name, HasSubstr("late QAT"));  // one of 60, for there were no more
+  FinishedRun finished = ReadRun(Finished("idle", run));
+  EXPECT_EQ(finished.late_qat().acted, 1);
+  EXPECT_EQ(finished.late_qat().meant, 60);
+  finished.counters.Set(counter::kSteps, 10000);
+  finished.counters.Set(counter::kQatFirstStep, 9999);
+  EXPECT_EQ(finished.late_qat().meant, 450);
+  EXPECT_FALSE(finished.late_qat().counts());
+  record = MakeRecord({finished}, Dated());
+  EXPECT_THAT(record.options.name, Not(HasSubstr("late QAT")));
+  EXPECT_THAT(ReadMe(record), HasSubstr("from step 9,999, 1 of 450 meant: not claimed |"));
+}
+
 TEST(ReadRun, AsksNothingOfTechniquesThatAreOff) {
   FakeRun run;
   for (const char* name :
        {counter::kEmaUpdates, counter::kSwaSnapshots, counter::kQatReplacements, counter::kClipRowsSearched}) {
     run.counters.erase(name);
   }
+  run.counters[std::string(counter::kFinalizePrefix) + "ema"] = 0;
+  run.counters[std::string(counter::kFinalizePrefix) + "last"] = 1;
   run.settings.insert({{"ema_enabled", "0"}, {"swa_enabled", "0"}, {"late_qat_threshold", "0"}});
   run.grid = "int5";
   const std::string directory = Finished("off", run);
   EXPECT_EQ(Reading(directory), "done");
   EXPECT_THAT(ReadMe(MakeRecord({ReadRun(directory)}, Dated())), HasSubstr("decay 0.997 | off |"));
+}
+
+TEST(Warnings, NameRoundingThatCostsMuch) {
+  FinishedRun run = ReadRun(Finished("costly"));
+  EXPECT_THAT(Warnings(MakeRecord({run}, Dated())), testing::IsEmpty());
+  const double after = run.eval["val_bpb_plain"].get<double>();
+  run.before["ema"]["val_bpb_plain"] = after - 0.049;
+  run.before["swa"]["val_bpb_plain"] = after - 1;  // was not taken
+  EXPECT_THAT(Warnings(MakeRecord({run}, Dated())), testing::IsEmpty());
+  run.before["ema"]["val_bpb_plain"] = after - 0.06;
+  EXPECT_THAT(Warnings(MakeRecord({run}, Dated())), ElementsAre(HasSubstr("rounding costs 0.060 bits per byte")));
+  run.before.erase("ema");
+  EXPECT_THAT(Warnings(MakeRecord({run}, Dated())), testing::IsEmpty());
 }
 
 TEST(MakeRecord, RefusesRunsThatAreNotOneExperiment) {
@@ -553,6 +603,7 @@ TEST(ReadRecord, TakesSettingsFromTheLineage) {
   run.seed = 42;
   run.counters.erase(counter::kEmaUpdates);
   run.settings["ema_enabled"] = "0";
+  run.counters[std::string(counter::kFinalizePrefix) + "ema"] = 0;
   const std::string record = Recorded("checked-settings", {ReadRun(Finished("settings", run))});
   EXPECT_EQ(Checking(record), "done");
   const FinishedRun read = ReadRecordedRun(record, record + "/source.tar.zst");
@@ -655,7 +706,7 @@ TEST(ReadRecord, RefusesFilesThatWereExchanged) {
   other = {};
   other.counters[counter::kEmaUpdates] = 0;
   EXPECT_EQ(exchanged("model.bin.zst.lineage", Finished("exchanged-counters", other)),
-            "5: " + TemporaryRoot() + "exchanged: ema_enabled is 1, but the average was never updated (ema.updates is 0)");
+            "5: " + TemporaryRoot() + "exchanged: its weights are of the ema, which was never taken (ema.updates is 0)");
 }
 
 TEST(ReadRecord, RefusesARunTooFewOrTooMany) {

@@ -333,7 +333,8 @@ TEST_F(TrainTest, RefusesOtherSettingsByName) {
   EXPECT_EQ(MessageOf<InputError>([&] {
               Run(Make({{"matrix_lr", "0.5"}, {"seed", "6"}}), "newest");
             }),
-            Partial(2) + ": was begun with other settings: seed was 5 and is 6 now; matrix_lr was 0.02 and is 0.5 now");
+            Partial(2) + ": was begun with other settings: seed was 5 and is 6 now; matrix_lr was 0.02 and is 0.5 now (give those of then to continue; "
+                         "remove the checkpoint, or choose another --out, to start afresh)");
   // How a run is carried out may change.
   EXPECT_TRUE(
       Run(Make({{"checkpoint_every", "5"}, {"micro_batch_seqs", "1"}, {"train_log_every", "1"}}), "newest").finished);
@@ -345,7 +346,7 @@ TEST_F(TrainTest, RefusesOtherShards) {
   ++tokens[399];
   WriteTrain(folder.path(), tokens);
   EXPECT_EQ(MessageOf<InputError>([&] { Run(Make(), "newest"); }),
-            Partial(2) + ": was begun on other training shards than those in " + folder.path());
+            Partial(2) + ": was begun on other training shards than those in " + folder.path() + " (give those of then to continue; remove the checkpoint, or choose another --out, to start afresh)");
 }
 
 TEST_F(TrainTest, RefusesWhatIsNoTrainingCheckpoint) {

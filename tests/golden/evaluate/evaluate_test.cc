@@ -83,7 +83,7 @@ TEST(GoldenSliding, TheProgramPrintsThePublishedLines) {
   const nlohmann::json result = golden::Result("tiny");
   const Settings settings = golden::CaseSettings(result, "float32");
   const ScratchFolder folder;
-  WriteWeights(folder / "weights.ckpt", settings, golden::Parameters("tiny", "roundtrip", settings));
+  WriteWeights(folder / "weights.ckpt", settings, golden::Parameters("tiny", "roundtrip", settings), Kind::kQuantised);
   const Ran ran =
       RunCommand(BINARY_DIR "/eval-sliding " + folder / "weights.ckpt" + " --data-path " + settings.data_path +
                  " --tokenizer-path " + settings.tokenizer_path + " --eval-batch-seqs 16");
