@@ -240,10 +240,6 @@ Json Import(const std::string& from, const std::string& to, Settings& settings) 
   for (const auto& [name, text] : reader.metadata())
     if (name.starts_with(kSettingPrefix)) values.emplace_back(name.substr(kSettingPrefix.size()), text);
   settings.Adopt(values, reader.path());
-  const auto given = [&](const SettingInfo& info) { return (info.scopes & scope::kModel) && settings.origin(info.name) != Origin::kDefault; };
-  if (std::ranges::none_of(SettingTable(), given))
-    throw InputError(reader.path(), "does not say of what model it is: its metadata have no setting.NAME; --profile FILE, or settings such as "
-                                    "--num-layers, say so");
   settings.CheckModel(reader.path());
 
   CheckpointWriter writer(to, Kind::kWeights, settings.Select(kWeightsScope));
@@ -253,6 +249,10 @@ Json Import(const std::string& from, const std::string& to, Settings& settings) 
                                                    info.name.c_str(), DTypeName(info.dtype).data()));
     writer.Add(info, reader.Data(info.name));
   }
+  const auto given = [&](const SettingInfo& info) { return (info.scopes & scope::kModel) && settings.origin(info.name) != Origin::kDefault; };
+  if (std::ranges::none_of(SettingTable(), given))
+    throw InputError(reader.path(), "does not say of what model it is: its metadata have no setting.NAME; --profile FILE, or settings such as "
+                                    "--num-layers, say so");
   Lineage lineage = OpenLineage("ckpt-inspect", Version(), SourceDigest(), settings, kWeightsScope);
   lineage.inputs.push_back({"safetensors file", reader.digest(), {}});
   const std::string identity = writer.Finish({}, lineage);

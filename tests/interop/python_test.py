@@ -208,7 +208,10 @@ class Python(unittest.TestCase):
         bits = torch.arange(-32768, 32768, dtype=torch.int32).to(torch.int16)
         tensors = {"odd": torch.tensor([1.5], dtype=torch.float16), "all": bits.view(torch.bfloat16)}
         safetensors.torch.save_file(tensors, self.root / "torch.safetensors")
-        self.run_tool("ckpt-inspect", "--import", self.root / "torch.safetensors", self.root / "torch.ckpt")
+        # It does not say of what model it is.
+        done = self.run_tool("ckpt-inspect", "--import", self.root / "torch.safetensors", self.root / "torch.ckpt", status=4)
+        self.assertIn("torch.safetensors: does not say of what model it is", done.stderr)
+        self.run_tool("ckpt-inspect", "--import", "--num-layers", "11", self.root / "torch.safetensors", self.root / "torch.ckpt")
         self.run_tool("ckpt-inspect", self.root / "torch.ckpt", "--export", self.root / "back.safetensors")
         back = safetensors.torch.load_file(self.root / "back.safetensors")
         self.assertTrue(torch.equal(back["all"].view(torch.int16), bits))
