@@ -5,7 +5,7 @@ SHELL := bash
 .NOTPARALLEL:
 # A misspelt name would be ignored.
 VARIABLES := PROFILE SEED SEEDS RUNS RUN AGAIN LAUNCH EXECUTOR AUTHOR GITHUB_ID BASELINE_BPB BASELINE_LOSS A B OUT RECORD VENV ROOT CI \
-  LIBTORCH BENCH_FLAGS SECONDS FUZZ_SEED KILLS SLURM_OPTIONS SHELL
+  LIBTORCH BENCH_FLAGS TEXT HOLDOUT PIECES DOCUMENTS CASE_OPS SET SHARDS SECONDS FUZZ_SEED KILLS SLURM_OPTIONS SHELL
 given := $(foreach name,$(.VARIABLES),$(if $(filter command,$(origin $(name))),$(name)))
 misspelt := $(if $(given),$(shell scripts/check-names '$(VARIABLES)' $(foreach name,$(given),'$(subst ','\'',$(name))')))
 $(if $(misspelt),$(error $(misspelt)))
@@ -58,6 +58,8 @@ make fuzz SECONDS=60 [FUZZ_SEED=1]
                              every reader against damaged input, so long each; with a seed the same as far as it comes
 make check-gpu               what a GPU computes against the CPU, and the time of a step there
 make setup, programs, build  packages and LibTorch; the programs; the tests too
+make corpus TEXT='FILE…' OUT=DIR [HOLDOUT=5%] [PIECES=2048] [DOCUMENTS=blank-line|file|key:NAME]
+                             shards of your own text: held-out documents are drawn by hash
 make data                    fetch the published data set and tokenizer into data/
 make clean                   remove build/ and its like (runs, data and the virtual environment stay)
 
@@ -68,7 +70,7 @@ for a run stay its own until others are given.
 AUTHOR=… GITHUB_ID=… sign a submission. VENV=DIR is a virtual environment that clones share.
 endef
 
-.PHONY: help setup configure records runs compare programs build test test-all check-gpu test-asan test-tsan test-arm64 fuzz test-faults bench bench-operations data record $(STAGES) publish verify-record clean
+.PHONY: help setup configure records runs compare programs build test test-all check-gpu test-asan test-tsan test-arm64 fuzz test-faults bench bench-operations data corpus record $(STAGES) publish verify-record clean
 help:
 	@$(info $(HELP)):
 
@@ -138,10 +140,16 @@ check-gpu: build
 data: setup
 	@scripts/fetch-data data
 
+corpus: programs
+	@[ -n "$${TEXT-}" ] && [ -n "$${OUT-}" ] || { echo "make: corpus needs TEXT='FILE…' and OUT=DIR" >&2; exit 2; }
+	@scripts/corpus $${DOCUMENTS:+--documents "$$DOCUMENTS"} $${HOLDOUT:+--holdout "$$HOLDOUT"} \
+	  $${PIECES:+--pieces "$$PIECES"} $$([ "$${CASE_OPS:-0}" = 0 ] || echo --case-ops) "$$OUT" $$TEXT
+	@echo "make record RUN=$$(basename -- "$$OUT") DATA_PATH=$$OUT VOCAB_SIZE=$${PIECES:-2048}"
+
 # The default corpus, and the same in other vocabularies: made once, shared by all runs.
-data/bible-kjv/manifest.json: scripts/make-corpus build/bin/tokenize-shard.digest
+data/bible-kjv/manifest.json: scripts/make-corpus scripts/corpus build/bin/tokenize-shard.digest
 	@scripts/make-corpus data/bible-kjv 1024
-data/bible-kjv-%/manifest.json: scripts/make-corpus build/bin/tokenize-shard.digest
+data/bible-kjv-%/manifest.json: scripts/make-corpus scripts/corpus build/bin/tokenize-shard.digest
 	@scripts/make-corpus data/bible-kjv-$* $*
 
 # A run is Makefile.runs at work inside the run's own directory.

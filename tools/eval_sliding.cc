@@ -22,6 +22,7 @@
 #include "common/parallel/communicator.h"
 #include "common/quantise/artifact.h"
 #include "common/tokens/shard_format.h"
+#include "common/tokens/split_text.h"
 #include "common/tool/tool.h"
 
 namespace fairway {
@@ -111,6 +112,17 @@ Json LineageOf(const Subject& subject, const Settings& settings) {
   return LineageJson(lineage);
 }
 
+// What the bytes of the score are.
+void LogText(const SplitText& text) {
+  if (!text.proved) {
+    Log("text: unknown; %ld bytes by what is said of the tokens, not proved", text.bytes);
+  } else if (text.bytes == text.text_bytes) {
+    Log("text: all of its %ld bytes", text.bytes);
+  } else {
+    Log("text: %ld of its %ld bytes; the tokenizer drops or folds the others", text.bytes, text.text_bytes);
+  }
+}
+
 Json Evaluate(const Options& options, Settings& settings, const Place& place) {
   cuda::Machine* const machine = place.machine;
   Communicator& communicator = *place.communicator;
@@ -128,8 +140,9 @@ Json Evaluate(const Options& options, Settings& settings, const Place& place) {
   if (sliding && settings.method == "kv_cache" && machine != nullptr)
     throw UsageError("method = kv_cache: no keys and values are kept on a GPU; --device cpu evaluates so");
   const ShardSet val(settings.data_path, "val", settings.vocab_size);
-  const std::string val_digest = val.Identity();  // before any work: a manifest may speak of other shards
   const ByteTable table = ByteTable::Load(settings);
+  const SplitText text = CheckText(val, table);
+  LogText(text);
   if (communicator.world_size() > 1) {
     Log("world_size:%ld backend:%s", communicator.world_size(), communicator.name().c_str());
     RequireOneEvaluation(communicator, subject, val, table, settings);
@@ -182,9 +195,12 @@ Json Evaluate(const Options& options, Settings& settings, const Place& place) {
       {"identity", subject.identity},
       {"made_from", subject.made_from},
       {"lineage", LineageOf(subject, settings)},
-      {"val_digest", val_digest},
+      {"val_digest", val.Identity()},
       {"byte_sidecar_digest", val.has_bytes() ? Json(val.BytesIdentity()) : Json()},
       {"byte_table_digest", table.digest},
+      {"bytes_proved", text.proved},
+      {"text_bytes", text.text_bytes < 0 ? Json() : Json(text.text_bytes)},
+      {"text_digest", text.text_digest.empty() ? Json() : Json(text.text_digest)},
       {"precision", settings.precision},
       {"threads", at::get_num_threads()},
       {"cpu", machine != nullptr ? machine->name() : CpuName()},

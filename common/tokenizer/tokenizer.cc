@@ -5,9 +5,11 @@
 
 #include <algorithm>
 #include <limits>
+#include <unordered_map>
 
 #include "common/base/error.h"
 #include "common/base/text.h"
+#include "common/tokens/case_ops.h"
 #include "common/tokens/sentencepiece_model.h"
 #include "common/tokens/shard_format.h"
 
@@ -20,15 +22,18 @@ constexpr size_t kMaxTrainingDocument = 1 << 30;  // the trainer's own limit; it
 // not text ends the iteration and waits to be thrown.
 class DocumentIterator : public sentencepiece::SentenceIterator {
  public:
-  explicit DocumentIterator(DocumentSource& documents) : documents_(documents) { Next(); }
+  DocumentIterator(DocumentSource& documents, bool case_ops) : documents_(documents), case_ops_(case_ops) { Next(); }
 
   bool done() const override { return done_; }
   void Next() override {
     RawDocument document;
     try {
-      done_ = !documents_.Next(&document);
-      if (done_) return;
-      text_ = TextOf(document, documents_.format());
+      do {
+        done_ = !documents_.Next(&document);
+        if (done_) return;
+        text_ = TextOf(document, documents_.format());
+      } while (!Takes(documents_.format(), text_));
+      if (case_ops_) text_ = EncodeCase(text_);
       if (text_.size() > kMaxTrainingDocument)
         throw InputError(*document.path, StringPrintf("a document of %zu bytes is too long to train on (at most %zu)",
                                                       text_.size(), kMaxTrainingDocument));
@@ -45,6 +50,7 @@ class DocumentIterator : public sentencepiece::SentenceIterator {
 
  private:
   DocumentSource& documents_;
+  const bool case_ops_;
   std::string text_;
   std::exception_ptr error_;
   bool done_ = false;
@@ -90,6 +96,19 @@ std::vector<uint16_t> Tokenizer::EncodeDocument(std::string_view text) const {
   return tokens;
 }
 
+std::vector<uint16_t> Tokenizer::EncodeDocument(std::string_view text, std::vector<size_t>& ends) const {
+  const sentencepiece::ImmutableSentencePieceText encoded = state_->processor.EncodeAsImmutableProto(text);
+  const size_t count = encoded.pieces_size();
+  std::vector<uint16_t> tokens(count + 1, kBos);
+  ends.assign(count + 1, count > 0 ? encoded.pieces(0).begin() : 0);
+  for (size_t i = 0; i < count; ++i) {
+    const auto piece = encoded.pieces(static_cast<int>(i));
+    tokens[i + 1] = static_cast<uint16_t>(piece.id());
+    ends[i + 1] = piece.end();
+  }
+  return tokens;
+}
+
 int64_t Tokenizer::size() const {
   return state_->processor.GetPieceSize();
 }
@@ -97,32 +116,46 @@ const std::string& Tokenizer::digest() const {
   return state_->digest;
 }
 
-void TrainTokenizer(DocumentSource& documents, int64_t vocab_size, const std::string& path) {
-  DocumentIterator iterator(documents);
+void TrainTokenizer(DocumentSource& documents, const TokenizerOptions& options, const std::string& path) {
+  DocumentIterator iterator(documents, options.case_ops);
+  std::vector<std::string> defined;
+  if (options.case_ops) defined.assign(std::begin(kCaseMarks), std::end(kCaseMarks));
+  if (!options.normalise) defined.emplace_back("\n");
+  std::unordered_map<std::string, std::string> arguments = {
+      {"vocab_size", std::to_string(options.vocab_size)},
+      {"model_type", "bpe"},
+      {"character_coverage", "0.999"},
+      {"byte_fallback", "true"},
+      {"split_digits", "true"},
+      {"normalization_rule_name", options.normalise ? "nmt_nfkc" : "identity"},
+      {"remove_extra_whitespaces", options.normalise ? "true" : "false"},
+      {"add_dummy_prefix", "false"},
+      {"pad_id", "0"},
+      {"bos_id", "1"},
+      {"eos_id", "2"},
+      {"unk_id", "3"},
+      {"hard_vocab_limit", "false"},
+      // Documents longer than the default of 4,192 bytes would be left out, the number of threads is fixed so that nothing can
+      // depend on the machine, and only errors are heard.
+      {"max_sentence_length", std::to_string(kMaxTrainingDocument)},
+      {"num_threads", "1"},
+      {"minloglevel", "2"},
+  };
+  if (!defined.empty()) arguments["user_defined_symbols"] = Join(defined, ",");
+  // A blank that has no piece would be spelt in three bytes. Runs of them are pieces too: indented text is full of them.
+  if (!options.normalise) {
+    arguments["required_chars"] = "\xe2\x96\x81";
+    arguments["allow_whitespace_only_pieces"] = "true";
+  }
   std::string model;
-  const auto status = sentencepiece::SentencePieceTrainer::Train(
-      {
-          {"vocab_size", std::to_string(vocab_size)},
-          {"model_type", "bpe"},
-          {"character_coverage", "0.999"},
-          {"byte_fallback", "true"},
-          {"split_digits", "true"},
-          {"normalization_rule_name", "nmt_nfkc"},
-          {"add_dummy_prefix", "false"},
-          {"pad_id", "0"},
-          {"bos_id", "1"},
-          {"eos_id", "2"},
-          {"unk_id", "3"},
-          {"hard_vocab_limit", "false"},
-          // Beyond the specification: documents longer than the default of 4,192 bytes would be left out, the number of
-          // threads is fixed so that nothing can depend on the machine, and only warnings are heard.
-          {"max_sentence_length", std::to_string(kMaxTrainingDocument)},
-          {"num_threads", "1"},
-          {"minloglevel", "1"},
-      },
-      &iterator, &model);
+  const auto status = sentencepiece::SentencePieceTrainer::Train(arguments, &iterator, &model);
   iterator.Rethrow();
   if (!status.ok()) throw InputError("the training text", "SentencePiece cannot train on it: " + status.ToString());
+  sentencepiece::SentencePieceProcessor trained;
+  if (!Load(model, trained)) throw InputError("the training text", "SentencePiece makes no model of it");
+  if (const int64_t pieces = trained.GetPieceSize(); pieces != options.vocab_size)
+    throw InputError("the training text", StringPrintf("gives only %ld pieces, not the %ld that were asked for; ask for fewer, or give more text",
+                                                       pieces, options.vocab_size));
   WriteFile(path, model);
 }
 

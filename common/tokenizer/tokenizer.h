@@ -18,8 +18,12 @@ class Tokenizer {
   explicit Tokenizer(const std::string& path);
   ~Tokenizer();
 
-  // BOS, then the pieces of `text`. May be called from several threads at once.
+  // BOS, then the pieces of `text`. `ends` becomes, for each token, the offset in `text` at which what it covers ends; it begins where
+  // the token before ends. Of pieces that together stand for one character all but the last cover nothing. White space that
+  // normalisation drops at the text's ends is covered by no token: at the beginning it ends BOS.
+  // May be called from several threads at once.
   std::vector<uint16_t> EncodeDocument(std::string_view text) const;
+  std::vector<uint16_t> EncodeDocument(std::string_view text, std::vector<size_t>& ends) const;
 
   int64_t size() const;               // pieces
   const std::string& digest() const;  // SHA-256 of the file, hexadecimal
@@ -29,9 +33,18 @@ class Tokenizer {
   std::unique_ptr<State> state_;
 };
 
-// Trains a tokenizer of `vocab_size` pieces with the arguments of specification 2, section 2, on all documents and
-// writes it to `path`. The same documents give the same bytes. Throws InputError for documents that are not text or too
-// few to train on.
-void TrainTokenizer(DocumentSource& documents, int64_t vocab_size, const std::string& path);
+struct TokenizerOptions {
+  int64_t vocab_size = 1024;
+  // Train on EncodeCase of the text; the four marks are pieces 4 to 7.
+  bool case_ops = false;
+  // As the field's tokenizers do: fold characters by NFKC, blanks and line breaks into one blank, and drop them at the text's ends.
+  // Otherwise the tokenizer keeps the text exactly, and a line break is a piece of its own.
+  bool normalise = false;
+};
+
+// Trains a tokenizer by byte-pair encoding on the documents that the source's format takes, and writes it to `path`: pad, BOS, EOS and
+// unknown first; byte fallback for the rarest thousandth of characters; digits split. The same documents give the same bytes.
+// Throws InputError for documents that are not text or too few to train on, and where they give fewer pieces than asked for.
+void TrainTokenizer(DocumentSource& documents, const TokenizerOptions& options, const std::string& path);
 
 }  // namespace fairway

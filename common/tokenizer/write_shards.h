@@ -18,13 +18,16 @@ struct ShardOptions {
   int threads = 1;
 };
 
-// Encodes all documents and makes them the split of the folder: shards fineweb_SPLIT_NNNNNN.bin, byte_table.pb and the
-// split's part of manifest.json. The shards appear together at the end, in place of any the split had; a failure before
+// Encodes the documents that the source's format takes and makes them the split of the folder: shards fineweb_SPLIT_NNNNNN.bin,
+// byte_table.pb and the split's part of manifest.json. Where the table is of a CaseOps tokenizer the tokens are those of EncodeCase of
+// each text, whose inverse is checked. The bytes that tokens stand for are counted against the text of each document: no token
+// counts bytes that are not there, and the split "val" gets a byte sidecar where the byte table alone would count others. The shards appear together at the end, in place of any the split had; a failure before
 // that leaves the folder as it was. A document may run on into the next shard. The bytes do not depend on `threads`.
 // `progress` is told now and then how many of documents.total_bytes() are done.
 //
 // Throws InputError where a document is not text, or the folder's other split was made with another tokenizer; IoError,
 // also where another process is writing into the folder.
+// REQUIRES: byte_table is the tokenizer's.
 SplitRecord WriteShards(DocumentSource& documents, const Tokenizer& tokenizer, const ByteTable& byte_table,
                         const ShardOptions& options, const std::function<void(int64_t)>& progress);
 

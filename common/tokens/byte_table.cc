@@ -12,6 +12,7 @@
 #include "common/base/error.h"
 #include "common/base/file.h"
 #include "common/base/text.h"
+#include "common/tokens/case_ops.h"
 #include "sentencepiece_model.pb.h"
 
 namespace fairway {
@@ -39,23 +40,44 @@ uint64_t HashOf(std::string_view bytes) {
   return hash.Digest();
 }
 
-// The three facts of a piece (specification 1, section 7) from its spelling and SentencePiece's type.
+bool IsMark(const ByteTable::Piece& piece) {
+  return piece.user_defined && std::ranges::find(kCaseMarks, piece.text) != std::end(kCaseMarks);
+}
+
+bool HasMarks(const std::vector<ByteTable::Piece>& pieces) {
+  return std::ranges::count_if(pieces, IsMark) == std::ssize(kCaseMarks);
+}
+
+// Fills in `bytes` and `leading_space` of all pieces, which follow from their text and kind.
+void Count(std::vector<ByteTable::Piece>& pieces, bool exact, const std::string& path) {
+  const bool case_ops = HasMarks(pieces);
+  for (size_t id = 0; id < pieces.size(); ++id) {
+    ByteTable::Piece& piece = pieces[id];
+    piece.leading_space = false;
+    piece.bytes = piece.byte ? 1 : 0;
+    if (piece.boundary || piece.byte || (case_ops && IsMark(piece))) continue;
+    size_t bytes = piece.text.size();
+    for (size_t at = 0; (at = piece.text.find(kSpace, at)) != std::string::npos; at += kSpace.size()) bytes -= kSpace.size() - 1;
+    piece.leading_space = !exact && piece.text.starts_with(kSpace);
+    bytes -= piece.leading_space ? 1 : 0;
+    if (bytes > std::numeric_limits<uint8_t>::max())
+      throw InputError(path, StringPrintf("piece %zu is %zu bytes long; at most 255 are provided for", id, bytes));
+    piece.bytes = static_cast<uint8_t>(bytes);
+  }
+}
+
+// A piece from its spelling and SentencePiece's type.
 ByteTable::Piece PieceOf(const sentencepiece::SentencePiece& source, int64_t id, const std::string& path) {
   enum : uint32_t { kNormal = 1, kUnknown, kControl, kUserDefined, kUnused, kByte };
   ByteTable::Piece piece{.text = source.piece()};
   switch (source.type()) {
     case kNormal:
-    case kUserDefined: {
-      piece.leading_space = piece.text.starts_with(kSpace);
-      const size_t bytes = piece.text.size() - (piece.leading_space ? kSpace.size() : 0);
-      if (bytes > std::numeric_limits<uint8_t>::max())
-        throw InputError(path, StringPrintf("piece %ld is %zu bytes long; at most 255 are provided for", id, bytes));
-      piece.bytes = static_cast<uint8_t>(bytes);
       break;
-    }
+    case kUserDefined:
+      piece.user_defined = true;
+      break;
     case kByte:
       if (ByteOf(piece.text) < 0) throw InputError(path, StringPrintf("byte piece %ld is not spelt <0xNN>", id));
-      piece.bytes = 1;
       piece.byte = true;
       break;
     case kUnknown:
@@ -70,7 +92,7 @@ ByteTable::Piece PieceOf(const sentencepiece::SentencePiece& source, int64_t id,
   return piece;
 }
 
-std::vector<ByteTable::Piece> PiecesOfTable(std::string_view bytes, const std::string& path) {
+void ReadTable(std::string_view bytes, const std::string& path, ByteTable& table) {
   pb::ByteTable message;
   // A torn file seldom parses, so the hash, which says more, is looked at first.
   if (bytes.size() < kMagicField.size() + kHashFieldBytes) throw InputError(path, "the byte table is truncated");
@@ -81,27 +103,30 @@ std::vector<ByteTable::Piece> PiecesOfTable(std::string_view bytes, const std::s
   if (tail.hash() != HashOf(hashed)) throw InputError(path, "the byte table is damaged: its hash disagrees");
   if (!message.ParseFromArray(hashed.data(), static_cast<int>(hashed.size())))
     throw InputError(path, "the byte table does not parse");
-  std::vector<ByteTable::Piece> pieces;
+  table.exact = message.exact();
   for (const pb::Piece& piece : message.piece()) {
-    // What it says must follow from its text: a score stands on it.
-    const bool leading_space = piece.text().starts_with(kSpace), spelt = !piece.boundary() && !piece.byte();
-    const size_t bytes = piece.byte() ? 1 : piece.text().size() - (leading_space ? kSpace.size() : 0);
-    if (piece.bytes() > std::numeric_limits<uint8_t>::max() || piece.bytes() != (piece.boundary() ? 0 : bytes) ||
-        piece.leading_space() != (spelt && leading_space) || (piece.byte() && (piece.boundary() || ByteOf(piece.text()) < 0)))
-      throw InputError(path, StringPrintf("piece %zu of the byte table is not one that can be", pieces.size()));
-    pieces.push_back(
-        {piece.text(), static_cast<uint8_t>(piece.bytes()), piece.leading_space(), piece.boundary(), piece.byte()});
+    table.pieces.push_back({.text = piece.text(), .boundary = piece.boundary(), .byte = piece.byte(), .user_defined = piece.user_defined()});
   }
-  return pieces;
+  Count(table.pieces, table.exact, path);
+  // What it says must follow from its text: a score stands on it.
+  for (size_t id = 0; id < table.pieces.size(); ++id) {
+    const ByteTable::Piece& piece = table.pieces[id];
+    const pb::Piece& said = message.piece(static_cast<int>(id));
+    const int kinds = piece.boundary + piece.byte + piece.user_defined;
+    if (said.bytes() != piece.bytes || said.leading_space() != piece.leading_space || kinds > 1 || (piece.byte && ByteOf(piece.text) < 0))
+      throw InputError(path, StringPrintf("piece %zu of the byte table is not one that can be", id));
+  }
 }
 
-std::vector<ByteTable::Piece> PiecesOfModel(std::string_view bytes, const std::string& path) {
+void ReadModel(std::string_view bytes, const std::string& path, ByteTable& table) {
   sentencepiece::ModelProto model;
   if (!model.ParseFromArray(bytes.data(), static_cast<int>(bytes.size())))
     throw InputError(path, "is neither a byte table nor a whole SentencePiece model");
-  std::vector<ByteTable::Piece> pieces;
-  for (const auto& piece : model.pieces()) pieces.push_back(PieceOf(piece, static_cast<int64_t>(pieces.size()), path));
-  return pieces;
+  for (const auto& piece : model.pieces()) table.pieces.push_back(PieceOf(piece, table.size(), path));
+  const auto& normaliser = model.normalizer_spec();
+  table.exact = normaliser.precompiled_charsmap().empty() && !normaliser.add_dummy_prefix() && !normaliser.remove_extra_whitespaces() &&
+                normaliser.escape_whitespaces();
+  Count(table.pieces, table.exact, path);
 }
 
 // Bytes of the character that `text` begins with; what is not UTF-8 falls into smaller parts, and none is lost.
@@ -122,7 +147,7 @@ ByteTable ByteTable::Read(const std::string& path) {
   if (bytes.size() > std::numeric_limits<int>::max())
     throw InputError(file.path(), "is neither a byte table nor a whole SentencePiece model");
   ByteTable table;
-  table.pieces = bytes.starts_with(kMagicField) ? PiecesOfTable(bytes, file.path()) : PiecesOfModel(bytes, file.path());
+  bytes.starts_with(kMagicField) ? ReadTable(bytes, file.path(), table) : ReadModel(bytes, file.path(), table);
   if (table.pieces.empty()) throw InputError(file.path(), "holds no pieces");
   table.digest = Sha256Hex(bytes);
   return table;
@@ -138,15 +163,29 @@ void ByteTable::Write(const std::string& path) const {
     if (piece.leading_space) out->set_leading_space(true);
     if (piece.boundary) out->set_boundary(true);
     if (piece.byte) out->set_byte(true);
+    if (piece.user_defined) out->set_user_defined(true);
   }
+  if (exact) message.set_exact(true);
   pb::ByteTable tail;
   std::string bytes = message.SerializeAsString();
   tail.set_hash(HashOf(bytes));
   WriteFile(path, bytes + tail.SerializeAsString());
 }
 
+bool ByteTable::case_ops() const { return HasMarks(pieces); }
+
+bool ByteTable::spells_blanks_in_bytes() const {
+  int bytes = 0;
+  for (const Piece& piece : pieces) {
+    if (!piece.boundary && !piece.byte && piece.text == kSpace) return false;
+    bytes += piece.byte && (piece.text == "<0xE2>" || piece.text == "<0x96>" || piece.text == "<0x81>");
+  }
+  return bytes == 3;
+}
+
 std::vector<int64_t> ByteTable::Encode(const std::string& text) const {
   std::unordered_map<std::string_view, int64_t> ids;
+  size_t longest_defined = 0;  // of the user-defined pieces
   int64_t byte_ids[256];
   std::fill(std::begin(byte_ids), std::end(byte_ids), -1);
   for (int64_t id = 0; id < size(); ++id) {
@@ -154,22 +193,30 @@ std::vector<int64_t> ByteTable::Encode(const std::string& text) const {
       byte_ids[ByteOf(pieces[id].text)] = id;
     } else if (!pieces[id].boundary) {
       ids.emplace(pieces[id].text, id);
+      if (pieces[id].user_defined) longest_defined = std::max(longest_defined, pieces[id].text.size());
     }
   }
   std::string escaped;
-  for (const char c : text) c == ' ' ? escaped.append(kSpace) : escaped.append(1, c);
+  for (const char c : case_ops() ? EncodeCase(text) : text) c == ' ' ? escaped.append(kSpace) : escaped.append(1, c);
 
   // Symbols are neighbouring stretches of `escaped`: characters at first. A merged symbol swallows its right neighbour,
   // whose size becomes 0.
   struct Symbol {
     size_t begin, size;
     int64_t left, right;  // indices of the neighbours; -1 and the number of symbols at the ends
+    bool whole;           // a user-defined piece: merges with nothing
   };
   std::vector<Symbol> symbols;
   const std::string_view all = escaped;
+  const auto defined_at = [&](size_t begin) {  // the length of the longest user-defined piece there
+    for (size_t size = std::min(longest_defined, all.size() - begin); size > 0; --size)
+      if (const auto found = ids.find(all.substr(begin, size)); found != ids.end() && pieces[found->second].user_defined) return size;
+    return size_t{0};
+  };
   for (size_t begin = 0; begin < all.size(); begin += symbols.back().size) {
     const auto index = static_cast<int64_t>(symbols.size());
-    symbols.push_back({begin, CharacterLength(all.substr(begin)), index - 1, index + 1});
+    const size_t defined = defined_at(begin);
+    symbols.push_back({begin, defined > 0 ? defined : CharacterLength(all.substr(begin)), index - 1, index + 1, defined > 0});
   }
   const auto count = static_cast<int64_t>(symbols.size());
 
@@ -178,7 +225,7 @@ std::vector<int64_t> ByteTable::Encode(const std::string& text) const {
   using Merge = std::tuple<int64_t, int64_t, size_t>;  // id, left symbol, merged size
   std::priority_queue<Merge, std::vector<Merge>, std::greater<>> merges;
   const auto propose = [&](int64_t left) {
-    if (left < 0 || symbols[left].right >= count) return;
+    if (left < 0 || symbols[left].right >= count || symbols[left].whole || symbols[symbols[left].right].whole) return;
     const size_t size = symbols[left].size + symbols[symbols[left].right].size;
     if (const auto found = ids.find(all.substr(symbols[left].begin, size)); found != ids.end())
       merges.emplace(found->second, left, size);
@@ -217,6 +264,10 @@ std::vector<int64_t> ByteTable::Encode(const std::string& text) const {
 }
 
 std::string ByteTable::Decode(const std::vector<int64_t>& tokens) const {
+  return case_ops() ? DecodeCase(Spell(tokens)) : Spell(tokens);
+}
+
+std::string ByteTable::Spell(const std::vector<int64_t>& tokens) const {
   std::string text;
   for (const int64_t id : tokens) {
     const Piece& piece = pieces[id];

@@ -1,4 +1,9 @@
-// What evaluation needs to know of a tokenizer: three facts and the text of each piece (specification 1, section 7).
+// What evaluation needs to know of a tokenizer: the text of each piece, and the bytes of text that it stands for.
+//
+// The rule is the field's: a piece stands for its UTF-8 length, a leading U+2581 left out; the blank that this U+2581 is counts unless
+// the token before is a boundary. Every other U+2581 is a blank too, and counts one byte. Where a tokenizer keeps the text exactly
+// (no normalisation, no blank added or removed) the leading U+2581 is like the others, whatever comes before.
+// The four marks of a CaseOps tokenizer (case_ops.h) stand for no bytes.
 #pragma once
 
 #include <cstdint>
@@ -12,12 +17,14 @@ namespace fairway {
 struct ByteTable {
   struct Piece {
     std::string text;            // as the tokenizer spells it, U+2581 for a space
-    uint8_t bytes = 0;           // UTF-8 length without a leading U+2581; 1 for a byte piece; 0 for control, unknown, unused
-    bool leading_space = false;  // spelt with a leading U+2581: one byte more unless the previous token is a boundary
+    uint8_t bytes = 0;           // of text, as above; 1 for a byte piece; 0 for control, unknown, unused
+    bool leading_space = false;  // one byte more unless the previous token is a boundary
     bool boundary = false;       // control, unknown or unused piece
     bool byte = false;           // a byte piece <0xNN>
+    bool user_defined = false;   // a token of its own wherever the text has it: merges with nothing
   };
   std::vector<Piece> pieces;
+  bool exact = false;  // the tokenizer keeps the text exactly
   std::string digest;  // SHA-256 of the file it was read from, hexadecimal
 
   int64_t size() const { return static_cast<int64_t>(pieces.size()); }
@@ -35,10 +42,17 @@ struct ByteTable {
   // of tokenizer_path. InputError also where it has not vocab_size pieces.
   static ByteTable Load(const Settings& settings);
 
+  // Whether the four marks of CaseOps are user-defined pieces: then the tokens are those of EncodeCase(text).
+  bool case_ops() const;
+  // Whether a blank can come out as three byte pieces, because there is no piece U+2581: then no count of bytes is right.
+  bool spells_blanks_in_bytes() const;
+
   // Text to ids by the merges of byte-pair encoding (lowest id first), and back. For prompts; no normalisation but the
-  // escaping of spaces.
+  // escaping of spaces, and EncodeCase where case_ops().
   std::vector<int64_t> Encode(const std::string& text) const;
   std::string Decode(const std::vector<int64_t>& ids) const;
+  // Decode without DecodeCase: what the tokens spell. (A text that is shown in parts goes through one CaseDecoder.)
+  std::string Spell(const std::vector<int64_t>& ids) const;
 };
 
 }  // namespace fairway

@@ -13,7 +13,7 @@ namespace {
 
 using Json = nlohmann::ordered_json;
 
-constexpr int kFormat = 1;
+constexpr int kFormat = 2;
 
 // The parts of a manifest, each as what it must be. Throws InputError naming the part.
 class ManifestReader {
@@ -46,17 +46,33 @@ class ManifestReader {
     return digest;
   }
 
+  std::vector<ShardRecord> Files(const Json& files, const char* name) const {
+    if (!files.is_array()) Fail(std::string(name) + " is no list");
+    std::vector<ShardRecord> records;
+    for (const Json& file : files)
+      records.push_back({Text(file, "name"), Number(file, "tokens", kMaxShardTokens), Number(file, "bytes", INT64_MAX), Digest(file, "sha256")});
+    return records;
+  }
+
   SplitRecord Split(const Json& json) const {
     SplitRecord split;
-    const Json& files = Part(json, "files");
-    if (!files.is_array()) Fail("files is no list");
-    for (const Json& file : files)
-      split.files.push_back({Text(file, "name"), Number(file, "tokens", kMaxShardTokens), Number(file, "bytes", INT64_MAX),
-                             Digest(file, "sha256")});
-    if (json.contains("documents")) split.documents = Number(json, "documents", INT64_MAX);
-    if (json.contains("text_bytes")) split.text_bytes = Number(json, "text_bytes", INT64_MAX);
+    split.files = Files(Part(json, "files"), "files");
+    const auto number = [&](const char* name, int64_t& value) {
+      if (json.contains(name)) value = Number(json, name, INT64_MAX);
+    };
+    number("documents", split.documents);
+    number("text_bytes", split.text_bytes);
+    number("token_bytes", split.token_bytes);
+    number("changed_documents", split.changed_documents);
     if (json.contains("corpus_sha256")) split.corpus_sha256 = Digest(json, "corpus_sha256");
+    if (json.contains("text_sha256")) split.text_sha256 = Digest(json, "text_sha256");
     split.tokenizer_sha256 = Digest(json, "tokenizer_sha256");
+    if (json.contains("case_ops")) {
+      if (!json["case_ops"].is_boolean()) Fail("case_ops is neither true nor false");
+      split.case_ops = json["case_ops"].get<bool>();
+    }
+    if (json.contains("byte_files")) split.byte_files = Files(json["byte_files"], "byte_files");
+    if (split.token_bytes > split.text_bytes) Fail("token_bytes is more than text_bytes");
     return split;
   }
 
@@ -64,20 +80,40 @@ class ManifestReader {
   const std::string& path_;
 };
 
+Json WriteFiles(const std::vector<ShardRecord>& files) {
+  Json json = Json::array();
+  for (const ShardRecord& file : files)
+    json.push_back({{"name", file.name}, {"tokens", file.tokens}, {"bytes", file.bytes}, {"sha256", file.sha256}});
+  return json;
+}
+
 Json WriteSplit(const SplitRecord& split) {
   Json json;
-  Json files = Json::array();
-  for (const ShardRecord& file : split.files) {
-    files.push_back({{"name", file.name}, {"tokens", file.tokens}, {"bytes", file.bytes}, {"sha256", file.sha256}});
-  }
   json["tokens"] = split.tokens();
-  if (split.documents >= 0) json["documents"] = split.documents;
-  if (split.text_bytes >= 0) json["text_bytes"] = split.text_bytes;
-  if (!split.corpus_sha256.empty()) json["corpus_sha256"] = split.corpus_sha256;
+  const auto number = [&](const char* name, int64_t value) {
+    if (value >= 0) json[name] = value;
+  };
+  const auto text = [&](const char* name, const std::string& value) {
+    if (!value.empty()) json[name] = value;
+  };
+  number("documents", split.documents);
+  number("text_bytes", split.text_bytes);
+  number("token_bytes", split.token_bytes);
+  number("changed_documents", split.changed_documents);
+  text("corpus_sha256", split.corpus_sha256);
+  text("text_sha256", split.text_sha256);
   json["tokenizer_sha256"] = split.tokenizer_sha256;
+  if (split.case_ops) json["case_ops"] = true;
   json["identity"] = split.Identity();
-  json["files"] = std::move(files);
+  json["files"] = WriteFiles(split.files);
+  if (!split.byte_files.empty()) json["byte_files"] = WriteFiles(split.byte_files);
   return json;
+}
+
+std::string IdentityOf(const std::vector<ShardRecord>& files) {
+  std::vector<std::string> digests;
+  for (const ShardRecord& file : files) digests.push_back(file.sha256);
+  return SplitIdentity(digests);
 }
 
 }  // namespace
@@ -89,9 +125,10 @@ int64_t SplitRecord::tokens() const {
 }
 
 std::string SplitRecord::Identity() const {
-  std::vector<std::string> digests;
-  for (const ShardRecord& file : files) digests.push_back(file.sha256);
-  return SplitIdentity(digests);
+  return IdentityOf(files);
+}
+std::string SplitRecord::BytesIdentity() const {
+  return byte_files.empty() ? "" : IdentityOf(byte_files);
 }
 
 Manifest Manifest::Read(const std::string& folder) {
@@ -101,8 +138,8 @@ Manifest Manifest::Read(const std::string& folder) {
   const InputFile file(path);
   const ManifestReader reader(path);
   const Json json = ParseJson<Json>(file.text(), path, "is not a manifest of token shards: it ");
-  if (const int64_t format = reader.Number(json, "format", INT64_MAX); format != kFormat)
-    throw InputError(path, "is a manifest of format " + std::to_string(format) + "; this program reads format 1");
+  if (const int64_t format = reader.Number(json, "format", INT64_MAX); format < 1 || format > kFormat)
+    throw InputError(path, "is a manifest of format " + std::to_string(format) + "; this program reads formats 1 and 2");
   const Json& splits = reader.Part(json, "splits");
   if (!splits.is_object()) reader.Fail("splits is no object");
   for (const auto& [name, split] : splits.items()) manifest.splits[name] = reader.Split(split);
@@ -118,8 +155,9 @@ std::string Manifest::ToJson() const {
 const ShardRecord* Manifest::Find(const std::string& split, std::string_view name) const {
   const auto found = splits.find(split);
   if (found == splits.end()) return nullptr;
-  for (const ShardRecord& file : found->second.files)
-    if (file.name == name) return &file;
+  for (const auto* files : {&found->second.files, &found->second.byte_files})
+    for (const ShardRecord& file : *files)
+      if (file.name == name) return &file;
   return nullptr;
 }
 

@@ -1,5 +1,5 @@
-// manifest.json beside the shards: what they were made from, and the digest of each, so that identities need no reading
-// of gigabytes. docs/formats.md describes the file; tokenize-shard and scripts/fetch-data write it.
+// manifest.json beside the shards: what they were made from, how many bytes of it their tokens stand for, and the digest of each.
+// docs/formats.md describes the file; tokenize-shard and scripts/fetch-data write it.
 #pragma once
 
 #include <cstdint>
@@ -23,9 +23,16 @@ struct SplitRecord {
   int64_t text_bytes = -1;
   std::string corpus_sha256;     // of the input files' bytes, one after another
   std::string tokenizer_sha256;  // of the SentencePiece model
+  // Format 2: what tokenize-shard counted, document by document, against the text itself.
+  std::string text_sha256;         // of the documents: for each the number of its bytes (8, little-endian) and these
+  int64_t token_bytes = -1;        // of text that the tokens stand for, as scores count them; at most text_bytes
+  int64_t changed_documents = -1;  // whose tokens spell another text
+  bool case_ops = false;           // the tokens are those of EncodeCase(text)
+  std::vector<ShardRecord> byte_files = {};  // the byte sidecar, or empty
 
   int64_t tokens() const;
   std::string Identity() const;
+  std::string BytesIdentity() const;  // of the sidecar; empty where there is none
 };
 
 struct Manifest {
@@ -36,7 +43,7 @@ struct Manifest {
   static Manifest Read(const std::string& folder);
   std::string ToJson() const;
 
-  // The record of a shard by its name, or null.
+  // The record of a shard or sidecar by its name, or null.
   const ShardRecord* Find(const std::string& split, std::string_view name) const;
 };
 

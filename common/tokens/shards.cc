@@ -221,6 +221,12 @@ ShardSet::ShardSet(ShardSet&&) noexcept = default;
 
 ShardSet ShardSet::Part(int64_t begin, int64_t count) const { return {state_, begin_ + begin, count}; }
 
+const std::string& ShardSet::folder() const {
+  return state_->folder;
+}
+const std::string& ShardSet::split() const {
+  return state_->split;
+}
 int64_t ShardSet::tokens() const {
   return tokens_;
 }

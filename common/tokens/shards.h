@@ -25,6 +25,8 @@ class ShardSet {
   // The same shards, of whose tokens only [begin, begin + count) are there. REQUIRES: the range lies within tokens().
   ShardSet Part(int64_t begin, int64_t count) const;
 
+  const std::string& folder() const;
+  const std::string& split() const;
   int64_t tokens() const;  // over all shards, or of the part
   const std::vector<std::string>& files() const;
   // A shard's tokens, where they lie in this set.

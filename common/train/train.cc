@@ -23,6 +23,7 @@
 #include "common/optim/schedule.h"
 #include "common/tokens/byte_table.h"
 #include "common/tokens/manifest.h"
+#include "common/tokens/split_text.h"
 #include "common/train/estimate.h"
 #include "common/train/trainer.h"
 
@@ -210,7 +211,7 @@ class Run {
     lineage_.settings.emplace_back("torch.version", TORCH_VERSION);
     lineage_.settings.emplace_back("hardware", HardwareName(machine_, communicator_));
     lineage_.inputs = {LineageOf(trainer_.shards(), settings_)};
-    (void)val_.Identity();  // shards that are not those of their manifest are refused here, not after training
+    (void)CheckText(val_, table_);  // shards that are not those of their manifest are refused here, not after training
     if (communicator_.world_size() > 1) RequireAgreement(communicator_, FactsOf(settings_, lineage_, val_, table_));
     if (Writes()) {
       reservation_.emplace(out);

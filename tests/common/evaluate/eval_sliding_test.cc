@@ -10,6 +10,7 @@
 #include "common/base/digest.h"
 #include "common/evaluate/evaluate.h"
 #include "common/model/fused.h"
+#include "common/tokens/manifest.h"
 #include "tests/common/evaluate/program.h"
 #include "tests/common/evaluate/tiny_model.h"
 #include "tests/peak_memory.h"
@@ -131,6 +132,36 @@ TEST_F(EvalSlidingTest, CountsTheBytesOfTheSidecar) {
   EXPECT_EQ(compared.status, 4);
   EXPECT_THAT(compared.err,
               EndsWith("without.json: is of another evaluation: its tokens stand for bytes by another sidecar\n"));
+}
+
+TEST_F(EvalSlidingTest, SaysWhetherTheBytesAreProved) {
+  const json unproved = Scored();
+  EXPECT_EQ(unproved["bytes_proved"], false);
+  EXPECT_TRUE(unproved["text_bytes"].is_null());
+  EXPECT_TRUE(unproved["text_digest"].is_null());
+  EXPECT_THAT(Evaluate().err, HasSubstr("\ntext: unknown; "));
+  Manifest manifest;
+  SplitRecord& split = manifest.splits["val"];
+  for (const std::string& path : val->files()) {
+    const std::string bytes = ReadBytes(path);
+    split.files.push_back({std::filesystem::path(path).filename(), 31, static_cast<int64_t>(bytes.size()), Sha256Hex(bytes)});
+  }
+  split.token_bytes = unproved["bytes"];
+  split.text_bytes = split.token_bytes + 3;
+  split.text_sha256 = "abcd";
+  WriteBytes(folder / "manifest.json", manifest.ToJson());
+  const json proved = Scored();
+  EXPECT_EQ(proved["bytes_proved"], true);
+  EXPECT_EQ(proved["text_bytes"], split.text_bytes);
+  EXPECT_EQ(proved["text_digest"], "abcd");
+  EXPECT_EQ(proved["val_bpb"], unproved["val_bpb"]);
+  EXPECT_THAT(Evaluate().err, HasSubstr("bytes; the tokenizer drops or folds the others\n"));
+  // Bytes that are not those of the text end it.
+  --split.token_bytes;
+  WriteBytes(folder / "manifest.json", manifest.ToJson());
+  const Ran refused = Evaluate();
+  EXPECT_EQ(refused.status, 4);
+  EXPECT_THAT(refused.err, HasSubstr("manifest.json: the tokens of the split val stand for "));
 }
 
 TEST_F(EvalSlidingTest, RefusesShardsThatAreNotThoseOfTheirManifest) {

@@ -140,5 +140,31 @@ TEST_F(ComparisonTest, RefusesScoresOfOtherText) {
   EXPECT_THAT(MessageOf<GateError>([&] { CompareRuns(a, b); }), HasSubstr("its scores are of other text than those of"));
 }
 
+// One text under two vocabularies: bits per byte compare, nats per token do not.
+TEST_F(ComparisonTest, ComparesOneTextUnderOtherTokens) {
+  Add("seed-1", 1, 2);
+  std::vector<FinishedRun> a = FindRuns(folder_), b = a;
+  for (std::vector<FinishedRun>* runs : {&a, &b}) {
+    runs->front().eval["text_digest"] = "one text";
+    runs->front().eval["bytes_proved"] = true;
+    runs->front().eval["targets_dropped"] = 0;
+  }
+  b.front().eval["val_digest"] = "other shards";
+  b.front().eval["byte_table_digest"] = "other table";
+  b.front().eval["byte_sidecar_digest"] = "a sidecar";
+  const RunComparison comparison = CompareRuns(a, b);
+  EXPECT_EQ(comparison.results[2][0], "bits a byte");
+  for (const auto& row : comparison.results) EXPECT_NE(row[0], "nats a token");
+  // Any doubt about the text and they do not compare.
+  const auto refused = [&](const char* name, const Json& value) {
+    std::vector<FinishedRun> doubtful = b;
+    doubtful.front().eval[name] = value;
+    return MessageOf<GateError>([&] { CompareRuns(a, doubtful); });
+  };
+  for (const auto& [name, value] :
+       std::vector<std::pair<const char*, Json>>{{"text_digest", "another text"}, {"text_digest", Json()}, {"bytes_proved", false}, {"targets_dropped", 3}})
+    EXPECT_THAT(refused(name, value), HasSubstr("its scores are of other text than those of")) << name;
+}
+
 }  // namespace
 }  // namespace fairway

@@ -64,9 +64,81 @@ TEST_F(DocumentsTest, StandInJsonLines) {
   EXPECT_THAT(Refused("{\"text\": \"a\"}\n\n", json_), StrEq(in + ":2: the line is not a JSON object"));
   EXPECT_THAT(Refused("{\"text\": \"a\"}\n[\"text\"]\n", json_), StrEq(in + ":2: the line is not a JSON object"));
   EXPECT_THAT(Refused("{\"text\": \"a\"", json_), StrEq(in + ":1: the line is not a JSON object"));
-  EXPECT_THAT(Refused("{\"text\": \"\\ud800\"}", json_), StrEq(in + ":1: the line is not a JSON object"));
+  for (const char* half : {"\\ud83d", "\\ud83d\\u0041", "\\udc00 a", "\\ud83dx"})
+    EXPECT_THAT(Refused("{\"text\": \"a" + std::string(half) + "\"}", json_),
+                StrEq(in + ":1: a text of the line has half of a surrogate pair (\\ud800 to \\udfff), which is no character"))
+        << half;
+  EXPECT_THAT(Read("{\"text\": \"\\ud83d\\ude00\"}", json_), ElementsAre("\xf0\x9f\x98\x80"));
+  EXPECT_THAT(Refused(R"({"text": "a", "id": 1, "text": "b"})", json_), StrEq(in + ":1: the line has the name \"text\" twice"));
+  EXPECT_THAT(Refused("{\"text\": \"a\", \"x\": " + std::string(40, '[') + std::string(40, ']') + "}", json_),
+              StrEq(in + ":1: the line nests deeper than 32 levels"));
   EXPECT_THAT(Refused("{\"tax\": \"a\"}", json_), StrEq(in + ":1: the line's object has no text under the key 'text'"));
   EXPECT_THAT(Refused("{\"text\": 3}", json_), StrEq(in + ":1: the line's object has no text under the key 'text'"));
+}
+
+TEST_F(DocumentsTest, LieBetweenBlankLines) {
+  const DocumentFormat blank{.blank_lines = true};
+  EXPECT_THAT(Read("one\ntwo\n\nthree", blank), ElementsAre("one\ntwo", "three"));
+  EXPECT_THAT(Read("\n \n\none\n\n\n\t \r\n two  \n  three\n", blank), ElementsAre("one", " two  \n  three"));
+  EXPECT_THAT(Read("one\r\n\r\ntwo\r\n", blank), ElementsAre("one\r", "two\r"));
+  EXPECT_THAT(Read("\n\n", blank), ElementsAre());
+  EXPECT_THAT(Read("one\n\n", blank), ElementsAre("one"));
+  WriteBytes(folder_ / "a", "one\n\ntwo");
+  WriteBytes(folder_ / "b", "\n");
+  DocumentSource source({folder_ / "a", folder_ / "b", folder_ / "a"}, blank);
+  EXPECT_THAT(All(source), ElementsAre("one", "two", "one", "two"));
+  source.Rewind();
+  RawDocument document;
+  ASSERT_TRUE(source.Next(&document) && source.Next(&document));
+  EXPECT_EQ(document.offset, 5);
+  EXPECT_EQ(*document.path, folder_ / "a");
+}
+
+// The draw is the text's own: another share takes more of them, other documents around change nothing.
+TEST(Takes, DrawsByTheText) {
+  DocumentFormat train{.holdout = 0.25}, val{.holdout = 0.25, .held_out = true}, more{.holdout = 0.5, .held_out = true};
+  int held_out = 0;
+  for (int i = 0; i < 2000; ++i) {
+    const std::string text = "document " + std::to_string(i);
+    EXPECT_NE(Takes(train, text), Takes(val, text));
+    if (Takes(val, text)) {
+      EXPECT_TRUE(Takes(more, text));
+    }
+    held_out += Takes(val, text);
+  }
+  EXPECT_NEAR(held_out, 500, 100);
+  EXPECT_TRUE(Takes({}, "any"));
+  // SHA-256 of "abc" begins ba7816bf, of "" e3b0c442: at .728 and .889.
+  EXPECT_FALSE(Takes({.holdout = 0.728, .held_out = true}, "abc"));
+  EXPECT_TRUE(Takes({.holdout = 0.729, .held_out = true}, "abc"));
+  EXPECT_TRUE(Takes({.holdout = 0.889, .held_out = true}, "") == false);
+  EXPECT_TRUE(Takes({.holdout = 0.890, .held_out = true}, ""));
+}
+
+TEST(ParseShare, TakesPercentAndFractions) {
+  EXPECT_EQ(DocumentFormat::ParseShare("5%"), 0.05);
+  EXPECT_EQ(DocumentFormat::ParseShare("0.125"), 0.125);
+  for (const char* text : {"", "%", "0", "0%", "100%", "1", "-5%", "5 %", "five", "nan"})
+    EXPECT_THROW(DocumentFormat::ParseShare(text), UsageError) << text;
+}
+
+TEST_F(DocumentsTest, SayWhatAFileIsThatHoldsNoText) {
+  using std::string_literals::operator""s;
+  const std::string in = folder_ / "in";
+  const std::string tail = ", not text: pass its content instead (";
+  for (const DocumentFormat& format : {whole_, json_}) {
+    EXPECT_THAT(Refused("\x1f\x8b\x08\0\0"s, format), StrEq(in + ": is compressed by gzip" + tail + "gzip -dc FILE | tokenize-shard ... -)"));
+    EXPECT_THAT(Refused("\x28\xb5\x2f\xfd\x04"s, format), StrEq(in + ": is compressed by zstd" + tail + "zstd -dc FILE | tokenize-shard ... -)"));
+    EXPECT_THAT(Refused("\xfd""7zXZ\0\0"s, format), StrEq(in + ": is compressed by xz" + tail + "xz -dc FILE | tokenize-shard ... -)"));
+    EXPECT_THAT(Refused("BZh91AY&SY\x01"s, format), StrEq(in + ": is compressed by bzip2" + tail + "bzip2 -dc FILE | tokenize-shard ... -)"));
+    EXPECT_THAT(Refused("PK\x03\x04\x14"s, format), StrEq(in + ": is a ZIP archive" + tail + "unzip -p FILE | tokenize-shard ... -)"));
+    EXPECT_THAT(Refused("\xff\xfeh\0i\0"s, format),
+                StrEq(in + ": is UTF-16" + tail + "iconv -f UTF-16 -t UTF-8 FILE | tokenize-shard ... -)"));
+    EXPECT_THAT(Refused("PAR1\x15\x04PAR1", format),
+                StrEq(in + ": is a Parquet file; text files and JSON lines are read: write its column of texts as JSON lines first"));
+  }
+  // Text may begin so.
+  EXPECT_THAT(Read("PAR1 and PK, BZh", whole_), ElementsAre("PAR1 and PK, BZh"));
 }
 
 TEST_F(DocumentsTest, AreUtf8) {
@@ -113,7 +185,17 @@ TEST(FindInvalidUtf8, TakesExactlyWhatUnicodeTakes) {
     EXPECT_EQ(FindInvalidUtf8(bad), 0u) << bad;
 }
 
-TEST(ParseSeparator, TakesEscapesAndNumbers) {
+TEST(SetSeparator, TakesEscapesAndNumbers) {
+  const auto parse = [](const char* text) {
+    DocumentFormat format;
+    format.SetSeparator(text);
+    EXPECT_FALSE(format.blank_lines);
+    return format.separator;
+  };
+  DocumentFormat format;
+  format.SetSeparator("blank-line");
+  EXPECT_TRUE(format.blank_lines);
+  EXPECT_FALSE(format.separator);
   for (const auto& [text, byte] : std::vector<std::pair<std::string, char>>{{"\\0", '\0'},
                                                                             {"\\f", '\f'},
                                                                             {"\\n", '\n'},
@@ -123,9 +205,9 @@ TEST(ParseSeparator, TakesEscapesAndNumbers) {
                                                                             {"0", '\0'},
                                                                             {"30", 30},
                                                                             {"255", '\xff'}})
-    EXPECT_EQ(DocumentFormat::ParseSeparator(text), byte) << text;
+    EXPECT_EQ(parse(text.c_str()), byte) << text;
   for (const char* text : {"", "\\", "\\x", "\\00", "256", "-1", "a", "1 ", "0x1e"})
-    EXPECT_THROW(DocumentFormat::ParseSeparator(text), UsageError) << text;
+    EXPECT_THROW(parse(text), UsageError) << text;
 }
 
 }  // namespace

@@ -14,9 +14,9 @@ VOCAB_SIZE=300 THREADS=3 SEED=1 "$root/scripts/make-corpus" "$scratch/corpus" 10
 
 cd "$scratch/corpus"
 diff <(sha256sum -- * .[!.]* 2>/dev/null) - <<'EXPECTED'
-784e12443584fc3114d7cfadc217806680aa82cbaf4177c8df9fa277776d22b9  byte_table.pb
-4af11f11249615502206380083f1e1606155eb09e819eb0d289315807166b565  fineweb_train_000000.bin
-560aa9a49136322f06a701957356dbd7453b540b771aeb26999c9ce6ec7346f2  fineweb_val_000000.bin
-e1753be13b8de39c8f4397db791ca52c5f29dc5436aa7e4c0050cbc7f2aec460  manifest.json
-8f42bc3a7f6be98a78b6d8d195d3d70679cda8739d8e0b4169ffa96dbd4e37ca  tokenizer.model
+09f038b3f383b75160113d803a92b24b3d2049504070d0529dad2e84a990a9d5  byte_table.pb
+39472ab743f529b5b38ddaa1cf06c5b7117dbb2b19389d44cf1a4dddf664544d  fineweb_train_000000.bin
+bebc20c79b37e5d4ba8a12cf0d91ab9bae41aa817f6c860fb85d60d69493db2e  fineweb_val_000000.bin
+3fd8137c1b60df10b0d9532f0448532a15c60a0d1ebf34a04181596ae44125ef  manifest.json
+ac4f6346f953e1d38a9f96dad6641f4eae2bf69eec8a80f1c32b54b3cee7d664  tokenizer.model
 EXPECTED

@@ -2,6 +2,8 @@
 #pragma once
 
 #include <algorithm>
+#include <map>
+#include <tuple>
 
 #include "common/tokenizer/tokenizer.h"
 #include "tests/common/tokens/scratch.h"
@@ -16,9 +18,16 @@ inline std::vector<std::string> OwnHeaders() {
   return paths;
 }
 
-inline void TrainOnOwnHeaders(const std::string& path, int64_t vocab_size = 400) {
-  DocumentSource documents(OwnHeaders(), {});
-  TrainTokenizer(documents, vocab_size, path);
+// Writes such a tokenizer to `path`. Each kind is trained once per test program.
+inline void TrainOnOwnHeaders(const std::string& path, const TokenizerOptions& options = {.vocab_size = 400}) {
+  static std::map<std::tuple<int64_t, bool, bool>, std::string> trained;
+  std::string& model = trained[{options.vocab_size, options.case_ops, options.normalise}];
+  if (model.empty()) {
+    DocumentSource documents(OwnHeaders(), {});
+    TrainTokenizer(documents, options, path);
+    model = ReadBytes(path);
+  }
+  WriteBytes(path, model);
 }
 
 }  // namespace fairway

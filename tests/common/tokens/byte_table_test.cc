@@ -6,6 +6,7 @@
 
 #include "common/base/digest.h"
 #include "common/base/error.h"
+#include "common/tokens/case_ops.h"
 #include "tests/common/tokens/scratch.h"
 
 namespace fairway {
@@ -72,13 +73,86 @@ TEST(ByteTable, HasThreeFactsOfEachPiece) {
   EXPECT_EQ(facts(5), std::tuple(3, false, false, false));
   EXPECT_EQ(facts(6), std::tuple(2, true, false, false));
   EXPECT_EQ(facts(7), std::tuple(0, true, false, false));
-  EXPECT_EQ(facts(8), std::tuple(3, true, false, false));
+  EXPECT_EQ(facts(8), std::tuple(1, true, false, false));  // two blanks
   // A leading space counts, except after a control, unknown or unused piece.
   EXPECT_EQ(table.Bytes(5, 6), 3);
   EXPECT_EQ(table.Bytes(2, 6), 3);
   for (const int boundary : {0, 1, 3}) EXPECT_EQ(table.Bytes(boundary, 6), 2);
   EXPECT_EQ(table.Bytes(5, 1), 0);
   EXPECT_EQ(table.Bytes(5, 2), 1);
+}
+
+// Each U+2581 is one byte of text, wherever it is in a piece.
+TEST(ByteTable, CountsEveryBlankOnce) {
+  const std::string space = kSpace;
+  const ByteTable table = TableOf({{"<unk>", 2}, {"a", 1}, {"a" + space, 1}, {"a" + space + "b", 1}, {space + "a" + space + space, 1}});
+  EXPECT_EQ(table.Bytes(1, 2), 2);
+  EXPECT_EQ(table.Bytes(0, 2), 2);
+  EXPECT_EQ(table.Bytes(1, 3), 3);
+  EXPECT_EQ(table.Bytes(1, 4), 4);
+  EXPECT_EQ(table.Bytes(0, 4), 3);
+}
+
+// Field 3 of a model: 2 the map, 3 add_dummy_prefix, 4 remove_extra_whitespaces, 5 escape_whitespaces.
+TEST(ByteTable, IsExactWhereTheModelKeepsTheText) {
+  const ScratchFolder folder;
+  const std::string pieces = Model({{"<unk>", 2}, {"<s>", 3}, {kSpace + std::string(kSpace), 1}, {kSpace + std::string("a"), 1}});
+  const auto read = [&](const std::string& normaliser) {
+    WriteBytes(folder / "m", pieces + "\x1a" + std::string(1, static_cast<char>(normaliser.size())) + normaliser);
+    return ByteTable::Read(folder / "m");
+  };
+  const std::string identity("\x18\0\x20\0", 4);
+  const ByteTable exact = read(identity);
+  EXPECT_TRUE(exact.exact);
+  for (const int previous : {1, 2}) {
+    EXPECT_EQ(exact.Bytes(previous, 2), 2);
+    EXPECT_EQ(exact.Bytes(previous, 3), 2);
+  }
+  EXPECT_FALSE(exact.pieces[3].leading_space);
+  exact.Write(folder / "t.pb");
+  const ByteTable again = ByteTable::Read(folder / "t.pb");
+  EXPECT_TRUE(again.exact);
+  EXPECT_EQ(again.Bytes(1, 3), 2);
+  EXPECT_FALSE(read(identity + "\x12\x01x").exact);
+  EXPECT_FALSE(read(std::string("\x18\1\x20\0", 4)).exact);
+  EXPECT_FALSE(read(std::string("\x18\0\x20\1", 4)).exact);
+  EXPECT_FALSE(read(identity + std::string("\x28\0", 2)).exact);
+  EXPECT_FALSE(read("").exact);
+  EXPECT_EQ(read("").Bytes(1, 3), 1);
+}
+
+TEST(ByteTable, KnowsCaseOpsByItsFourMarks) {
+  std::vector<std::pair<std::string, int>> pieces = {{"<unk>", 2}, {"<s>", 3}, {"a", 1}, {"b", 1}, {"ab", 1}};
+  for (const std::string_view mark : kCaseMarks) pieces.emplace_back(mark, 4);
+  const ByteTable table = TableOf(pieces);
+  EXPECT_TRUE(table.case_ops());
+  for (int id = 5; id < 9; ++id) EXPECT_EQ(table.Bytes(2, id), 0);
+  EXPECT_THAT(table.Encode("Ab"), ElementsAre(5, 4));
+  EXPECT_THAT(table.Encode("aB"), ElementsAre(2, 7, 3));  // a mark merges with nothing
+  EXPECT_EQ(table.Decode({6, 4}), "AB");
+  EXPECT_EQ(table.Decode({5, 4, 2, 7, 3}), "AbaB");
+  EXPECT_EQ(table.Spell({5, 4}), std::string(kCaseTitle) + "ab");
+  const ScratchFolder folder;
+  table.Write(folder / "t.pb");
+  EXPECT_TRUE(ByteTable::Read(folder / "t.pb").case_ops());
+  EXPECT_EQ(ByteTable::Read(folder / "t.pb").Bytes(2, 5), 0);
+  pieces.back().second = 1;  // three marks are none
+  EXPECT_FALSE(TableOf(pieces).case_ops());
+  EXPECT_EQ(TableOf(pieces).Bytes(2, 5), 3);
+}
+
+TEST(ByteTable, EncodesUserDefinedPiecesWhole) {
+  const ByteTable table = TableOf({{"<unk>", 2}, {"<s>", 3}, {"a", 1}, {"\n", 4}, {"\na", 1}, {"ab", 4}, {"b", 1}, {"aba", 4}, {"aa", 1}});
+  EXPECT_THAT(table.Encode("\na"), ElementsAre(3, 2));
+  EXPECT_THAT(table.Encode("aab"), ElementsAre(2, 5));
+  EXPECT_THAT(table.Encode("abaab"), ElementsAre(7, 5));
+  EXPECT_THAT(table.Encode("aaa"), ElementsAre(8, 2));
+}
+
+TEST(ByteTable, SeesWhereABlankWouldBeThreeBytes) {
+  EXPECT_FALSE(SmallTable().spells_blanks_in_bytes());
+  EXPECT_TRUE(TableOf({{"<0xE2>", 6}, {"<0x96>", 6}, {"<0x81>", 6}, {"a", 1}}).spells_blanks_in_bytes());
+  EXPECT_FALSE(TableOf({{"<0xE2>", 6}, {"<0x96>", 6}, {"a", 1}}).spells_blanks_in_bytes());
 }
 
 TEST(ByteTable, ReadsWhatItWrote) {

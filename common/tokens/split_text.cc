@@ -1,0 +1,55 @@
+#include "common/tokens/split_text.h"
+
+#include <algorithm>
+#include <vector>
+
+#include "common/base/error.h"
+#include "common/base/text.h"
+#include "common/tokens/manifest.h"
+
+namespace fairway {
+namespace {
+
+int64_t CountBytes(const ShardSet& shards, const ByteTable& table) {
+  constexpr int64_t kPart = 1 << 20;
+  int64_t bytes = 0;
+  std::vector<uint16_t> tokens;
+  for (int64_t begin = 1; begin < shards.tokens(); begin += kPart) {
+    const int64_t count = std::min(kPart, shards.tokens() - begin);
+    tokens.resize(count + 1);
+    if (shards.has_bytes()) {
+      shards.ReadBytes(begin, count, tokens.data());
+      for (int64_t i = 0; i < count; ++i) bytes += tokens[i];
+    } else {
+      shards.Read(begin - 1, count + 1, tokens.data());
+      for (int64_t i = 0; i < count; ++i) bytes += table.Bytes(tokens[i], tokens[i + 1]);
+    }
+  }
+  return bytes;
+}
+
+}  // namespace
+
+SplitText CheckText(const ShardSet& shards, const ByteTable& table) {
+  if (!shards.has_bytes() && table.spells_blanks_in_bytes())
+    throw InputError(shards.folder(), "its tokenizer has byte pieces and none for U+2581: a blank would count three bytes; tokenize the text "
+                                      "with another one");
+  SplitText text;
+  const std::string identity = shards.Identity();  // first: a manifest may speak of other shards
+  text.bytes = CountBytes(shards, table);
+  const Manifest manifest = Manifest::Read(shards.folder());
+  const auto found = manifest.splits.find(shards.split());
+  if (found == manifest.splits.end() || found->second.token_bytes < 0) return text;
+  const SplitRecord& record = found->second;
+  if (record.Identity() != identity) return text;
+  if (record.token_bytes != text.bytes)
+    throw InputError(Manifest::Path(shards.folder()),
+                     StringPrintf("the tokens of the split %s stand for %ld bytes, but for %ld by the %s that is here", shards.split().c_str(),
+                                  record.token_bytes, text.bytes, shards.has_bytes() ? "byte sidecar" : "byte table"));
+  text.proved = record.BytesIdentity() == shards.BytesIdentity();
+  text.text_bytes = record.text_bytes;
+  text.text_digest = record.text_sha256;
+  return text;
+}
+
+}  // namespace fairway

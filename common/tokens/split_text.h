@@ -1,0 +1,24 @@
+// What is known of the text behind a split's tokens: how many bytes of it they stand for, and whether that is proved.
+#pragma once
+
+#include <cstdint>
+#include <string>
+
+#include "common/tokens/byte_table.h"
+#include "common/tokens/shards.h"
+
+namespace fairway {
+
+struct SplitText {
+  int64_t bytes = 0;        // that the split's targets (all tokens but the first) stand for, by its sidecar or the byte table
+  // tokenize-shard counted as many against the text of each document, and manifest.json says so of exactly these shards.
+  bool proved = false;
+  int64_t text_bytes = -1;  // of the documents; -1 where it is not known, as of downloaded shards
+  std::string text_digest;  // SplitRecord::text_sha256; empty where it is not known
+};
+
+// Reads all of the split. Throws InputError where the manifest of these shards says another number of bytes (the byte table is of
+// another tokenizer, or the sidecar was left out), and for a byte table that cannot count: one that spells blanks in byte pieces.
+SplitText CheckText(const ShardSet& shards, const ByteTable& table);
+
+}  // namespace fairway
