@@ -5,6 +5,7 @@
 #include <ATen/ops/ones.h>
 
 #include <algorithm>
+#include <map>
 #include <chrono>
 #include <functional>
 #include <nlohmann/json.hpp>
@@ -13,6 +14,7 @@
 #include "common/model/ops/product.h"
 #include "common/model/ops/team.h"
 #include "common/tool/tool.h"
+#include "common/plan/plan.h"
 #include "common/train/trainer.h"
 
 namespace fairway {
@@ -54,25 +56,40 @@ double BestRate(const Settings& settings, int64_t M, int64_t N, int64_t K) {
 // Seconds that the products of a step take at those rates: forward, towards the input and towards the weight for every linear
 // layer, six for causal attention, and Newton-Schulz with the symmetry of two of its three.
 double ProductSeconds(const Settings& s) {
-  const int64_t D = s.model_dim, d = D / s.num_heads, S = D + 2 * s.num_kv_heads * d, F = static_cast<int64_t>(s.mlp_mult * D), T = s.train_seq_len;
+  const Plan plan(s);
+  const int64_t D = plan.D, d = plan.d, T = s.train_seq_len;
   const int64_t rows = std::min<int64_t>(s.train_batch_tokens, 4096);
-  const double tokens = static_cast<double>(s.train_batch_tokens), layers = static_cast<double>(s.num_layers);
-  const auto linear = [&](int64_t out, int64_t in) {
+  const double tokens = static_cast<double>(s.train_batch_tokens);
+  const std::vector<Visit>& visits = plan.visits(plan.loops());
+  std::map<std::pair<int64_t, int64_t>, double> measured;  // seconds of a linear layer, by its shape
+  const auto linear = [&](const Linear& layer) {
+    if (layer.weights.empty()) return 0.0;
+    const auto [known, fresh] = measured.try_emplace({layer.rows, layer.columns}, 0);
+    if (!fresh) return known->second;
+    const int64_t out = layer.rows, in = layer.columns;
     const double one = 2 * tokens * static_cast<double>(out * in);
-    return one / BestRate(s, rows, out, in) + one / BestRate(s, rows, in, out) + one / BestRate(s, out, in, rows);
+    return known->second = one / BestRate(s, rows, out, in) + one / BestRate(s, rows, in, out) + one / BestRate(s, out, in, rows);
   };
-  double seconds = layers * (linear(S, D) + linear(D, D) + linear(F, D) + linear(D, F)) + linear(s.vocab_size, D);
-  if (s.bigram_vocab_size > 0 && s.bigram_dim != D) seconds += linear(D, s.bigram_dim);
+  double seconds = linear(plan.head) + linear(plan.bigram_proj);
+  for (const Visit& visit : visits) {
+    const LayerPlan& layer = plan.layers[visit.layer];
+    for (const Linear* one : {&layer.qkv, &layer.attn_proj, &layer.mlp_fc, &layer.mlp_proj}) seconds += linear(*one);
+  }
   const double attention = 2 * tokens * static_cast<double>(T) / 2 * static_cast<double>(D);  // one product over all heads
-  seconds += layers * 3 * (attention / BestRate(s, T, T, d) + attention / BestRate(s, T, d, T));
+  seconds += static_cast<double>(visits.size()) * 3 * (attention / BestRate(s, T, T, d) + attention / BestRate(s, T, d, T));
   const auto newton_schulz = [&](int64_t rows_of, int64_t columns) {
     const int64_t m = std::min(rows_of, columns), n = std::max(rows_of, columns);
     const double gram = static_cast<double>(m * m * n), square = static_cast<double>(m * m * m);
     return static_cast<double>(s.muon_backend_steps) *
            (gram / BestRate(s, m, m, n) + square / BestRate(s, m, m, m) + 2 * gram / BestRate(s, m, n, m));
   };
-  const int64_t kv = s.num_kv_heads * d;
-  seconds += layers * (2 * newton_schulz(D, D) + 2 * newton_schulz(kv, D) + newton_schulz(F, D) + newton_schulz(D, F));
+  std::map<std::pair<int64_t, int64_t>, double> of_shape;
+  for (const Weight& weight : plan.weights) {
+    if (weight.group != Group::kMatrices) continue;
+    const auto [known, fresh] = of_shape.try_emplace({weight.shape[0], weight.shape[1]}, 0);
+    if (fresh) known->second = newton_schulz(weight.shape[0], weight.shape[1]);
+    seconds += known->second;
+  }
   return seconds;
 }
 

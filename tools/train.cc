@@ -4,6 +4,7 @@
 #include "common/base/error.h"
 #include "common/base/launch.h"
 #include "common/checkpoint/checkpoint.h"
+#include "common/plan/plan.h"
 #include "common/tool/tool.h"
 #include "common/train/train.h"
 
@@ -11,21 +12,26 @@ using namespace fairway;
 
 int main(int argc, char** argv) {
   std::string out, resume;
-  bool profile_steps = false;
+  bool profile_steps = false, print_plan = false;
   Settings settings;
   CommandLine line("train",
                    "Trains the model on the shards of DATA_PATH. Keeps checkpoints OUT.partial-STEP.ckpt while it runs, writes OUT "
                    "at the end; interrupted, it says how to go on.",
                    "train --profile tiny --log train.log --out train.ckpt");
   line.Option("--out", out, "training checkpoint to write");
-  line.Required("--out");
   line.Option("--resume", resume,
               "checkpoint to go on from, or: newest, the newest partial one, a fresh start where there is none");
   line.Flag("--profile-step", profile_steps, "say at the end where a step's time went, by operation (on the first thread)");
+  line.Flag("--print-plan", print_plan, "print what the model is as JSON (weights, layers, order of visits, cost per token), and exit");
   line.Use(settings, scope::kModel | scope::kTrain);
   line.Ranks();
 
   return RunTool(line, argc, argv, [&]() -> Json {
+    if (print_plan) {
+      settings.CheckModel();
+      return Json::parse(Plan(settings).ToJson());
+    }
+    if (out.empty()) throw UsageError("--out is required (see --help)");
     if (out == "-") throw UsageError("--out: a file is needed; a run keeps checkpoints beside it");
     const Lineage lineage = OpenLineage("train", Version(), SourceDigest(), settings, scope::kModel | scope::kTrain);
     const TrainResult result = Train(settings, out, resume, lineage, profile_steps);

@@ -173,11 +173,17 @@ at::Tensor Transformer::Embed(const at::Tensor& ids) const {
   return (1 - gate) * x + gate * shifted(x, settings_.reset_at_bos);
 }
 
-at::Tensor Transformer::Attention(const LayerPlan& layer, const at::Tensor& n, const Rotary& rotary, const std::vector<int64_t>& starts) const {
+at::Tensor Transformer::Adapted(at::Tensor output, AdapterPlace place, size_t visit, const at::Tensor& input) const {
+  const at::Tensor added = adapter_ ? adapter_(place, visit, input) : at::Tensor();
+  return added.defined() ? output + added : output;
+}
+
+at::Tensor Transformer::Attention(size_t visit, const at::Tensor& n, const Rotary& rotary, const std::vector<int64_t>& starts) const {
+  const LayerPlan& layer = LayerOf(visit);
   const int64_t B = n.size(0), T = n.size(1), D = n.size(2), half = plan_.rotated / 2;
   const int64_t H = plan_.H, Hkv = plan_.Hkv, d = plan_.d;
-  const auto heads = [&](int weight, int64_t count) {  // [B, count, T, d]
-    return Linear(n, weight).view({B, T, count, d}).transpose(1, 2);
+  const auto heads = [&](int weight, AdapterPlace place, int64_t count) {  // [B, count, T, d]
+    return Adapted(Linear(n, weight), place, visit, n).view({B, T, count, d}).transpose(1, 2);
   };
   const at::Tensor cos = rotary.cos.to(compute_), sin = rotary.sin.to(compute_);
   const auto rotate = [&](const at::Tensor& x) {
@@ -185,8 +191,8 @@ at::Tensor Transformer::Attention(const LayerPlan& layer, const at::Tensor& n, c
     return at::cat({x1 * cos + x2 * sin, x2 * cos - x1 * sin, x.narrow(-1, 2 * half, d - 2 * half)}, -1);
   };
   const std::vector<int>& qkv = layer.qkv.weights;
-  const at::Tensor k = rotate(Rms(heads(qkv[1], Hkv))), v = heads(qkv[2], Hkv);
-  const at::Tensor q = rotate(Rms(heads(qkv[0], H))) * of(layer.q_gain).to(compute_).view({1, H, 1, 1});
+  const at::Tensor k = rotate(Rms(heads(qkv[1], AdapterPlace::kKey, Hkv))), v = heads(qkv[2], AdapterPlace::kValue, Hkv);
+  const at::Tensor q = rotate(Rms(heads(qkv[0], AdapterPlace::kQuery, H))) * of(layer.q_gain).to(compute_).view({1, H, 1, 1});
   std::vector<at::Tensor> parts;
   for (size_t i = 0; i < std::max<size_t>(starts.size(), 1); ++i) {
     const int64_t first = starts.empty() ? 0 : starts[i], length = (i + 1 < starts.size() ? starts[i + 1] : T) - first;
@@ -205,13 +211,16 @@ at::Tensor Transformer::Attention(const LayerPlan& layer, const at::Tensor& n, c
     const at::Tensor logits = at::linear(n.narrow(-1, 0, settings_.gate_window), of(layer.attn_gate).to(n.scalar_type()));  // [B, T, H]
     y = y * at::sigmoid(settings_.sparse_attn_gate_scale * logits).transpose(1, 2).unsqueeze(-1).to(compute_);
   }
-  return of(layer.attn_scale).to(n.scalar_type()) * Linear(y.transpose(1, 2).reshape({B, T, D}), layer.attn_proj.weights[0]);
+  const at::Tensor out = Linear(y.transpose(1, 2).reshape({B, T, D}), layer.attn_proj.weights[0]);
+  return of(layer.attn_scale).to(n.scalar_type()) * Adapted(out, AdapterPlace::kAttentionOutput, visit, n);
 }
 
-at::Tensor Transformer::Mlp(const LayerPlan& layer, const at::Tensor& n) const {
+at::Tensor Transformer::Mlp(size_t visit, const at::Tensor& n) const {
+  const LayerPlan& layer = LayerOf(visit);
   const at::Tensor h = Linear(n, layer.mlp_fc.weights[0]);
   const at::Tensor hidden = settings_.mlp_negative_slope == 0 ? at::relu(h) : at::leaky_relu(h, settings_.mlp_negative_slope);
-  return of(layer.mlp_scale).to(n.scalar_type()) * Linear(hidden * hidden, layer.mlp_proj.weights[0]);
+  return of(layer.mlp_scale).to(n.scalar_type()) *
+         Adapted(Linear(hidden * hidden, layer.mlp_proj.weights[0]), AdapterPlace::kMlp, visit, n);
 }
 
 at::Tensor Transformer::Logits(const at::Tensor& ids, const std::vector<int64_t>& starts) const {
@@ -221,8 +230,9 @@ at::Tensor Transformer::Logits(const at::Tensor& ids, const std::vector<int64_t>
   const std::vector<Visit>& visits = plan_.visits(looped_);
   std::vector<at::Tensor> outputs;
   at::Tensor x = x0, lane1;  // x: the stream, or lane 0
-  for (const Visit& visit : visits) {
-    const LayerPlan& layer = plan_.layers[visit.layer];
+  for (size_t v = 0; v < visits.size(); ++v) {
+    const Visit& visit = visits[v];
+    const LayerPlan& layer = LayerOf(v);
     const auto normed = [&](const at::Tensor& of_stream) { return layer.input_scale == 1 ? Rms(of_stream) : Rms(of_stream) * layer.input_scale; };
     if (visit.enters_lanes) lane1 = x;
     if (visit.skip_from >= 0) {
@@ -230,9 +240,9 @@ at::Tensor Transformer::Logits(const at::Tensor& ids, const std::vector<int64_t>
       x = plan_.skip_gates == kNone ? x + skip : at::lerp(skip, x, at::sigmoid(of(plan_.skip_gates).to(dtype)[visit.skip_row]));
     }
     const at::Tensor mix = of(layer.resid_mix).to(dtype), mixed = mix[0] * x + mix[1] * x0;
-    const at::Tensor attention = Attention(layer, normed(mixed), rotary, starts);
+    const at::Tensor attention = Attention(v, normed(mixed), rotary, starts);
     if (visit.lanes) {
-      const at::Tensor mlp = Mlp(layer, normed(lane1));
+      const at::Tensor mlp = Mlp(v, normed(lane1));
       const at::Tensor resid = of(plan_.parallel_resid).to(dtype)[visit.layer], post = of(plan_.parallel_post).to(dtype)[visit.layer];
       const auto lane = [&](int64_t k, const at::Tensor& own) { return resid[k] * own + post[0][k] * attention + post[1][k] * mlp; };
       const at::Tensor lane0 = lane(0, x);
@@ -240,7 +250,7 @@ at::Tensor Transformer::Logits(const at::Tensor& ids, const std::vector<int64_t>
       x = lane0;
     } else {
       x = mixed + attention;
-      x = x + Mlp(layer, normed(x));
+      x = x + Mlp(v, normed(x));
     }
     outputs.push_back(x);
   }
@@ -248,7 +258,8 @@ at::Tensor Transformer::Logits(const at::Tensor& ids, const std::vector<int64_t>
   x = Rms(x);
   const int head = plan_.head.weights[0];
   if (observer_ && plan_.tied) observer_(plan_.weights[head].name, of(head), x);
-  const at::Tensor logits = plan_.tied ? at::linear(x.to(compute_), of(head).to(compute_)) : Linear(x, head);
+  const at::Tensor logits =
+      Adapted(plan_.tied ? at::linear(x.to(compute_), of(head).to(compute_)) : Linear(x, head), AdapterPlace::kHead, 0, x);
   return settings_.logit_softcap * at::tanh(logits / settings_.logit_softcap);
 }
 

@@ -71,6 +71,12 @@ class Transformer {
   const NamedTensors& parameters() const { return parameters_; }
   at::Tensor parameter(const std::string& name) const;
 
+  // What is added to a linear layer's output, by its input: of a visit's queries, keys, values, attention output (whose adapter reads the
+  // block's normed input) and MLP (likewise), and of the logits before their softcap (visit 0, the final normed stream). Undefined: nothing.
+  enum class AdapterPlace { kQuery, kKey, kValue, kAttentionOutput, kMlp, kHead };
+  using Adapter = std::function<at::Tensor(AdapterPlace place, size_t visit, const at::Tensor& input)>;
+  void Adapt(Adapter adapter) { adapter_ = std::move(adapter); }
+
   // Late quantisation-aware training: while on, in passes that record gradients, matrices with an export grid go
   // through it (specification 1, section 4; published_quirks: every matrix, on the published grid). Returns how many matrices that are.
   int64_t SetFakeQuantisation(bool on);
@@ -98,8 +104,10 @@ class Transformer {
   std::vector<Matrix*> Matrices();
   at::Tensor Linear(const at::Tensor& x, int weight) const;
   at::Tensor Embed(const at::Tensor& ids) const;
-  at::Tensor Attention(const LayerPlan& layer, const at::Tensor& n, const Rotary& rotary, const std::vector<int64_t>& starts) const;
-  at::Tensor Mlp(const LayerPlan& layer, const at::Tensor& n) const;
+  at::Tensor Adapted(at::Tensor output, AdapterPlace place, size_t visit, const at::Tensor& input) const;
+  at::Tensor Attention(size_t visit, const at::Tensor& n, const Rotary& rotary, const std::vector<int64_t>& starts) const;
+  at::Tensor Mlp(size_t visit, const at::Tensor& n) const;
+  const LayerPlan& LayerOf(size_t visit) const { return plan_.layers[plan_.visits(looped_)[visit].layer]; }
 
   Settings settings_;
   Plan plan_;
@@ -109,6 +117,7 @@ class Transformer {
   at::ScalarType compute_;
   bool fake_quantise_ = false;
   Observer observer_;
+  Adapter adapter_;
   mutable int64_t fake_quantisations_ = 0;
 };
 

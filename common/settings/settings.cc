@@ -44,6 +44,22 @@ const Member kMembers[] = {
 #undef TEXT
 };
 
+struct SettingTitle {
+  std::string_view name, title;
+};
+constexpr SettingTitle kTitles[] = {
+#define INTEGER(name, ...)
+#define NUMBER(name, ...)
+#define SWITCH(name, ...)
+#define TEXT(name, ...)
+#define TITLE(name, title) {#name, title},
+#include "common/settings/settings.def"
+#undef INTEGER
+#undef NUMBER
+#undef SWITCH
+#undef TEXT
+};
+
 constexpr size_t kCount = std::size(kTable);
 
 size_t IndexOf(std::string_view name) {
@@ -148,6 +164,12 @@ std::string SettingInfo::Environment() const {
   std::string upper(name);
   for (char& c : upper) c = static_cast<char>(std::toupper(static_cast<unsigned char>(c)));
   return upper;
+}
+
+std::string_view SettingInfo::title() const {
+  for (const SettingTitle& own : kTitles)
+    if (own.name == name) return own.title;
+  return {};
 }
 
 std::span<const SettingInfo> SettingTable() { return kTable; }

@@ -37,6 +37,7 @@ struct SettingInfo {
   std::string_view help;
   std::string Flag() const;         // --num-layers
   std::string Environment() const;  // NUM_LAYERS
+  std::string_view title() const;   // what a record's title calls it, a % for its value; empty: nothing
   unsigned since() const { return (scopes >> scope::kSinceShift) != 0 ? scopes >> scope::kSinceShift : 1; }
 };
 

@@ -159,14 +159,13 @@ std::string NameOf(const FinishedRun& run) {
   const Settings& settings = run.settings;
   std::vector<std::string> parts = {
       StringPrintf("%ldL %ldd", static_cast<long>(settings.num_layers), static_cast<long>(settings.model_dim))};
-  if (settings.xsa_last_n > 0)
-    parts.push_back("XSA" + std::to_string(std::min(settings.xsa_last_n, settings.num_layers)));
-  if (settings.rope_dims > 0) {
-    parts.push_back(StringPrintf("partial RoPE %ld/%ld", static_cast<long>(settings.rope_dims),
-                                 static_cast<long>(settings.model_dim / settings.num_heads)));
+  for (const SettingInfo& info : SettingTable()) {
+    std::string title(info.title());
+    const std::string value = settings.Get(info.name);
+    if (title.empty() || value == "0") continue;
+    if (const size_t at = title.find('%'); at != std::string::npos) title.replace(at, 1, value);
+    parts.push_back(title);
   }
-  if (settings.ln_scale) parts.push_back("layer scale");
-  if (settings.mlp_negative_slope > 0) parts.push_back("leaky ReLU squared");
   for (const char* set : kWeightSets) {
     const double share = run.counters.Get(counter::kFinalizePrefix + std::string(set));
     std::string upper = set;

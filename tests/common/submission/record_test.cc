@@ -461,7 +461,7 @@ TEST(ReadMe, NamesWhatTheModelHasAndHowItWasScored) {
   FinishedRun read = ReadRun(Finished("options", run));
   read.eval["method"] = "kv_cache";
   const std::string text = ReadMe(MakeRecord({read}, Dated()));
-  EXPECT_THAT(text, HasSubstr("# 5L 512d + XSA4 + partial RoPE 16/64 + layer scale + leaky ReLU squared + EMA + late QAT + clip search\n"));
+  EXPECT_THAT(text, HasSubstr("# 5L 512d + partial RoPE of 16 dimensions + XSA4 + layer scale + leaky ReLU squared + EMA + late QAT + clip search\n"));
   EXPECT_THAT(text, HasSubstr("sliding by 64, kv_cache (the score)"));
 }
 

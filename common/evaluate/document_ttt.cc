@@ -1,0 +1,342 @@
+#include "common/evaluate/document_ttt.h"
+
+#include <ATen/CPUGeneratorImpl.h>
+#include <ATen/TensorOperators.h>
+#include <ATen/core/grad_mode.h>
+#include <ATen/ops/empty.h>
+#include <ATen/ops/from_blob.h>
+#include <ATen/ops/linalg_vector_norm.h>
+#include <ATen/ops/matmul.h>
+#include <ATen/ops/sqrt.h>
+#include <ATen/ops/zeros.h>
+#include <ATen/ops/zeros_like.h>
+
+#include <algorithm>
+#include <cmath>
+#include <map>
+#include <numbers>
+#include <numeric>
+#include <stdexcept>
+
+#include "common/base/error.h"
+#include "common/base/text.h"
+#include "common/tokens/segments.h"
+#include "common/tokens/shard_format.h"
+
+namespace fairway {
+namespace {
+
+using Place = Transformer::AdapterPlace;
+constexpr uint64_t kAdapterSeed = 1337;
+
+// In the order in which the published entry draws them.
+struct PlaceName {
+  Place place;
+  const char* name;
+};
+constexpr PlaceName kPerVisit[] = {
+    {Place::kQuery, "q_loras."}, {Place::kValue, "v_loras."}, {Place::kKey, "k_loras."}, {Place::kMlp, "mlp_loras."}, {Place::kAttentionOutput, "o_loras."}};
+
+int64_t OutputsOf(const Plan& plan, Place place) {
+  switch (place) {
+    case Place::kKey:
+    case Place::kValue: return plan.Hkv * plan.d;
+    case Place::kHead: return plan.V;
+    default: return plan.D;
+  }
+}
+
+// One set of adapters, for the documents of a group.
+class Adapters {
+ public:
+  Adapters(const Settings& settings, const Plan& plan, const NamedTensors& first_values) : settings_(settings) {
+    const auto add = [&](Place place, size_t visit, const std::string& name) {
+      const auto found = std::find_if(first_values.begin(), first_values.end(), [&](const auto& own) { return own.first == name; });
+      if (found == first_values.end()) throw std::logic_error("no first values of " + name);
+      const at::Tensor& a = found->second;
+      Pair pair{.first = a.clone(), .a = a.clone(), .b = at::zeros({a.size(0), OutputsOf(plan, place), a.size(1)})};
+      for (at::Tensor* tensor : {&pair.a, &pair.b}) {
+        tensor->set_requires_grad(true);
+        moments_.push_back({*tensor, at::zeros_like(*tensor), at::zeros_like(*tensor)});
+      }
+      pairs_.emplace(std::pair{place, visit}, std::move(pair));
+    };
+    add(Place::kHead, 0, "lm_head_lora.A");
+    for (const PlaceName& place : kPerVisit)
+      for (size_t visit = 0; visit < plan.visits(plan.loops()).size(); ++visit) add(place.place, visit, place.name + std::to_string(visit) + ".A");
+  }
+
+  at::Tensor operator()(Place place, size_t visit, const at::Tensor& x) const {
+    const Pair& pair = pairs_.at({place, visit});
+    const double scale = settings_.ttt_lora_alpha / static_cast<double>(settings_.ttt_lora_rank);
+    return (at::matmul(at::matmul(x.to(at::kFloat), pair.a.mT()), pair.b.mT()) * scale).to(x.scalar_type());
+  }
+
+  // For the next group of documents.
+  void Reset() {
+    const at::NoGradGuard constant;
+    for (auto& [place, pair] : pairs_) {
+      pair.b.zero_();
+      if (!settings_.ttt_warm_start_a) pair.a.copy_(pair.first);
+    }
+    for (Moments& moments : moments_) {
+      moments.first.zero_();
+      moments.second.zero_();
+    }
+    steps_ = 0;
+  }
+
+  // AdamW on the gradients, which are gone afterwards.
+  void Step() {
+    const at::NoGradGuard constant;
+    ++steps_;
+    const double lr = settings_.ttt_lora_lr, beta1 = settings_.ttt_beta1, beta2 = settings_.ttt_beta2;
+    const double correction1 = 1 - std::pow(beta1, steps_), correction2 = 1 - std::pow(beta2, steps_);
+    for (Moments& moments : moments_) {
+      const at::Tensor gradient = moments.parameter.grad();
+      moments.parameter.mul_(1 - lr * settings_.ttt_weight_decay);
+      moments.first.lerp_(gradient, 1 - beta1);
+      moments.second.mul_(beta2).addcmul_(gradient, gradient, 1 - beta2);
+      moments.parameter.addcdiv_(moments.first, (moments.second.sqrt() / std::sqrt(correction2)).add_(1e-10), -lr / correction1);
+      moments.parameter.mutable_grad().reset();
+    }
+  }
+
+ private:
+  struct Pair {
+    at::Tensor first, a, b;
+  };
+  struct Moments {
+    at::Tensor parameter, first, second;
+  };
+  Settings settings_;
+  std::map<std::pair<Place, size_t>, Pair> pairs_;
+  std::vector<Moments> moments_;
+  double steps_ = 0;
+};
+
+struct Document {
+  int64_t start, tokens;  // the next document's BOS included
+  int64_t targets() const { return tokens - 1; }
+};
+
+std::vector<Document> DocumentsOf(const std::vector<uint16_t>& ids) {
+  const int64_t count = static_cast<int64_t>(ids.size());
+  std::vector<int64_t> starts{0};
+  for (int64_t i = 1; i < count; ++i)
+    if (ids[i] == kBos) starts.push_back(i);
+  std::vector<Document> documents;
+  for (size_t i = 0; i < starts.size(); ++i) {
+    const int64_t next = i + 1 < starts.size() ? starts[i + 1] + 1 : count;
+    if (next - starts[i] > 1) documents.push_back({starts[i], next - starts[i]});
+  }
+  return documents;
+}
+
+class Evaluation {
+ public:
+  Evaluation(const NamedTensors& parameters, const ShardSet& val, const ByteTable& table, const Settings& settings, const DocumentTtt& ttt)
+      : settings_(settings), ttt_(ttt), plan_(settings), model_(settings, parameters), quirks_(settings.published_quirks) {
+    int64_t targets = val.tokens() - 1;
+    dropped_ = quirks_ ? targets % WindowLength() : 0;
+    targets -= dropped_;
+    if (targets < 1) throw InputError(val.files().front(), "holds no target to score");
+    ids_.resize(targets + 1);
+    val.Read(0, targets + 1, ids_.data());
+    bytes_.resize(targets + 1);
+    if (val.has_bytes()) val.ReadBytes(0, targets + 1, bytes_.data());
+    else
+      for (int64_t i = 1; i <= targets; ++i) bytes_[i] = static_cast<uint16_t>(table.Bytes(ids_[i - 1], ids_[i]));
+    documents_ = DocumentsOf(ids_);
+  }
+
+  Score Run(const std::string& path) {
+    Groups();
+    Adapters full(settings_, plan_, FirstValues(settings_.ttt_batch_size));
+    std::vector<std::pair<int64_t, size_t>> scored;  // group and place in it, of each document scored so far
+    int64_t done = 0, learnt_from = 0;
+    const int64_t limit = std::min<int64_t>(settings_.phased_ttt_prefix_docs, documents_.size()), phases = settings_.phased_ttt_num_phases;
+    for (int64_t phase = 1; const size_t number : order_) {
+      const std::vector<Document>& group = groups_[number];
+      if (static_cast<int64_t>(group.size()) == settings_.ttt_batch_size) {
+        full.Reset();
+        ScoreGroup(group, full);
+      } else {
+        Adapters own(settings_, plan_, FirstValues(static_cast<int64_t>(group.size())));
+        ScoreGroup(group, own);
+      }
+      for (size_t i = 0; i < group.size(); ++i) scored.emplace_back(number, i);
+      done += static_cast<int64_t>(group.size());
+      if (ttt_.on_group) ttt_.on_group(done, static_cast<int64_t>(documents_.size()), nats_ / std::numbers::ln2 / std::max<double>(1, static_cast<double>(text_bytes_)));
+      if (limit == 0 || phase > phases || done < limit * phase / phases) continue;
+      const int64_t border = limit * phase / phases;
+      ++phase;
+      std::vector<std::pair<int64_t, size_t>> chosen(scored.begin() + learnt_from, scored.end());
+      if (quirks_) {
+        std::sort(chosen.begin(), chosen.end());
+        chosen.resize(border);
+      } else {
+        learnt_from = static_cast<int64_t>(scored.size());
+      }
+      Phase(chosen);
+      if (quirks_) full = Adapters(settings_, plan_, FirstValues(settings_.ttt_batch_size));
+    }
+    const int64_t targets = static_cast<int64_t>(ids_.size()) - 1;
+    if (targets_ != targets) throw std::logic_error(StringPrintf("%ld targets were scored of %ld", static_cast<long>(targets_), static_cast<long>(targets)));
+    if (text_bytes_ == 0) throw InputError(path, "its tokens stand for no text: bits per byte are undefined");
+    return {.val_loss = nats_ / static_cast<double>(targets),
+            .val_bpb = nats_ / std::numbers::ln2 / static_cast<double>(text_bytes_),
+            .targets = targets,
+            .bytes = text_bytes_,
+            .rescored = 0,
+            .dropped = dropped_};
+  }
+
+ private:
+  int64_t WindowLength() const { return settings_.eval_seq_len > 0 ? settings_.eval_seq_len : settings_.train_seq_len; }
+
+  // Which documents are scored together, and in which order.
+  void Groups() {
+    std::vector<Document> documents = documents_;
+    if (quirks_) std::stable_sort(documents.begin(), documents.end(), [](const Document& a, const Document& b) { return a.tokens < b.tokens; });
+    for (size_t first = 0; first < documents.size(); first += settings_.ttt_batch_size)
+      groups_.emplace_back(documents.begin() + first,
+                           documents.begin() + std::min(first + static_cast<size_t>(settings_.ttt_batch_size), documents.size()));
+    order_.resize(groups_.size());
+    std::iota(order_.begin(), order_.end(), 0);
+    if (quirks_)
+      std::stable_sort(order_.begin(), order_.end(), [&](size_t a, size_t b) { return groups_[a].back().tokens > groups_[b].back().tokens; });
+  }
+
+  NamedTensors FirstValues(int64_t documents) const {
+    if (ttt_.first_values) return ttt_.first_values(documents);
+    at::Generator generator = at::make_generator<at::CPUGeneratorImpl>(kAdapterSeed);
+    NamedTensors all;
+    const auto add = [&](const std::string& name) {
+      const double bound = 1 / std::sqrt(static_cast<double>(plan_.D));
+      all.emplace_back(name, at::empty({documents, settings_.ttt_lora_rank, plan_.D}).uniform_(-bound, bound, generator));
+    };
+    add("lm_head_lora.A");
+    for (const PlaceName& place : kPerVisit)
+      for (size_t visit = 0; visit < plan_.visits(plan_.loops()).size(); ++visit) add(place.name + std::to_string(visit) + ".A");
+    return all;
+  }
+
+  // Chunk by chunk: score, then learn.
+  void ScoreGroup(const std::vector<Document>& group, Adapters& adapters) {
+    const int64_t chunk = settings_.ttt_chunk_size, longest = settings_.ttt_eval_seq_len, B = static_cast<int64_t>(group.size());
+    const auto last_of = [&](const Document& document) { return (document.targets() + chunk - 1) / chunk - 1; };
+    int64_t last = 0;
+    for (const Document& document : group) last = std::max(last, last_of(document));
+    model_.Adapt([&](Place place, size_t visit, const at::Tensor& x) { return adapters(place, visit, x); });
+    for (int64_t number = 0; number <= last; ++number) {
+      const int64_t width = std::min((number + 1) * chunk, longest);
+      const at::Tensor ids = at::zeros({B, width}, at::kLong), targets = at::zeros({B, width}, at::kLong), learns = at::zeros({B});
+      DocumentTtt::Chunk heard{.width = width, .offset = std::vector<int64_t>(B), .length = std::vector<int64_t>(B), .nats = std::vector<double>(B), .bytes = 0};
+      for (int64_t b = 0; b < B; ++b) {
+        const Document& document = group[b];
+        if (number > last_of(document)) continue;
+        const int64_t end = std::min((number + 1) * chunk, document.targets()), begin = std::max<int64_t>(0, end - longest);
+        int64_t* to = ids.mutable_data_ptr<int64_t>() + b * width;
+        int64_t* next = targets.mutable_data_ptr<int64_t>() + b * width;
+        for (int64_t t = begin; t < end; ++t) {
+          to[t - begin] = ids_[document.start + t];
+          next[t - begin] = ids_[document.start + t + 1];
+        }
+        heard.offset[b] = number * chunk - begin;
+        heard.length[b] = end - number * chunk;
+        for (int64_t t = number * chunk; t < end; ++t) heard.bytes += bytes_[document.start + t + 1];
+        if (number < last_of(document)) learns[b] = 1;
+      }
+      const at::Tensor losses = [&] {
+        const at::AutoGradMode record(number < last);
+        return model_.TokenLosses(ids, targets);
+      }();
+      const at::Tensor values = losses.detach();
+      for (int64_t b = 0; b < B; ++b) {
+        const float* row = values.const_data_ptr<float>() + b * width + heard.offset[b];
+        heard.nats[b] = std::accumulate(row, row + heard.length[b], 0.0);
+        nats_ += heard.nats[b];
+        targets_ += heard.length[b];
+      }
+      text_bytes_ += heard.bytes;
+      if (ttt_.on_chunk) ttt_.on_chunk(heard);
+      if (number == last) break;
+      (losses.narrow(1, width - chunk, chunk).mean(1) * learns).sum().backward();
+      adapters.Step();
+    }
+    model_.Adapt({});
+  }
+
+  // Gradient descent of all base weights over the chosen documents.
+  void Phase(const std::vector<std::pair<int64_t, size_t>>& chosen) {
+    std::vector<uint16_t> text;
+    for (const auto& [group, place] : chosen) {
+      const Document& document = groups_[group][place];
+      // As published each document brings its next one's BOS, so that two of them meet.
+      const int64_t end = document.start + document.tokens - (!quirks_ && ids_[document.start + document.tokens - 1] == kBos ? 1 : 0);
+      text.insert(text.end(), ids_.begin() + document.start, ids_.begin() + end);
+    }
+    const int64_t size = settings_.global_ttt_chunk_tokens, window = WindowLength(), rows = size / window;
+    const int64_t tokens = static_cast<int64_t>(text.size()), chunks = (tokens - 1 + size - 1) / size;
+    std::vector<at::Tensor> weights, velocities;
+    for (const auto& [name, tensor] : model_.parameters()) {
+      weights.push_back(tensor);
+      velocities.emplace_back();
+      weights.back().set_requires_grad(true);
+    }
+    std::vector<double> losses;
+    for (int64_t i = 0; i + 1 < chunks; ++i) {
+      const double share = static_cast<double>(i) / static_cast<double>(std::max<int64_t>(chunks - 1, 1));
+      const double lr = settings_.global_ttt_lr * 0.5 * (1 + std::cos(std::numbers::pi * share));
+      for (int64_t r = 0; r < rows; r += settings_.global_ttt_batch_seqs) {
+        const int64_t begin = i * size + r * window, end = i * size + std::min(r + settings_.global_ttt_batch_seqs, rows) * window;
+        const at::Tensor all = at::empty({1, end - begin + 1}, at::kLong);
+        std::copy(text.begin() + begin, text.begin() + end + 1, all.mutable_data_ptr<int64_t>());
+        const std::vector<int32_t> found = SegmentStarts({text.data() + begin, static_cast<size_t>(end - begin)}, window);
+        const at::Tensor loss = model_.Loss(all.narrow(1, 0, end - begin), all.narrow(1, 1, end - begin), {found.begin(), found.end()});
+        loss.backward();
+        losses.push_back(loss.item<double>());
+        Descend(weights, velocities, lr);
+      }
+    }
+    for (at::Tensor& weight : weights) weight.set_requires_grad(false);
+    if (ttt_.on_phase) ttt_.on_phase(losses);
+  }
+
+  void Descend(std::vector<at::Tensor>& weights, std::vector<at::Tensor>& velocities, double lr) const {
+    const at::NoGradGuard constant;
+    double squares = 0;
+    for (const at::Tensor& weight : weights)
+      if (weight.grad().defined()) squares += std::pow(at::linalg_vector_norm(weight.grad().to(at::kFloat)).item<double>(), 2);
+    const double factor = settings_.global_ttt_grad_clip > 0 ? std::min(1.0, settings_.global_ttt_grad_clip / (std::sqrt(squares) + 1e-6)) : 1;
+    for (size_t i = 0; i < weights.size(); ++i) {
+      if (!weights[i].grad().defined()) continue;
+      const at::Tensor gradient = weights[i].grad() * factor;
+      velocities[i] = velocities[i].defined() ? velocities[i] * settings_.global_ttt_momentum + gradient : gradient;
+      weights[i].add_(velocities[i], -lr);
+      weights[i].mutable_grad().reset();
+    }
+  }
+
+  const Settings settings_;
+  const DocumentTtt& ttt_;
+  const Plan plan_;
+  Transformer model_;
+  const bool quirks_;
+  std::vector<uint16_t> ids_, bytes_;  // the split's tokens that are read, and what each stands for
+  std::vector<Document> documents_;
+  std::vector<std::vector<Document>> groups_;
+  std::vector<size_t> order_;
+  int64_t dropped_ = 0, targets_ = 0, text_bytes_ = 0;
+  double nats_ = 0;
+};
+
+}  // namespace
+
+Score EvaluateDocuments(const NamedTensors& parameters, const ShardSet& val, const ByteTable& table, const Settings& settings,
+                        const DocumentTtt& ttt) {
+  return Evaluation(parameters, val, table, settings, ttt).Run(val.files().front());
+}
+
+}  // namespace fairway
