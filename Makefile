@@ -44,6 +44,7 @@ make records [SEEDS="1337 42 2025"] [-j2] [EXECUTOR=slurm]
 make runs                    all runs: state, score, bytes, age
 make compare A=… B=…         two experiments: settings, scores, significance, curves in one picture
 make publish                 copy a finished submission into records/
+make prove                   prove a finished run's score: each target once, whole distributions, nothing seen before it was scored
 make verify-record RECORD=records/NAME
                              hold its claims against its files, build its own source, score its artifact, compare
 make test, make test-all     the quick tests; all of them, also under sanitizers
@@ -70,7 +71,7 @@ for a run stay its own until others are given.
 AUTHOR=… GITHUB_ID=… sign a submission. VENV=DIR is a virtual environment that clones share.
 endef
 
-.PHONY: help setup configure records runs compare programs build test test-all check-gpu test-asan test-tsan test-arm64 fuzz test-faults bench bench-operations data corpus record $(STAGES) publish verify-record clean
+.PHONY: help setup configure records runs compare programs build test test-all check-gpu test-asan test-tsan test-arm64 fuzz test-faults bench bench-operations data corpus record $(STAGES) publish prove verify-record clean
 help:
 	@$(info $(HELP)):
 
@@ -169,6 +170,9 @@ runs:
 
 compare: programs
 	@build/bin/compare-runs --out "$${OUT:-$$RUNS/comparison}" -- "$${A-}" "$${B-}"
+
+prove: programs
+	@scripts/in-run "$$ROOT/scripts/prove"
 
 verify-record: configure
 	@$(NINJA) make-submission

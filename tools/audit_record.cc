@@ -57,11 +57,11 @@ int main(int argc, char** argv) {
       for (const Audit& audit : audits) result["records"].push_back(AuditJson(audit));
       Print(result.dump(-1, ' ', false, Json::error_handler_t::replace));
     } else if (markdown) {
-      std::fputs(Markdown(AuditTable(audits)).c_str(), stdout);
+      std::fputs(Markdown(AuditTable(audits, true)).c_str(), stdout);
     } else if (audits.size() == 1) {
       for (const std::string& text : AuditLines(audits[0])) Print(text);
     } else {
-      Table table = AuditTable(audits);
+      Table table = AuditTable(audits, false);
       // The last column is as long as it is; it follows the others.
       std::vector<std::string> what;
       for (auto& row : table) {

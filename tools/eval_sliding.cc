@@ -19,8 +19,10 @@
 #include "common/evaluate/evaluate.h"
 #include "common/evaluate/generate.h"
 #include "common/evaluate/memory.h"
+#include "common/evaluate/prove.h"
 #include "common/parallel/communicator.h"
 #include "common/quantise/artifact.h"
+#include "common/tokens/overlap.h"
 #include "common/tokens/shard_format.h"
 #include "common/tokens/split_text.h"
 #include "common/tool/tool.h"
@@ -28,8 +30,10 @@
 namespace fairway {
 namespace {
 
+constexpr int64_t kProofSamples = 8;  // targets that --prove looks into
+
 struct Options {
-  std::string artifact, out, expect, prompt;
+  std::string artifact, out, expect, prompt, prove;
   double tolerance = -1;  // none given
   int64_t tokens = 64;
   double temperature = 0;
@@ -65,10 +69,11 @@ Subject Open(const std::string& path, Settings& settings) {
           LoadParameters(weights, settings)};
 }
 
-Score Plain(Engine& model, const ShardSet& val, const ByteTable& table, const Settings& settings, Communicator& communicator) {
+Score Plain(Engine& model, const ShardSet& val, const ByteTable& table, const Settings& settings, Communicator& communicator,
+            Witness* witness = nullptr) {
   Progress bar("plain evaluation", val.tokens() / settings.train_seq_len);
   return EvaluatePlain(
-      model, val, table, settings, [&](const BatchDone& batch) { bar.Update(batch.windows_done); }, communicator);
+      model, val, table, settings, [&](const BatchDone& batch) { bar.Update(batch.windows_done); }, communicator, witness);
 }
 
 // The weights as an engine works on them; gradients where they will learn.
@@ -77,16 +82,86 @@ struct Model {
   std::unique_ptr<Engine> engine;
 };
 
-Score Sliding(const Model& model, const ShardSet& val, const ByteTable& table, const Settings& settings, Communicator& communicator) {
+Score Sliding(const Model& model, const ShardSet& val, const ByteTable& table, const Settings& settings, Communicator& communicator,
+              Witness* witness) {
   const auto tell = [](const BatchDone& batch) {
     if (batch.batch % 50 != 0) return;
     Log("  sliding_eval [%5.1f%%] %ld/%ld windows running_bpb=%.6f", 100.0 * batch.windows_done / batch.windows,
         batch.windows_done, batch.windows, batch.bits_per_byte);
   };
-  if (settings.method == "kv_cache") return EvaluateCached(*model.engine, val, table, settings, tell);
+  if (settings.method == "kv_cache") return EvaluateCached(*model.engine, val, table, settings, tell, witness);
   if (settings.method == "ttt")
-    return EvaluateAdapting(*model.engine, model.parameters, model.gradients, val, table, settings, tell);
-  return EvaluateSliding(*model.engine, val, table, settings, tell, communicator);
+    return EvaluateAdapting(*model.engine, model.parameters, model.gradients, val, table, settings, tell, witness);
+  return EvaluateSliding(*model.engine, val, table, settings, tell, communicator, witness);
+}
+
+// A digest of the weights as they are now.
+uint64_t StateOf(const NamedTensors& parameters) {
+  Xxh3 digest;
+  for (const auto& [name, tensor] : parameters) {
+    const at::Tensor bytes = tensor.cpu().contiguous();
+    digest.Update(std::as_bytes(std::span(static_cast<const char*>(bytes.data_ptr()), bytes.nbytes())));
+  }
+  return digest.Digest();
+}
+
+// Writes what was proved, and the events in their order beside it. Throws GateError where something was not.
+void WriteProof(const Options& options, Proof& proof, const Score& score, const ShardSet& val, const Settings& settings,
+                int64_t text_bytes, Json about) {
+  ProofReport report = proof.Finish(score);
+  Json data;
+  if (HasShards(settings.data_path, "train")) {
+    const Overlap overlap = CompareDocuments(ShardSet(settings.data_path, "train", settings.vocab_size), val);
+    if (overlap.shared > 0)
+      report.failures.push_back(StringPrintf("%ld of %ld documents of training are documents of validation: %s",
+                                             overlap.shared, overlap.train_documents, overlap.first.c_str()));
+    data = {{"train_documents", overlap.train_documents},
+            {"val_documents", overlap.val_documents},
+            {"shared", overlap.shared},
+            {"near", overlap.near}};
+    Log("prove: documents: %ld of training, %ld of validation, %ld the same, %ld alike", overlap.train_documents,
+        overlap.val_documents, overlap.shared, overlap.near);
+  } else {
+    LogLine("prove: documents: no training shards in " + settings.data_path +
+            ": whether validation documents are among them cannot be told");
+  }
+  if (text_bytes >= 0 && report.bytes > text_bytes)
+    report.failures.push_back(StringPrintf("the score counts %ld bytes; the text has %ld", report.bytes, text_bytes));
+  const EventLedger::Result& order = report.order;
+  Log("prove: targets: %ld of %ld scored, %ld again, %ld never; %ld learnt from", order.scored, order.targets,
+      order.doubled, order.dropped, order.learnt);
+  Log("prove: bytes: %ld counted, %ld spelt, %s in the text", report.bytes, report.spelt_bytes,
+      text_bytes < 0 ? "not known how many" : std::to_string(text_bytes).c_str());
+  Log("prove: order: %ld events, %zu violations", order.events, order.violations.size());
+  Log("prove: repeated: %ld scores; flips: %ld, %ld scores before them kept; sums: %ld distributions of %ld, at most "
+      "%.2e from 1",
+      report.repeated, report.flips, report.kept, report.sums, settings.vocab_size, report.worst_sum);
+  for (const std::string& failure : report.failures) LogLine("prove: FAILED: " + failure);
+  about.update(
+      {{"targets",
+        {{"in_all", order.targets},
+         {"scored", order.scored},
+         {"doubled", order.doubled},
+         {"dropped", order.dropped},
+         {"learnt_from", order.learnt}}},
+       {"bytes",
+        {{"counted", report.bytes},
+         {"spelt", report.spelt_bytes},
+         {"text", text_bytes < 0 ? Json() : Json(text_bytes)}}},
+       {"order", {{"events", order.events}, {"violations", order.violations}, {"digest", Sha256Hex(proof.Events())}}},
+       {"repeated", report.repeated},
+       {"flips", {{"tokens", report.flips}, {"scores_kept", report.kept}}},
+       {"sums", {{"distributions", report.sums}, {"worst", report.worst_sum}, {"tolerance", kSumTolerance}}},
+       {"documents", data},
+       {"failures", report.failures},
+       {"proved", report.failures.empty()}});
+  WriteFile(options.prove + ".events", proof.Events());
+  WriteFile(options.prove, about.dump(2) + "\n");
+  if (!report.failures.empty())
+    throw GateError(options.artifact + ": not proved: " + report.failures[0] +
+                    (report.failures.size() > 1
+                         ? StringPrintf(" (and %zu more in %s)", report.failures.size() - 1, options.prove.c_str())
+                         : ""));
 }
 
 // What ranks of one evaluation have in common.
@@ -154,6 +229,12 @@ Json Evaluate(const Options& options, Settings& settings, const Place& place) {
     for (const auto& [name, tensor] : model.parameters) model.gradients.emplace_back(name, at::zeros_like(tensor, at::kFloat));
   model.engine = MakeEngine(settings, model.parameters, model.gradients, machine);
 
+  std::optional<Proof> proof;
+  if (!options.prove.empty()) {
+    if (communicator.world_size() > 1) throw UsageError("--prove looks on at every batch: one process does it");
+    proof.emplace(val, table, [&] { return StateOf(model.parameters); }, kProofSamples, static_cast<uint64_t>(settings.seed));
+  }
+  Witness* const witness = proof ? &*proof : nullptr;
   std::optional<Score> plain;  // none of a split without a whole sequence
   if (sliding && val.tokens() > settings.train_seq_len) {
     plain = Plain(*model.engine, val, table, settings, communicator);
@@ -167,7 +248,8 @@ Json Evaluate(const Options& options, Settings& settings, const Place& place) {
     Log("final_eval_mode:standard");
   }
   const auto final_start = Clock::now();
-  const Score score = sliding ? Sliding(model, val, table, settings, communicator) : Plain(*model.engine, val, table, settings, communicator);
+  const Score score = sliding ? Sliding(model, val, table, settings, communicator, witness)
+                              : Plain(*model.engine, val, table, settings, communicator, witness);
   if (!sliding) plain = score;
   // The field's name, of weights that came back from codes.
   const char* name = subject.kind == Kind::kQuantised ? "final_int8_zlib_roundtrip" : "final_unrounded_weights";
@@ -175,6 +257,11 @@ Json Evaluate(const Options& options, Settings& settings, const Place& place) {
   Log("%s_exact val_loss:%.8f val_bpb:%.8f", name, score.val_loss, score.val_bpb);
   val.CheckUnchanged();
   if (!std::isfinite(score.val_loss)) throw InputError(subject.path, "its losses are not finite numbers");
+  if (proof) {
+    WriteProof(options, *proof, score, val, settings, text.text_bytes,
+               {{"tool", "eval-sliding"}, {"artifact_digest", subject.digest}, {"val_digest", val_digest}, {"byte_table_digest", table.digest},
+                {"method", sliding ? settings.method : "plain"}, {"val_bpb", score.val_bpb}});
+  }
 
   Json result = {
       {"val_loss", score.val_loss},
@@ -291,6 +378,10 @@ int Main(int argc, char** argv) {
   line.Option(
       "--tolerance", options.tolerance, 0, 1e9,
       "by how much they may; otherwise 8 digits are equal on the same processor with as many threads, 1e-4 elsewhere");
+  line.OutputOption("--prove", options.prove,
+                    "prove the score on the path that scores, and write what was proved here, the order of events beside it: each target "
+                    "once, bytes as the text has them, distributions that sum to 1, no score changed by a later token, nothing learnt "
+                    "before it was scored, no validation document in training; status 5 where something is not so");
   line.Option("--generate", options.prompt, "continue this text instead of scoring (drawn with SEED)");
   line.Option("--tokens", options.tokens, 1, 1 << 20, "tokens to continue it by, or to the document's end [64]");
   line.Option("--temperature", options.temperature, 0, 1e3, "of the draws; 0: always the likeliest token [0]");

@@ -63,6 +63,13 @@ bool IsAside(const Statement& statement) {
 bool IsHeadline(const std::string& key, const std::string& unit) {
   std::string name = Lower(key);
   if (unit == "bpb" && name == "seed_scores") return true;
+  // "seed_42_val_bpb", "val_bpb_seed42"
+  if (const size_t at = name.find("seed"); at != std::string::npos) {
+    size_t end = at + 4;
+    while (end < name.size() && (name[end] == '_' || (name[end] >= '0' && name[end] <= '9'))) ++end;
+    if (end > at + 5) name.erase(at, end - at);
+    while (name.ends_with('_')) name.pop_back();
+  }
   for (bool cut = true; cut;) {
     cut = false;
     for (const std::string_view prefix : {"mean_", "final_", "post_ttt_", "ttt_", "legal_", "avg_", "val_"})

@@ -27,6 +27,19 @@ std::string Lower(std::string text) {
   return text;
 }
 
+// The number behind "seed" in a name: "seed_42", "val_bpb_seed42".
+std::optional<int64_t> SeedOfKey(const std::string& key) {
+  const std::string name = Lower(key);
+  const size_t at = name.find("seed");
+  if (at == std::string::npos) return std::nullopt;
+  size_t begin = at + 4, end;
+  if (begin < name.size() && (name[begin] == '_' || name[begin] == '-')) ++begin;
+  for (end = begin; end < name.size() && std::isdigit(static_cast<unsigned char>(name[end]));) ++end;
+  int64_t seed;
+  if (!ParseInt(name.substr(begin, end - begin), &seed)) return std::nullopt;
+  return seed;
+}
+
 // Walks a JSON text that is known to be one.
 class Walker {
  public:
@@ -125,15 +138,14 @@ class Walker {
         statement.seed = seed;
       // "seed_42": {…}
     }
-    for (const Part& part : path_) {
-      const std::string name = Lower(part.name);
-      int64_t seed;
-      if (!part.index && name.starts_with("seed") &&
-          ParseInt(
-              name.substr(name.find_first_of("0123456789") == std::string::npos ? name.size()
-                                                                                : name.find_first_of("0123456789")),
-              &seed))
-        statement.seed = seed;
+    for (const Part& part : path_)
+      if (!part.index)
+        if (const auto seed = SeedOfKey(part.name)) statement.seed = seed;
+    // {"val_bpb": {"mean": …, "std": …}}
+    if (groups.size() > 1) {
+      const std::string last = Lower(statement.key);
+      for (const char* plain : {"mean", "std", "avg", "max", "min", "value"})
+        if (last == plain) statement.key = groups[groups.size() - 2] + "_" + statement.key;
     }
     statements_.push_back(std::move(statement));
   }

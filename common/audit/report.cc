@@ -57,14 +57,21 @@ nlohmann::ordered_json AuditJson(const Audit& audit) {
           {"findings", findings}};
 }
 
-Table AuditTable(const std::vector<Audit>& audits) {
+Table AuditTable(const std::vector<Audit>& audits, bool whole) {
   Table table = {{"folder", "hold", "contradicted", "cannot be told", "what is contradicted"}};
   for (const Audit& audit : audits) {
-    std::vector<std::string> contradicted;
-    for (const Finding& finding : audit.findings)
-      if (finding.verdict == Verdict::kContradicted)
-        contradicted.push_back(finding.check + ": " + finding.claim + " - " + finding.files +
-                               (finding.files_at.empty() ? "" : " [" + finding.files_at + "]"));
+    std::vector<std::string> contradicted, sorts;
+    for (const Finding& finding : audit.findings) {
+      if (finding.verdict != Verdict::kContradicted) continue;
+      if (!whole && std::ranges::find(sorts, finding.check) != sorts.end()) continue;
+      sorts.push_back(finding.check);
+      const auto more = std::ranges::count_if(audit.findings, [&](const Finding& other) {
+        return other.verdict == Verdict::kContradicted && other.check == finding.check;
+      });
+      contradicted.push_back(finding.check + ": " + finding.claim + " - " + finding.files +
+                             (finding.files_at.empty() ? "" : " [" + finding.files_at + "]") +
+                             (!whole && more > 1 ? StringPrintf(" (and %ld more)", static_cast<long>(more - 1)) : ""));
+    }
     std::string text = Printable(Join(contradicted, "; "));
     std::ranges::replace(text, '|', '/');
     table.push_back({NameOf(audit), std::to_string(audit.Count(Verdict::kHolds)),

@@ -146,6 +146,22 @@ bool Denied(const std::string& text, size_t at) {
   return std::regex_search(before, denial);
 }
 
+// "4.0 → 5.25": what it was changed to counts.
+void ReadChanged(const std::string& text, size_t at, Figure* figure) {
+  std::string_view rest = std::string_view(text).substr(std::min(at, text.size()));
+  const auto skip = [&] {
+    while (rest.starts_with(' ')) rest.remove_prefix(1);
+  };
+  skip();
+  for (const std::string_view arrow : {"\xe2\x86\x92", "->", "=>", "to "}) {
+    if (!rest.starts_with(arrow)) continue;
+    rest.remove_prefix(arrow.size());
+    skip();
+    ReadFigure(rest, figure);
+    return;
+  }
+}
+
 bool IsOff(const std::string& value) {
   const std::string lower = Lower(Trim(value));
   Figure figure;
@@ -329,7 +345,15 @@ void CheckTechniques(Context& context) {
         std::vector<std::pair<std::vector<const char*>, double>> wanted;
         Figure figure;
         if (!ReadFigure(match->str(1).starts_with('.') ? "0" + match->str(1) : match->str(1), &figure)) continue;
-        wanted.emplace_back(number.settings, figure.value);
+        if (match->size() == 2) ReadChanged(body, static_cast<size_t>(match->position() + match->length()), &figure);
+        std::vector<const char*> settings;
+        for (const char* name : number.settings) {
+          // A fraction of the run and a number of steps are told apart by their size.
+          const std::string_view of = name;
+          if ((of.ends_with("_frac") && figure.value > 1) || (of.ends_with("_iters") && figure.value <= 1)) continue;
+          settings.push_back(name);
+        }
+        wanted.emplace_back(settings, figure.value);
         if (match->size() > 2 && ReadFigure(match->str(2), &figure)) wanted.emplace_back(number.second, figure.value);
         std::string now, now_at, not_now, not_at;
         compare(*text, match->str(), wanted, &now, &now_at, &not_now, &not_at);
@@ -360,6 +384,7 @@ void CheckTechniques(Context& context) {
       if (name == "rank" || name == "seed" || name == "seeds" || !ReadFigure(match->str(2), &figure) ||
           !done.insert(name).second)
         continue;
+      ReadChanged(body, static_cast<size_t>(match->position() + match->length()), &figure);
       std::string held, held_at, wrong, wrong_at;
       const char* const names = name.c_str();
       compare(*text, match->str(), {{{names}, figure.value}}, &held, &held_at, &wrong, &wrong_at);

@@ -19,18 +19,6 @@
 namespace fairway {
 namespace {
 
-// A run of windows with the tokens behind them.
-struct Batch {
-  std::vector<Window> windows;
-  std::vector<uint16_t> tokens;  // from the first window's begin up to the last target of all
-  std::vector<uint16_t> bytes;   // that these stand for, where the split has a byte sidecar
-  int64_t width;
-  std::vector<float> losses;     // [windows, width], of the scored positions
-
-  int64_t offset_of(const Window& window) const { return window.begin - windows.front().begin; }
-  const uint16_t* tokens_of(const Window& window) const { return tokens.data() + offset_of(window); }
-};
-
 Batch ReadBatch(const ShardSet& val, const WindowPlan& plan, int64_t first, int64_t count) {
   Batch batch;
   for (int64_t i = first; i < first + count; ++i) batch.windows.push_back(plan[i]);
@@ -106,9 +94,10 @@ Batches BatchesOf(const Settings& settings, int64_t chunk_windows) {
 
 // Evaluates the windows of `plan`. compute(batch) fills in a batch's losses, add(batch) is what it adds to the score; after a chunk
 // learn(windows done) may change the model. In each round every rank has one batch.
+// `witness` looks on; `afresh` is what it is given at the end where computing a batch cannot be repeated in its place.
 template <typename Compute, typename Add, typename Learn>
 Score ScoreWindows(const ShardSet& val, const WindowPlan& plan, Batches by, const OnBatch& on_batch, Communicator& communicator,
-                   Compute compute, Add add, Learn learn) {
+                   Compute compute, Add add, Learn learn, Witness* witness, const Witness::Compute& afresh = {}) {
   constexpr int64_t kNumbers = 4;
   ScoreSum sum(plan);
   const int64_t ranks = communicator.world_size();
@@ -123,6 +112,7 @@ Score ScoreWindows(const ShardSet& val, const WindowPlan& plan, Batches by, cons
     if (first < plan.size()) {
       Batch batch = ReadBatch(val, plan, first, end_of(first) - first);
       compute(batch);
+      if (witness) witness->OnBatch(batch, afresh ? Witness::Compute() : Witness::Compute(compute));
       double* to = numbers.data();
       for (const Addend& addend : add(batch))
         for (double value : {double(addend.begin), double(addend.end), addend.nats, double(addend.bytes)}) *to++ = value;
@@ -130,13 +120,16 @@ Score ScoreWindows(const ShardSet& val, const WindowPlan& plan, Batches by, cons
     const std::vector<double> all = communicator.Gather(numbers);
     for (int64_t rank = 0; rank < ranks && done < plan.size(); ++rank, ++number) {
       const double* from = all.data() + rank * by.addends * kNumbers;
-      for (int64_t i = 0; i < by.addends && from[1] > 0; ++i, from += kNumbers)
+      for (int64_t i = 0; i < by.addends && from[1] > 0; ++i, from += kNumbers) {
         sum.Add(static_cast<int64_t>(from[0]), static_cast<int64_t>(from[1]), from[2], static_cast<int64_t>(from[3]));
+        if (witness) witness->OnAdded(static_cast<int64_t>(from[0]), static_cast<int64_t>(from[1]), static_cast<int64_t>(from[3]));
+      }
       done = end_of(done);
       if (on_batch) on_batch({number, done, plan.size(), sum.bits_per_byte()});
     }
     if (done % by.chunk_windows == 0) learn(done);
   }
+  if (witness) witness->OnEnd(afresh ? afresh : Witness::Compute(compute));
   const Score score = sum.Finish();
   if (score.bytes == 0)
     throw InputError(val.files().front(), "its tokens stand for no text: bits per byte are undefined");
@@ -185,7 +178,7 @@ bool IsSliding(const Settings& settings) {
 }
 
 Score EvaluatePlain(Engine& model, const ShardSet& val, const ByteTable& table, const Settings& settings,
-                    const OnBatch& on_batch, Communicator& communicator) {
+                    const OnBatch& on_batch, Communicator& communicator, Witness* witness) {
   const int64_t batch_windows = settings.val_batch_size / 8 / settings.train_seq_len;
   if (batch_windows == 0) {
     throw UsageError(StringPrintf("VAL_BATCH_SIZE=%ld is less than 8 sequences of TRAIN_SEQ_LEN=%ld",
@@ -215,11 +208,11 @@ Score EvaluatePlain(Engine& model, const ShardSet& val, const ByteTable& table, 
         for (const Window& window : batch.windows) bytes += ScoredBytes(table, batch, window);
         return std::vector<Addend>{{batch.windows.front().begin, batch.windows.back().end(), nats, bytes}};
       },
-      LearnNothing);
+      LearnNothing, witness);
 }
 
 Score EvaluateSliding(Engine& model, const ShardSet& val, const ByteTable& table, const Settings& settings,
-                      const OnBatch& on_batch, Communicator& communicator) {
+                      const OnBatch& on_batch, Communicator& communicator, Witness* witness) {
   const int64_t targets = val.tokens() - 1;
   const int64_t needed = settings.published_quirks ? settings.train_seq_len : 1;
   if (targets < needed) ThrowTooShort(val, needed + 1);
@@ -227,29 +220,31 @@ Score EvaluateSliding(Engine& model, const ShardSet& val, const ByteTable& table
                                           : WindowPlan::Sliding(targets, settings.train_seq_len, settings.eval_stride);
   return ScoreWindows(
       val, plan, BatchesOf(settings, plan.size()), on_batch, communicator, [&](Batch& batch) { ComputeLosses(model, batch); },
-      [&](const Batch& batch) { return AddendsOf(table, batch); }, LearnNothing);
+      [&](const Batch& batch) { return AddendsOf(table, batch); }, LearnNothing, witness);
 }
 
 Score EvaluateCached(Engine& model, const ShardSet& val, const ByteTable& table, const Settings& settings,
-                     const OnBatch& on_batch) {
+                     const OnBatch& on_batch, Witness* witness) {
   const int64_t targets = val.tokens() - 1;
   if (targets < 1) ThrowTooShort(val, 2);
   const WindowPlan plan = WindowPlan::Sliding(targets, settings.train_seq_len, settings.eval_stride);
+  // `fresh`: the first window begins a text.
+  const auto compute = [&](Batch& batch, bool fresh) {
+    float* row = batch.losses.data();
+    for (const Window& window : batch.windows) {
+      const int64_t past = fresh ? 0 : window.score_from;
+      model.ContinueLosses(batch.tokens_of(window) + past, window.length - past, past, row + past);
+      row += batch.width;
+      fresh = false;
+    }
+  };
   return ScoreWindows(
-      val, plan, BatchesOf(settings, plan.size()), on_batch, Communicator::Single(),
-      [&](Batch& batch) {
-        float* row = batch.losses.data();
-        for (const Window& window : batch.windows) {
-          const int64_t past = window.score_from;
-          model.ContinueLosses(batch.tokens_of(window) + past, window.length - past, past, row + past);
-          row += batch.width;
-        }
-      },
-      [&](const Batch& batch) { return AddendsOf(table, batch); }, LearnNothing);
+      val, plan, BatchesOf(settings, plan.size()), on_batch, Communicator::Single(), [&](Batch& batch) { compute(batch, false); },
+      [&](const Batch& batch) { return AddendsOf(table, batch); }, LearnNothing, witness, [&](Batch& batch) { compute(batch, true); });
 }
 
 Score EvaluateAdapting(Engine& model, const NamedTensors& parameters, const NamedTensors& gradients, const ShardSet& val,
-                       const ByteTable& table, const Settings& settings, const OnBatch& on_batch) {
+                       const ByteTable& table, const Settings& settings, const OnBatch& on_batch, Witness* witness) {
   const int64_t targets = val.tokens() - 1, T = settings.train_seq_len;
   if (targets < 1) ThrowTooShort(val, 2);
   const WindowPlan plan = WindowPlan::Sliding(targets, T, settings.eval_stride);
@@ -271,12 +266,13 @@ Score EvaluateAdapting(Engine& model, const NamedTensors& parameters, const Name
       descent.Step(settings.ttt_lr * 0.5 * (1 + std::cos(std::numbers::pi * share)));
       model.Prepare(/*fake_quantise=*/false);
     }
+    if (witness) witness->OnLearnt(learnt, learnt + sequences * T);
     learnt += sequences * T;
   };
   return ScoreWindows(
       val, plan, BatchesOf(settings, chunk_windows), on_batch, Communicator::Single(),
       [&](Batch& batch) { ComputeLosses(model, batch); },
-      [&](const Batch& batch) { return AddendsOf(table, batch); }, learn);
+      [&](const Batch& batch) { return AddendsOf(table, batch); }, learn, witness);
 }
 
 }  // namespace fairway

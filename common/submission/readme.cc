@@ -5,6 +5,7 @@
 #include "common/base/file.h"
 #include "common/base/text.h"
 #include "common/checkpoint/counter_names.h"
+#include "common/submission/clock.h"
 #include "common/submission/record.h"
 
 namespace fairway {
@@ -144,6 +145,18 @@ Table Training(const Record& record) {
   return table.table();
 }
 
+// What took how long, and what of it read training data.
+Table Clock(const Record& record) {
+  SeedTable table("clock", record.runs);
+  table.Row("training, on training data", [](const FinishedRun& run) { return StringPrintf("%.1f s", ClockOf(run).training); });
+  table.Row("training tokens read after it, by the quantiser", [](const FinishedRun& run) { return WithCommas(ClockOf(run).calibration_tokens); });
+  table.Row("seconds of evaluation, on the artifact and validation data", [](const FinishedRun& run) {
+    const ClockLedger clock = ClockOf(run);
+    return clock.evaluation ? StringPrintf("%.1f s", *clock.evaluation) : std::string("-");
+  });
+  return table.table();
+}
+
 std::string SeedList(const Record& record) {
   std::vector<std::string> seeds;
   for (const FinishedRun& run : record.runs) seeds.push_back(std::to_string(run.seed()));
@@ -222,6 +235,10 @@ std::string ReadMe(const Record& record) {
   text += "## Sizes\n\n" + Markdown(sizes.table()) + "\n";
   text += "## What acted, and how often\n\n" + Markdown(Activity(record)) + "\n";
   text += "## Training\n\n" + Markdown(Training(record)) + "\n";
+  text += "## Clock\n\n" + Markdown(Clock(record)) + "\n";
+  const std::vector<std::string> outside = OutsideTrack(record.runs);
+  text += StringPrintf("The ten-minute track wants training, all that reads training data, and evaluation within %.0f s each. ", kTrackSeconds) +
+          (outside.empty() ? "These runs are.\n\n" : "These runs are outside of it: " + Join(outside, "; ") + ".\n\n");
   if (!record.hardware.empty()) text += "Hardware: " + record.hardware + ".";
   if (!record.pytorch_version.empty()) text += " LibTorch " + record.pytorch_version + ".";
   text += "\n\n## Settings\n\nSeeds: " + SeedList(record) + ". As a profile:\n\n```\n";

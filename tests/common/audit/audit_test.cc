@@ -385,6 +385,13 @@ TEST_F(AuditTest, NumbersInTheTexts) {
   EXPECT_THAT(audit.findings, Contains(Is(kHolds, "settings", "MIN_LR=0.10", "min_lr: 0.1")));
 }
 
+TEST_F(AuditTest, NumbersThatWereChangedInTheTexts) {
+  for (Seed& seed : seeds_) seed.settings = "Hyperparameters:\n  qk_gain_init: 5.25\n  warmdown_frac: 0.72\n  min_lr: 0.1\n";
+  const Audit audit = Whole(" \"blurb\": \"QK-Gain 4.0 -> 5.25, warmdown 3500 in the base, MIN_LR=0.0 to 0.1\",\n");
+  EXPECT_EQ(Contradictions(audit), "");
+  EXPECT_THAT(audit.findings, AllOf(Contains(Is(kHolds, "settings", "QK-Gain 4.0", "qk_gain_init: 5.25")), Contains(Is(kHolds, "settings", "MIN_LR=0.0", "min_lr: 0.1"))));
+}
+
 TEST_F(AuditTest, SettingsOfTheReadmesCommand) {
   for (Seed& seed : seeds_) seed.settings = "Hyperparameters:\n  matrix_lr: 0.026\n  ema_decay: 0.997\n";
   Write("README.md",
@@ -441,6 +448,18 @@ TEST_F(AuditTest, ALogThatIsCutOff) {
   EXPECT_THAT(audit.findings, Contains(Is(kUnknown, "logs", "train_seed999.log is whole",
                                           "without a score of the artifact and without the end of training")));
   EXPECT_EQ(Contradictions(audit), "");
+}
+
+TEST_F(AuditTest, SeedsAndMeansInOtherPlaces) {
+  WriteLogs();
+  Write("submission.json",
+        "{\"val_bpb\": {\"mean\": 1.1004, \"std\": 0.0004}, \"seed_42_val_bpb\": 1.1, \"val_bpb_seed314\": 1.2,\n"
+        " \"runs\": [{\"seed\": 999, \"val_bpb\": 1.1008}], \"code_bytes\": \"50000\"}");
+  const Audit audit = Run();
+  EXPECT_THAT(audit.findings, AllOf(Contains(Is(kHolds, "score", "val_bpb.mean 1.1004", "mean over 3 logs")),
+                                    Contains(Is(kHolds, "score", "seed_42_val_bpb", "exact")), Contains(Is(kHolds, "score", "val_bpb.std", "deviation")),
+                                    Contains(Is(kContradicted, "score", "val_bpb_seed314 1.2", "no log has it")),
+                                    Contains(Is(kHolds, "score", "runs.val_bpb 1.1008", "exact", "train_seed999.log"))));
 }
 
 TEST_F(AuditTest, ProbabilityAgainstABaseline) {
@@ -531,7 +550,7 @@ TEST_F(AuditTest, ReportsAreInOrderAndPrintable) {
   EXPECT_EQ(json["contradicted"], audit.Count(kContradicted));
   EXPECT_EQ(json["findings"].size(), audit.findings.size());
   EXPECT_EQ(json["findings"][0]["verdict"], "contradicted");
-  const Table table = AuditTable({audit});
+  const Table table = AuditTable({audit}, true);
   ASSERT_EQ(table.size(), 2u);
   EXPECT_THAT(table[1].back(), HasSubstr("size: artifact and code within"));
 }

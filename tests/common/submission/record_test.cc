@@ -372,6 +372,33 @@ TEST(MakeRecord, ComparesSeedsWithTheBaseline) {
   EXPECT_EQ(SubmissionJson(close)["track"], "non-record-16mb");
 }
 
+// A score that beats the standing record is of the ten-minute track only where everything was done in time.
+TEST(MakeRecord, TheTrackFollowsFromTheClock) {
+  RecordOptions options = Dated();
+  options.baseline_loss = 2.02;
+  const auto with = [&](const std::function<void(FinishedRun&)>& change) {
+    std::vector<FinishedRun> runs = ThreeSeeds();
+    change(runs[1]);
+    return MakeRecord(runs, options);
+  };
+  const auto reasons = [&](const std::function<void(FinishedRun&)>& change) {
+    const Record record = with(change);
+    const Json json = SubmissionJson(record);
+    EXPECT_EQ(json["track"], "non-record-16mb");
+    const std::string said = json["track_reasons"].dump();
+    EXPECT_THAT(ReadMe(record), HasSubstr("These runs are outside of it: " + json["track_reasons"][0].get<std::string>()));
+    return said;
+  };
+  const Json in_time = SubmissionJson(with([](FinishedRun&) {}));
+  EXPECT_EQ(in_time["track"], "10min_16mb");
+  EXPECT_FALSE(in_time.contains("track_reasons"));
+  EXPECT_THAT(reasons([](FinishedRun& run) { run.eval["seconds"] = 4000; }), HasSubstr("evaluation took 4000.0 s, more than 600"));
+  EXPECT_THAT(reasons([](FinishedRun& run) { run.eval.erase("seconds"); }), HasSubstr("does not say how long evaluation took"));
+  EXPECT_THAT(reasons([](FinishedRun& run) { run.counters.Set(counter::kTrainSeconds, 600.5); }), HasSubstr("training took 600.5 s"));
+  EXPECT_THAT(reasons([](FinishedRun& run) { run.counters.Set(counter::kCalibrationTokens, 98304); }),
+              HasSubstr("calibration read 98,304 training tokens after the clock of training had ended"));
+}
+
 TEST(MakeRecord, NeedsThreeSeedsForARecord) {
   std::vector<FinishedRun> runs = ThreeSeeds();
   runs.pop_back();

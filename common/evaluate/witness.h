@@ -1,0 +1,41 @@
+// Somebody who looks on while an evaluation scores: to prove it, or to time it. The evaluation does not depend on them.
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <vector>
+
+#include "common/score/windows.h"
+
+namespace fairway {
+
+// A run of windows with the tokens behind them.
+struct Batch {
+  std::vector<Window> windows;
+  std::vector<uint16_t> tokens;  // from the first window's begin up to the last target of all
+  std::vector<uint16_t> bytes;   // that these stand for, where the split has a byte sidecar
+  int64_t width;
+  std::vector<float> losses;     // [windows, width], of the scored positions
+
+  int64_t offset_of(const Window& window) const { return window.begin - windows.front().begin; }
+  const uint16_t* tokens_of(const Window& window) const { return tokens.data() + offset_of(window); }
+};
+
+class Witness {
+ public:
+  // Computes a batch's losses by the path that scores, in the state that it is in now.
+  using Compute = std::function<void(Batch&)>;
+
+  virtual ~Witness() = default;
+  // The losses of a batch were computed. `again` repeats that, of this batch or another one; empty where computing leaves something
+  // behind that the next batch needs.
+  virtual void OnBatch(const Batch& batch, const Compute& again) = 0;
+  // Losses of targets [begin, end), which stand for so many bytes, were added to the score.
+  virtual void OnAdded(int64_t begin, int64_t end, int64_t bytes) = 0;
+  // The weights learnt from targets [begin, end).
+  virtual void OnLearnt(int64_t begin, int64_t end) = 0;
+  // All is scored. `afresh` computes a batch from its first window's first token on.
+  virtual void OnEnd(const Compute& afresh) = 0;
+};
+
+}  // namespace fairway

@@ -1,0 +1,88 @@
+#include "common/tokens/overlap.h"
+
+#include <algorithm>
+#include <functional>
+#include <span>
+#include <unordered_map>
+#include <vector>
+
+#include "common/base/digest.h"
+#include "common/base/text.h"
+#include "common/tokens/shard_format.h"
+
+namespace fairway {
+namespace {
+
+constexpr int64_t kRead = 1 << 20;       // tokens at a time
+constexpr int64_t kLongest = 1 << 24;    // a longer document is compared in parts
+constexpr size_t kShingle = 8;
+constexpr uint64_t kSampled = 32;        // one run of tokens in so many
+
+using Document = std::span<const uint16_t>;  // without its BOS
+
+void ForEachDocument(const ShardSet& shards, const std::function<void(int64_t begin, Document)>& visit) {
+  std::vector<uint16_t> buffer(kRead), document;
+  int64_t begin = 0;
+  const auto end = [&](int64_t at) {
+    if (static_cast<int64_t>(document.size()) >= kMinDocument) visit(begin, document);
+    document.clear();
+    begin = at;
+  };
+  for (int64_t at = 0; at < shards.tokens(); at += kRead) {
+    const int64_t count = std::min(kRead, shards.tokens() - at);
+    shards.Read(at, count, buffer.data());
+    for (int64_t i = 0; i < count; ++i) {
+      if (buffer[i] == kBos || static_cast<int64_t>(document.size()) == kLongest) end(at + i);
+      if (buffer[i] != kBos) document.push_back(buffer[i]);
+    }
+    shards.Drop(at, count);
+  }
+  end(shards.tokens());
+}
+
+uint64_t HashOf(Document document) {
+  Xxh3 hash;
+  hash.Update(std::as_bytes(document));
+  return hash.Digest();
+}
+
+// Hashes of some of the document's runs of tokens; which, their content decides.
+std::vector<uint64_t> Shingles(Document document) {
+  std::vector<uint64_t> shingles;
+  for (size_t i = 0; i + kShingle <= document.size(); ++i) {
+    uint64_t hash = 0x9e3779b97f4a7c15;
+    for (size_t j = 0; j < kShingle; ++j) hash = (hash ^ document[i + j]) * 0xff51afd7ed558ccd, hash ^= hash >> 29;
+    if (hash % kSampled == 0) shingles.push_back(hash);
+  }
+  return shingles;
+}
+
+}  // namespace
+
+Overlap CompareDocuments(const ShardSet& train, const ShardSet& val) {
+  Overlap overlap;
+  std::unordered_map<uint64_t, int64_t> documents;  // by hash: where it begins
+  std::unordered_map<uint64_t, int64_t> runs;       // by shingle: the document's number
+  ForEachDocument(val, [&](int64_t begin, Document document) {
+    documents.emplace(HashOf(document), begin);
+    for (const uint64_t shingle : Shingles(document)) runs.emplace(shingle, overlap.val_documents);
+    ++overlap.val_documents;
+  });
+  ForEachDocument(train, [&](int64_t begin, Document document) {
+    ++overlap.train_documents;
+    if (const auto found = documents.find(HashOf(document)); found != documents.end()) {
+      if (overlap.shared++ == 0)
+        overlap.first = StringPrintf("the document at token %ld of training is that at token %ld of validation", begin, found->second);
+      return;
+    }
+    const std::vector<uint64_t> shingles = Shingles(document);
+    std::unordered_map<int64_t, size_t> hits;
+    size_t most = 0;
+    for (const uint64_t shingle : shingles)
+      if (const auto found = runs.find(shingle); found != runs.end()) most = std::max(most, ++hits[found->second]);
+    overlap.near += most >= 4 && 2 * most >= shingles.size();
+  });
+  return overlap;
+}
+
+}  // namespace fairway

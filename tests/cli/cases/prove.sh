@@ -1,0 +1,28 @@
+# eval-sliding --prove: an honest score is proved by every method, what was done otherwise is named.
+make_shards
+need train --profile small.profile --out train.ckpt
+need ema-finalize --profile small.profile train.ckpt weights.ckpt
+need gptq-lite --profile small.profile weights.ckpt quantised.ckpt
+need pack-zstd quantised.ckpt model.bin.zst
+proof() {  # proof OPTION…: the lines of a proof, and how it ended
+  local status
+  eval-sliding --profile small.profile "$@" --prove prove.json model.bin.zst > out 2> err
+  status=$?
+  { grep -E '^prove' err; tail -n 1 err | grep -E '^eval-sliding: '; } | sed 's/at most .*/at most …/'
+  return $status
+}
+try proof
+try proof --method kv_cache
+try proof --method ttt --ttt-chunk-tokens 64
+try sh -c 'cut -d " " -f 1,2 prove.json.events | sed -n "1,2p;/learn/p" | head -n 3'
+# Targets that are dropped or scored again.
+try proof --eval-stride 0
+try proof --published-quirks 1
+# The scores are the same whether or not somebody looks on.
+need eval-sliding --profile small.profile --out plain.json model.bin.zst
+try proof --expect plain.json
+# The validation text in training.
+cp data/fineweb_val_000000.bin data/fineweb_train_000001.bin
+try proof
+rm data/fineweb_train_*.bin
+try proof
