@@ -5,7 +5,7 @@ SHELL := bash
 .NOTPARALLEL:
 # A misspelt name would be ignored.
 VARIABLES := PROFILE SEED SEEDS RUNS RUN AGAIN LAUNCH EXECUTOR AUTHOR GITHUB_ID BASELINE_BPB BASELINE_LOSS A B OUT RECORD VENV ROOT CI \
-  LIBTORCH BENCH_FLAGS TEXT HOLDOUT PIECES DOCUMENTS CASE_OPS SET SHARDS SECONDS FUZZ_SEED KILLS SLURM_OPTIONS SHELL
+  LIBTORCH BENCH_FLAGS TEXT HOLDOUT PIECES DOCUMENTS CASE_OPS SET SHARDS SECONDS FUZZ_SEED KILLS SLURM_OPTIONS SHELL PREFIX PROMPT TOKENS TEMPERATURE TOP_K TOP_P SAMPLE_SEED
 given := $(foreach name,$(.VARIABLES),$(if $(filter command,$(origin $(name))),$(name)))
 misspelt := $(if $(given),$(shell scripts/check-names '$(VARIABLES)' $(foreach name,$(given),'$(subst ','\'',$(name))')))
 $(if $(misspelt),$(error $(misspelt)))
@@ -34,44 +34,37 @@ PROGRAMS := tokenize-shard train ema-finalize gptq-lite pack-zstd eval-sliding m
 STAGES := train finalize quantise pack eval submission
 
 define HELP
-make record [SEED=1337]      set up, build, train, pack, score: one record
-make $(STAGES)
-                             the same up to that stage; what is finished stays as it is
-make … AGAIN=1               finished stages that differ from what is asked for are made again in their place
-make -n …                    the commands of what would be made
-make records [SEEDS="1337 42 2025"] [-j2] [EXECUTOR=slurm]
-                             many seeds, N at once on their share of the cores, or as a job array; one submission over all
-make runs                    all runs: state, score, bytes, age
-make compare A=… B=…         two experiments: settings, scores, significance, curves in one picture
-make publish                 copy a finished submission into records/
-make prove                   prove a finished run's score: each target once, whole distributions, nothing seen before it was scored
-make verify-record RECORD=records/NAME
-                             hold its claims against its files, build its own source, score its artifact, compare
-make test, make test-all     the quick tests; all of them, also under sanitizers
-make bench                   races against PyTorch, into build/bench (about half an hour)
-make bench-operations        each fused operation beside its plain composition (a few minutes)
-make test-faults [KILLS=200] kills the tiny profile's chain at random moments, and injects a fault at every write
-make test-asan [LIBTORCH=OFF]
-                             the quick tests under sanitizers of memory and of arithmetic; OFF: those that need no LibTorch
-make test-tsan               the same of threads, without LibTorch
-make test-arm64              what needs no LibTorch, built for arm64 and tested under emulation (Debian's cross compiler and qemu-user)
-make fuzz SECONDS=60 [FUZZ_SEED=1]
-                             every reader against damaged input, so long each; with a seed the same as far as it comes
-make check-gpu               what a GPU computes against the CPU, and the time of a step there
-make setup, programs, build  packages and LibTorch; the programs; the tests too
-make corpus TEXT='FILE…' OUT=DIR [HOLDOUT=5%] [PIECES=2048] [DOCUMENTS=blank-line|file|key:NAME]
-                             shards of your own text: held-out documents are drawn by hash
-make data                    fetch the published data set and tokenizer into data/
-make clean                   remove build/ and its like (runs, data and the virtual environment stay)
+fairway trains a language model that must fit, with its code, into 16,000,000 bytes (OpenAI Parameter Golf)
 
-PROFILE=cpu-demo|beyond|published-531|field-1855|record-h100x8|FILE chooses the settings; NAME=value changes one (ITERATIONS=100).
-LAUNCH="mpirun -n 2" starts training, calibration and evaluation as several processes (torchrun, srun: docs/scaling.md).
-A run lies in RUNS/PROFILE/seed-SEED, RUNS being runs; RUN=name keeps another in RUNS/PROFILE/name-seed-SEED. Settings that were given
-for a run stay its own until others are given.
-AUTHOR=… GITHUB_ID=… sign a submission. VENV=DIR is a virtual environment that clones share.
+Records     make record [PROFILE=cpu-demo] [SEED=1337]  train, quantise, pack and score one model; a submission folder
+            make train | finalize | quantise | pack | eval | submission   the same up to that stage; what is finished stays
+            make … AGAIN=1 | make -n …                  replace finished stages that differ; only print the commands
+            make records [SEEDS="1337 42 2025"] [-j2] [EXECUTOR=slurm]    several seeds, one submission over all
+            make generate PROMPT="In the beginning"     continue a text (TEMPERATURE, TOP_K, TOP_P, TOKENS, SAMPLE_SEED)
+            make runs                                   all runs: state and time left, score, bytes, age
+            make compare A=DIR B=DIR                    two experiments: settings, scores, significance, curves
+            make publish                                copy the finished submission into records/
+            make prove                                  prove a finished run's score (docs/truth.md)
+            make verify-record RECORD=DIR               check a record's claims, rebuild its source, score it again
+Data        make corpus TEXT='FILE…' OUT=DIR            shards of your own text, held-out documents drawn by hash
+              [HOLDOUT=5%] [PIECES=2048] [DOCUMENTS=blank-line|file|key:NAME]
+            make data                                   fetch the published data set and tokenizer into data/
+Build       make setup | programs | build | clean       packages and LibTorch; the programs; tests too; remove build/
+            make install PREFIX=DIR                     programs, profiles and bash completion into DIR (~/.local)
+            make wheel                                  the programs as a Python wheel in build/wheel
+Tests       make test | test-all                        the quick tests; all of them, also under sanitizers
+            make test-asan | test-tsan | test-faults [KILLS=200] | fuzz [SECONDS=60] [FUZZ_SEED=1]
+            make test-arm64 | check-gpu                 for arm64 under emulation; a GPU's results and speed
+Benchmarks  make bench | bench-operations               against PyTorch (half an hour); each fused operation (minutes)
+
+Settings    PROFILE=cpu-demo|beyond|published-531|field-1855|record-h100x8|FILE; NAME=value changes a setting (ITERATIONS=9)
+            LAUNCH="mpirun -n 2" runs training, calibration and evaluation as several processes (docs/scaling.md)
+            A run is kept in RUNS/PROFILE/[RUN-]seed-SEED (RUNS=runs) with the settings that were given for it until others are.
+            AUTHOR=… GITHUB_ID=… sign a submission.
+            VENV=DIR is a virtual environment that clones share. `PROGRAM --help` explains a program and its settings.
 endef
 
-.PHONY: help setup configure records runs compare programs build test test-all check-gpu test-asan test-tsan test-arm64 fuzz test-faults bench bench-operations data corpus record $(STAGES) publish prove verify-record clean
+.PHONY: help setup configure records runs compare programs build test test-all check-gpu test-asan test-tsan test-arm64 fuzz test-faults bench bench-operations data corpus record $(STAGES) publish prove generate verify-record install wheel clean
 help:
 	@$(info $(HELP)):
 
@@ -154,7 +147,7 @@ data/bible-kjv-%/manifest.json: scripts/make-corpus scripts/corpus build/bin/tok
 	@scripts/make-corpus data/bible-kjv-$* $*
 
 # A run is Makefile.runs at work inside the run's own directory.
-record $(STAGES) publish: programs
+record $(STAGES) publish generate: programs
 	+@scripts/in-run $(MAKE) --no-print-directory -f "$$ROOT/Makefile.runs" $@
 
 # EXECUTOR=slurm hands the same targets to Slurm.
@@ -177,6 +170,13 @@ prove: programs
 verify-record: configure
 	@$(NINJA) make-submission
 	@scripts/verify-record $${RECORD:+"$$RECORD"}
+
+export PREFIX ?= $(HOME)/.local
+install: programs
+	@cmake --install build --prefix "$$PREFIX" > /dev/null
+
+wheel: programs
+	@packaging/make-wheel build build/wheel
 
 clean:
 	@rm -rf build build-asan build-tsan build-fuzz

@@ -110,6 +110,10 @@ function(fairway_tool name)
     DEPENDS ${sources} ${PROJECT_SOURCE_DIR}/cmake/SourceDigest.cmake
     VERBATIM)
   target_sources(${name} PRIVATE ${generated})
+  # An installed program looks for LibTorch where it was built with it, then as a wheel's program does: beside the wheel's package.
+  set_target_properties(${name} PROPERTIES INSTALL_RPATH "$<$<BOOL:${FAIRWAY_LIBTORCH}>:${LIBTORCH_ROOT}/lib;>$ORIGIN/../../torch/lib;$ORIGIN/../lib")
+  install(TARGETS ${name} RUNTIME DESTINATION bin)
+  install(FILES ${PROJECT_SOURCE_DIR}/packaging/completion.bash DESTINATION share/bash-completion/completions RENAME ${name})
 endfunction()
 
 # fairway_test(NAME SOURCES file… DEPENDS target… [LABELS label…]) makes a GoogleTest program and registers its cases.

@@ -276,12 +276,12 @@ int Main(int argc, char** argv) {
   line.Flag("--verify", options.verify, "check every hash and compute the identity anew");
   line.OutputOption(
       "--export", options.export_to,
-      "write the tensors to this safetensors file; codes as the float32 weights that they stand for. Kind, "
+      "write the tensors to this safetensors file; codes as the float32 weights that they represent. Kind, "
       "identity and settings (as setting.NAME) go into its metadata");
   line.Flag(
       "--import", options.import,
       "read a safetensors file and write OUT. Settings come from the command line, the environment, --profile and the "
-      "metadata setting.NAME; other metadata are left behind");
+      "metadata setting.NAME; other metadata is ignored");
   line.Use(settings, kWeightsScope);
 
   return RunTool(line, argc, argv, [&]() -> Json {

@@ -1,7 +1,9 @@
 // eval-sliding: what an artifact scores, from the artifact alone.
 #include <ATen/Parallel.h>
 #include <ATen/ops/zeros_like.h>
+#include <unistd.h>
 
+#include <algorithm>
 #include <cmath>
 #include <nlohmann/json.hpp>
 #include <optional>
@@ -11,6 +13,7 @@
 #include "common/base/error.h"
 #include "common/base/file.h"
 #include "common/base/json.h"
+#include "common/base/live_line.h"
 #include "common/base/log.h"
 #include "common/base/machine.h"
 #include "common/base/text.h"
@@ -22,6 +25,7 @@
 #include "common/evaluate/prove.h"
 #include "common/parallel/communicator.h"
 #include "common/quantise/artifact.h"
+#include "common/tokens/case_ops.h"
 #include "common/tokens/overlap.h"
 #include "common/tokens/shard_format.h"
 #include "common/tokens/split_text.h"
@@ -33,10 +37,11 @@ namespace {
 constexpr int64_t kProofSamples = 8;  // targets that --prove looks into
 
 struct Options {
-  std::string artifact, out, expect, prompt, prove;
+  std::string artifact, out, expect, prove;
   double tolerance = -1;  // none given
-  int64_t tokens = 64;
-  double temperature = 0;
+  std::vector<std::string> prompts;
+  int64_t tokens = 64, top_k = 0;
+  double temperature = 0.8, top_p = 0.95;
 };
 
 // The weights to look at, with what a record says of the file they came from.
@@ -84,9 +89,11 @@ struct Model {
 
 Score Sliding(const Model& model, const ShardSet& val, const ByteTable& table, const Settings& settings, Communicator& communicator,
               Witness* witness) {
-  const auto tell = [](const BatchDone& batch) {
+  Progress bar("sliding evaluation", 100);
+  const auto tell = [&](const BatchDone& batch) {
+    bar.Update(100 * batch.windows_done / batch.windows, StringPrintf("bpb so far %.4f", batch.bits_per_byte));
     if (batch.batch % 50 != 0) return;
-    Log("  sliding_eval [%5.1f%%] %ld/%ld windows running_bpb=%.6f", 100.0 * batch.windows_done / batch.windows,
+    LogProgress("  sliding_eval [%5.1f%%] %ld/%ld windows running_bpb=%.6f", 100.0 * batch.windows_done / batch.windows,
         batch.windows_done, batch.windows, batch.bits_per_byte);
   };
   if (settings.method == "kv_cache") return EvaluateCached(*model.engine, val, table, settings, tell, witness);
@@ -351,17 +358,99 @@ void Compare(const Json& score, const Json& expected, const Options& options) {
   }
 }
 
+// Text that appears on standard error as it is generated: whole characters only, and of control characters only line breaks and tabs.
+class Stream {
+ public:
+  explicit Stream(bool shown) : shown_(shown) {}
+  ~Stream() { Show(held_ + "\n"); }
+  void Add(const std::string& text) {
+    held_ += text;
+    size_t whole = held_.size();  // without a last character whose other bytes are still to come
+    for (size_t back = 1; back <= std::min<size_t>(3, held_.size()); ++back) {
+      const auto byte = static_cast<unsigned char>(held_[held_.size() - back]);
+      if ((byte & 0xC0) == 0x80) continue;
+      const size_t length = byte >= 0xF0 ? 4 : byte >= 0xE0 ? 3 : byte >= 0xC0 ? 2 : 1;
+      if (length > back) whole -= back;
+      break;
+    }
+    Show(held_.substr(0, whole));
+    held_.erase(0, whole);
+  }
+
+ private:
+  void Show(const std::string& text) const {
+    if (!shown_) return;
+    std::string shown;
+    size_t begin = 0;
+    while (begin < text.size()) {
+      const size_t end = std::min(text.find_first_of("\n\t", begin), text.size());
+      shown += Printable(text.substr(begin, end - begin));
+      if (end < text.size()) shown += text[end];
+      begin = end + 1;
+    }
+    std::fprintf(stderr, "%s", shown.c_str());
+  }
+
+  const bool shown_;
+  std::string held_;
+};
+
 Json Continue(const Options& options, Settings& settings) {
   const Subject subject = Open(options.artifact, settings);
   const ByteTable table = ByteTable::Load(settings);
-  std::vector<int64_t> prompt = table.Encode(options.prompt);
-  prompt.insert(prompt.begin(), kBos);
-  const std::vector<int64_t> ids =
-      Generate(Transformer(settings, subject.parameters), settings, prompt,
-               {options.tokens, options.temperature, static_cast<uint64_t>(settings.seed), kBos});
-  const std::string text = table.Decode(ids);
-  LogLine(options.prompt + text);
-  return {{"prompt", options.prompt}, {"text", text}, {"tokens", ids.size()}, {"identity", subject.identity}};
+  const Transformer model(settings, subject.parameters);
+  // A tokenizer of text with CaseOps has its marks as pieces.
+  const bool case_ops = std::ranges::any_of(table.pieces, [](const ByteTable::Piece& piece) { return piece.text == kCaseTitle; });
+  Json samples = Json::array();
+  for (const std::string& prompt : options.prompts) {
+    CaseDecoder decoder;  // knows the case that the prompt leaves open
+    const std::string coded = case_ops ? EncodeCase(prompt) : prompt;
+    decoder.Decode(coded);
+    std::vector<int64_t> ids = table.Encode(coded);
+    ids.insert(ids.begin(), kBos);
+    const bool shown = options.out.empty();
+    if (shown && !samples.empty()) std::fprintf(stderr, "\n");
+    std::string text;
+    int64_t previous = ids.back(), tokens = 0;
+    {
+      Stream stream(shown);
+      stream.Add(prompt);
+      const Sampling sampling{.tokens = options.tokens,
+                              .temperature = options.temperature,
+                              .top_k = options.top_k,
+                              .top_p = options.top_p,
+                              .seed = static_cast<uint64_t>(settings.seed) + samples.size(),
+                              .stop = kBos};
+      Generate(model, settings, ids, sampling, [&](int64_t id) {
+        std::string piece = table.Decode({id});
+        // The first piece of a document is spelt with a space that is not in its text.
+        if (table.pieces[id].leading_space && table.pieces[previous].boundary) piece.erase(0, 1);
+        if (case_ops) piece = decoder.Decode(piece);
+        stream.Add(piece);
+        text += piece;
+        previous = id;
+        ++tokens;
+      });
+      if (case_ops) {
+        const std::string rest = decoder.Finish();
+        stream.Add(rest);
+        text += rest;
+      }
+    }
+    samples.push_back({{"prompt", prompt}, {"text", text}, {"tokens", tokens}});
+  }
+  const Json result = {{"samples", samples},
+                       {"temperature", options.temperature},
+                       {"top_k", options.top_k},
+                       {"top_p", options.top_p},
+                       {"seed", settings.seed},
+                       {"identity", subject.identity}};
+  if (!options.out.empty()) {
+    WriteFile(options.out, result.dump(2, ' ', false, Json::error_handler_t::replace) + "\n");
+  } else if (isatty(STDOUT_FILENO)) {
+    return nullptr;  // the terminal shows the text already
+  }
+  return result;
 }
 
 int Main(int argc, char** argv) {
@@ -373,26 +462,28 @@ int Main(int argc, char** argv) {
       "the split's shards and the byte table, and nothing else.",
       "eval-sliding --profile tiny model.bin.zst --out eval.json");
   line.Input("ARTIFACT", options.artifact, "artifact, weights or quantised checkpoint; -: standard input");
-  line.OutputOption("--out", options.out, "write the scores here too (eval.json)");
-  line.Option("--expect", options.expect, "an earlier eval.json: fail with status 5 where the scores differ from it");
+  line.OutputOption("--out", options.out, "write the scores (eval.json) or, with --generate, the samples to this file too");
+  line.Option("--expect", options.expect, "an earlier eval.json: end with status 5 if the scores differ from it");
   line.Option(
       "--tolerance", options.tolerance, 0, 1e9,
-      "by how much they may; otherwise 8 digits are equal on the same processor with as many threads, 1e-4 elsewhere");
+      "--expect: largest difference allowed; default 5e-9 on the same processor with the same threads, 1e-4 elsewhere");
   line.OutputOption("--prove", options.prove,
                     "prove the score on the path that scores, and write what was proved here, the order of events beside it: each target "
                     "once, bytes as the text has them, distributions that sum to 1, no score changed by a later token, nothing learnt "
                     "before it was scored, no validation document in training; status 5 where something is not so");
-  line.Option("--generate", options.prompt, "continue this text instead of scoring (drawn with SEED)");
-  line.Option("--tokens", options.tokens, 1, 1 << 20, "tokens to continue it by, or to the document's end [64]");
-  line.Option("--temperature", options.temperature, 0, 1e3, "of the draws; 0: always the likeliest token [0]");
+  line.Option("--generate", options.prompts,
+              "continue this text instead of scoring, shown as it is generated unless --out is given; an empty text begins a document; may be given several times");
+  line.Option("--tokens", options.tokens, 1, 1 << 20, "--generate: tokens to add at most; a document may end earlier [64]");
+  line.Option("--temperature", options.temperature, 0, 1e3, "--generate: temperature of sampling; 0 takes the most likely token [0.8]");
+  line.Option("--top-k", options.top_k, 0, 1 << 20, "--generate: sample from this many of the most likely tokens; 0: from all [0]");
+  line.Option("--top-p", options.top_p, 0, 1,
+              "--generate: sample from the most likely tokens whose probabilities sum to this; --seed N seeds the draws [0.95]");
   line.Use(settings, scope::kEvaluate);
   line.Ranks();
   return RunTool(line, argc, argv, [&]() -> Json {
     const Place place(settings);
-    if (!options.prompt.empty()) {
-      if (!options.out.empty() || !options.expect.empty()) {
-        throw UsageError("--generate scores nothing: leave out --out and --expect");
-      }
+    if (!options.prompts.empty()) {
+      if (!options.expect.empty()) throw UsageError("--generate computes no score: leave out --expect");
       if (place.communicator->world_size() > 1) throw UsageError("--generate is for one process");
       return Continue(options, settings);
     }

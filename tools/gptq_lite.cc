@@ -1,4 +1,4 @@
-// gptq-lite: rounds weights to integer codes with one scale a row, as published or to a byte budget.
+// gptq-lite: rounds weights to integer codes with one scale per row, as published or to a byte budget.
 #include <algorithm>
 #include <cmath>
 #include <map>
@@ -8,6 +8,7 @@
 #include "common/base/clock.h"
 #include "common/base/error.h"
 #include "common/base/launch.h"
+#include "common/base/live_line.h"
 #include "common/base/log.h"
 #include "common/base/text.h"
 #include "common/calibrate/checkpoint.h"
@@ -88,11 +89,13 @@ FoundStep FillBudget(const CheckpointReader& weights, const Settings& settings, 
   double packing = 0;
   const auto start = Clock::now();
   const Kept kept = KeptOf(weights, settings);
+  Progress bar("searching for the step");
   const auto search = [&] {
     return SearchStep(weights, settings, calibration, budget, guess, Sizes::kShipped, [&](const TriedSize& size) {
+      bar.Update(0, StringPrintf("%s bytes, budget %s", WithCommas(static_cast<int64_t>(size.bytes)).c_str(), WithCommas(budget).c_str()));
       ++(size.packed ? packed : measured);
       packing += size.packing;
-      Log("search: a step of %.6g: %s bytes%s", size.step, WithCommas(static_cast<int64_t>(size.bytes)).c_str(),
+      LogProgress("search: a step of %.6g: %s bytes%s", size.step, WithCommas(static_cast<int64_t>(size.bytes)).c_str(),
           size.packed ? "" : " by the fast level");
     });
   };
@@ -119,11 +122,10 @@ int main(int argc, char** argv) {
   Settings settings;
   CommandLine line(
       "gptq-lite",
-      "Rounds weights to integer codes with one scale a row. QUANTISER=published: int5, int6 and int8, searching for each row the "
-      "clip that errs least; with PUBLISHED_QUIRKS=1 quirks included. rtn, gptq: steps by what an error costs, so that the artifact "
-      "takes TARGET_BYTES, TARGET_RATIO or BITS_PER_WEIGHT and not a byte more; status 5 where it cannot. gptq_sdclip: error feedback on "
-      "steps by each row's standard deviation, with corrections of low rank; it reads training data. As several ranks it calibrates "
-      "together; rank 0 does the rest.",
+      "Rounds weights to integer codes with one scale per row. QUANTISER=published: int5, int6 and int8, with the clip of least error for "
+      "each row; PUBLISHED_QUIRKS=1 adds the published quirks. rtn, gptq: step sizes by what an error costs, so that the artifact fits "
+      "TARGET_BYTES, TARGET_RATIO or BITS_PER_WEIGHT, or status 5. gptq_sdclip: error feedback on steps by each row's standard deviation, "
+      "with low-rank corrections; it reads training data. Several ranks share the calibration; rank 0 does the rest.",
       "gptq-lite weights.ckpt quantised.ckpt");
   line.Input("IN", in, "checkpoint of weights; - is standard input");
   line.Output("OUT", out, "checkpoint of codes and scales; - is standard output");
@@ -162,6 +164,7 @@ int main(int argc, char** argv) {
       bar->Update(done);
     };
     if (published) {
+      const Progress rounding("rounding the weights");
       tensors = ExportWeights(weights, settings, *writer);
     } else if (sdclip) {
       const auto start = Clock::now();

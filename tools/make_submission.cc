@@ -1,4 +1,4 @@
-// make-submission: turns finished runs into a record, or says why they are none.
+// make-submission: turns finished runs into a record, or reports why they are not one.
 #include <cmath>
 #include <filesystem>
 #include <nlohmann/json.hpp>
@@ -20,23 +20,23 @@ int main(int argc, char** argv) {
   bool check = false;
   CommandLine line(
       "make-submission",
-      "Puts finished runs, one a seed, together as a record's folder: artifacts, source, logs, scores, loss curve, "
+      "Makes a record's folder of finished runs, one per seed: artifacts, source, logs, scores, loss curve, "
       "README.md and submission.json. Parts that do not belong together, a record over budget, and techniques that "
-      "were claimed but never acted end it with status 5. With --check it writes nothing and holds the submission.json of "
+      "were claimed but never acted end it with status 5. With --check it writes nothing and checks the submission.json of "
       "finished records against their other files.",
       "make-submission --out submission runs/cpu-demo/seed-1337");
   line.Inputs("RUN_DIR", directories,
               "directory of a finished run; several: the same settings under other seeds; with --check, folders of records");
   line.Option("--out", out, "the record's folder; an older record there is replaced");
-  line.Flag("--check", check, "hold what records say against their files; takes --budget alone");
+  line.Flag("--check", check, "check submission.json of records against their files; of the other options only --budget is allowed");
   line.Option("--author", options.author, "author, for submission.json");
   line.Option("--github-id", options.github_id, "the author's GitHub name");
   line.Option("--name", options.name, "name of the record; otherwise made from its settings");
-  line.Option("--blurb", options.blurb, "a sentence on it; otherwise made from its figures");
+  line.Option("--blurb", options.blurb, "a sentence about the record; otherwise made from its figures");
   line.Option("--date", options.date, "date, as 2026-03-31; otherwise today");
-  line.Option("--baseline-bpb", baseline_bpb, 0, 1e9, "the record to beat, in bits a byte");
-  line.Option("--baseline-loss", baseline_loss, 0, 1e9, "the record to beat, in nats a token");
-  line.Option("--budget", budget, 0, INT64_MAX, "bytes that artifact and code may have together");
+  line.Option("--baseline-bpb", baseline_bpb, 0, 1e9, "the record to beat, in bits per byte");
+  line.Option("--baseline-loss", baseline_loss, 0, 1e9, "the record to beat, in nats per token");
+  line.Option("--budget", budget, 0, INT64_MAX, "limit on the bytes of artifact and code together");
 
   return RunTool(line, argc, argv, [&]() -> Json {
     options.budget = budget;
@@ -59,6 +59,7 @@ int main(int argc, char** argv) {
       LogLine("submission.json has no author yet: --author and --github-id");
     }
     for (const std::string& text : TextLines(SummaryTable(record))) LogLine(text);
+    for (const std::string& text : SampleLines(record)) LogLine(text);
     for (const std::string& text : Warnings(record)) LogLine(text);
     LogLine("submission: " + ShellQuote(std::filesystem::absolute(out).lexically_normal().string()));
     Json result = {{"tool", "make-submission"}, {"out", out}};

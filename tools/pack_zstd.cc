@@ -37,9 +37,9 @@ int main(int argc, char** argv) {
   line.Input("IN", in, "quantised checkpoint; - is standard input");
   line.Output("OUT", out, "artifact; - is standard output, without OUT.lineage; not needed with --dry-run");
   line.Optional();
-  line.Option("--budget", budget, 0, INT64_MAX, "bytes that artifact and code may have together");
+  line.Option("--budget", budget, 0, INT64_MAX, "limit on the bytes of artifact and code together");
   line.Option("--level", level, 1, 22, "zstd level; without it 1, 19 and 22 are tried and the smallest result kept");
-  line.Flag("--dry-run", dry_run, "only say the size: write nothing, let any size pass");
+  line.Flag("--dry-run", dry_run, "only report the size: write nothing and accept any size");
   line.Use(settings, scope::kPack);
 
   return RunTool(line, argc, argv, [&]() -> Json {
@@ -52,7 +52,9 @@ int main(int argc, char** argv) {
     if (!dry_run) file.emplace(out);
     std::vector<int> levels(kShippedLevels.begin(), kShippedLevels.end());
     if (level > 0) levels = {static_cast<int>(level)};
+    std::optional<Progress> bar("compressing");
     const Artifact artifact = PackArtifact(quantised, levels, settings.ThreadCount());
+    bar.reset();
     const int64_t bytes = artifact.bytes.size();
     const int64_t left = budget - code_bytes - bytes;
     Log("pack-zstd: %s bytes at level %d, from %s; with code %s of %s", WithCommas(bytes).c_str(), artifact.level,

@@ -105,6 +105,7 @@ int main(int argc, char** argv) {
     DocumentSource documents(inputs, format);
     if (trains) {
       if (writes_shards) MakeDirectories(options.folder);  // the tokenizer's usual place
+      const Progress bar("training the tokenizer");
       TrainTokenizer(documents, {settings.vocab_size, case_ops, normalisation == "field"}, trained_model);
       model = trained_model;
     }

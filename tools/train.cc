@@ -1,4 +1,4 @@
-// train: trains a model and writes everything that is needed to go on from where it stopped.
+// train: trains a model and writes everything that is needed to continue the run.
 #include <nlohmann/json.hpp>
 
 #include "common/base/error.h"
@@ -16,12 +16,12 @@ int main(int argc, char** argv) {
   Settings settings;
   CommandLine line("train",
                    "Trains the model on the shards of DATA_PATH. Keeps checkpoints OUT.partial-STEP.ckpt while it runs, writes OUT "
-                   "at the end; interrupted, it says how to go on.",
+                   "at the end; if it is interrupted, it prints how to continue.",
                    "train --profile tiny --log train.log --out train.ckpt");
   line.Option("--out", out, "training checkpoint to write");
   line.Option("--resume", resume,
-              "checkpoint to go on from, or: newest, the newest partial one, a fresh start where there is none");
-  line.Flag("--profile-step", profile_steps, "say at the end where a step's time went, by operation (on the first thread)");
+              "checkpoint to continue from; newest: the newest partial checkpoint, or a new run if there is none");
+  line.Flag("--profile-step", profile_steps, "print at the end how a step's time divides among the operations (first thread)");
   line.Flag("--print-plan", print_plan, "print what the model is as JSON (weights, layers, order of visits, cost per token), and exit");
   line.Use(settings, scope::kModel | scope::kTrain);
   line.Ranks();

@@ -206,7 +206,8 @@ void Settings::LoadProfile(const std::string& profile) {
   std::string path = profile;
   // A folder does not hide a profile: runs are kept in folders that have the profile's name.
   if (profile.find('/') == std::string::npos && (!fs::exists(profile) || fs::is_directory(profile))) {
-    const std::string named = fs::path(ProgramDirectory() + "/../../pipelines/" + profile + ".profile").lexically_normal();
+    const auto in = [&](const char* folder) { return fs::path(ProgramDirectory() + folder + profile + ".profile").lexically_normal(); };
+    const std::string installed = in("/../share/fairway/pipelines/"), named = fs::exists(installed) ? installed : in("/../../pipelines/").string();
     if (fs::exists(named)) {
       path = named;
     } else if (!fs::exists(profile)) {

@@ -1,5 +1,7 @@
 // What a person reads of a record: the table on the terminal and README.md.
+#include <algorithm>
 #include <functional>
+#include <set>
 
 #include "common/base/digest.h"
 #include "common/base/file.h"
@@ -157,6 +159,59 @@ Table Clock(const Record& record) {
   return table.table();
 }
 
+// The validations of training: of one seed with loss and time, of several the score of each. At most kMostRows of them, evenly spaced,
+// the first and the last included.
+Table Progression(const Record& record) {
+  constexpr size_t kMostRows = 25;
+  std::set<int64_t> steps;
+  for (const FinishedRun& run : record.runs)
+    for (const ValidationPoint& point : run.log.validation) steps.insert(point.step);
+  std::vector<int64_t> shown;
+  const size_t rows = std::min(steps.size(), kMostRows);
+  for (size_t row = 0; row < rows; ++row)
+    shown.push_back(*std::next(steps.begin(), rows == 1 ? 0 : static_cast<int64_t>(row * (steps.size() - 1) / (rows - 1))));
+
+  const bool one = record.runs.size() == 1;
+  Table table = {{"step"}};
+  if (one) table[0].insert(table[0].end(), {"training time", "training loss", "validation loss", "bits per byte"});
+  else for (const FinishedRun& run : record.runs) table[0].push_back("bits per byte, seed " + std::to_string(run.seed()));
+  for (const int64_t step : shown) {
+    std::vector<std::string> row = {WithCommas(step)};
+    for (const FinishedRun& run : record.runs) {
+      const auto point = std::ranges::find(run.log.validation, step, &ValidationPoint::step);
+      const bool validated = point != run.log.validation.end();
+      if (one) {
+        const auto after = std::ranges::upper_bound(run.log.train, step, {}, &TrainPoint::step);
+        const TrainPoint* trained = after == run.log.train.begin() ? nullptr : &*std::prev(after);
+        row.push_back(trained != nullptr ? StringPrintf("%.1f s", trained->train_ms / 1000) : "-");
+        row.push_back(trained != nullptr ? StringPrintf("%.4f", trained->loss) : "-");
+        row.push_back(validated ? StringPrintf("%.4f", point->loss) : "-");
+      }
+      row.push_back(validated ? StringPrintf("%.4f", point->bpb) : "-");
+    }
+    table.push_back(std::move(row));
+  }
+  return table;
+}
+
+// Lines of at most `columns` bytes, broken at blanks; control characters are shown as escapes.
+std::vector<std::string> Wrapped(const std::string& text, size_t columns) {
+  std::vector<std::string> lines;
+  for (size_t begin = 0; begin <= text.size();) {
+    const size_t end = std::min(text.find('\n', begin), text.size());
+    std::string line = Printable(text.substr(begin, end - begin));
+    while (line.size() > columns) {
+      const size_t blank = line.rfind(' ', columns);
+      if (blank == std::string::npos || blank == 0) break;
+      lines.push_back(line.substr(0, blank));
+      line.erase(0, blank + 1);
+    }
+    lines.push_back(line);
+    begin = end + 1;
+  }
+  return lines;
+}
+
 std::string SeedList(const Record& record) {
   std::vector<std::string> seeds;
   for (const FinishedRun& run : record.runs) seeds.push_back(std::to_string(run.seed()));
@@ -193,7 +248,7 @@ void AddLineage(const std::string& what, const std::string& identity, const Line
   }
 }
 
-std::string Printable(std::string text) {
+std::string OneLine(std::string text) {
   for (char& c : text) {
     if (c == '\n' || c == '\r') c = ' ';
   }
@@ -210,8 +265,18 @@ Table SummaryTable(const Record& record) {
   return table.table();
 }
 
+std::vector<std::string> SampleLines(const Record& record) {
+  const FinishedRun& run = record.runs[0];
+  std::vector<std::string> lines;
+  for (const Sample& sample : run.samples) {
+    lines.push_back(lines.empty() ? "samples from the artifact of seed " + std::to_string(run.seed()) + ", with " + run.sampling + ":" : "");
+    for (const std::string& line : Wrapped(Shorten(sample.prompt + sample.text, 4000), 96)) lines.push_back("    " + line);
+  }
+  return lines;
+}
+
 std::string ReadMe(const Record& record) {
-  std::string text = "# " + Printable(record.options.name) + "\n\n" + record.options.blurb + "\n\n";
+  std::string text = "# " + OneLine(record.options.name) + "\n\n" + record.options.blurb + "\n\n";
   text += StringPrintf("Score: **%.8f bits a byte** (%.8f nats a token)", record.val_bpb, record.val_loss);
   if (record.val_bpb_std) {
     text += StringPrintf(", mean of the seeds %s with a sample standard deviation of %.8f", SeedList(record).c_str(),
@@ -232,6 +297,13 @@ std::string ReadMe(const Record& record) {
   text += "Over " + WithCommas(eval["targets"].get<int64_t>()) + " targets that stand for " +
           WithCommas(eval["bytes"].get<int64_t>()) + " bytes of text, windows of " + eval["seq_len"].dump() +
           " tokens. The last two rows are of a fresh process that read the artifact alone.\n\n";
+  text += "## Progression during training\n\n" + Markdown(Progression(record)) + "\n";
+  if (const std::vector<std::string> lines = SampleLines(record); !lines.empty()) {
+    text += "## Samples\n\nThe artifact of seed " + std::to_string(record.runs[0].seed()) + " wrote this, with " +
+            record.runs[0].sampling + ":\n\n";
+    for (size_t i = 1; i < lines.size(); ++i) text += lines[i] + "\n";
+    text += "\n";
+  }
   text += "## Sizes\n\n" + Markdown(sizes.table()) + "\n";
   text += "## What acted, and how often\n\n" + Markdown(Activity(record)) + "\n";
   text += "## Training\n\n" + Markdown(Training(record)) + "\n";

@@ -403,6 +403,7 @@ void WriteRecord(const Record& record, const std::string& path) {
       for (const char* name : {run_file::kArtifact, run_file::kLineage, run_file::kEval, run_file::kLog}) {
         Copy(from + name, to + name);
       }
+      if (!run.samples.empty()) Copy(from + run_file::kSample, to + run_file::kSample);
       for (const auto& [set, scores] : run.before) Copy(from + run_file::Before(set), to + run_file::Before(set));
       curves.push_back({"seed " + std::to_string(run.seed()), run.log});
     }

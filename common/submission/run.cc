@@ -99,6 +99,30 @@ std::map<std::string, Json> ReadScoresBefore(const std::string& directory, const
   return before;
 }
 
+// What `eval-sliding --generate` printed of this artifact, where the run has it.
+void ReadSamples(const std::string& path, const CheckpointReader& artifact, FinishedRun& run) {
+  struct stat status;
+  if (stat(path.c_str(), &status) != 0 && errno == ENOENT) return;
+  const Json json = ReadJson(path);
+  const auto is_text = [](const Json& object, const char* name) { return object.contains(name) && object[name].is_string(); };
+  const auto is_number = [&](const char* name) { return json.contains(name) && json[name].is_number(); };
+  if (!json.is_object() || !is_text(json, "identity") || !json.contains("samples") || !json["samples"].is_array())
+    throw InputError(path, "is not what eval-sliding --generate prints");
+  if (json["identity"] != artifact.identity())
+    NotTogether(path, "it is of the weights " + json["identity"].dump() + ", but " + run_file::kArtifact + " holds " + artifact.identity());
+  for (const Json& sample : json["samples"]) {
+    if (!sample.is_object() || !is_text(sample, "prompt") || !is_text(sample, "text")) throw InputError(path, "a sample misses prompt or text");
+    run.samples.push_back({sample["prompt"], sample["text"]});
+  }
+  for (const char* name : {"temperature", "top_k", "top_p", "seed"})
+    if (!is_number(name)) throw InputError(path, std::string("misses ") + name);
+  std::vector<std::string> how = {"temperature " + json["temperature"].dump()};
+  if (json["top_k"] != 0) how.push_back("top-k " + json["top_k"].dump());
+  if (json["top_p"] != 1) how.push_back("top-p " + json["top_p"].dump());
+  how.push_back("seed " + json["seed"].dump());
+  run.sampling = Join(how, ", ");
+}
+
 void CheckEval(const std::string& path, const Json& eval, const std::string& artifact_digest, const CheckpointReader& artifact) {
   if (eval["artifact_digest"] != artifact_digest) {
     NotTogether(path, "it scores the artifact " + eval["artifact_digest"].dump() + ", but " + run_file::kArtifact +
@@ -205,6 +229,7 @@ FinishedRun Read(const std::string& directory, const std::string& source_path, c
   CheckScores(run.eval, path(run_file::kEval));
   CheckEval(path(run_file::kEval), run.eval, artifact_digest, artifact);
   run.before = ReadScoresBefore(directory, stages ? stages->train.identity() : train.identity, run.eval);
+  ReadSamples(path(run_file::kSample), artifact, run);
   run.log = ParseTrainLog(InputFile(path(run_file::kLog)).text(), path(run_file::kLog));
   CheckLog(path(run_file::kLog), run);
   CheckClaims(run, artifact);

@@ -5,6 +5,7 @@
 #include <map>
 #include <nlohmann/json.hpp>
 #include <string>
+#include <vector>
 
 #include "common/checkpoint/checkpoint.h"
 #include "common/settings/settings.h"
@@ -24,6 +25,7 @@ inline constexpr char kLineage[] = "model.bin.zst.lineage";
 inline constexpr char kEval[] = "eval.json";
 inline constexpr char kLog[] = "train.log";
 inline constexpr char kSource[] = "source.tar.zst";
+inline constexpr char kSample[] = "sample.json";
 inline std::string Before(const std::string& set) {
   return "before-" + set + ".json";
 }
@@ -43,6 +45,11 @@ struct ArtifactSizes {
   uint64_t compressed = 0;  // the file
 };
 
+// Text that the artifact continued a prompt with.
+struct Sample {
+  std::string prompt, text;
+};
+
 struct FinishedRun {
   std::string directory;
   Settings settings;     // as trained, finalised and quantised
@@ -52,6 +59,8 @@ struct FinishedRun {
   ArtifactSizes artifact;
   Json eval;                           // eval.json
   std::map<std::string, Json> before;  // scores before quantisation by set of weights; absent ones left out
+  std::vector<Sample> samples;  // from sample.json, which a run need not have
+  std::string sampling;         // how they were drawn: "temperature 0.8, top-p 0.95, seed 1337"
   TrainLog log;
   std::string source_digest;  // SHA-256 of the source archive
   uint64_t source_bytes = 0;

@@ -92,6 +92,11 @@ void CommandLine::Option(const std::string& flag, std::string& value, const std:
   impl_->parser->last = impl_->parser->app.add_option(flag, value, help)->take_last()->type_name("TEXT");
 }
 
+void CommandLine::Option(const std::string& flag, std::vector<std::string>& values, const std::string& help) {
+  const auto add = [&values](const std::string& text) { values.push_back(text); };
+  impl_->parser->last = impl_->parser->app.add_option_function<std::string>(flag, add, help)->trigger_on_parse()->type_name("TEXT");
+}
+
 void CommandLine::Option(const std::string& flag, int64_t& value, int64_t low, int64_t high, const std::string& help) {
   const auto set = [=, &value](const std::string& text) {
     if (!ParseInt(text, &value)) throw UsageError(flag + " = '" + text + "' " + NotAnInteger(text));

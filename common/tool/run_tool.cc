@@ -1,5 +1,3 @@
-#include <unistd.h>
-
 #include <csignal>
 #include <cstdio>
 #include <nlohmann/json.hpp>
@@ -8,6 +6,7 @@
 #include "common/base/error.h"
 #include "common/base/interrupt.h"
 #include "common/base/launch.h"
+#include "common/base/live_line.h"
 #include "common/base/log.h"
 #include "common/base/machine.h"
 #include "common/base/read_error.h"
@@ -38,6 +37,7 @@ std::string FirstLine(const char* what) { return std::string(std::string_view(wh
 
 int RunTool(CommandLine& line, int argc, char** argv, const std::function<Json()>& body) {
   const auto fail = [&](ExitStatus status, const std::string& cause) {
+    SetLiveLine("");
     try {
       LogFailure(Printable(cause));
     } catch (const IoError&) {
@@ -65,6 +65,7 @@ int RunTool(CommandLine& line, int argc, char** argv, const std::function<Json()
       return std::fflush(stdout) == 0 ? 0 : fail(ExitStatus::kIo, "standard output: cannot write");
     }
     const Json result = body();
+    SetLiveLine("");
     if (!result.is_null()) PrintResult(result, line.impl_->StandardOutputTaken());
     if (const int signal = InterruptSignal()) return 128 + signal;
     return 0;
@@ -85,22 +86,5 @@ std::string Version() {
 }
 
 const std::string& QuotedCommand() { return quoted_command; }
-
-Progress::Progress(std::string label, int64_t total)
-    : label_(std::move(label)), total_(total), terminal_(isatty(STDERR_FILENO) && LaunchOf().rank == 0) {}
-
-Progress::~Progress() {
-  if (last_percent_ >= 0) std::fprintf(stderr, "\r\033[K");
-}
-
-void Progress::Update(int64_t done) {
-  const int64_t percent = total_ > 0 ? 100 * done / total_ : 100;
-  if (!terminal_ || percent == last_percent_) return;
-  last_percent_ = percent;
-  constexpr int kWidth = 40;
-  const int filled = static_cast<int>(kWidth * percent / 100);
-  std::fprintf(stderr, "\r%s [%s%s] %3ld%%", label_.c_str(), std::string(filled, '#').c_str(),
-               std::string(kWidth - filled, ' ').c_str(), percent);
-}
 
 }  // namespace fairway

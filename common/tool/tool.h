@@ -30,6 +30,8 @@ class CommandLine {
 
   // `--flag VALUE`; given twice, the last one counts. Numbers are checked against the range [low, high].
   void Option(const std::string& flag, std::string& value, const std::string& help);
+  // May be given several times; an empty VALUE counts.
+  void Option(const std::string& flag, std::vector<std::string>& values, const std::string& help);
   void Option(const std::string& flag, int64_t& value, int64_t low, int64_t high, const std::string& help);
   void Option(const std::string& flag, double& value, double low, double high, const std::string& help);
   void Flag(const std::string& flag, bool& value, const std::string& help);
@@ -65,17 +67,19 @@ std::string Version();
 // The command line as it was given, quoted for a shell; for logs.
 const std::string& QuotedCommand();
 
-// A bar on standard error while it is a terminal; nothing otherwise, and of several ranks the first one's.
+// How far a piece of work has come, on the live line (common/base/live_line.h): "calibration  40%  0:12, 0:18 left". Appears once the work
+// has taken a second, or FAIRWAY_PROGRESS_AFTER seconds, and is redrawn by a thread until this object ends.
 class Progress {
  public:
-  Progress(std::string label, int64_t total);
+  // `total` is in the unit of Update; 0: not known, and only the time that has passed is shown.
+  explicit Progress(std::string label, int64_t total = 0);
   ~Progress();
-  void Update(int64_t done);
+  // From one thread at a time. `note` is shown at the end.
+  void Update(int64_t done, const std::string& note = "");
 
  private:
-  std::string label_;
-  int64_t total_, last_percent_ = -1;
-  bool terminal_;
+  struct Impl;
+  std::unique_ptr<Impl> impl_;  // null: there is no live line
 };
 
 }  // namespace fairway

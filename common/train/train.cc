@@ -11,9 +11,11 @@
 #include <filesystem>
 #include <map>
 
+#include "common/base/clock.h"
 #include "common/base/error.h"
 #include "common/base/file.h"
 #include "common/base/interrupt.h"
+#include "common/base/live_line.h"
 #include "common/base/log.h"
 #include "common/base/machine.h"
 #include "common/base/text.h"
@@ -25,6 +27,7 @@
 #include "common/tokens/manifest.h"
 #include "common/tokens/split_text.h"
 #include "common/train/estimate.h"
+#include "common/train/live_text.h"
 #include "common/train/trainer.h"
 
 namespace fairway {
@@ -44,11 +47,10 @@ class Stopwatch {
     begin_.reset();
   }
   double seconds() const {
-    return before_ + (begin_ ? std::chrono::duration<double>(Clock::now() - *begin_).count() : 0.0);
+    return before_ + (begin_ ? SecondsSince(*begin_) : 0.0);
   }
 
  private:
-  using Clock = std::chrono::steady_clock;
   double before_;
   std::optional<Clock::time_point> begin_;
 };
@@ -280,6 +282,7 @@ class Run {
     trainer_.WarmUp([&](int64_t step) {
       const int64_t all = trainer_.WarmUpSteps();
       if (all <= 20 || step % 10 == 0 || step == all) Log("warmup_step:%ld/%ld", step, all);
+      SetLiveLine(StringPrintf("warm-up step %ld/%ld", step, all));
       warmup_steps_ = static_cast<double>(step);
     });
   }
@@ -287,6 +290,7 @@ class Run {
   void Step() {
     const double scale = LearningRateScale(settings_, trainer_.step(), elapsed_);
     if (scale < settings_.late_qat_threshold && !trainer_.fake_quantises()) {
+      SetLiveLine(StringPrintf("step %ld/%ld  preparing late QAT", trainer_.step(), settings_.iterations));
       const int64_t matrices = trainer_.StartFakeQuantisation();
       const std::optional<double> grid = trainer_.qat_step();
       Log("late_qat: enabled at step %ld (scale=%.6f) matrices:%ld%s", trainer_.step(), scale, matrices,
@@ -321,9 +325,26 @@ class Run {
     // (specification 3, row 20).
     stopped_by_clock_ = cap > 0 && (settings_.published_quirks ? elapsed_ >= cap : elapsed_ + step_seconds_ > cap);
     const int64_t every = settings_.train_log_every;
+    ShowState(elapsed_ - begun);
     if (updated && every > 0 && (step <= 10 || step % every == 0 || stopped_by_clock_))
-      Log("step:%ld/%ld train_loss:%.4f %s data_wait:%.0fms tokens/s:%.0f", step, settings_.iterations, loss_, Timing().c_str(),
+      LogProgress("step:%ld/%ld train_loss:%.4f %s data_wait:%.0fms tokens/s:%.0f", step, settings_.iterations, loss_, Timing().c_str(),
           1e3 * trainer_.data_wait_seconds(), static_cast<double>(step * settings_.train_batch_tokens) / elapsed_);
+  }
+
+  // On the live line, ten times a second at most.
+  void ShowState(double seconds) {
+    seconds_per_step_ = seconds_per_step_ == 0 ? seconds : 0.9 * seconds_per_step_ + 0.1 * seconds;
+    const bool more = trainer_.step() < settings_.iterations && !stopped_by_clock_;
+    if (more && SecondsSince(shown_) < 0.1) return;
+    shown_ = Clock::now();
+    SetLiveLine(LiveText(settings_, {.step = trainer_.step(),
+                                     .elapsed = elapsed_,
+                                     .seconds_per_step = seconds_per_step_,
+                                     .validation_seconds = validation_seconds_,
+                                     .loss = loss_,
+                                     .val_bpb = validated_ ? std::optional(score_.val_bpb) : std::nullopt,
+                                     .averages_snapshots = trainer_.swa_snapshots() > 0,
+                                     .fake_quantises = trainer_.fake_quantises()}));
   }
 
   // What all ranks go by until they do so again: the time of the one that has taken the longest, a signal that one of them has
@@ -365,10 +386,16 @@ class Run {
 
   void Validate() {
     clock_.Stop();
+    const auto begun = Clock::now();
     const auto on_batch = [&](const BatchDone& done) {
       if (done.batch % communicator_.world_size() == 0 && StopAsked()) throw Trainer::GivenUp();
+      if (SecondsSince(begun) < 1 || SecondsSince(shown_) < 0.1) return;
+      shown_ = Clock::now();
+      SetLiveLine(StringPrintf("step %ld/%ld  validation %ld%%", trainer_.step(), settings_.iterations, 100 * done.windows_done / done.windows));
     };
     score_ = EvaluatePlain(trainer_.ModelForScoring(), val_, table_, settings_.ForEvaluation(), on_batch, communicator_);
+    validation_seconds_ = SecondsSince(begun);
+    validated_ = true;
     // The last update of all shows here alone.
     if (!std::isfinite(score_.val_loss))
       throw Diverged(StringPrintf("the validation loss after step %ld is %f", trainer_.step(), score_.val_loss));
@@ -521,6 +548,9 @@ class Run {
   double warmup_steps_ = 0, resumes_ = 0, loss_ = 0;  // loss_: of the last step that was updated by
   bool stopped_by_clock_ = false;
   Score score_;
+  bool validated_ = false;
+  double seconds_per_step_ = 0, validation_seconds_ = 0;  // for the live line
+  Clock::time_point shown_;
   std::map<std::string, double> select_losses_;  // of each source, nats a target
 };
 

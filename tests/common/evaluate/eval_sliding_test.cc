@@ -10,6 +10,7 @@
 #include "common/base/digest.h"
 #include "common/evaluate/evaluate.h"
 #include "common/model/fused.h"
+#include "common/tokens/case_ops.h"
 #include "common/tokens/manifest.h"
 #include "tests/common/evaluate/program.h"
 #include "tests/common/evaluate/tiny_model.h"
@@ -301,14 +302,67 @@ TEST_F(EvalSlidingTest, HoldsAScoreToAnEarlierOne) {
 }
 
 TEST_F(EvalSlidingTest, ContinuesAPrompt) {
-  const Ran ran = Evaluate("--generate ABBA --tokens 12");
+  const Ran ran = Evaluate("--generate ABBA --tokens 12 --seed 7");
   EXPECT_EQ(ran.status, 0) << ran.err;
   const json result = json::parse(ran.out);
-  EXPECT_EQ(result["prompt"], "ABBA");
-  EXPECT_LE(result["tokens"], 12);
-  EXPECT_THAT(ran.err, EndsWith("ABBA" + result["text"].get<std::string>() + "\n"));
-  EXPECT_EQ(Evaluate("--generate ABBA --tokens 12").out, ran.out);
-  EXPECT_EQ(Evaluate("--generate ABBA --out eval.json").status, 2);
+  const json& sample = result["samples"][0];
+  EXPECT_EQ(sample["prompt"], "ABBA");
+  EXPECT_LE(sample["tokens"], 12);
+  EXPECT_EQ(result["seed"], 7);
+  EXPECT_THAT(ran.err, EndsWith("ABBA" + sample["text"].get<std::string>() + "\n"));
+  EXPECT_EQ(Evaluate("--generate ABBA --tokens 12 --seed 7").out, ran.out);
+  EXPECT_NE(Evaluate("--generate ABBA --tokens 12 --seed 8").out, ran.out);
+  const Ran written = Evaluate("--generate ABBA --tokens 12 --seed 7 --out sample.json");
+  EXPECT_EQ(written.out, ran.out);
+  EXPECT_EQ(json::parse(InputFile(folder / "sample.json").text()), result);
+  EXPECT_THAT(written.err, testing::Not(HasSubstr("ABBA\n")));  // the file has the text, the terminal only the command
+  EXPECT_EQ(Evaluate("--generate ABBA --expect eval.json").status, 2);
+}
+
+TEST_F(EvalSlidingTest, ContinuesSeveralPromptsAndTheEmptyOne) {
+  const Ran ran = Evaluate("--generate ABBA --generate \"\" --generate= --tokens 12");
+  EXPECT_EQ(ran.status, 0) << ran.err;
+  const json samples = json::parse(ran.out)["samples"];
+  ASSERT_EQ(samples.size(), 3u);
+  EXPECT_EQ(samples[1]["prompt"], "");
+  EXPECT_NE(samples[1]["text"], samples[2]["text"]);  // each prompt has draws of its own
+  std::string shown;
+  for (const json& sample : samples)
+    shown += (shown.empty() ? "" : "\n") + sample["prompt"].get<std::string>() + sample["text"].get<std::string>() + "\n";
+  EXPECT_THAT(ran.err, EndsWith(shown));
+  EXPECT_THAT(ran.err, testing::Not(HasSubstr("val_bpb")));
+}
+
+// Of a tokenizer whose pieces are text with CaseOps, people see the text, and give it.
+TEST_F(EvalSlidingTest, GeneratedTextWithCaseOpsIsCasedAgain) {
+  for (int64_t id = 4; id < settings.vocab_size; ++id) {
+    const bool leading_space = id % 4 == 0 && id > 7;
+    const std::string text = id < 8 ? std::string(kCaseMarks[id - 4]) : std::string(1, static_cast<char>('a' + (id - 8) % 26));
+    table.pieces[id] = {.text = (leading_space ? "\xe2\x96\x81" : "") + text,
+                        .bytes = static_cast<uint8_t>(text.size()),
+                        .leading_space = leading_space,
+                        .boundary = false};
+  }
+  table.Write(folder / "byte_table.pb");
+  const Ran ran = Evaluate("--generate AbbaBABA --tokens 200 --temperature 10 --top-p 1");
+  EXPECT_EQ(ran.status, 0) << ran.err;
+  const std::string text = json::parse(ran.out)["samples"][0]["text"];
+  EXPECT_TRUE(std::ranges::any_of(text, [](char c) { return c >= 'A' && c <= 'Z'; })) << text;
+  EXPECT_THAT(ran.err, HasSubstr("\nAbbaBABA"));
+}
+
+TEST_F(EvalSlidingTest, SamplesAsItsOptionsSay) {
+  const auto text = [&](const std::string& options) {
+    const Ran ran = Evaluate("--generate ABBA --tokens 12 " + options);
+    EXPECT_EQ(ran.status, 0) << ran.err;
+    return json::parse(ran.out)["samples"][0]["text"].get<std::string>();
+  };
+  const std::string greedy = text("--temperature 0");
+  EXPECT_EQ(text("--temperature 50 --top-k 1"), greedy);
+  EXPECT_EQ(text("--temperature 50 --top-p 0"), greedy);
+  EXPECT_NE(text("--temperature 50 --top-p 1"), greedy);
+  EXPECT_EQ(Evaluate("--generate ABBA --top-p 1.5").status, 2);
+  EXPECT_EQ(Evaluate("--generate ABBA --top-k -1").status, 2);
 }
 
 TEST_F(EvalSlidingTest, RefusesWhatDoesNotBelongTogether) {

@@ -6,6 +6,7 @@
 #include <algorithm>
 #include <cmath>
 #include <map>
+#include <set>
 
 #include "tests/common/evaluate/tiny_model.h"
 
@@ -58,6 +59,45 @@ TEST_F(GenerateTest, StopsBeforeTheIdThatEndsTheText) {
   const std::vector<int64_t> ended = Generate(model, settings, {1, 9, 30}, {.tokens = 10, .stop = all[4]});
   const auto first = std::find(all.begin(), all.end(), all[4]);
   EXPECT_EQ(ended, std::vector<int64_t>(all.begin(), first));
+}
+
+TEST_F(GenerateTest, DrawsOnlyFromTopKAndTopP) {
+  const std::vector<int64_t> prompt = {1, 9, 30};
+  const at::Tensor p = model.Logits(at::tensor(prompt).unsqueeze(0))[0][-1].to(at::kDouble).div(3.0).softmax(0);
+  const auto [sorted, order] = p.sort(/*dim=*/0, /*descending=*/true);
+  // The ids that come up in many draws, which are enough for the rarest of those allowed here.
+  const auto drawn = [&](Sampling sampling) {
+    std::set<int64_t> ids;
+    sampling.tokens = 1;
+    sampling.temperature = 3;
+    for (int draw = 0; draw < 300; ++draw) {
+      sampling.seed = draw;
+      ids.insert(Generate(model, settings, prompt, sampling)[0]);
+    }
+    return ids;
+  };
+  const auto first = [&, &order = order](int64_t count) {
+    std::set<int64_t> ids;
+    for (int64_t i = 0; i < count; ++i) ids.insert(order[i].item<int64_t>());
+    return ids;
+  };
+  EXPECT_EQ(drawn({.top_k = 1}), first(1));
+  EXPECT_EQ(drawn({.top_k = 3}), first(3));
+  // A sum just above the two most likely needs the third; just below it does not.
+  const double two = sorted[0].item<double>() + sorted[1].item<double>();
+  EXPECT_EQ(drawn({.top_p = two + 1e-6}), first(3));
+  EXPECT_EQ(drawn({.top_p = two - 1e-6}), first(2));
+  EXPECT_EQ(drawn({.top_p = 0}), first(1));
+  // top_p counts what top_k has left.
+  const double share = sorted[0].item<double>() / two;
+  EXPECT_EQ(drawn({.top_k = 2, .top_p = share - 1e-6}), first(1));
+  EXPECT_EQ(drawn({.top_k = 2, .top_p = share + 1e-6}), first(2));
+}
+
+TEST_F(GenerateTest, ReportsEachTokenAsItIsDrawn) {
+  std::vector<int64_t> heard;
+  const auto added = Generate(model, settings, {1, 9, 30}, {.tokens = 7, .temperature = 1}, [&](int64_t id) { heard.push_back(id); });
+  EXPECT_EQ(heard, added);
 }
 
 }  // namespace

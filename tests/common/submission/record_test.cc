@@ -7,6 +7,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <filesystem>
 
 #include "common/base/error.h"
@@ -21,6 +22,7 @@ using testing::AllOf;
 using testing::ElementsAre;
 using testing::HasSubstr;
 using testing::Not;
+using testing::StartsWith;
 
 std::string Fresh(const std::string& name) {
   const std::string path = TemporaryRoot() + name;
@@ -508,6 +510,60 @@ TEST(ReadMe, IsMadeFromCountersAndLineage) {
   EXPECT_THAT(text, HasSubstr("        - train shards `5ad5`, made by tokenize-shard"));
   EXPECT_THAT(text, HasSubstr("          - text `7e87`\n"));
   EXPECT_THAT(text, Not(HasSubstr(record.runs[0].directory)));
+}
+
+std::string SampleJson(const FinishedRun& run) {
+  const Json samples = {{{"prompt", ""}, {"text", "In the beginning\n```\x1b[2J " + std::string(90, 'x') + " end"}}, {{"prompt", "Now "}, {"text", "then"}}};
+  return Json{{"samples", samples}, {"temperature", 0.8}, {"top_k", 0}, {"top_p", 0.95}, {"seed", 7}, {"identity", run.eval["identity"]}}.dump();
+}
+
+TEST(ReadMe, ShowsSamplesAsTextThatCannotBeTakenForMarkup) {
+  const std::string directory = Finished("sample");
+  WriteFile(directory + "/sample.json", SampleJson(ReadRun(directory)));
+  const Record record = MakeRecord({ReadRun(directory)}, Dated());
+  EXPECT_THAT(SampleLines(record), ElementsAre("samples from the artifact of seed 1337, with temperature 0.8, top-p 0.95, seed 7:",
+                                               "    In the beginning", "    ```\\x1b[2J", "    " + std::string(90, 'x') + " end", "",
+                                               "    Now then"));
+  EXPECT_THAT(ReadMe(record), HasSubstr("## Samples\n\nThe artifact of seed 1337 wrote this, with temperature 0.8, top-p 0.95, seed 7:\n\n"
+                                        "    In the beginning\n    ```\\x1b[2J\n"));
+  const std::string out = Fresh("sample-out");
+  WriteRecord(record, out);
+  EXPECT_TRUE(fs::exists(out + "/sample.json"));
+  EXPECT_EQ(ReadRecord(out, 16'000'000).runs[0].samples.size(), 2u);
+}
+
+TEST(ReadRun, RefusesSamplesOfAnotherArtifactOrOfAnotherShape) {
+  const std::string directory = Finished("sample-other"), path = directory + "/sample.json";
+  Json json = Json::parse(SampleJson(ReadRun(directory)));
+  const auto with = [&](const char* name, const Json& value) {
+    Json changed = json;
+    changed[name] = value;
+    WriteFile(path, changed.dump());
+    return Reading(directory);
+  };
+  EXPECT_EQ(with("seed", 8), "done");
+  EXPECT_THAT(with("identity", "other"), AllOf(StartsWith("5: " + path + ": does not belong"), HasSubstr("it is of the weights \"other\"")));
+  EXPECT_EQ(with("identity", 5), "4: " + path + ": is not what eval-sliding --generate prints");
+  EXPECT_EQ(with("samples", "text"), "4: " + path + ": is not what eval-sliding --generate prints");
+  EXPECT_EQ(with("samples", {"text"}), "4: " + path + ": a sample misses prompt or text");
+  EXPECT_EQ(with("top_p", "0.9"), "4: " + path + ": misses top_p");
+}
+
+TEST(ReadMe, ShowsTheProgressionOfTheValidationScore) {
+  const std::string directory = Finished("progression");
+  FinishedRun run = ReadRun(directory);
+  EXPECT_THAT(ReadMe(MakeRecord({run}, Dated())),
+              HasSubstr("## Progression during training\n\n"
+                        "| step | training time | training loss | validation loss | bits per byte |\n|---|---:|---:|---:|---:|\n"
+                        "| 0 | - | - | 6.9319 | 4.0003 |\n| 60 | 12.0 s | 2.2492 | 2.1000 | 1.2119 |\n\n"));
+  // Of many validations 25, the first and the last among them.
+  run.log.validation.clear();
+  for (int64_t step = 0; step <= 1000; ++step) run.log.validation.push_back({step, 2, 1});
+  const std::string many = ReadMe(MakeRecord({run}, Dated()));
+  const std::string table = many.substr(many.find("## Progression"), many.find("## Sizes") - many.find("## Progression"));
+  EXPECT_EQ(std::count(table.begin(), table.end(), '\n'), 2 + 2 + 25 + 1);
+  EXPECT_THAT(table, AllOf(HasSubstr("\n| 0 |"), HasSubstr("\n| 41 |"), HasSubstr("\n| 1,000 |")));
+  EXPECT_THAT(ReadMe(MakeRecord(ThreeSeeds(), Dated())), HasSubstr("| step | bits per byte, seed 1337 |"));
 }
 
 TEST(WriteRecord, OneSeedLiesFlat) {

@@ -17,10 +17,12 @@
 #include "common/base/interrupt.h"
 #include "common/base/log.h"
 #include "common/base/text.h"
+#include "tests/terminal.h"
 
 namespace fairway {
 namespace {
 
+using ::testing::ContainsRegex;
 using ::testing::EndsWith;
 using ::testing::HasSubstr;
 using ::testing::Not;
@@ -34,32 +36,34 @@ struct Outcome {
 // A program like ours: what it was given, and what it does with it.
 struct Program {
   std::string in, out, text = "unset", side;
+  std::vector<std::string> words;
   int64_t count = 7;
   double share = 0.5;
   bool flag = false, ran = false;
   Settings settings;
   std::function<Json()> body = [] { return Json{{"tool", "demo"}}; };
 
-  Outcome Run(std::vector<std::string> words) {
+  Outcome Run(std::vector<std::string> arguments) {
     for (const SettingInfo& info : SettingTable()) unsetenv(info.Environment().c_str());
-    return RunInEnvironment(std::move(words));
+    return RunInEnvironment(std::move(arguments));
   }
 
-  Outcome RunInEnvironment(std::vector<std::string> words) {
+  Outcome RunInEnvironment(std::vector<std::string> arguments) {
     CommandLine line("demo", "Shows what every program does.", "demo in.ckpt out.ckpt\n  demo --flag in.ckpt -");
     line.Input("IN", in, "what is read");
     line.Output("OUT", out, "what is written");
     line.Optional();
     line.Option("--text", text, "any text");
+    line.Option("--word", words, "a word; may be given several times");
     line.Option("--count", count, 1, 22, "a whole number");
     line.Option("--share", share, 0, 1, "a number");
     line.OutputOption("--side", side, "written too");
     line.Flag("--flag", flag, "a flag");
     line.Use(settings, scope::kFinalize | scope::kQuantise);
 
-    words.insert(words.begin(), "path/to/demo");
+    arguments.insert(arguments.begin(), "path/to/demo");
     std::vector<char*> argv;
-    for (std::string& word : words) argv.push_back(word.data());
+    for (std::string& word : arguments) argv.push_back(word.data());
     ::testing::internal::CaptureStdout();
     ::testing::internal::CaptureStderr();
     const int status = RunTool(line, static_cast<int>(argv.size()), argv.data(), [&] {
@@ -234,6 +238,13 @@ TEST(CommandLine, OfAnOptionGivenTwiceTheLastOneCounts) {
   EXPECT_EQ(program.text, "b");
 }
 
+TEST(CommandLine, AnOptionForSeveralValuesKeepsThemInOrderTheEmptyOneIncluded) {
+  Program program;
+  EXPECT_EQ(program.Run({"--word", "b", "in", "--word", "", "--word=", "--word=a", "out"}).status, 0);
+  EXPECT_EQ(program.words, (std::vector<std::string>{"b", "", "", "a"}));
+  EXPECT_EQ(Program().Run({"in", "out", "--word"}).status, 2);
+}
+
 TEST(CommandLine, ALeadingZeroMakesNoOctalNumber) {
   Program program;
   EXPECT_EQ(program.Run({"in", "--count", "010"}).status, 0);
@@ -384,6 +395,41 @@ TEST(ZLog, GetsTheCommandLineAndTheFailure) {
   EXPECT_EQ(program.Run({"in", "--log", path}).status, 5);
   EXPECT_EQ(InputFile(path).text(), "demo in --log " + ShellQuote(path) + "\non the way\ndemo: over budget\n");
   std::filesystem::remove(path);
+}
+
+// --- progress on a terminal
+
+TEST(Progress, ShowsTheLabelTheShareTheTimeAndANoteAndLeavesNothing) {
+  Terminal terminal(80);
+  setenv("FAIRWAY_PROGRESS_AFTER", "0", 1);
+  {
+    Progress progress("packing", 10);
+    progress.Update(5, "half of it");
+  }
+  unsetenv("FAIRWAY_PROGRESS_AFTER");
+  const std::string text = terminal.Text();
+  EXPECT_THAT(text, ContainsRegex("\r\033\\[Kpacking   50%  [0-9]+:[0-9]+, [0-9]+:[0-9]+ left  half of it"));
+  EXPECT_THAT(text, EndsWith("\r\033[K"));
+}
+
+TEST(Progress, ShowsTheTimeWhereTheAmountOfWorkIsUnknown) {
+  Terminal terminal(80);
+  setenv("FAIRWAY_PROGRESS_AFTER", "0", 1);
+  { const Progress progress("compressing"); }
+  unsetenv("FAIRWAY_PROGRESS_AFTER");
+  EXPECT_THAT(terminal.Text(), ContainsRegex("\r\033\\[Kcompressing  [0-9]+:[0-9]+\r\033\\[K$"));
+}
+
+TEST(Progress, ShowsNothingForShortWorkOrInAPipe) {
+  Terminal terminal(80);
+  setenv("FAIRWAY_PROGRESS_AFTER", "1000", 1);
+  { Progress("short", 10).Update(5); }
+  EXPECT_EQ(terminal.Text(), "");
+  setenv("FAIRWAY_PROGRESS_AFTER", "0", 1);
+  ::testing::internal::CaptureStderr();
+  { Progress("piped", 10).Update(5); }
+  EXPECT_EQ(::testing::internal::GetCapturedStderr(), "");
+  unsetenv("FAIRWAY_PROGRESS_AFTER");
 }
 
 }  // namespace
