@@ -266,7 +266,7 @@ Json Evaluate(const Options& options, Settings& settings, const Place& place) {
   if (!std::isfinite(score.val_loss)) throw InputError(subject.path, "its losses are not finite numbers");
   if (proof) {
     WriteProof(options, *proof, score, val, settings, text.text_bytes,
-               {{"tool", "eval-sliding"}, {"artifact_digest", subject.digest}, {"val_digest", val_digest}, {"byte_table_digest", table.digest},
+               {{"tool", "eval-sliding"}, {"artifact_digest", subject.digest}, {"val_digest", val.Identity()}, {"byte_table_digest", table.digest},
                 {"method", sliding ? settings.method : "plain"}, {"val_bpb", score.val_bpb}});
   }
 

@@ -225,7 +225,7 @@ TEST_F(RanksTest, ScoresAreThoseOfASingleProcessBitForBit) {
                                    for (double number : {static_cast<double>(done.batch), static_cast<double>(done.windows_done), done.bits_per_byte})
                                      numbers.push_back(number);
                                  },
-                                 communicator);
+                                 communicator, nullptr);
     for (double number : {score.val_loss, score.val_bpb, static_cast<double>(score.targets), static_cast<double>(score.bytes)})
       numbers.push_back(number);
     return numbers;
