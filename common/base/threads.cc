@@ -99,14 +99,11 @@ int ProcessorsOf(int allowed, int online, int ranks, double quota) {
 }
 
 int UsableProcessors() {
-  static const int usable = [] {
-    const int online = std::max(1, static_cast<int>(std::thread::hardware_concurrency()));
-    const int ranks = std::max(1, static_cast<int>(LaunchOf().local_size));
-    cpu_set_t mask;
-    const int count = sched_getaffinity(0, sizeof mask, &mask) == 0 ? CPU_COUNT(&mask) : online;
-    return ProcessorsOf(count, online, ranks, CpuQuota());
-  }();
-  return usable;
+  const int online = std::max(1, static_cast<int>(std::thread::hardware_concurrency()));
+  const int ranks = std::max(1, static_cast<int>(LaunchOf().local_size));
+  cpu_set_t mask;
+  const int count = sched_getaffinity(0, sizeof mask, &mask) == 0 ? CPU_COUNT(&mask) : online;
+  return ProcessorsOf(count, online, ranks, CpuQuota());
 }
 
 int ThreadsFor(int64_t asked) {

@@ -87,7 +87,7 @@ class Python(unittest.TestCase):
         safetensors.numpy.save_file(cls.tensors, source, {f"setting.{k}": v for k, v in MODEL.items()} | {"by": "numpy"})
         cls.run_tool("ckpt-inspect", "--import", source, cls.root / "weights.ckpt")
         cls.run_tool("gptq-lite", "--keep-max-numel", "100", cls.root / "weights.ckpt", cls.root / "quantised.ckpt")
-        cls.run_tool("pack-zstd", cls.root / "quantised.ckpt", cls.root / "model.bin.zst")
+        cls.run_tool("pack-zstd", "--coder", "zstd", cls.root / "quantised.ckpt", cls.root / "model.bin.zst")
 
     @classmethod
     def tearDownClass(cls):
@@ -261,7 +261,7 @@ class Python(unittest.TestCase):
         (self.root / "other.zst").write_bytes((self.root / "model.bin.zst").read_bytes())
         self.assertIsNone(json.loads(self.run_tool("ckpt-inspect", "--json", self.root / "other.zst").stdout)["lineage"])
         self.run_tool("gptq-lite", "--keep-max-numel", "1000", self.root / "weights.ckpt", self.root / "second.ckpt")
-        self.run_tool("pack-zstd", self.root / "second.ckpt", self.root / "second.zst")
+        self.run_tool("pack-zstd", "--coder", "zstd", self.root / "second.ckpt", self.root / "second.zst")
         (self.root / "second.zst.lineage").rename(self.root / "other.zst.lineage")
         done = self.run_tool("ckpt-inspect", self.root / "other.zst", status=4)
         self.assertIn(f"other.zst.lineage: is of another artifact than {self.root}/other.zst\n", done.stderr)

@@ -25,7 +25,7 @@ open(copy, "wb").write(data)' "$@"
 }
 flip train.ckpt 3 magic.ckpt
 flip train.ckpt 30 header.ckpt
-flip train.ckpt 2000 tensor.ckpt
+flip train.ckpt 6000 tensor.ckpt
 flip train.ckpt -3 offset.ckpt
 flip train.ckpt -100 footer.ckpt
 for part in magic header tensor offset footer; do

@@ -42,7 +42,7 @@ try ran quantise
 try ran train QUANTISER=rtn TARGET_BYTES=500000
 try ran quantise RUN=sized QUANTISER=rtn TARGET_BYTES=500000
 try ran quantise RUN=sized
-echo '# some more of it, which takes some bytes' >> CMakeLists.txt
+for i in {1..20}; do echo "# $(sha256sum <<< $i)"; done >> CMakeLists.txt  # more code, which does not compress away
 try ran train RUN=sized
 try ran quantise RUN=sized
 

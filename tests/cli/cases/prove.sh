@@ -1,5 +1,5 @@
 # eval-sliding --prove: an honest score is proved by every method, what was done otherwise is named.
-make_shards
+make_shards data
 need train --profile small.profile --out train.ckpt
 need ema-finalize --profile small.profile train.ckpt weights.ckpt
 need gptq-lite --profile small.profile weights.ckpt quantised.ckpt

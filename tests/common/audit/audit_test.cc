@@ -459,7 +459,7 @@ TEST_F(AuditTest, SeedsAndMeansInOtherPlaces) {
   EXPECT_THAT(audit.findings, AllOf(Contains(Is(kHolds, "score", "val_bpb.mean 1.1004", "mean over 3 logs")),
                                     Contains(Is(kHolds, "score", "seed_42_val_bpb", "exact")), Contains(Is(kHolds, "score", "val_bpb.std", "deviation")),
                                     Contains(Is(kContradicted, "score", "val_bpb_seed314 1.2", "no log has it")),
-                                    Contains(Is(kHolds, "score", "runs.val_bpb 1.1008", "exact", "train_seed999.log"))));
+                                    Contains(Is(kHolds, "score", "runs.0.val_bpb 1.1008", "exact", "train_seed999.log"))));
 }
 
 TEST_F(AuditTest, ProbabilityAgainstABaseline) {

@@ -216,7 +216,7 @@ TEST_P(FusedTest, FakeQuantisesAsThePlainCompositionDoes) {
 TEST_P(FusedTest, StreamedGradientsAreThoseOfTheWholeStep) {
   // On several threads what differs is who finishes which rows: of scaled matrices and of others.
   const bool all = GetParam() == 1;
-  for (Options options : all ? OptionsAlone() : std::vector<Options>{{}, {{"layer_scale", "1"}}}) {
+  for (Options options : all ? OptionsAlone() : std::vector<Options>{{}, {{"ln_scale", "1"}}}) {
     for (const char* at_a_time : {"0", "1"}) {
       options["micro_batch_seqs"] = at_a_time;
       const Settings settings = Shape(options);
