@@ -53,12 +53,12 @@ int main(int argc, char** argv) {
     std::vector<int> levels(kShippedLevels.begin(), kShippedLevels.end());
     if (level > 0) levels = {static_cast<int>(level)};
     std::optional<Progress> bar("compressing");
-    const Artifact artifact = PackArtifact(quantised, levels, settings.ThreadCount());
+    const Artifact artifact = PackArtifact(quantised, levels, settings.ThreadCount(), CoderNamed(settings.coder));
     bar.reset();
     const int64_t bytes = artifact.bytes.size();
     const int64_t left = budget - code_bytes - bytes;
-    Log("pack-zstd: %s bytes at level %d, from %s; with code %s of %s", WithCommas(bytes).c_str(), artifact.level,
-        WithCommas(artifact.content_bytes).c_str(), WithCommas(bytes + code_bytes).c_str(), WithCommas(budget).c_str());
+    Log("pack-zstd: %s bytes, codes by %s, at level %d, from %s; with code %s of %s", WithCommas(bytes).c_str(),
+        settings.coder == "zstd" ? "zstd" : "the arithmetic coder", artifact.level, WithCommas(artifact.content_bytes).c_str(), WithCommas(bytes + code_bytes).c_str(), WithCommas(budget).c_str());
     if (file) {
       if (left < 0) {
         throw GateError(StringPrintf("over budget by %s bytes: artifact %s + code %s > %s", WithCommas(-left).c_str(),
@@ -77,6 +77,7 @@ int main(int argc, char** argv) {
             {"code_bytes", code_bytes},
             {"budget", budget},
             {"left", left},
+            {"coder", settings.coder},
             {"level", artifact.level},
             {"content_bytes", artifact.content_bytes},
             {"artifact_digest", artifact.digest},

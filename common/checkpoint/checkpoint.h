@@ -122,8 +122,9 @@ class CheckpointReader {
  public:
   explicit CheckpointReader(const std::string& path);  // "-": standard input, read to its end
   explicit CheckpointReader(InputFile file);
-  // A checkpoint that is already in memory (an unpacked artifact); `name` is what errors say.
-  CheckpointReader(std::string bytes, const std::string& name);
+  // A checkpoint that is already in memory (an unpacked artifact); `name` is what errors say. Codes in streams may take at most
+  // `most_bytes`; 0: MaxContentBytes (packed.h) of the checkpoint.
+  CheckpointReader(std::string bytes, const std::string& name, uint64_t most_bytes = 0);
   ~CheckpointReader();
   CheckpointReader(CheckpointReader&&) noexcept;
 

@@ -17,9 +17,10 @@
 namespace fairway::format {
 
 // Version 2 brought scales of columns, version 4 scales of groups and corrections of low rank; files of earlier versions have none and
-// are read as they are. Versions 3 and 5 are versions 2 and 4 packed (packed.h).
-inline constexpr uint32_t kVersion = 4, kOldestVersion = 1, kPackedVersion = 5;
-constexpr bool IsPacked(uint32_t version) { return version == 3 || version == kPackedVersion; }
+// are read as they are. Versions 3 and 5 are versions 2 and 4 packed (packed.h), and version 6 is version 4 packed with codes in streams of
+// the arithmetic coder (coder.h).
+inline constexpr uint32_t kVersion = 4, kOldestVersion = 1, kPackedVersion = 5, kCodedVersion = 6;
+constexpr bool IsPacked(uint32_t version) { return version == 3 || version >= kPackedVersion; }
 inline constexpr uint64_t kAlignment = 64;
 
 // The first nine bytes of every file: the tag of `magic` and its value.
@@ -51,11 +52,18 @@ std::string Start(uint32_t version, Kind kind, const SettingValues& settings);
 // The description of a tensor: its Tensor message without data.
 pb::Tensor Describe(const TensorInfo& info);
 
-// The data of `tensors`, one after another, each as row-major as it is used, from the `packed` data of a checkpoint. REQUIRES: the
-// tensors are valid, and their bytes are as many as those of `packed`. Throws InputError, for the file `name`, where codes lie in an
-// order that does not fit them.
-std::vector<std::string> Unpack(const std::vector<TensorInfo>& tensors, const std::vector<uint32_t>& orders,
-                                std::string_view packed, const std::string& name);
+// How the data of a tensor lie in a packed checkpoint. stream: see pb::Tensor.
+struct Layout {
+  uint32_t order = 0;
+  uint64_t stream = 0;
+  bool coded = false;  // in a stream
+};
+
+// The data of `tensors`, each as row-major as it is used, from the `packed` data of a checkpoint. REQUIRES: the tensors are valid,
+// and the bytes of streams and of tensors outside of them are as many as those of `packed`. Throws InputError, for the file `name`,
+// where codes lie in an order that does not fit them or a stream is not that of its codes.
+std::vector<std::string> Unpack(const std::vector<TensorInfo>& tensors, const std::vector<Layout>& layouts, std::string_view packed,
+                                const std::string& name);
 
 std::string ShapeText(const std::vector<int64_t>& shape);  // "[2, 512]"; of more than kMaxDimensions the first ones
 

@@ -10,6 +10,8 @@
 
 #include "common/base/error.h"
 #include "common/base/text.h"
+#include "common/base/threads.h"
+#include "common/checkpoint/coder.h"
 #include "common/checkpoint/format.h"
 
 namespace fairway {
@@ -24,17 +26,45 @@ struct Found {
 };
 using Find = std::function<Found(const std::string& name)>;
 
-// 0 to size - 1 by falling values of the float16 tensor `scale`, read as whole numbers (of positive ones the same), equal ones as
-// they stand. Nothing where that is no tensor of so many.
-std::optional<std::vector<uint32_t>> FallingScales(const Found& scale, int64_t size) {
+// The bits of the float16 tensor `scale`. Nothing where that is no tensor of so many.
+std::optional<std::vector<uint16_t>> Scales(const Found& scale, int64_t size) {
   if (scale.info == nullptr || scale.info->dtype != DType::kFloat16 || scale.info->shape != std::vector<int64_t>{size})
     return std::nullopt;
   std::vector<uint16_t> values(size);
   if (size > 0) std::memcpy(values.data(), scale.data, 2 * size);
+  return values;
+}
+
+// 0 to size - 1 by falling values of the scales, read as whole numbers (of positive ones the same), equal ones as they stand.
+std::optional<std::vector<uint32_t>> FallingScales(const Found& scale, int64_t size) {
+  const auto values = Scales(scale, size);
+  if (!values) return std::nullopt;
   std::vector<uint32_t> places(size);
   std::iota(places.begin(), places.end(), 0);
-  std::ranges::stable_sort(places, [&](uint32_t a, uint32_t b) { return values[a] > values[b]; });
+  std::ranges::stable_sort(places, [&](uint32_t a, uint32_t b) { return (*values)[a] > (*values)[b]; });
   return places;
+}
+
+bool IsMatrixOfCodes(const TensorInfo& info) {
+  return info.quantisation && info.dtype == DType::kInt8 && info.shape.size() == 2 && info.bytes() > 0;
+}
+
+// What the arithmetic coder sees of a matrix.
+struct Coded {
+  std::vector<uint16_t> scales, factors;
+  CodeMatrix At(const TensorInfo& codes, char* data) const {
+    return {codes.shape[0], codes.shape[1], scales, factors, reinterpret_cast<int8_t*>(data)};
+  }
+};
+
+// Nothing where the coder does not take it.
+std::optional<Coded> CodedOf(const TensorInfo& codes, const Find& find) {
+  if (!IsMatrixOfCodes(codes)) return std::nullopt;
+  const std::string& column_scale = codes.quantisation->column_scale;
+  auto scales = Scales(find(codes.quantisation->scale), codes.shape[0]);
+  auto factors = column_scale.empty() ? std::vector<uint16_t>() : Scales(find(column_scale), codes.shape[1]);
+  if (!scales || !factors) return std::nullopt;
+  return Coded{*std::move(scales), *std::move(factors)};
 }
 
 // The rows or columns of a matrix of codes, in the order in which they lie one after another.
@@ -58,9 +88,7 @@ struct Lines {
 
 // Nothing where the order is none that codes can lie in. Of an empty matrix one side may be of any size: it lies in no order.
 std::optional<Lines> LinesOf(const TensorInfo& codes, CodeOrder order, const Find& find) {
-  if (!codes.quantisation || codes.dtype != DType::kInt8 || codes.shape.size() != 2 || codes.bytes() == 0 ||
-      (order != CodeOrder::kRowsByScale && order != CodeOrder::kColumnsByScale))
-    return std::nullopt;
+  if (!IsMatrixOfCodes(codes) || (order != CodeOrder::kRowsByScale && order != CodeOrder::kColumnsByScale)) return std::nullopt;
   const bool by_row = order == CodeOrder::kRowsByScale;
   const int64_t size = codes.shape[by_row ? 0 : 1];
   const std::string& scale = by_row ? codes.quantisation->scale : codes.quantisation->column_scale;
@@ -74,12 +102,17 @@ std::optional<Lines> LinesOf(const TensorInfo& codes, CodeOrder order, const Fin
 }
 
 // Calls visit(tensor, byte) for each byte of an element of each tensor, in the order in which they are packed: tensors of one dtype
-// that follow one another give their highest bytes first, then the next, down to their lowest.
-void VisitPlanes(const std::vector<TensorInfo>& tensors, const std::function<void(size_t, size_t)>& visit) {
-  for (size_t first = 0, last; first < tensors.size(); first = last) {
-    for (last = first; last < tensors.size() && tensors[last].dtype == tensors[first].dtype;) ++last;
-    for (size_t byte = DTypeSize(tensors[first].dtype); byte-- > 0;)
-      for (size_t i = first; i < last; ++i) visit(i, byte);
+// that follow one another give their highest bytes first, then the next, down to their lowest. Coded ones are passed over.
+void VisitPlanes(const std::vector<TensorInfo>& tensors, const std::function<bool(size_t)>& coded,
+                 const std::function<void(size_t, size_t)>& visit) {
+  std::vector<size_t> places;
+  for (size_t i = 0; i < tensors.size(); ++i)
+    if (!coded(i)) places.push_back(i);
+  const auto dtype = [&](size_t place) { return tensors[places[place]].dtype; };
+  for (size_t first = 0, last; first < places.size(); first = last) {
+    for (last = first; last < places.size() && dtype(last) == dtype(first);) ++last;
+    for (size_t byte = DTypeSize(dtype(first)); byte-- > 0;)
+      for (size_t i = first; i < last; ++i) visit(places[i], byte);
   }
 }
 
@@ -103,15 +136,45 @@ std::optional<std::string> OrderedCodes(const CheckpointReader& checkpoint, cons
   return ordered;
 }
 
-std::string PackCheckpoint(const CheckpointReader& checkpoint, std::span<const PackedTensor> tensors) {
-  std::string bytes = Start(kPackedVersion, checkpoint.kind(), checkpoint.settings());
+bool CanBeCoded(const CheckpointReader& checkpoint, const TensorInfo& codes) { return CodedOf(codes, In(checkpoint)).has_value(); }
+
+std::string PackCheckpoint(const CheckpointReader& checkpoint, std::span<const PackedTensor> tensors, int threads,
+                           size_t* data_end) {
   std::vector<TensorInfo> infos;
+  std::vector<std::vector<size_t>> members;  // of each stream
   uint64_t data_bytes = 0;
-  for (const PackedTensor& tensor : tensors) {
-    infos.push_back(checkpoint.Find(tensor.name));
-    data_bytes += infos.back().bytes();
-    pb::Tensor description = Describe(infos.back());
-    if (tensor.order != CodeOrder::kAsTheyStand) description.set_order(static_cast<uint32_t>(tensor.order));
+  const auto coded = [&](size_t i) { return tensors[i].order == CodeOrder::kCoded; };
+  for (size_t i = 0, last = 0; i < tensors.size(); ++i) {
+    infos.push_back(checkpoint.Find(tensors[i].name));
+    if (!coded(i)) {
+      data_bytes += infos.back().bytes();
+      continue;
+    }
+    if (members.empty() || tensors[i].stream != tensors[last].stream) members.emplace_back();
+    members.back().push_back(last = i);
+  }
+  std::vector<std::string> streams(members.size());
+  ParallelFor(static_cast<int64_t>(streams.size()), 1, threads, [&](int64_t stream, int64_t) {
+    std::vector<Coded> scales;
+    std::vector<std::string> codes;
+    std::vector<CodeMatrix> matrices;
+    for (const size_t i : members[stream]) {
+      const std::span<const std::byte> data = checkpoint.Data(infos[i].name);
+      codes.emplace_back(reinterpret_cast<const char*>(data.data()), data.size());
+      scales.push_back(CodedOf(infos[i], In(checkpoint)).value());
+    }
+    for (size_t i = 0; i < codes.size(); ++i) matrices.push_back(scales[i].At(infos[members[stream][i]], codes[i].data()));
+    streams[stream] = EncodeCodes(matrices);
+  });
+
+  std::string bytes = Start(streams.empty() ? kPackedVersion : kCodedVersion, checkpoint.kind(), checkpoint.settings());
+  for (size_t i = 0, stream = 0; i < tensors.size(); ++i) {
+    pb::Tensor description = Describe(infos[i]);
+    if (tensors[i].order != CodeOrder::kAsTheyStand) description.set_order(static_cast<uint32_t>(tensors[i].order));
+    if (stream < streams.size() && members[stream].front() == i) {
+      description.set_stream(streams[stream].size());
+      data_bytes += streams[stream++].size();
+    }
     const std::string body = description.SerializeAsString();
     bytes += kTensorTag;
     AppendVarint(bytes, body.size());
@@ -120,7 +183,7 @@ std::string PackCheckpoint(const CheckpointReader& checkpoint, std::span<const P
   bytes += kPackedTag;
   AppendVarint(bytes, data_bytes);
   bytes.reserve(bytes.size() + data_bytes + kFixedFieldBytes);
-  VisitPlanes(infos, [&](size_t i, size_t byte) {
+  VisitPlanes(infos, coded, [&](size_t i, size_t byte) {
     if (tensors[i].order != CodeOrder::kAsTheyStand) {
       bytes += OrderedCodes(checkpoint, infos[i], tensors[i].order).value();
       return;
@@ -129,14 +192,15 @@ std::string PackCheckpoint(const CheckpointReader& checkpoint, std::span<const P
     const size_t size = DTypeSize(infos[i].dtype);
     for (size_t at = byte; at < data.size(); at += size) bytes += static_cast<char>(data[at]);
   });
+  if (data_end != nullptr) *data_end = bytes.size();
+  for (const std::string& stream : streams) bytes += stream;
   const uint64_t hash = Hash(bytes);
-  static_assert(kPackedTailBytes == kFixedFieldBytes);
   bytes += kPackedHashTag;
   AppendFixed64(bytes, hash);
   return bytes;
 }
 
-std::vector<std::string> format::Unpack(const std::vector<TensorInfo>& tensors, const std::vector<uint32_t>& orders,
+std::vector<std::string> format::Unpack(const std::vector<TensorInfo>& tensors, const std::vector<Layout>& layouts,
                                         std::string_view packed, const std::string& name) {
   std::vector<std::string> data;
   std::map<std::string, size_t> index;
@@ -144,8 +208,10 @@ std::vector<std::string> format::Unpack(const std::vector<TensorInfo>& tensors, 
     index[info.name] = data.size();
     data.emplace_back(info.bytes(), '\0');
   }
+  const auto order = [&](size_t i) { return static_cast<CodeOrder>(layouts[i].order); };
+  const auto coded = [&](size_t i) { return layouts[i].coded; };
   size_t position = 0;
-  VisitPlanes(tensors, [&](size_t i, size_t byte) {
+  VisitPlanes(tensors, coded, [&](size_t i, size_t byte) {
     const size_t size = DTypeSize(tensors[i].dtype);
     for (size_t at = byte; at < data[i].size(); at += size) data[i][at] = packed[position++];
   });
@@ -154,14 +220,38 @@ std::vector<std::string> format::Unpack(const std::vector<TensorInfo>& tensors, 
     if (found == index.end()) return {};
     return {&tensors[found->second], data[found->second].data()};
   };
+  const auto refuse = [&](size_t i) {
+    throw InputError(name, StringPrintf("tensor %s is said to lie in order %u, in which it cannot lie", tensors[i].name.c_str(), layouts[i].order));
+  };
+  struct Stream {
+    size_t first;  // the tensor that it begins with
+    std::string_view bytes;
+    std::vector<CodeMatrix> matrices;
+  };
+  std::vector<Coded> scales(tensors.size());
+  std::vector<Stream> streams;
   for (size_t i = 0; i < tensors.size(); ++i) {
-    if (orders[i] == static_cast<uint32_t>(CodeOrder::kAsTheyStand)) continue;
-    const auto lines = LinesOf(tensors[i], static_cast<CodeOrder>(orders[i]), find);
-    if (!lines)
-      throw InputError(name, StringPrintf("tensor %s is said to lie in order %u, in which it cannot lie", tensors[i].name.c_str(), orders[i]));
+    if (order(i) == CodeOrder::kAsTheyStand) continue;
+    if (coded(i)) {
+      auto found = CodedOf(tensors[i], find);
+      if (!found) refuse(i);
+      scales[i] = *std::move(found);
+      if (layouts[i].stream > 0) {
+        streams.push_back({i, packed.substr(position, layouts[i].stream), {}});
+        position += layouts[i].stream;
+      }
+      streams.back().matrices.push_back(scales[i].At(tensors[i], data[i].data()));
+      continue;
+    }
+    const auto lines = LinesOf(tensors[i], order(i), find);
+    if (!lines) refuse(i);
     const std::string ordered = data[i];
     lines->ForEach([&, to = data[i].data()](size_t place, size_t at) { to[at] = ordered[place]; });
   }
+  ParallelFor(static_cast<int64_t>(streams.size()), 1, ThreadsFor(0), [&](int64_t i, int64_t) {
+    if (!DecodeCodes(streams[i].bytes, streams[i].matrices))
+      throw InputError(name, "is damaged: the stream of tensor " + tensors[streams[i].first].name + " is longer or shorter than its codes");
+  });
   return data;
 }
 

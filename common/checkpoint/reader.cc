@@ -8,6 +8,7 @@
 #include "common/base/log.h"
 #include "common/base/text.h"
 #include "common/checkpoint/format.h"
+#include "common/checkpoint/packed.h"
 
 namespace fairway {
 namespace {
@@ -92,7 +93,10 @@ struct CheckpointReader::State {
   };
 
   State(InputFile input) : file(std::move(input)), name(file->path()), bytes(file->text()) { Open(); }
-  State(std::string input, const std::string& name) : memory(std::move(input)), name(name), bytes(memory) { Open(); }
+  State(std::string input, const std::string& name, uint64_t most_bytes)
+      : memory(std::move(input)), name(name), bytes(memory), most_bytes(most_bytes) {
+    Open();
+  }
 
   void Open();
   uint64_t OpenHeader();
@@ -114,6 +118,7 @@ struct CheckpointReader::State {
   std::string memory;
   std::string name;
   std::string_view bytes;
+  uint64_t most_bytes = 0;  // that a packed file may unpack to; 0: MaxContentBytes of it
 
   uint32_t version;
   Kind kind;
@@ -167,8 +172,8 @@ uint64_t CheckpointReader::State::OpenHeader() {
   const uint64_t end = cursor.position() + length;
   if (!Parse(Slice(cursor.position(), end), &header)) Fail("is damaged: its header cannot be parsed");
   version = header.format_version();
-  if (version < kOldestVersion || version > kPackedVersion)
-    Fail(StringPrintf("is of format version %u; this program reads versions %u to %u", version, kOldestVersion, kPackedVersion));
+  if (version < kOldestVersion || version > kCodedVersion)
+    Fail(StringPrintf("is of format version %u; this program reads versions %u to %u", version, kOldestVersion, kCodedVersion));
   if (header.kind() < 1 || header.kind() > 3)
     Fail(StringPrintf("is of kind %u, which this program does not know", header.kind()));
   kind = static_cast<Kind>(header.kind());
@@ -192,23 +197,39 @@ std::string CheckpointReader::State::Unpack(uint64_t header_end) const {
   if (HasUnknownFields(checkpoint)) Log("%s: has fields that are newer than this program; they are ignored", name.c_str());
 
   std::vector<TensorInfo> infos;
-  std::vector<uint32_t> orders;
-  std::unordered_set<std::string> names;
-  uint64_t data_bytes = 0;
+  std::vector<Layout> layouts;
+  std::unordered_set<std::string_view> names;
+  uint64_t data_bytes = 0, coded_bytes = 0;  // in the file; of codes that come out of streams
+  int streams = 0;
+  const uint64_t most = most_bytes > 0 ? most_bytes : MaxContentBytes(size);
+  const auto add = [&](uint64_t bytes) {
+    if (bytes > checkpoint.packed().size() - data_bytes) Fail("its tensors are larger than its packed data");
+    data_bytes += bytes;
+  };
   for (const pb::Tensor& tensor : checkpoint.tensor()) {
     if (!IsTensorName(tensor.name())) Fail("has a tensor whose name is not 1 to 255 printable ASCII characters");
     if (!names.insert(tensor.name()).second) Fail("has two tensors named " + tensor.name());
     if (tensor.has_data()) Fail("is damaged: it is packed and tensor " + tensor.name() + " has data of its own");
     infos.push_back(Describe(tensor));
-    orders.push_back(tensor.order());
     const std::optional<uint64_t> payload = PayloadBytes(infos.back());
     if (const std::string error = ShapeError(infos.back(), payload.value_or(0)); !error.empty()) Fail(error);
-    if (*payload > checkpoint.packed().size() - data_bytes) Fail("its tensors are larger than its packed data");
-    data_bytes += *payload;
+    const bool coded = version == kCodedVersion && tensor.order() == static_cast<uint32_t>(CodeOrder::kCoded);
+    layouts.push_back({tensor.order(), tensor.stream(), coded});
+    if (!coded) {
+      if (tensor.stream() > 0) Fail("is damaged: tensor " + tensor.name() + " begins a stream and is not in it");
+      add(*payload);
+      continue;
+    }
+    if (tensor.stream() > 0 && ++streams > kMostStreams) Fail(StringPrintf("has more than %d streams of codes", kMostStreams));
+    if (streams == 0) Fail("is damaged: tensor " + tensor.name() + " lies in a stream, and none begins with it or before it");
+    add(tensor.stream());
+    if (*payload > most - std::min(most, coded_bytes))
+      Fail(StringPrintf("its codes are more than %lu bytes, which is more than a file of this size may hold", most));
+    coded_bytes += *payload;
   }
   if (data_bytes != checkpoint.packed().size()) Fail("its packed data are larger than its tensors");
 
-  const std::vector<std::string> data = format::Unpack(infos, orders, checkpoint.packed(), name);
+  const std::vector<std::string> data = format::Unpack(infos, layouts, checkpoint.packed(), name);
   std::string unpacked;
   CheckpointWriter writer(&unpacked, kind, settings);
   for (size_t i = 0; i < infos.size(); ++i) writer.Add(infos[i], std::as_bytes(std::span<const char>(data[i])));
@@ -262,7 +283,7 @@ uint64_t CheckpointReader::State::OpenTensor(const pb::IndexEntry& entry, uint64
 
   pb::Tensor tensor;
   if (!Parse(Slice(description, entry.offset() - data_start.size()), &tensor) || tensor.has_data() ||
-      tensor.has_order() || tensor.name() != entry.name())
+      tensor.has_order() || tensor.has_stream() || tensor.name() != entry.name())
     disagrees();
   has_unknown_fields |= HasUnknownFields(tensor);
   TensorInfo info = Describe(tensor);
@@ -317,8 +338,8 @@ size_t CheckpointReader::State::IndexOf(std::string_view tensor) const {
 
 CheckpointReader::CheckpointReader(const std::string& path) : CheckpointReader(InputFile(path)) {}
 CheckpointReader::CheckpointReader(InputFile file) : state_(std::make_unique<State>(std::move(file))) {}
-CheckpointReader::CheckpointReader(std::string bytes, const std::string& name)
-    : state_(std::make_unique<State>(std::move(bytes), name)) {}
+CheckpointReader::CheckpointReader(std::string bytes, const std::string& name, uint64_t most_bytes)
+    : state_(std::make_unique<State>(std::move(bytes), name, most_bytes)) {}
 CheckpointReader::~CheckpointReader() = default;
 CheckpointReader::CheckpointReader(CheckpointReader&&) noexcept = default;
 

@@ -3,17 +3,19 @@
 #include <zstd.h>
 
 #include <algorithm>
+#include <cctype>
 #include <cmath>
 #include <memory>
 #include <optional>
 #include <stdexcept>
+#include <tuple>
+#include <utility>
 
 #include "common/base/digest.h"
 #include "common/base/error.h"
 #include "common/base/file.h"
 #include "common/base/text.h"
 #include "common/base/threads.h"
-#include "common/checkpoint/packed.h"
 #include "common/quantise/quantiser.h"
 
 namespace fairway {
@@ -33,21 +35,22 @@ std::string RawSha256(std::string_view bytes) {
 // What an artifact holds, and where in it the compressor begins new blocks: each block has frequencies of its own.
 struct Content {
   std::string bytes;
-  std::vector<size_t> block_ends;  // ascending; the last is the end
+  std::vector<size_t> block_ends;  // ascending; the last is the end of the first frame
 };
 
-std::string Compress(const Content& content, int level) {
+// One frame of `bytes`.
+std::string Compress(std::string_view bytes, std::span<const size_t> block_ends, int level) {
   const std::unique_ptr<ZSTD_CCtx, decltype(&ZSTD_freeCCtx)> context(ZSTD_createCCtx(), ZSTD_freeCCtx);
   ZSTD_CCtx_setParameter(context.get(), ZSTD_c_compressionLevel, level);
   // Codes that stand side by side are independent: what repeats of six or less is chance, and says less than their frequencies do.
   ZSTD_CCtx_setParameter(context.get(), ZSTD_c_minMatch, 7);
-  ZSTD_CCtx_setPledgedSrcSize(context.get(), content.bytes.size());
-  std::string compressed(ZSTD_compressBound(content.bytes.size()) + 16 * content.block_ends.size(), '\0');
+  ZSTD_CCtx_setPledgedSrcSize(context.get(), bytes.size());
+  std::string compressed(ZSTD_compressBound(bytes.size()) + 16 * block_ends.size(), '\0');
   ZSTD_outBuffer out = {compressed.data(), compressed.size(), 0};
-  ZSTD_inBuffer in = {content.bytes.data(), 0, 0};
-  for (const size_t end : content.block_ends) {
+  ZSTD_inBuffer in = {bytes.data(), 0, 0};
+  for (const size_t end : block_ends) {
     in.size = end;
-    const ZSTD_EndDirective how = end == content.bytes.size() ? ZSTD_e_end : ZSTD_e_flush;
+    const ZSTD_EndDirective how = end == bytes.size() ? ZSTD_e_end : ZSTD_e_flush;
     while (const size_t left = ZSTD_compressStream2(context.get(), &out, &in, how)) {
       if (ZSTD_isError(left)) throw std::runtime_error(std::string("zstd: ") + ZSTD_getErrorName(left));
       if (out.pos == out.size) throw std::runtime_error("zstd: more bytes than its bound");
@@ -57,12 +60,41 @@ std::string Compress(const Content& content, int level) {
   return compressed;
 }
 
+// The frames of an artifact before its digest: the smallest over `levels`, the first one on ties, and that level.
+std::pair<std::string, int> CompressAt(const Content& content, std::span<const int> levels, int threads) {
+  const size_t end = content.block_ends.back();
+  std::vector<std::string> frames(levels.size());
+  ParallelFor(static_cast<int64_t>(levels.size()), 1, threads, [&](int64_t i, int64_t) {
+    frames[i] = Compress(std::string_view(content.bytes).substr(0, end), content.block_ends, levels[i]);
+  });
+  const auto smallest = std::ranges::min_element(frames, {}, &std::string::size);
+  std::string bytes = std::move(*smallest);
+  // Nothing is left to gain in streams of codes; the fastest level stores them.
+  const std::string_view streams = std::string_view(content.bytes).substr(end);
+  if (!streams.empty()) bytes += Compress(streams, std::vector{streams.size()}, 1);
+  return {std::move(bytes), levels[smallest - frames.begin()]};
+}
+
 // The content of an artifact. Throws InputError.
 std::string Unpack(std::string_view bytes, const std::string& path) {
-  const size_t frame = ZSTD_findFrameCompressedSize(bytes.data(), bytes.size());
-  if (ZSTD_isError(frame)) {
-    throw InputError(path, StringPrintf("artifact is truncated or damaged (zstd: %s)", ZSTD_getErrorName(frame)));
-  }
+  // The first zstd frame, and a second one where streams of codes follow.
+  size_t frame = 0;
+  uint64_t declared = 0;
+  const uint64_t limit = MaxContentBytes(bytes.size());
+  do {
+    const std::string_view rest = bytes.substr(frame);
+    const size_t size = ZSTD_findFrameCompressedSize(rest.data(), rest.size());
+    if (ZSTD_isError(size))
+      throw InputError(path, StringPrintf("artifact is truncated or damaged (zstd: %s)", ZSTD_getErrorName(size)));
+    const unsigned long long content_size = ZSTD_getFrameContentSize(rest.data(), rest.size());
+    if (content_size == ZSTD_CONTENTSIZE_UNKNOWN || content_size == ZSTD_CONTENTSIZE_ERROR)
+      throw InputError(path, "artifact does not declare its content size");
+    if (content_size > limit - declared)
+      throw InputError(path, StringPrintf("artifact declares %llu bytes of content; %zu bytes may hold %lu at most", declared + content_size,
+                                          bytes.size(), limit));
+    declared += content_size;
+    frame += size;
+  } while (bytes.substr(frame).starts_with(kZstdMagic));
   if (frame + kDigestFrameBytes > bytes.size()) throw InputError(path, "artifact ends before its digest");
   if (frame + kDigestFrameBytes < bytes.size()) {
     throw InputError(
@@ -74,15 +106,6 @@ std::string Unpack(std::string_view bytes, const std::string& path) {
   if (tail.substr(kDigestHeader.size()) != RawSha256(compressed)) {
     throw InputError(path, "artifact is damaged: its bytes do not have the SHA-256 that it states");
   }
-  const unsigned long long declared = ZSTD_getFrameContentSize(compressed.data(), compressed.size());
-  if (declared == ZSTD_CONTENTSIZE_UNKNOWN || declared == ZSTD_CONTENTSIZE_ERROR) {
-    throw InputError(path, "artifact does not declare its content size");
-  }
-  const uint64_t limit = MaxContentBytes(bytes.size());
-  if (declared > limit) {
-    throw InputError(path, StringPrintf("artifact declares %llu bytes of content; %zu bytes may hold %llu at most",
-                                        declared, bytes.size(), static_cast<unsigned long long>(limit)));
-  }
   // zstd compares the sizes again: neither more nor less comes out than was declared.
   std::string content(declared, '\0');
   const size_t size = ZSTD_decompress(content.data(), content.size(), compressed.data(), compressed.size());
@@ -92,7 +115,7 @@ std::string Unpack(std::string_view bytes, const std::string& path) {
 }
 
 CheckpointReader OpenArtifact(std::string_view bytes, const std::string& path) {
-  CheckpointReader checkpoint(Unpack(bytes, path), path);
+  CheckpointReader checkpoint(Unpack(bytes, path), path, MaxContentBytes(bytes.size()));
   checkpoint.Expect({Kind::kQuantised});
   return checkpoint;
 }
@@ -123,8 +146,15 @@ CodeOrder BestOrder(const CheckpointReader& quantised, const TensorInfo& info) {
   return best;
 }
 
-// Codes first, matrices of most bits first, then scales, factors of columns, and what was kept, float16 before all else.
-Content MakeContent(const CheckpointReader& quantised, int threads) {
+// Which matrices share a stream: those whose names differ in numbers only.
+std::string RoleOf(std::string name) {
+  std::erase_if(name, [](unsigned char c) { return std::isdigit(c) != 0; });
+  return name;
+}
+
+// Codes first, matrices of most bits first, then scales, factors of columns, and what was kept, float16 before all else. Codes in
+// streams stand last.
+Content MakeContent(const CheckpointReader& quantised, Coder coder, int threads) {
   constexpr double kBlock = 8192;  // bytes of entropy: enough to pay for frequencies of their own
 
   std::set<std::string> scales, factors;
@@ -140,7 +170,10 @@ Content MakeContent(const CheckpointReader& quantised, int threads) {
     double entropy;  // of codes
   };
   std::vector<Placed> all(quantised.tensors().size());
+  std::vector<std::string> roles;
+  constexpr double kInStream = 100;
   const auto place = [&](const TensorInfo& info) -> Placed {
+    if (coder == Coder::kArithmetic && CanBeCoded(quantised, info)) return {kInStream, {info.name, CodeOrder::kCoded}, 0, 0};
     if (info.quantisation && info.dtype == DType::kInt8) {
       const std::span<const std::byte> codes = quantised.Data(info.name);
       const double entropy = Entropy({reinterpret_cast<const char*>(codes.data()), codes.size()});
@@ -151,15 +184,23 @@ Content MakeContent(const CheckpointReader& quantised, int threads) {
     return {scales.contains(info.name) ? 1 : factors.contains(info.name) ? 2 : kept, {info.name}, info.bytes(), 0};
   };
   ParallelFor(static_cast<int64_t>(all.size()), 1, threads, [&](int64_t tensor, int64_t) { all[tensor] = place(quantised.tensors()[tensor]); });
+  for (Placed& placed : all) {
+    if (placed.place != kInStream) continue;
+    const std::string role = RoleOf(placed.tensor.name);
+    if (std::ranges::find(roles, role) == roles.end() && roles.size() < kMostStreams) roles.push_back(role);
+    placed.tensor.stream = std::min<int>(std::ranges::find(roles, role) - roles.begin(), kMostStreams - 1);
+    placed.place += placed.tensor.stream;
+  }
   uint64_t data_bytes = 0;
   for (const Placed& placed : all) data_bytes += placed.bytes;
   std::ranges::stable_sort(all, {}, &Placed::place);
 
   std::vector<PackedTensor> tensors;
   for (const Placed& placed : all) tensors.push_back(placed.tensor);
-  Content content{PackCheckpoint(quantised, tensors), {}};
+  size_t data_end;
+  Content content{PackCheckpoint(quantised, tensors, threads, &data_end), {}};
   // Long matrices fall into blocks of like size, short ones share one.
-  size_t begin = content.bytes.size() - kPackedTailBytes - data_bytes;
+  size_t begin = data_end - data_bytes;
   content.block_ends.push_back(begin);
   double entropy = 0;
   for (const Placed& placed : all) {
@@ -172,24 +213,20 @@ Content MakeContent(const CheckpointReader& quantised, int threads) {
     content.block_ends.push_back(begin);
     entropy = 0;
   }
-  content.block_ends.push_back(content.bytes.size());
+  content.block_ends.push_back(tensors.empty() || tensors.back().order != CodeOrder::kCoded ? content.bytes.size() : data_end);
   return content;
 }
 
 }  // namespace
 
-Artifact PackArtifact(const CheckpointReader& quantised, std::span<const int> levels, int threads) {
+Coder CoderNamed(std::string_view name) { return name == "zstd" ? Coder::kZstd : Coder::kArithmetic; }
+
+Artifact PackArtifact(const CheckpointReader& quantised, std::span<const int> levels, int threads, Coder coder) {
   quantised.Expect({Kind::kQuantised});
-  const Content content = MakeContent(quantised, threads);
+  const Content content = MakeContent(quantised, coder, threads);
   Artifact artifact;
   artifact.content_bytes = content.bytes.size();
-  std::vector<std::string> results(levels.size());
-  ParallelFor(static_cast<int64_t>(levels.size()), 1, threads, [&](int64_t i, int64_t) { results[i] = Compress(content, levels[i]); });
-  for (size_t i = 0; i < levels.size(); ++i) {
-    if (i > 0 && results[i].size() >= artifact.bytes.size()) continue;
-    artifact.bytes = std::move(results[i]);
-    artifact.level = levels[i];
-  }
+  std::tie(artifact.bytes, artifact.level) = CompressAt(content, levels, threads);
   const std::string digest = RawSha256(artifact.bytes);
   artifact.bytes += kDigestHeader;
   artifact.bytes += digest;
@@ -202,8 +239,8 @@ Artifact PackArtifact(const CheckpointReader& quantised, std::span<const int> le
   return artifact;
 }
 
-uint64_t FastArtifactBytes(std::string_view content, int threads) {
-  return Compress(MakeContent(CheckpointReader(std::string(content), "content"), threads), 1).size() + kDigestFrameBytes;
+uint64_t ArtifactBytes(const CheckpointReader& quantised, std::span<const int> levels, int threads, Coder coder) {
+  return CompressAt(MakeContent(quantised, coder, threads), levels, threads).first.size() + kDigestFrameBytes;
 }
 
 CheckpointReader OpenWeights(InputFile file) {

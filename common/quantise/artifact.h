@@ -1,8 +1,8 @@
 // The artifact: the one file of weights that counts (specification 2, section 4).
 //
-// A QUANTISED checkpoint without counters and lineage, packed (common/checkpoint/packed.h), compressed by zstd as one frame that
-// declares its content size, then one zstd skippable frame with the SHA-256 of the compressed bytes. `zstd -d` reads it; so does OpenWeights,
-// which trusts nothing that it has not checked.
+// A QUANTISED checkpoint without counters and lineage, packed (common/checkpoint/packed.h), in one or two zstd frames that declare their
+// content sizes, then one zstd skippable frame with the SHA-256 of the frames before. `zstd -d` reads it; so does OpenWeights, which
+// trusts nothing that it has not checked.
 #pragma once
 
 #include <array>
@@ -15,11 +15,17 @@
 
 #include "common/base/file.h"
 #include "common/checkpoint/checkpoint.h"
+#include "common/checkpoint/packed.h"
 
 namespace fairway {
 
 // The zstd levels that artifacts are packed at. Middle levels are worse on symbols.
 inline constexpr std::array<int, 3> kShippedLevels = {1, 19, 22};
+
+// What codes are compressed by: zstd, or the arithmetic coder (common/checkpoint/coder.h). All else is compressed by zstd.
+enum class Coder { kZstd, kArithmetic };
+// Of settings.coder.
+Coder CoderNamed(std::string_view name);
 
 struct Artifact {
   std::string bytes;           // the whole file
@@ -29,17 +35,10 @@ struct Artifact {
   uint64_t content_bytes = 0;  // packed, before compression
 };
 
-// Packs a QUANTISED checkpoint at each of `levels`, as many of them side by side as there are threads, and keeps the smallest result, the first one on ties.
-// Equal settings and tensors give equal bytes, whatever the counters, lineage and threads. The result has been unpacked again
-// and compared. REQUIRES: `levels` is not empty. Throws InputError where the content is beyond what OpenWeights takes.
-Artifact PackArtifact(const CheckpointReader& quantised, std::span<const int> levels, int threads = 1);
-
-// What an artifact of `artifact_bytes` may unpack to. zstd's literals take at least a bit each, an eightfold gain; only
-// repeats gain more, and trained weights hold few. Eight times that and a megabyte for tiny files is room enough for
-// half a model of zeros, while memory stays in proportion to a file that somebody really stored.
-constexpr uint64_t MaxContentBytes(uint64_t artifact_bytes) {
-  return 64 * artifact_bytes + (1 << 20);
-}
+// Packs a QUANTISED checkpoint at each of zstd's `levels`, as many of them side by side as there are threads, and keeps the smallest
+// result, the first one on ties. Equal settings and tensors give equal bytes, whatever the counters, lineage and threads. The result has
+// been unpacked again and compared. REQUIRES: `levels` is not empty. Throws InputError where the content is beyond what OpenWeights takes.
+Artifact PackArtifact(const CheckpointReader& quantised, std::span<const int> levels, int threads = 1, Coder coder = Coder::kArithmetic);
 
 // An artifact is checked and unpacked, a plain checkpoint is opened as it is. Throws InputError for anything that is
 // neither or is damaged.
@@ -48,8 +47,8 @@ inline CheckpointReader OpenWeights(const std::string& path) {
   return OpenWeights(InputFile(path));
 }
 
-// The fast way to an artifact's size: by zstd's level 1. `content` is a QUANTISED checkpoint as it is written.
-uint64_t FastArtifactBytes(std::string_view content, int threads = 1);
+// The bytes of the artifact that PackArtifact makes of `quantised`, without the artifact.
+uint64_t ArtifactBytes(const CheckpointReader& quantised, std::span<const int> levels, int threads, Coder coder);
 
 // The names of the tensors of scales, by row and by column, of all codes in a checkpoint.
 std::set<std::string> ScaleNames(const CheckpointReader& checkpoint);

@@ -115,8 +115,8 @@ void CheckQuantiser(const Settings& settings) {
 }
 
 FoundStep FindStep(uint64_t budget, double first_guess, const std::function<uint64_t(double)>& measure,
-                   const std::function<uint64_t(double)>& ship) {
-  const auto most = static_cast<double>(budget), least = (1 - kBudgetShare) * most, aim = (least + most) / 2;
+                   const std::function<uint64_t(double)>& ship, double share) {
+  const auto most = static_cast<double>(budget), least = (1 - share) * most, aim = (least + most) / 2;
   Curve curve(first_guess, measure);
   FoundStep found;
   const auto try_step = [&](double step) {
@@ -150,8 +150,8 @@ FoundStep FindStep(uint64_t budget, double first_guess, const std::function<uint
     if (std::isinf(fine) || std::isinf(coarse)) {
       place += 1.5 * (bytes - aim) / curve.BytesPerOctave(place);
     } else if (coarse - fine > kJump) {
-      const double share = round % 3 == 2 ? 0.5 : (fine_bytes - aim) / (fine_bytes - coarse_bytes);
-      place = fine + std::clamp(share, 0.05, 0.95) * (coarse - fine);
+      const double part = round % 3 == 2 ? 0.5 : (fine_bytes - aim) / (fine_bytes - coarse_bytes);
+      place = fine + std::clamp(part, 0.05, 0.95) * (coarse - fine);
     } else {
       // zstd splits blocks now so, now so, and sizes jump by more than there is room for. On either side, further and further
       // off, another step may fall into it.

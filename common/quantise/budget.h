@@ -20,18 +20,19 @@ bool HasSize(const Settings& settings);
 // choose (a profile may name one for the other quantisers), and QUANTISER=gptq without calibration windows.
 void CheckQuantiser(const Settings& settings);
 
-// A search comes within this share of the budget, below it.
-inline constexpr double kBudgetShare = 0.002;
+// A search comes within this share of the budget, below it: with sizes by zstd, which jump by more than a thousandth when its blocks
+// fall otherwise, and with sizes by the arithmetic coder.
+inline constexpr double kBudgetShare = 0.002, kExactBudgetShare = 0.0005;
 
 struct FoundStep {
   double step = 0;     // 0: the finest there is, and the budget is not used up
   uint64_t bytes = 0;  // of the artifact as shipped
 };
 
-// measure(step): bytes by the coder's fast level; they fall, but for small disorder, as the step grows. ship(step): bytes as
+// measure(step): bytes, or a fast guess at them; they fall, but for small disorder, as the step grows. ship(step): bytes as
 // shipped. The result has at most `budget` bytes as shipped, and, unless its step is 0 or no step comes closer, at least
-// (1 - kBudgetShare) of it. Throws GateError naming the smallest artifact there is where that is over the budget.
+// (1 - share) of it. Throws GateError naming the smallest artifact there is where that is over the budget.
 FoundStep FindStep(uint64_t budget, double first_guess, const std::function<uint64_t(double)>& measure,
-                   const std::function<uint64_t(double)>& ship);
+                   const std::function<uint64_t(double)>& ship, double share = kBudgetShare);
 
 }  // namespace fairway

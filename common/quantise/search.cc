@@ -1,5 +1,6 @@
 #include "common/quantise/search.h"
 
+#include <map>
 #include <span>
 
 #include "common/base/clock.h"
@@ -18,25 +19,31 @@ FoundStep SearchStep(const CheckpointReader& weights, const Settings& settings, 
     writer.Finish({}, {});
     return bytes;
   };
-  const auto measure = [&](double step) {
-    const uint64_t bytes = FastArtifactBytes(content(step), settings.ThreadCount());
-    on_size({.step = step, .bytes = bytes, .packed = false, .packing = 0});
-    return bytes;
-  };
-  const auto pack = [&](double step, std::span<const int> levels) -> uint64_t {
+  const Coder coder = CoderNamed(settings.coder);
+  const auto size = [&](double step, std::span<const int> levels, bool packed) {
     const CheckpointReader quantised(content(step), weights.path());
     const auto packs = Clock::now();
-    const uint64_t bytes = PackArtifact(quantised, levels, settings.ThreadCount()).bytes.size();
-    on_size({.step = step, .bytes = bytes, .packed = true, .packing = SecondsSince(packs)});
+    const uint64_t bytes = ArtifactBytes(quantised, levels, settings.ThreadCount(), coder);
+    on_size({.step = step, .bytes = bytes, .packed = packed, .packing = packed ? SecondsSince(packs) : 0});
     return bytes;
   };
+  if (coder == Coder::kArithmetic) {
+    std::map<double, uint64_t> known;
+    const auto exact = [&](double step) {
+      const auto [at, unknown] = known.try_emplace(step);
+      if (unknown) at->second = size(step, kShippedLevels, true);
+      return at->second;
+    };
+    return FindStep(budget, first_guess, exact, exact, sizes == Sizes::kShipped ? kExactBudgetShare : 0.01);
+  }
+  constexpr int kFast[] = {1}, kOneLevel[] = {19};
+  const auto measure = [&](double step) { return size(step, kFast, false); };
   if (sizes == Sizes::kShipped)
-    return FindStep(budget, first_guess, measure, [&](double step) { return pack(step, kShippedLevels); });
+    return FindStep(budget, first_guess, measure, [&](double step) { return size(step, kShippedLevels, true); });
   // Up to a fifth fewer bytes are shipped than the fast level says, but nearly the same share from one step to the next.
   const FoundStep fast = FindStep(budget, first_guess, measure, measure);
   if (fast.step == 0) return fast;
-  constexpr int kOneLevel[] = {19};
-  const double share = static_cast<double>(fast.bytes) / static_cast<double>(pack(fast.step, kOneLevel));
+  const double share = static_cast<double>(fast.bytes) / static_cast<double>(size(fast.step, kOneLevel, true));
   return FindStep(static_cast<uint64_t>(share * static_cast<double>(budget)), fast.step, measure, measure);
 }
 

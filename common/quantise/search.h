@@ -20,12 +20,12 @@ inline SettingValues ExportedSettings(const Settings& settings) {
 struct TriedSize {
   double step;
   uint64_t bytes;
-  bool packed;     // as artifacts are, else by the fast level
+  bool packed;     // as artifacts are, else by zstd's fast level
   double packing;  // seconds of that
 };
 
-// What the budget holds: the artifact as shipped, to within kBudgetShare, or what it will have to within a few percent, for which a
-// single one is packed and at one level.
+// What the budget holds: the artifact as shipped, to within kBudgetShare or kExactBudgetShare, or what it will have to within a few
+// percent.
 enum class Sizes { kShipped, kRough };
 
 // The step at which an export of `weights` fills `budget` bytes, beginning at `first_guess`. `on_size` hears of each size. Throws

@@ -122,6 +122,12 @@ void Checkpoints() {
   packed("order", [](RawPacked& file) { file.order = 3; });
   packed("order-no-scales", [](RawPacked& file) { file.quantisation += Field(4, "absent"); });
   packed("order-other-scales", [](RawPacked& file) { file.order = 2, file.quantisation += Field(5, "w.scale"); });
+  packed("stream-none", [](RawPacked& file) { file.header = Field(1, 6) + Field(2, 3), file.order = 3; });
+  packed("stream-long", [](RawPacked& file) { file.header = Field(1, 6) + Field(2, 3), file.order = 3, file.stream = Field(6, 6); });
+  packed("stream-bomb", [](RawPacked& file) {
+    file.header = Field(1, 6) + Field(2, 3), file.order = 3, file.stream = Field(6, 6);
+    file.codes = Field(1, "w.q") + Field(2, 4) + Field(3, Varint(1 << 20) + Varint(1 << 20));
+  });
   packed("setting-twice", [](RawPacked& file) { file.header += Field(3, Field(1, "num_layers") + Field(2, "3")); });
 }
 

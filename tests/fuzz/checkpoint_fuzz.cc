@@ -50,6 +50,6 @@ FUZZ(input) {
       settings.threads = 1;
       ExportWeights(checkpoint, settings, writer);
     });
-    fuzz::Takes([&] { PackArtifact(checkpoint, std::vector{1}); });
+    for (const Coder coder : {Coder::kZstd, Coder::kArithmetic}) fuzz::Takes([&] { PackArtifact(checkpoint, std::vector{1}, 1, coder); });
   });
 }

@@ -62,7 +62,7 @@ void Checkpoints() {
   std::string compressed(ZSTD_compressBound(quantised.size()), '\0');
   compressed.resize(ZSTD_compress(compressed.data(), compressed.size(), quantised.data(), quantised.size(), 19));
   Seed("artifact", "compressed", compressed + Artifact("").substr(12));
-  for (const CodeOrder order : {CodeOrder::kAsTheyStand, CodeOrder::kRowsByScale, CodeOrder::kColumnsByScale}) {
+  for (const CodeOrder order : {CodeOrder::kAsTheyStand, CodeOrder::kRowsByScale, CodeOrder::kColumnsByScale, CodeOrder::kCoded}) {
     const std::string packed = PackCheckpoint(CheckpointReader(stepped, "stepped"), std::vector<PackedTensor>{{"w.q", order}, {"w.scale"}, {"w.columns"}});
     const std::string name = "packed-" + std::to_string(static_cast<int>(order));
     Seed("checkpoint", name, packed);

@@ -174,7 +174,7 @@ TEST_F(CalibrateTest, TheProgramFillsBudgets) {
 }
 
 // A model of 190,000 weights, and random budgets between 25% and 120% of what the published quantiser takes: all are met within
-// 0.2%, none is exceeded. FAIRWAY_BUDGETS says how many.
+// 0.1%, none is exceeded. FAIRWAY_BUDGETS says how many.
 TEST_F(CalibrateTest, TheProgramMeetsRandomBudgets) {
   for (const auto& [name, value] : std::vector<std::pair<std::string, std::string>>{
            {"vocab_size", "500"}, {"num_layers", "4"}, {"model_dim", "64"}, {"bigram_vocab_size", "600"}})
@@ -198,7 +198,7 @@ TEST_F(CalibrateTest, TheProgramMeetsRandomBudgets) {
     ASSERT_EQ(ran.status, 0) << ran.err;
     const auto size = static_cast<int64_t>(PackArtifact(CheckpointReader(folder_ / "quantised.ckpt"), kShippedLevels).bytes.size());
     EXPECT_LE(size, budget);
-    EXPECT_GE(size, 0.998 * static_cast<double>(budget));
+    EXPECT_GE(size, 0.999 * static_cast<double>(budget));
     furthest = std::max(furthest, 1 - static_cast<double>(size) / static_cast<double>(budget));
   }
   std::printf("summary: %d budgets of 25%% to 120%% of %.0f bytes: at most %.3f%% below\n", budgets, published, 100 * furthest);

@@ -8,6 +8,7 @@
 
 #include "common/base/error.h"
 #include "common/checkpoint/checkpoint.h"
+#include "common/checkpoint/coder.h"
 #include "common/checkpoint/packed.h"
 #include "raw_file.h"
 #include "temporary_folder.h"
@@ -51,17 +52,38 @@ std::string Small() {
 }
 
 // The same, packed.
-std::string SmallPacked() {
-  const std::vector<PackedTensor> tensors = {{"w", CodeOrder::kRowsByScale}, {"w.scale"}, {"gain"}, {"empty"}};
+std::string SmallPacked(CodeOrder order) {
+  const std::vector<PackedTensor> tensors = {{"w", order}, {"w.scale"}, {"gain"}, {"empty"}};
   return PackCheckpoint(CheckpointReader(Small(), "small.ckpt"), tensors);
 }
 
-class CheckpointDamage : public testing::TestWithParam<bool> {
- protected:
-  const char* const what_ = GetParam() ? "packed checkpoint" : "checkpoint";
-  const std::string bytes_ = GetParam() ? SmallPacked() : Small();
+struct Kept {
+  const char* name;
+  std::string bytes;
 };
-INSTANTIATE_TEST_SUITE_P(, CheckpointDamage, testing::Bool(), [](const auto& info) { return info.param ? "Packed" : "Written"; });
+
+class CheckpointDamage : public testing::TestWithParam<Kept> {
+ protected:
+  const char* const what_ = GetParam().name;
+  const std::string bytes_ = GetParam().bytes;
+};
+INSTANTIATE_TEST_SUITE_P(, CheckpointDamage,
+                         testing::Values(Kept{"Written", Small()}, Kept{"Packed", SmallPacked(CodeOrder::kRowsByScale)},
+                                         Kept{"Coded", SmallPacked(CodeOrder::kCoded)}),
+                         [](const auto& info) { return info.param.name; });
+
+// The codes of RawPacked in a stream.
+RawPacked Coded() {
+  std::vector<int8_t> codes = {1, 2, 3, 4, 5, 6};
+  const std::vector<uint16_t> scales = {0x3c00, 0x4000};
+  const std::string stream = EncodeCodes(std::vector<CodeMatrix>{{2, 3, scales, {}, codes.data()}});
+  RawPacked file;
+  file.header = Field(1, 6) + Field(2, 3);
+  file.order = 3;
+  file.stream = Field(6, stream.size());
+  file.data = std::string("\x3c\x40\0\0", 4) + stream;
+  return file;
+}
 
 TEST_P(CheckpointDamage, EveryFlippedBitIsNoticed) {
   const std::string& bytes = bytes_;
@@ -131,11 +153,11 @@ TEST(CheckpointNoise, NoiseInWhatIsPackedIsHarmless) {
   std::mt19937 random(4);
   int fine = 0;
   for (int round = 0; round < 20000; ++round) {
-    RawPacked file;
+    RawPacked file = round % 2 == 0 ? RawPacked() : Coded();
     std::string* const parts[] = {&file.header, &file.codes, &file.quantisation, &file.scales, &file.data};
     std::string& part = *parts[random() % std::size(parts)];
     for (int i = 1 + random() % 3; i > 0; --i) part[random() % part.size()] = static_cast<char>(random());
-    file.order = random() % 3;
+    if (round % 2 == 0) file.order = random() % 3;
     try {
       const CheckpointReader reader(file.Bytes(), "F");
       reader.Verify();
@@ -145,6 +167,39 @@ TEST(CheckpointNoise, NoiseInWhatIsPackedIsHarmless) {
     }
   }
   EXPECT_GT(fine, 0);
+}
+
+TEST(CheckpointMessages, OfStreams) {
+  const auto open = [](auto change) {
+    RawPacked file = Coded();
+    change(file);
+    return Open(file.Bytes());
+  };
+  EXPECT_EQ(open([](RawPacked&) {}), "fine");
+  EXPECT_EQ(open([](RawPacked& file) { file.header = Field(1, 7) + Field(2, 3); }), "F: is of format version 7; this program reads versions 1 to 6");
+  const std::string refused = "F: tensor w.q is said to lie in order 3, in which it cannot lie";
+  EXPECT_EQ(open([](RawPacked& file) { file.header = Field(1, 3) + Field(2, 3); }),
+            "F: is damaged: tensor w.q begins a stream and is not in it");
+  EXPECT_EQ(open([](RawPacked& file) { file.order = 1; }), "F: is damaged: tensor w.q begins a stream and is not in it");
+  EXPECT_EQ(open([](RawPacked& file) { file.stream = ""; }), "F: is damaged: tensor w.q lies in a stream, and none begins with it or before it");
+  EXPECT_EQ(open([](RawPacked& file) { file.stream = Field(6, 1ull << 40); }), "F: its tensors are larger than its packed data");
+  EXPECT_EQ(open([](RawPacked& file) { file.data += '\0'; }), "F: its packed data are larger than its tensors");
+  EXPECT_EQ(open([](RawPacked& file) {
+              file.data += '\0';
+              file.stream = Field(6, file.data.size() - 4);
+            }),
+            "F: is damaged: the stream of tensor w.q is longer or shorter than its codes");
+  EXPECT_EQ(open([](RawPacked& file) { file.quantisation += Field(4, "absent"); }), refused);
+  EXPECT_EQ(open([](RawPacked& file) { file.quantisation += Field(5, "w.scale"); }), refused);
+  EXPECT_EQ(open([](RawPacked& file) { file.codes = Field(1, "w.q") + Field(2, 4) + Field(3, Varint(6)); }), refused);
+  EXPECT_EQ(open([](RawPacked& file) { file.codes = Field(1, "w.q") + Field(2, 4) + Field(3, Varint(2) + Varint(0)); }), refused);
+  // A bomb: hardly a byte for a million codes.
+  EXPECT_EQ(open([](RawPacked& file) { file.codes = Field(1, "w.q") + Field(2, 4) + Field(3, Varint(1 << 20) + Varint(1 << 20)); }).substr(0, 27),
+            "F: its codes are more than ");
+  std::string many;
+  for (int i = 0; i < 70; ++i) many += Field(3, Field(1, "s" + std::to_string(i)) + Field(2, 4) + Field(3, Varint(1) + Varint(1)) + Field(5, 3) + Field(6, 1));
+  const std::string file = "\tfairway\n" + Field(2, Field(1, 6) + Field(2, 3)) + many + Field(4, std::string(70, '\0'));
+  EXPECT_EQ(Open(file + FixedField(5, HashOf(file))), "F: has more than 64 streams of codes");
 }
 
 TEST(CheckpointMessages, OfWhatIsPacked) {
@@ -223,7 +278,7 @@ TEST(CheckpointMessages, OfTheFile) {
 TEST(CheckpointMessages, OfTheHeader) {
   RawFile file;
   file.header = Field(1, 7) + Field(2, 2);
-  EXPECT_EQ(Open(file.Bytes()), "F: is of format version 7; this program reads versions 1 to 5");
+  EXPECT_EQ(Open(file.Bytes()), "F: is of format version 7; this program reads versions 1 to 6");
   file.header = Field(1, 1) + Field(2, 9);
   EXPECT_EQ(Open(file.Bytes()), "F: is of kind 9, which this program does not know");
   file.header = Field(1, 1) + Field(2, 2) + Field(3, Field(1, "source") + Field(2, "a\nb"));

@@ -6,12 +6,13 @@
 #include <random>
 
 #include "common/base/file.h"
+#include "common/checkpoint/coder.h"
 #include "raw_file.h"
 
 namespace fairway {
 namespace {
 
-constexpr CodeOrder kOrders[] = {CodeOrder::kAsTheyStand, CodeOrder::kRowsByScale, CodeOrder::kColumnsByScale};
+constexpr CodeOrder kOrders[] = {CodeOrder::kAsTheyStand, CodeOrder::kRowsByScale, CodeOrder::kColumnsByScale, CodeOrder::kCoded};
 
 std::vector<uint16_t> Halves(const std::vector<float>& values) {
   std::vector<uint16_t> halves(values.size());
@@ -46,7 +47,8 @@ TEST(Packed, CodesLieInTheOrderOfTheirScales) {
   EXPECT_EQ(codes(stepped, CodeOrder::kColumnsByScale), "\2\5\1\4\3\6");
   EXPECT_EQ(codes(alike, CodeOrder::kColumnsByScale), "\1\4\2\5\3\6");
   for (const char* name : {"w.scale", "gain"}) EXPECT_FALSE(OrderedCodes(stepped, stepped.Find(name), CodeOrder::kRowsByScale));
-  EXPECT_FALSE(OrderedCodes(stepped, stepped.Find("w.q"), static_cast<CodeOrder>(3)));
+  EXPECT_FALSE(OrderedCodes(stepped, stepped.Find("w.q"), static_cast<CodeOrder>(4)));
+  EXPECT_FALSE(OrderedCodes(stepped, stepped.Find("w.q"), CodeOrder::kCoded));
 }
 
 TEST(Packed, LiesAsTheFormatSays) {
@@ -59,6 +61,29 @@ TEST(Packed, LiesAsTheFormatSays) {
   EXPECT_EQ(DataOf(packed, data.size()), data);
   EXPECT_EQ(DataOf(packed, data.size() + 2).substr(0, 2), std::string("\x22\x14"));
   EXPECT_EQ(packed.substr(packed.size() - 9), FixedField(5, HashOf(packed.substr(0, packed.size() - 9))));
+}
+
+TEST(Packed, StreamsOfCodesStandLast) {
+  const CheckpointReader written(Written("w.column"), "written");
+  size_t data_end;
+  const std::string packed = PackCheckpoint(
+      written, std::vector<PackedTensor>{{"w.q", CodeOrder::kCoded}, {"w.scale"}, {"w.column"}, {"gain"}}, 1, &data_end);
+  EXPECT_TRUE(packed.starts_with("\tfairway\n" + Field(2, Field(1, 6) + Field(2, 3) + Field(3, Field(1, "num_layers") + Field(2, "2")))));
+  std::vector<int8_t> codes = {1, 2, 3, 4, 5, 6};
+  const std::vector<uint16_t> scales = Halves({1, 2}), factors = Halves({1, 4, 1});
+  const std::string stream = EncodeCodes(std::vector<CodeMatrix>{{2, 3, scales, factors, codes.data()}});
+  EXPECT_EQ(packed.substr(data_end), stream + packed.substr(packed.size() - 9));
+  const std::string data = std::string("\x3c\x40\x3c\x44\x3c" "\0\0\0\0\0" "\x3f\xc0\0\0", 14);
+  EXPECT_EQ(packed.substr(data_end - data.size(), data.size()), data);
+  EXPECT_NE(packed.find(Field(5, 3) + Field(6, stream.size())), std::string::npos);
+}
+
+TEST(Packed, OnlyMatricesWithTheirScalesCanBeCoded) {
+  const CheckpointReader written(Written("w.column"), "written"), without(Written("absent"), "without"), other(Written("w.scale"), "other");
+  EXPECT_TRUE(CanBeCoded(written, written.Find("w.q")));
+  EXPECT_FALSE(CanBeCoded(written, written.Find("w.scale")));
+  EXPECT_FALSE(CanBeCoded(without, without.Find("w.q")));
+  EXPECT_FALSE(CanBeCoded(other, other.Find("w.q")));
 }
 
 TEST(Packed, GivesBackWhatWasPacked) {
@@ -87,13 +112,13 @@ TEST(Packed, GivesBackRandomCheckpoints) {
     std::vector<PackedTensor> tensors;
     const auto add = [&](const TensorInfo& info, CodeOrder order = CodeOrder::kAsTheyStand) {
       writer.Add(info, bytes(info.bytes()));
-      tensors.push_back({info.name, order});
+      tensors.push_back({info.name, order, static_cast<int>(random() % 2)});
     };
     for (int matrix = 0; matrix < 3; ++matrix) {
       const auto rows = static_cast<int64_t>(random() % 20), columns = static_cast<int64_t>(random() % 20);
       const std::string name = std::to_string(matrix), factors = random() % 2 == 0 ? name + ".column" : "";
       add({name + ".q", DType::kInt8, {rows, columns}, Quantisation{"int8", -128, 127, name + ".scale", factors}},
-          kOrders[rows * columns == 0 ? 0 : random() % 3]);
+          kOrders[rows * columns == 0 ? 0 : random() % 4]);
       add({name + ".scale", DType::kFloat16, {rows}, {}});
       add({name + ".column", DType::kFloat16, {columns}, {}});
       const auto dtype = static_cast<DType>(1 + random() % 6);

@@ -82,12 +82,13 @@ struct RawPacked {
   std::string codes = Field(1, "w.q") + Field(2, 4) + Field(3, Varint(2) + Varint(3));
   std::string quantisation = Field(1, "int5") + Field(2, 31) + Field(3, 30) + Field(4, "w.scale");  // codes -16 to 15
   uint64_t order = 1;
+  std::string stream;  // a field of the codes
   std::string scales = Field(1, "w.scale") + Field(2, 2) + Field(3, Varint(2));
   std::string data = std::string("\4\5\6\1\2\3\x3c\x40\0\0", 10);
   std::string after;  // fields behind the data
 
   std::string Bytes() const {
-    const std::string file = "\tfairway\n" + Field(2, header) + Field(3, codes + Field(4, quantisation) + Field(5, order)) +
+    const std::string file = "\tfairway\n" + Field(2, header) + Field(3, codes + Field(4, quantisation) + Field(5, order) + stream) +
                              Field(3, scales) + Field(4, data) + after;
     return file + FixedField(5, HashOf(file));
   }

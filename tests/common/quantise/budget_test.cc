@@ -45,6 +45,25 @@ TEST(FindStep, MeetsEveryBudgetFromBelow) {
   }
 }
 
+TEST(FindStep, ComesAsCloseAsIsAskedWhereSizesAreExact) {
+  std::mt19937_64 random(3);
+  std::uniform_real_distribution<double> share(0, 1);
+  for (int i = 0; i < 200; ++i) {
+    Coder coder;
+    coder.disorder = 3e-5;
+    const auto budget = static_cast<uint64_t>((0.05 + 0.9 * share(random)) * static_cast<double>(coder(0)));
+    int sizes = 0;
+    const auto exact = [&](double step) {
+      ++sizes;
+      return coder(step);
+    };
+    const FoundStep found = FindStep(budget, std::exp2(20 * share(random) - 10), exact, exact, kExactBudgetShare);
+    EXPECT_LE(found.bytes, budget);
+    EXPECT_GE(found.bytes, (1 - kExactBudgetShare) * budget) << i;
+    EXPECT_LE(sizes, 25);
+  }
+}
+
 // Sizes that jump by a third of a percent wherever the step changes at all.
 TEST(FindStep, LooksBesideAJumpWhereNoStepOnItFits) {
   std::mt19937_64 random(2);
