@@ -16,7 +16,8 @@ everywhere() {
   outcome "RUN in the environment" env "RUN=$1" make train
   outcome "RUNS" make train "RUNS=../places/$1/runs"
   mkdir -p "../places/$1"
-  cp ../data/fineweb_train_000000.bin "../places/$1/"; touch "../places/$1/byte_table.pb"
+  cp ../data/*.bin "../places/$1/" 2> /dev/null
+  touch "../places/$1/byte_table.pb"
   outcome "DATA_PATH" make train "DATA_PATH=../places/$1" RUN=data
   cp pipelines/tiny.profile "profiles/$1.profile"
   outcome "PROFILE" make train "PROFILE=profiles/$1.profile"
