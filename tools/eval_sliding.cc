@@ -19,6 +19,7 @@
 #include "common/base/text.h"
 #include "common/checkpoint/lineage_json.h"
 #include "common/cuda/device.h"
+#include "common/evaluate/document_ttt.h"
 #include "common/evaluate/evaluate.h"
 #include "common/evaluate/generate.h"
 #include "common/evaluate/memory.h"
@@ -212,10 +213,13 @@ Json Evaluate(const Options& options, Settings& settings, const Place& place) {
   const Subject subject = Open(options.artifact, settings);
   settings = settings.ForEvaluation();
   const bool sliding = IsSliding(settings), each_anew = settings.method == "sliding";
+  const bool documents = settings.method == "ttt" && settings.ttt_lora_rank > 0;  // adapters per document
+  if (documents && machine != nullptr) throw UsageError("ttt_lora_rank > 0: adapters learn on a CPU alone; --device cpu does it");
+  if (documents && !options.prove.empty()) throw UsageError("--prove: scores with ttt_lora_rank > 0 are not proved yet; prove another method");
   if (!sliding && !each_anew)
     throw UsageError(StringPrintf("method = %s needs windows that overlap: eval_stride = %ld is not between 1 and train_seq_len - 1 = %ld",
                                   settings.method.c_str(), settings.eval_stride, settings.train_seq_len - 1));
-  if (sliding && !each_anew && settings.published_quirks)
+  if (sliding && !each_anew && !documents && settings.published_quirks)
     throw UsageError("method = " + settings.method + ": the published sum, which published_quirks = 1 asks for, is that of method = sliding");
   if (sliding && !each_anew && communicator.world_size() > 1)
     throw UsageError("method = " + settings.method + ": what is scored depends on all before it: one process does it");
@@ -232,7 +236,7 @@ Json Evaluate(const Options& options, Settings& settings, const Place& place) {
 
   Model model{.parameters = subject.parameters, .gradients = {}, .engine = nullptr};
   for (auto& [name, tensor] : model.parameters) tensor = tensor.to(DeviceOf(machine));
-  if (sliding && settings.method == "ttt")
+  if (sliding && settings.method == "ttt" && !documents)
     for (const auto& [name, tensor] : model.parameters) model.gradients.emplace_back(name, at::zeros_like(tensor, at::kFloat));
   model.engine = MakeEngine(settings, model.parameters, model.gradients, machine);
 
@@ -255,8 +259,9 @@ Json Evaluate(const Options& options, Settings& settings, const Place& place) {
     Log("final_eval_mode:standard");
   }
   const auto final_start = Clock::now();
-  const Score score = sliding ? Sliding(model, val, table, settings, communicator, witness)
-                              : Plain(*model.engine, val, table, settings, communicator, witness);
+  const Score score = documents ? EvaluateDocuments(model.parameters, val, table, settings)
+                      : sliding ? Sliding(model, val, table, settings, communicator, witness)
+                                : Plain(*model.engine, val, table, settings, communicator, witness);
   if (!sliding) plain = score;
   // The field's name, of weights that came back from codes.
   const char* name = subject.kind == Kind::kQuantised ? "final_int8_zlib_roundtrip" : "final_unrounded_weights";
@@ -300,6 +305,10 @@ Json Evaluate(const Options& options, Settings& settings, const Place& place) {
       {"cpu", machine != nullptr ? machine->name() : CpuName()},
       {"seconds", SecondsSince(start)},
   };
+  if (documents) {
+    for (const auto& [name, value] : settings.Select(scope::kEvaluate))
+      if (name.starts_with("ttt_") || name.starts_with("global_ttt_") || name.starts_with("phased_ttt_")) result["ttt"][name] = value;
+  }
   if (!model.gradients.empty()) {
     result["ttt"] = {{"chunk_tokens", settings.ttt_chunk_tokens},
                      {"steps", settings.ttt_steps},
