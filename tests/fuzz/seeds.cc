@@ -136,6 +136,7 @@ void Texts() {
   const Record record = TwoSeeds(run);
   Seed("submission", "baseline", SubmissionJson(record).dump(2));
   Seed("submission", "plain", SubmissionJson(MakeRecord(record.runs, {.author = "A", .date = "2026-03-31"})).dump());
+  Seed("audit", "record", SubmissionJson(record).dump(2) + std::string(1, '\0') + Bytes(run + "/train.log"));
   std::filesystem::remove_all(run);
 }
 
