@@ -35,7 +35,7 @@ void Note(const std::string& text, const std::string& file = "") {
 
 struct StandIn {
   std::string name, out, byte_table, author, github_id;
-  std::vector<std::string> words;
+  std::vector<std::string> words, prompts;
   std::optional<InputFile> in;
   Settings settings;
 
@@ -113,6 +113,11 @@ struct StandIn {
 
   void Work() {
     if (name == "eval-sliding") in.emplace(words.at(0));  // its end: whoever writes into a pipe has noted its name
+    if (!prompts.empty()) {  // text for a person, or a sample for the record: no stage of its own
+      if (out.empty()) LogLine(prompts[0]);
+      else WriteFile(out, "a sample\n");
+      return;
+    }
     Note(name);
     if ((name == "train" || name == "gptq-lite") && settings.code_bytes != 0 && fs::exists("source.tar.zst") &&
         settings.code_bytes == static_cast<int64_t>(fs::file_size("source.tar.zst")))
@@ -136,11 +141,13 @@ struct StandIn {
 int Main(int argc, char** argv) {
   StandIn program;
   program.name = BaseName(argv[0]);
-  std::string resume, budget, tokenizer;
+  std::string resume, budget, tokenizer, tokens;
   CommandLine line(program.name, "Stands in for " + program.name + ".", program.name);
   line.Inputs("WORDS", program.words, "inputs and outputs");
   line.Optional();
   line.Option("--out", program.out, "");
+  line.Option("--generate", program.prompts, "");
+  line.Option("--tokens", tokens, "");
   line.Option("--author", program.author, "");
   line.Option("--github-id", program.github_id, "");
   line.Option("--budget", budget, "");

@@ -3,7 +3,9 @@
 stand_in_clone "it's a clone"
 
 try ran record SEED=1337
+try cat runs/cpu-demo/seed-1337/sample.json
 try ran record SEED=1337
+try sh -c 'make generate "PROMPT=In the \$beginning" 2>&1 | tail -n 1'
 try ran finalize SOURCE=swa
 try ran record
 try ran record SOURCE=swa
