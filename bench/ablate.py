@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""What each technique is worth: a table of bits a byte from the packed artifact, each change against the same base, over seeds.
+"""What each technique is worth: a table of bits per byte from the packed artifact, each change against the same base, over seeds.
 
 bench/ablate.py [--profile cpu-demo] [--seeds 1337,42,2025] [--only NAME,NAME] [--docs FILE.jsonl] [--out build/ablation]
                 [--list] [--table] [NAME=VALUE …]
@@ -100,7 +100,7 @@ def documents(arguments):
 
 
 def table(arguments, seeds):
-    print(f"| variant | seeds | bits a byte | difference from base | artifact bytes |\n|---|---:|---:|---:|---:|")
+    print(f"| variant | seeds | bits per byte | difference from base | artifact bytes |\n|---|---:|---:|---:|---:|")
     base = {seed: read(arguments, seed, {}) for seed in seeds}
     for name in arguments.only:
         found = {seed: read(arguments, seed, VARIANTS[name]) for seed in seeds}

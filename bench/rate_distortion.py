@@ -3,7 +3,7 @@
     python bench/rate_distortion.py --run runs/cpu-demo/seed-1337 --out build/bench
 
 Writes rate-distortion.tsv, .svg and .png. Beside the score stands the Kullback-Leibler divergence of the artifact's predictions from
-those of the unrounded weights (nats a token, from the same model in PyTorch): near the unrounded score a change of it is of either
+those of the unrounded weights (nats per token, from the same model in PyTorch): near the unrounded score a change of it is of either
 sign, the divergence is not. --training-tokens N scores the last N tokens of the training split in place of the validation split:
 what is chosen by these figures is to be chosen there. Words behind `--` go to every rtn and gptq (-- --calibration-windows 16).
 """
@@ -76,7 +76,7 @@ class Bench:
         rounded = self.predictions(artifact)
         divergence = (self.unrounded.exp() * (self.unrounded - rounded)).sum(-1).mean().item()
         point = dict(label=label, bytes=size, bpb=self.score(artifact), kl=divergence)
-        print(f"{label:10} {size:9,} bytes  {point['bpb']:.6f} bits a byte ({point['bpb'] - self.base:+.6f})  KL {divergence:.6f}", flush=True)
+        print(f"{label:10} {size:9,} bytes  {point['bpb']:.6f} bits per byte ({point['bpb'] - self.base:+.6f})  KL {divergence:.6f}", flush=True)
         return point
 
 
@@ -84,13 +84,13 @@ PLOT = """set terminal {terminal}
 set output "{out}"
 set multiplot layout 1,2
 set grid
-set xlabel "bits a weight, whole artifact"
+set xlabel "bits per weight, whole artifact"
 set key top right
-set ylabel "bits a byte, artifact alone"
+set ylabel "bits per byte, artifact alone"
 plot {score}, {base} title "unrounded" with lines dt 2 lc "gray40"
 set logscale y
 set format y "10^{{%T}}"
-set ylabel "KL from the unrounded weights, nats a token"
+set ylabel "KL from the unrounded weights, nats per token"
 plot {kl}
 """
 TERMINALS = {"svg": 'svg size 860,400 font "sans,12" background "white"', "png": 'pngcairo size 1290,600 font "sans,14" background "white"'}
@@ -100,7 +100,7 @@ def draw(points, parameters, base, out):
     curves = {label: [p for p in points if p["label"] == label] for label in dict.fromkeys(p["label"] for p in points)}
     table = out / "rate-distortion.tsv"
     with open(table, "w") as file:
-        print(f"# unrounded {base:.8f} bits a byte\n# bits a weight, bits a byte, KL (nats a token), bytes", file=file)
+        print(f"# unrounded {base:.8f} bits per byte\n# bits per weight, bits per byte, KL (nats per token), bytes", file=file)
         for label, curve in curves.items():
             print(f"# {label}", file=file)
             for p in curve:
@@ -130,7 +130,7 @@ def main():
     arguments.out.mkdir(parents=True, exist_ok=True)
     torch.set_num_threads(len(os.sched_getaffinity(0)))
     bench = Bench(arguments)
-    print(f"unrounded {bench.base:.6f} bits a byte")
+    print(f"unrounded {bench.base:.6f} bits per byte")
     published = bench.point("published", "--quantiser", "published", "--published-quirks", 1, "--fp16-keep-name-patterns", "tok_emb,blocks.8.attn.c_k")
     points = [published]
     for method in arguments.methods.split(","):

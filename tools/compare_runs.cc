@@ -30,7 +30,7 @@ int main(int argc, char** argv) {
     }
     const Difference& bpb = comparison.val_bpb;
     LogLine("");
-    Log("bits a byte, B - A: %+.6f; %s", bpb.mean_b - bpb.mean_a,
+    Log("bits per byte, B - A: %+.6f; %s", bpb.mean_b - bpb.mean_a,
         bpb.p_value ? StringPrintf("p = %.3g that both have one mean (Welch's t-test, two-sided)", *bpb.p_value).c_str()
                     : "one seed says nothing about chance: two of each are needed");
     if (!of_a.logs.empty() || !of_b.logs.empty()) LogLine("whether both scored the same text cannot be seen in a public log");

@@ -104,8 +104,8 @@ RunComparison CompareRuns(const std::vector<FinishedRun>& a, const std::vector<F
     comparison.results.push_back({name, Summary(Values(a, value), digits), Summary(Values(b, value), digits)});
   };
   comparison.results.push_back({"seeds", std::to_string(a.size()), std::to_string(b.size())});
-  row("bits a byte", 6, [](const FinishedRun& run) { return run.eval["val_bpb"].get<double>(); });
-  if (same_tokens) row("nats a token", 6, [](const FinishedRun& run) { return run.eval["val_loss"].get<double>(); });
+  row("bits per byte", 6, [](const FinishedRun& run) { return run.eval["val_bpb"].get<double>(); });
+  if (same_tokens) row("nats per token", 6, [](const FinishedRun& run) { return run.eval["val_loss"].get<double>(); });
   row("steps", 0, [](const FinishedRun& run) { return static_cast<double>(run.steps()); });
   row("milliseconds a step", 2, [](const FinishedRun& run) { return run.step_ms(); });
   row("bytes of the artifact", 0, [](const FinishedRun& run) { return static_cast<double>(run.artifact.compressed); });

@@ -80,7 +80,7 @@ std::string Script(std::span<const Curve> curves) {
   std::string script = data +
                        "set encoding utf8\n"
                        "set xlabel 'step'\n"
-                       "set ylabel 'loss, nats a token'\n"
+                       "set ylabel 'loss, nats per token'\n"
                        "set grid lt 1 lw 1 lc rgb '#dddddd'\n"
                        "set key top right\n"
                        "set tics nomirror\n"
@@ -88,7 +88,7 @@ std::string Script(std::span<const Curve> curves) {
                        RangeText(range, 1) + "\n";
   // All tokens of a validation split together have so many bytes, so one curve serves both units.
   if (bpb_per_nat > 0 && one_text) {
-    script += "set y2range " + RangeText(range, bpb_per_nat) + "\nset y2tics\nset y2label 'validation, bits a byte'\n";
+    script += "set y2range " + RangeText(range, bpb_per_nat) + "\nset y2tics\nset y2label 'validation, bits per byte'\n";
   }
   return script +
          "set terminal svg size 900,540 noenhanced font 'sans-serif,13' name 'loss_curve' background rgb 'white'\n"

@@ -45,19 +45,19 @@ std::string Count(const FinishedRun& run, const std::string& name) {
 
 void AddScores(const Record& record, SeedTable& table) {
   for (const std::string set : kWeightSets) {
-    table.Row("bits a byte before quantisation, " + set + " weights, plain", [&](const FinishedRun& run) {
+    table.Row("bits per byte before quantisation, " + set + " weights, plain", [&](const FinishedRun& run) {
       const auto found = run.before.find(set);
       if (found != run.before.end()) return Score(found->second["val_bpb_plain"]);
       const FinishedRun::Action action = set == "ema" ? run.ema() : run.swa();
       return std::string(set != "last" && action.on() && action.acted == 0 ? "none taken" : "-");
     });
   }
-  table.Row("bits a byte from the artifact, plain",
+  table.Row("bits per byte from the artifact, plain",
             [](const FinishedRun& run) { return Score(run.eval["val_bpb_plain"]); });
   const Json& eval = record.runs[0].eval;
   const std::string how = eval["method"], method = how == "plain" ? how : "sliding by " + eval["stride"].dump() +
                                                                               (how == "sliding" ? "" : ", " + how);
-  table.Row("bits a byte from the artifact, " + method + " (the score)",
+  table.Row("bits per byte from the artifact, " + method + " (the score)",
             [](const FinishedRun& run) { return Score(run.eval["val_bpb"]); });
 }
 
@@ -221,7 +221,7 @@ std::string SeedList(const Record& record) {
 std::string Verdict(const Record& record) {
   const Comparison& comparison = *record.comparison;
   std::string text =
-      StringPrintf("Against the baseline of %.8f bits a byte (%.8f nats a token) the mean is %s by %.5f nats a token.",
+      StringPrintf("Against the baseline of %.8f bits per byte (%.8f nats per token) the mean is %s by %.5f nats per token.",
                    comparison.baseline_bpb, comparison.baseline_loss, comparison.improvement >= 0 ? "better" : "worse",
                    std::abs(comparison.improvement));
   if (comparison.p_value) {
@@ -277,7 +277,7 @@ std::vector<std::string> SampleLines(const Record& record) {
 
 std::string ReadMe(const Record& record) {
   std::string text = "# " + OneLine(record.options.name) + "\n\n" + record.options.blurb + "\n\n";
-  text += StringPrintf("Score: **%.8f bits a byte** (%.8f nats a token)", record.val_bpb, record.val_loss);
+  text += StringPrintf("Score: **%.8f bits per byte** (%.8f nats per token)", record.val_bpb, record.val_loss);
   if (record.val_bpb_std) {
     text += StringPrintf(", mean of the seeds %s with a sample standard deviation of %.8f", SeedList(record).c_str(),
                          *record.val_bpb_std);

@@ -140,7 +140,7 @@ std::optional<Comparison> Compare(const Record& record) {
   const auto& [loss, bpb] = std::tie(record.options.baseline_loss, record.options.baseline_bpb);
   if (loss && bpb) throw UsageError("--baseline-loss and --baseline-bpb: give one of them");
   if (!loss && !bpb) return std::nullopt;
-  // Nats a token to bits a byte, on this text (specification 1, section 7).
+  // Nats a token to bits per byte, on this text (specification 1, section 7).
   const Json& eval = record.runs[0].eval;
   const double bpb_per_nat = eval["targets"].get<double>() / eval["bytes"].get<double>() / std::numbers::ln2;
   Comparison comparison;
@@ -181,7 +181,7 @@ std::string NameOf(const FinishedRun& run) {
 
 std::string BlurbOf(const Record& record) {
   const FinishedRun& run = record.runs[0];
-  return StringPrintf("%s steps of %s tokens, %.6f bits a byte over %zu seed%s.", WithCommas(run.steps()).c_str(),
+  return StringPrintf("%s steps of %s tokens, %.6f bits per byte over %zu seed%s.", WithCommas(run.steps()).c_str(),
                       WithCommas(run.settings.train_batch_tokens).c_str(), record.val_bpb, record.runs.size(),
                       record.runs.size() == 1 ? "" : "s");
 }

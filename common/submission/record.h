@@ -27,7 +27,7 @@ inline constexpr size_t kRequiredSeeds = 3;
 
 struct Comparison {
   double baseline_loss, baseline_bpb;
-  double improvement;             // nats a token
+  double improvement;             // nats per token
   std::optional<double> p_value;  // that these losses come from a true mean not kRequiredNats better; needs two seeds
   bool qualifies;
 };

@@ -11,15 +11,15 @@ namespace fairway {
 
 struct TrainPoint {
   int64_t step;
-  double loss;      // nats a token
+  double loss;      // nats per token
   double train_ms;  // training time so far
   double step_ms;   // mean of all steps so far
 };
 
 struct ValidationPoint {
   int64_t step;
-  double loss;  // nats a token
-  double bpb;   // bits a byte
+  double loss;  // nats per token
+  double bpb;   // bits per byte
 };
 
 struct TrainLog {

@@ -84,11 +84,11 @@ TEST_F(ComparisonTest, ShowsWhatDiffersAndHowLikelyThatIsChance) {
   ASSERT_TRUE(comparison.val_bpb.p_value);
   EXPECT_NEAR(*comparison.val_bpb.p_value, 1 - t / std::sqrt(2 + t * t), 1e-9);
   EXPECT_THAT(comparison.results[1], ElementsAre("seeds", "2", "2"));
-  EXPECT_THAT(comparison.results[3], ElementsAre("nats a token", "2.010000 (sd 0.014142)", "1.910000 (sd 0.014142)"));
+  EXPECT_THAT(comparison.results[3], ElementsAre("nats per token", "2.010000 (sd 0.014142)", "1.910000 (sd 0.014142)"));
 
   const RunComparison single = CompareRuns({a.front()}, {b.front()});
   EXPECT_FALSE(single.val_bpb.p_value);
-  EXPECT_THAT(single.results[3], ElementsAre("nats a token", "2.000000", "1.900000"));
+  EXPECT_THAT(single.results[3], ElementsAre("nats per token", "2.000000", "1.900000"));
 
   const std::string pictures = folder_ + "/not/there yet";
   DrawComparison(pictures, a, b);
@@ -153,8 +153,8 @@ TEST_F(ComparisonTest, ComparesOneTextUnderOtherTokens) {
   b.front().eval["byte_table_digest"] = "other table";
   b.front().eval["byte_sidecar_digest"] = "a sidecar";
   const RunComparison comparison = CompareRuns(a, b);
-  EXPECT_EQ(comparison.results[2][0], "bits a byte");
-  for (const auto& row : comparison.results) EXPECT_NE(row[0], "nats a token");
+  EXPECT_EQ(comparison.results[2][0], "bits per byte");
+  for (const auto& row : comparison.results) EXPECT_NE(row[0], "nats per token");
   // Any doubt about the text and they do not compare.
   const auto refused = [&](const char* name, const Json& value) {
     std::vector<FinishedRun> doubtful = b;

@@ -44,7 +44,7 @@ TEST(LossCurve, DrawsBothPicturesTheSameEveryTime) {
   EXPECT_EQ(svg.text(), InputFile(second + "/loss-curve.svg").text());
   EXPECT_EQ(png.text(), InputFile(second + "/loss-curve.png").text());
   EXPECT_THAT(std::string(svg.text()), HasSubstr("seed 1337, training"));
-  EXPECT_THAT(std::string(svg.text()), HasSubstr("validation, bits a byte"));
+  EXPECT_THAT(std::string(svg.text()), HasSubstr("validation, bits per byte"));
   EXPECT_TRUE(png.text().starts_with("\x89PNG"));
   // Nothing else stays behind.
   EXPECT_EQ(std::distance(std::filesystem::directory_iterator(first), {}), 2);
@@ -80,7 +80,7 @@ TEST(LossCurve, OneAxisOfBitsServesOneTokenizerOnly) {
   const auto axis = [&](const std::string& name) {
     const std::string directory = FreshDirectory(name);
     DrawLossCurve(directory, curves);
-    return InputFile(directory + "/loss-curve.svg").text().find("bits a byte") != std::string_view::npos;
+    return InputFile(directory + "/loss-curve.svg").text().find("bits per byte") != std::string_view::npos;
   };
   EXPECT_TRUE(axis("one_tokenizer"));
   for (ValidationPoint& point : curves[1].log.validation) point.bpb *= 1.5;

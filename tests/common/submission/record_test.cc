@@ -126,7 +126,7 @@ TEST(ReadRun, TakesAbsentScoresBeforeQuantisation) {
   EXPECT_FALSE(run.before.contains("swa"));
   EXPECT_FALSE(run.before.contains("ema"));
   const Record record = MakeRecord({run}, Dated());
-  EXPECT_THAT(ReadMe(record), HasSubstr("| bits a byte before quantisation, swa weights, plain | - |"));
+  EXPECT_THAT(ReadMe(record), HasSubstr("| bits per byte before quantisation, swa weights, plain | - |"));
 }
 
 TEST(ReadRun, RefusesAnArtifactOfAnotherRun) {
@@ -362,7 +362,7 @@ TEST(MakeRecord, ComparesSeedsWithTheBaseline) {
   EXPECT_EQ(SubmissionJson(record)["track"], "10min_16mb");
   EXPECT_THAT(ReadMe(record), HasSubstr("over at least 3 seeds: this one qualifies."));
 
-  // The same baseline in bits a byte is the same comparison.
+  // The same baseline in bits per byte is the same comparison.
   options.baseline_loss.reset();
   options.baseline_bpb = FakeRun::BitsPerByte(2.02);
   EXPECT_NEAR(*MakeRecord(ThreeSeeds(), options).comparison->p_value, *record.comparison->p_value, 1e-12);
