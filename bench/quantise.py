@@ -79,7 +79,7 @@ def main():
             print(f"published script's search in PyTorch: {took:.1f} s for {len(forms)} matrices; gptq-lite --quantiser published: {seconds:.1f} s, "
                   + ("every weight equal" if not unequal else f"UNEQUAL: {' '.join(unequal)}"), flush=True)
         else:
-            seconds, log = gptq_lite("--quantiser", method, "--fp16-keep-name-patterns", "", "--target-bytes", arguments.target_bytes)
+            seconds, log = gptq_lite("--quantiser", method, "--calibration", "shards", "--fp16-keep-name-patterns", "", "--target-bytes", arguments.target_bytes)
             phases = [line for line in log.splitlines() if line.startswith(("calibration: ", "budget: "))]
             print(f"{method}: {seconds:.1f} s in all; " + "; ".join(phases), flush=True)
 

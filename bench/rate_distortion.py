@@ -135,7 +135,7 @@ def main():
     points = [published]
     for method in arguments.methods.split(","):
         for share in map(float, arguments.shares.split(",")):
-            points.append(bench.point(method, "--quantiser", method, "--fp16-keep-name-patterns", "",
+            points.append(bench.point(method, "--quantiser", method, "--calibration", "shards", "--fp16-keep-name-patterns", "",
                                       "--target-bytes", int(share * published["bytes"]), *bench.more))
     draw(points, sum(p.numel() for p in bench.model.parameters()), bench.base, arguments.out)
 

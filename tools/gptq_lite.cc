@@ -118,17 +118,20 @@ FoundStep FillBudget(const CheckpointReader& weights, const Settings& settings, 
 }  // namespace
 
 int main(int argc, char** argv) {
-  std::string in, out;
+  std::string in, out, training;
   Settings settings;
   CommandLine line(
       "gptq-lite",
       "Rounds weights to integer codes with one scale per row. QUANTISER=published: int5, int6 and int8, with the clip of least error for "
       "each row; PUBLISHED_QUIRKS=1 adds the published quirks. rtn, gptq: step sizes by what an error costs, so that the artifact fits "
       "TARGET_BYTES, TARGET_RATIO or BITS_PER_WEIGHT, or status 5. gptq_sdclip: error feedback on steps by each row's standard deviation, "
-      "with low-rank corrections; it reads training data. Several ranks share the calibration; rank 0 does the rest.",
+      "with low-rank corrections; it reads training data. "
+      "What an error costs was measured in training (CALIBRATION=train, with --training), or is measured on text that the weights generate (self) "
+      "or on training data (shards); several ranks share the work of these two, and rank 0 does the rest.",
       "gptq-lite weights.ckpt quantised.ckpt");
   line.Input("IN", in, "checkpoint of weights; - is standard input");
   line.Output("OUT", out, "checkpoint of codes and scales; - is standard output");
+  line.Option("--training", training, "training checkpoint that the weights were made of: what CALIBRATION=train reads");
   line.Use(settings, scope::kQuantise);
   line.Ranks();
 
@@ -139,9 +142,11 @@ int main(int argc, char** argv) {
     CheckQuantiser(settings);
     const bool published = settings.quantiser == "published", sdclip = settings.quantiser == "gptq_sdclip", sized = !published && !sdclip;
     const Launch launch = LaunchOf();
-    if (launch.world_size > 1 && (!sized || settings.calibration_windows == 0))
-      throw UsageError(StringPrintf("QUANTISER=%s%s calibrates nothing that %ld ranks could share: one process does it",
-                                    settings.quantiser.c_str(), sized ? " with CALIBRATION_WINDOWS=0" : "", launch.world_size));
+    const bool measured = settings.calibration == "train";
+    if (launch.world_size > 1 && (!sized || settings.calibration_windows == 0 || measured))
+      throw UsageError(StringPrintf("QUANTISER=%s%s calibrates nothing that %ld ranks could share: one process does it", settings.quantiser.c_str(),
+                                    !sized ? "" : settings.calibration_windows == 0 ? " with CALIBRATION_WINDOWS=0" : " with CALIBRATION=train",
+                                    launch.world_size));
     int64_t parameters = 0;
     for (const TensorInfo& info : weights.tensors()) parameters += info.numel();
     const int64_t budget = !sized ? 0 : TargetBytes(settings, parameters);
@@ -176,9 +181,12 @@ int main(int argc, char** argv) {
       counters.Set(counter::kCalibrationTokens, static_cast<double>(windows * settings.train_seq_len));
     } else {
       const auto start = Clock::now();
-      const Calibration calibration = CalibrateCheckpoint(weights, settings, lineage, progress);
+      const Calibration calibration = CalibrateCheckpoint(weights, training, settings, lineage, progress);
       bar.reset();
-      Log("calibration: %ld windows of %ld tokens in %.1f s", settings.calibration_windows, settings.calibration_tokens,
+      Log("calibration: %ld windows of %ld tokens %s in %.1f s", settings.calibration_windows, settings.calibration_tokens,
+          measured                         ? "read from the training checkpoint"
+          : settings.calibration == "self" ? "that the weights generated"
+                                           : "of training data",
           SecondsSince(start));
       if (launch.rank > 0) return nullptr;
       found = FillBudget(weights, settings, calibration, budget);
@@ -192,7 +200,8 @@ int main(int argc, char** argv) {
       counters.Set(counter::kQuantiseStep, found.step);
       counters.Set(counter::kQuantiseBudget, static_cast<double>(budget));
       counters.Set(counter::kQuantiseArtifactBytes, static_cast<double>(found.bytes));
-      counters.Set(counter::kCalibrationTokens, static_cast<double>(settings.calibration_windows * settings.calibration_tokens));
+      if (settings.calibration == "shards")
+        counters.Set(counter::kCalibrationTokens, static_cast<double>(settings.calibration_windows * settings.calibration_tokens));
     }
     const ExportedTensor total = Total(tensors);
     LogTable(tensors);

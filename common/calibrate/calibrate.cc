@@ -17,6 +17,7 @@
 #include "common/base/error.h"
 #include "common/base/text.h"
 #include "common/cuda/device.h"
+#include "common/evaluate/generate.h"
 #include "common/evaluate/memory.h"
 #include "common/model/flat.h"
 #include "common/model/ops/team.h"
@@ -152,17 +153,25 @@ struct Layer {
   at::Tensor moments;  // where the rank is this one: their sum over all windows, float64
 };
 
+// Of the CPU's memory what the communicator can move: NCCL moves that of GPUs.
+at::Tensor ForTransfer(const at::Tensor& tensor, const Communicator& communicator) {
+  return communicator.name() == "nccl" ? tensor.to(at::kCUDA) : tensor;
+}
+
 // Adds the products of a round, of which the first `count` ranks have one, to the moments.
 void AddProducts(std::map<std::string, Layer>& layers, int64_t count, Communicator& communicator) {
   const int64_t me = communicator.rank();
-  std::vector<at::Tensor> received;  // of each layer of this rank's, from each other rank in turn
+  std::vector<at::Tensor> received, sent;  // received: of each layer of this rank's, from each other rank in turn
   std::vector<Message> sends, receives;
   for (auto& [name, layer] : layers) {
     const int64_t bytes = layer.columns * layer.columns * static_cast<int64_t>(sizeof(float));
-    if (layer.rank != me && me < count) sends.push_back({layer.product.mutable_data_ptr(), bytes, layer.rank});
+    if (layer.rank != me && me < count) {
+      sent.push_back(ForTransfer(layer.product, communicator));
+      sends.push_back({sent.back().mutable_data_ptr(), bytes, layer.rank});
+    }
     for (int64_t rank = 0; layer.rank == me && rank < count; ++rank) {
       if (rank == me) continue;
-      received.push_back(at::empty({layer.columns, layer.columns}, at::kFloat));
+      received.push_back(ForTransfer(at::empty({layer.columns, layer.columns}, at::kFloat), communicator));
       receives.push_back({received.back().mutable_data_ptr(), bytes, rank});
     }
   }
@@ -170,7 +179,7 @@ void AddProducts(std::map<std::string, Layer>& layers, int64_t count, Communicat
   auto from_others = received.begin();
   for (auto& [name, layer] : layers)
     for (int64_t rank = 0; layer.rank == me && rank < count; ++rank)
-      layer.moments.add_((rank == me ? layer.product : *from_others++).to(at::kDouble));
+      layer.moments.add_((rank == me ? layer.product : *from_others++).cpu().to(at::kDouble));
 }
 
 std::map<std::string, Feedback> MeasureFeedback(const NamedTensors& weights, const Settings& settings,
@@ -205,6 +214,7 @@ std::map<std::string, Feedback> MeasureFeedback(const NamedTensors& weights, con
   });
 
   std::map<std::string, Feedback> all;
+  std::vector<at::Tensor> moved;  // order and triangle of each
   std::vector<Message> messages;
   for (auto& [name, layer] : layers) {
     layer.product.reset();
@@ -217,11 +227,20 @@ std::map<std::string, Feedback> MeasureFeedback(const NamedTensors& weights, con
       feedback.order.resize(layer.columns);
       feedback.upper.resize(layer.columns * layer.columns);
     }
-    messages.push_back({feedback.order.data(), static_cast<int64_t>(feedback.order.size() * sizeof(int32_t)), layer.rank});
-    messages.push_back({feedback.upper.data(), static_cast<int64_t>(feedback.upper.size() * sizeof(float)), layer.rank});
+    for (const at::Tensor& part : {at::from_blob(feedback.order.data(), {layer.columns}, at::kInt),
+                                   at::from_blob(feedback.upper.data(), {layer.columns, layer.columns}, at::kFloat)}) {
+      moved.push_back(ForTransfer(part, communicator));
+      messages.push_back({moved.back().mutable_data_ptr(), static_cast<int64_t>(part.nbytes()), layer.rank});
+    }
     done();
   }
   communicator.Wait(communicator.Broadcast(messages));
+  auto part = moved.begin();
+  for (auto& [name, feedback] : all) {
+    const auto columns = static_cast<int64_t>(feedback.order.size());
+    at::from_blob(feedback.order.data(), {columns}, at::kInt).copy_(*part++);
+    at::from_blob(feedback.upper.data(), {columns, columns}, at::kFloat).copy_(*part++);
+  }
   return all;
 }
 
@@ -249,18 +268,52 @@ Feedback MakeFeedback(const at::Tensor& moments, int64_t count, double damping, 
   return feedback;
 }
 
-Calibration Calibrate(const NamedTensors& weights, const Settings& settings, const ShardSet& train,
-                      const std::function<void(int64_t, int64_t)>& progress, Communicator& communicator) {
+CalibrationWindows DrawWindows(const Settings& settings, const ShardSet& train) {
   const int64_t T = settings.calibration_tokens, places = train.tokens() - T;
   if (places < 1) {
     throw InputError(train.files().front(), StringPrintf("the training split holds %ld tokens where a calibration window needs %ld",
                                                          train.tokens(), T + 1));
   }
   std::mt19937_64 random(static_cast<uint64_t>(settings.calibration_seed));
-  std::vector<std::vector<uint16_t>> windows(settings.calibration_windows, std::vector<uint16_t>(T + 1));
+  CalibrationWindows windows(settings.calibration_windows, std::vector<uint16_t>(T + 1));
   for (std::vector<uint16_t>& window : windows)
     train.Read(static_cast<int64_t>(random() % static_cast<uint64_t>(places)), T + 1, window.data());
+  return windows;
+}
 
+CalibrationWindows GenerateWindows(const NamedTensors& weights, const Settings& settings, Communicator& communicator,
+                                   const std::function<void(int64_t, int64_t)>& progress) {
+  constexpr int64_t kBos = 1;
+  const Transformer model(settings, weights);
+  CalibrationWindows windows;
+  while (static_cast<int64_t>(windows.size()) < settings.calibration_windows) {
+    // Of each round every rank generates one, the last round's surplus for nothing.
+    const auto number = static_cast<int64_t>(windows.size()) + communicator.rank();
+    std::seed_seq seed{static_cast<uint32_t>(settings.calibration_seed), static_cast<uint32_t>(settings.calibration_seed >> 32),
+                       static_cast<uint32_t>(number)};
+    Sampling sampling;
+    sampling.tokens = settings.calibration_tokens;
+    sampling.temperature = 1;
+    sampling.seed = std::mt19937_64(seed)();
+    const std::vector<int64_t> ids = Generate(model, settings, {kBos}, sampling);
+    const std::vector<double> all = communicator.Gather(std::vector<double>(ids.begin(), ids.end()));
+    for (auto id = all.begin(); id != all.end() && static_cast<int64_t>(windows.size()) < settings.calibration_windows;
+         id += settings.calibration_tokens) {
+      windows.emplace_back(1, kBos);
+      windows.back().insert(windows.back().end(), id, id + settings.calibration_tokens);
+      progress(static_cast<int64_t>(windows.size()), settings.calibration_windows);
+    }
+  }
+  return windows;
+}
+
+Calibration Calibrate(const NamedTensors& weights, const Settings& settings, const ShardSet& train,
+                      const std::function<void(int64_t, int64_t)>& progress, Communicator& communicator) {
+  return Calibrate(weights, settings, DrawWindows(settings, train), progress, communicator);
+}
+
+Calibration Calibrate(const NamedTensors& weights, const Settings& settings, const CalibrationWindows& windows,
+                      const std::function<void(int64_t, int64_t)>& progress, Communicator& communicator) {
   const bool gptq = settings.quantiser == "gptq";
   int64_t all = static_cast<int64_t>(windows.size()), so_far = 0;
   if (gptq) {

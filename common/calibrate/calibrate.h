@@ -1,4 +1,4 @@
-// What an error in each weight costs, from windows of training data.
+// What an error in each weight costs, from windows of text.
 //
 // Cost: the diagonal of the empirical Fisher matrix, the mean over tokens of squared gradients; near a minimum it stands for the
 // loss's second derivative. Feedback: a linear layer's inputs x, of which H = mean x x^T (GPTQ, arXiv 2210.17323, section 3).
@@ -15,11 +15,25 @@
 
 namespace fairway {
 
-// Draws calibration_windows windows of calibration_tokens targets from `train` by calibration_seed, and computes on the CPU; of
-// every matrix with an export grid the cost, and for settings.quantiser `gptq` the feedback of linear layers. `weights` are as
-// LoadParameters gives them. progress(done, of) hears of each window and, for gptq, of each matrix.
+// Windows of calibration_tokens targets, each of calibration_tokens + 1 tokens.
+using CalibrationWindows = std::vector<std::vector<uint16_t>>;
+
+// calibration_windows windows from `train`, drawn by calibration_seed. Throws InputError where the split is shorter than a window.
+CalibrationWindows DrawWindows(const Settings& settings, const ShardSet& train);
+
+// As many that the weights generate at temperature 1, each from BOS (id 1) on, by calibration_seed and the window's number. Ranks share
+// them out; any number of them comes to the same.
+CalibrationWindows GenerateWindows(const NamedTensors& weights, const Settings& settings, Communicator& communicator,
+                                   const std::function<void(int64_t, int64_t)>& progress);
+
+// Computes on the CPU: of every matrix with an export grid the cost, and for settings.quantiser `gptq` the feedback of linear layers.
+// `weights` are as LoadParameters gives them. progress(done, of) hears of each window and, for gptq, of each matrix.
 // Several ranks share out windows and matrices, and all come to what one alone would have come to, bit for bit.
-// REQUIRES: settings.CheckModel() passed; calibration_windows > 0. Throws InputError where the split is shorter than a window.
+// REQUIRES: settings.CheckModel() passed; there are windows.
+Calibration Calibrate(const NamedTensors& weights, const Settings& settings, const CalibrationWindows& windows,
+                      const std::function<void(int64_t, int64_t)>& progress,
+                      Communicator& communicator = Communicator::Single());
+// The same with DrawWindows.
 Calibration Calibrate(const NamedTensors& weights, const Settings& settings, const ShardSet& train,
                       const std::function<void(int64_t, int64_t)>& progress,
                       Communicator& communicator = Communicator::Single());

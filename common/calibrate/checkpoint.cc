@@ -1,9 +1,12 @@
 #include "common/calibrate/checkpoint.h"
 
+#include <optional>
+
 #include "common/base/error.h"
 #include "common/base/launch.h"
 #include "common/base/log.h"
 #include "common/calibrate/calibrate.h"
+#include "common/calibrate/measured.h"
 #include "common/calibrate/sdclip.h"
 #include "common/cuda/device.h"
 
@@ -14,28 +17,35 @@ constexpr double kLoadedLibTorchBytes = 90e6;  // before anything is computed
 
 }  // namespace
 
-Calibration CalibrateCheckpoint(const CheckpointReader& weights, const Settings& settings, Lineage& lineage,
+Calibration CalibrateCheckpoint(const CheckpointReader& weights, const std::string& training, const Settings& settings, Lineage& lineage,
                                 const std::function<void(int64_t, int64_t)>& progress) {
   if (settings.calibration_windows == 0) {
     if (settings.quantiser == "gptq") throw UsageError("QUANTISER=gptq needs CALIBRATION_WINDOWS");
     return {};
   }
+  if (settings.calibration == "train") return ReadMeasured(weights, training, settings, lineage);
   settings.CheckModel(weights.path());
   Settings on_cpu = settings;
   on_cpu.device = "cpu";
   if (LaunchOf().world_size == 1) on_cpu.backend = "auto";  // alone it talks to nobody, whatever training talks by
   const Place place(on_cpu);
   Communicator& communicator = *place.communicator;
-  const ShardSet train(settings.data_path, "train", settings.vocab_size);
-  lineage.inputs.push_back({"train shards", train.Identity(), {}});
+  std::optional<ShardSet> train;
+  if (settings.calibration == "shards") {
+    train.emplace(settings.data_path, "train", settings.vocab_size);
+    lineage.inputs.push_back({"train shards", train->Identity(), {}});
+  }
   if (communicator.world_size() > 1) {
     Log("world_size:%ld backend:%s", communicator.world_size(), communicator.name().c_str());
     std::vector<Fact> facts = ProgramFacts(lineage.version, lineage.source_digest, settings, scope::kQuantise);
     facts.push_back({"the weights", weights.identity()});
-    facts.push_back({"the training split", train.Identity()});
+    if (train) facts.push_back({"the training split", train->Identity()});
     RequireAgreement(communicator, facts);
   }
-  return Calibrate(LoadParameters(weights, settings), settings, train, progress, communicator);
+  const NamedTensors parameters = LoadParameters(weights, settings);
+  const CalibrationWindows windows =
+      train ? DrawWindows(settings, *train) : GenerateWindows(parameters, settings, communicator, [](int64_t, int64_t) {});
+  return Calibrate(parameters, settings, windows, progress, communicator);
 }
 
 CodedMatrices CodeCheckpoint(const CheckpointReader& weights, const Settings& settings, Lineage& lineage,
@@ -52,6 +62,7 @@ CodedMatrices CodeCheckpoint(const CheckpointReader& weights, const Settings& se
 }
 
 double EstimateCheckpointCalibration(const Settings& settings) {
+#include "common/calibrate/measured.h"
   if (settings.quantiser == "gptq_sdclip") return kLoadedLibTorchBytes + EstimateSdClip(settings);
   const bool calibrates = settings.quantiser != "published" && settings.calibration_windows > 0;
   return kLoadedLibTorchBytes + (calibrates ? EstimateCalibration(settings) : 0);

@@ -3,6 +3,7 @@
 
 #include <cstdint>
 #include <functional>
+#include <string>
 
 #include "common/checkpoint/checkpoint.h"
 #include "common/quantise/coded.h"
@@ -11,13 +12,14 @@
 
 namespace fairway {
 
-// The calibration that settings.quantiser and calibration_windows ask for, on the training split in settings.data_path; nothing of
-// it where calibration_windows is 0. Names the split in `lineage`. Throws UsageError for `gptq` without windows and, where
-// there are windows, in a build without LibTorch; InputError where the weights are not those of the model that the settings
-// describe, or the split is too short.
+// The calibration that settings.quantiser, calibration and calibration_windows ask for: what `training` measured of these weights, or
+// measured here, on text that the weights generate or on the training split in settings.data_path; nothing of it where calibration_windows
+// is 0. Names what was read in `lineage`. Throws UsageError for `gptq` without windows, for calibration `train` without `training`, and in a
+// build without LibTorch where anything is to be measured; InputError where the weights are not those of the model that the
+// settings describe, or the split is too short, and as ReadCalibration does.
 // As one of several ranks it computes with the others: all come to the same, and part when they have. Throws as MakeCommunicator and
 // RequireAgreement do.
-Calibration CalibrateCheckpoint(const CheckpointReader& weights, const Settings& settings, Lineage& lineage,
+Calibration CalibrateCheckpoint(const CheckpointReader& weights, const std::string& training, const Settings& settings, Lineage& lineage,
                                 const std::function<void(int64_t done, int64_t of)>& progress);
 
 // The codes of QUANTISER=gptq_sdclip: Hessians from the training split in settings.data_path, named in `lineage`, then the matrices.

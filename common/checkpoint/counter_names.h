@@ -48,6 +48,10 @@ inline constexpr char kQuantiseArtifactBytes[] = "quantise.artifact_bytes";   //
 inline constexpr char kQuantiseDrift[] = "quantise.drift";                    // width of steps over that in late QAT, geometric mean
 inline constexpr char kCalibrationTokens[] = "calibration.tokens";            // that said what an error costs
 
+// Tokens that training calibrated on for the quantiser, by the weights' source: calibration.of.ema; and the seconds of its clock.
+inline constexpr char kCalibrationOfPrefix[] = "calibration.of.";
+inline constexpr char kCalibrationSeconds[] = "calibration.seconds";
+
 // The clip search of the quantiser. Where one percentile serves a whole matrix, each of its rows counts.
 inline constexpr char kClipRowsSearched[] = "clip.rows_searched";
 inline constexpr char kClipWinsPrefix[] = "clip.wins.";

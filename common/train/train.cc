@@ -19,10 +19,12 @@
 #include "common/base/log.h"
 #include "common/base/machine.h"
 #include "common/base/text.h"
+#include "common/calibrate/calibrate.h"
 #include "common/checkpoint/counter_names.h"
 #include "common/cuda/device.h"
 #include "common/evaluate/evaluate.h"
 #include "common/optim/schedule.h"
+#include "common/quantise/calibration.h"
 #include "common/tokens/byte_table.h"
 #include "common/tokens/manifest.h"
 #include "common/tokens/split_text.h"
@@ -41,6 +43,11 @@ constexpr unsigned kStages = scope::kModel | scope::kTrain;
 class Stopwatch {
  public:
   explicit Stopwatch(double seconds) : before_(seconds) {}
+  static Stopwatch Started() {
+    Stopwatch watch(0);
+    watch.Start();
+    return watch;
+  }
   void Start() { begin_ = Clock::now(); }
   void Stop() {
     before_ = seconds();
@@ -228,6 +235,7 @@ class Run {
     LogHeader(settings_, estimate, communicator_);
     LogEstimate(settings_, estimate, machine_, communicator_);
     if (resumes_ == 0) WarmUp();
+    ReserveCalibration();
     checkpointed_seconds_ = elapsed_ = clock_.seconds();
     if (interrupted_by_ != 0) return Interrupted();
     clock_.Start();
@@ -287,8 +295,57 @@ class Run {
     });
   }
 
+  // Calibration of these weights, on the CPU.
+  Calibration CalibrateWeights(const Settings& settings) {
+    NamedTensors weights;
+    for (const auto& [name, weight] : trainer_.parameters()) weights.emplace_back(name, weight.cpu());
+    return Calibrate(weights, settings, trainer_.shards(), [](int64_t, int64_t) {}, communicator_);
+  }
+
+  // The clock leaves room for the calibration at the end: what it took just now on one round of windows, and on one more for each
+  // further round, and a fifth. Steps are scheduled by the time that is left.
+  void ReserveCalibration() {
+    if (!TrainingCalibrates(settings_) || settings_.max_wallclock_seconds <= 0) return;
+    const auto seconds = [&](int64_t rounds) {
+      Settings few = settings_;
+      few.calibration_windows = std::min(rounds * communicator_.world_size(), settings_.calibration_windows);
+      const Stopwatch clock = Stopwatch::Started();
+      CalibrateWeights(few);
+      return clock.seconds();
+    };
+    seconds(1);  // what is only done the first time
+    const int64_t world = communicator_.world_size(), rounds = (settings_.calibration_windows + world - 1) / world;
+    const double one = seconds(1), three = seconds(3);
+    double reserve = 1.2 * (one + std::max(three - one, 0.0) / 2 * static_cast<double>(rounds - 1));
+    for (const double other : communicator_.Gather(std::vector<double>{reserve})) reserve = std::max(reserve, other);
+    if (reserve >= settings_.max_wallclock_seconds)
+      throw UsageError(StringPrintf("MAX_WALLCLOCK_SECONDS=%g leaves no time to train: calibration for QUANTISER=%s takes %.3g s of it. "
+                                    "CALIBRATION=self takes none, fewer CALIBRATION_WINDOWS take less", settings_.max_wallclock_seconds,
+                                    settings_.quantiser.c_str(), reserve));
+    scheduled_.max_wallclock_seconds -= reserve;
+    Log("calibration: %.1f s of the clock are kept for it", reserve);
+  }
+
+  // What gptq-lite needs to know of the weights that ema-finalize will take, on the clock.
+  void CalibrateForQuantiser() {
+    if (!TrainingCalibrates(settings_)) return;
+    std::string source = settings_.source;
+    if (source == "select") source = std::ranges::min_element(select_losses_, {}, &std::pair<const std::string, double>::second)->first;
+    for (const SourcePart& part : ParseSource(source))
+      if ((part.set == "ema" && trainer_.ema_updates() == 0) || (part.set == "swa" && trainer_.swa_snapshots() == 0)) return;
+    const double begun = clock_.seconds();
+    clock_.Start();
+    trainer_.WithWeights(ParseSource(source), [&](Engine&) { calibration_ = CalibrateWeights(settings_); });
+    clock_.Stop();
+    Agree();
+    calibrated_source_ = source;
+    calibration_seconds_ = clock_.seconds() - begun;
+    Log("calibration: %ld windows of %ld tokens, of the weights of %s, in %.1f s", settings_.calibration_windows, settings_.calibration_tokens,
+        source.c_str(), calibration_seconds_);
+  }
+
   void Step() {
-    const double scale = LearningRateScale(settings_, trainer_.step(), elapsed_);
+    const double scale = LearningRateScale(scheduled_, trainer_.step(), elapsed_);
     if (scale < settings_.late_qat_threshold && !trainer_.fake_quantises()) {
       SetLiveLine(StringPrintf("step %ld/%ld  preparing late QAT", trainer_.step(), settings_.iterations));
       const int64_t matrices = trainer_.StartFakeQuantisation();
@@ -320,7 +377,7 @@ class Run {
 
     Agree();
     step_seconds_ = elapsed_ - begun;
-    const double cap = TrainingSeconds(settings_);
+    const double cap = TrainingSeconds(scheduled_);
     // Compat stops after the cap; we stop where the next step, if it is as long as this one, would end behind it
     // (specification 3, row 20).
     stopped_by_clock_ = cap > 0 && (settings_.published_quirks ? elapsed_ >= cap : elapsed_ + step_seconds_ > cap);
@@ -467,6 +524,11 @@ class Run {
     counters.Set(counter::kStoppedByClock, stopped_by_clock_);
     counters.Set(counter::kResumes, resumes_);
     for (const auto& [source, loss] : select_losses_) counters.Set(counter::kSelectPrefix + source, loss);
+    if (calibration_) {
+      AddCalibration(*calibration_, writer);
+      counters.Set(counter::kCalibrationOfPrefix + calibrated_source_, static_cast<double>(settings_.calibration_windows * settings_.calibration_tokens));
+      counters.Set(counter::kCalibrationSeconds, calibration_seconds_);
+    }
     return writer.Finish(counters, lineage_);
   }
 
@@ -499,6 +561,7 @@ class Run {
       Log("stopping_early: wallclock_cap train_time:%.0fms step:%ld/%ld", 1e3 * elapsed_, trainer_.step(),
           settings_.iterations);
     ScoreSources();
+    CalibrateForQuantiser();
     // Written as a checkpoint to go on from and then given its name: killed at any point between, the next run finds either that
     // one or a finished run without checkpoints.
     const std::string newest = partials_.Path(trainer_.step()), identity = Write(newest);
@@ -522,6 +585,10 @@ class Run {
   }
 
   const Settings settings_;
+  Settings scheduled_ = settings_;  // the same, with the wallclock that steps may take
+  std::optional<Calibration> calibration_;
+  std::string calibrated_source_;
+  double calibration_seconds_ = 0;
   const std::string out_;
   std::optional<OutputFile> reservation_;  // keeps other processes from writing `out_` and its checkpoints meanwhile
   const Partials partials_;

@@ -141,7 +141,7 @@ struct StandIn {
 int Main(int argc, char** argv) {
   StandIn program;
   program.name = BaseName(argv[0]);
-  std::string resume, budget, tokenizer, tokens;
+  std::string resume, training, budget, tokenizer, tokens;
   CommandLine line(program.name, "Stands in for " + program.name + ".", program.name);
   line.Inputs("WORDS", program.words, "inputs and outputs");
   line.Optional();
@@ -152,6 +152,7 @@ int Main(int argc, char** argv) {
   line.Option("--github-id", program.github_id, "");
   line.Option("--budget", budget, "");
   line.Option("--resume", resume, "");
+  line.Option("--training", training, "");
   line.Option("--tokenizer", tokenizer, "");
   if (program.name == "tokenize-shard")
     line.Option("--byte-table", program.byte_table, "");

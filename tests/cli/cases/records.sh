@@ -78,8 +78,8 @@ try sh -c 'make runs RUNS=odd | sed -E "s/ +[0-9]+ s$/ moments/"'
 printf '#!/bin/sh\nprintf "%%s: " "${0##*/}" >> "$RAN"\nexec "$@"\n' | tee ../tools/mpirun ../tools/torchrun > ../tools/srun
 chmod +x ../tools/{mpirun,torchrun,srun}
 try ran record SEED=1 RUN=launched "LAUNCH=mpirun"
-try ran quantise SEED=1 RUN=launched "LAUNCH=mpirun" QUANTISER=gptq BITS_PER_WEIGHT=4
-try ran quantise SEED=1 RUN=launched "LAUNCH=srun env" QUANTISER=rtn BITS_PER_WEIGHT=4
+try ran quantise SEED=1 RUN=launched "LAUNCH=mpirun" QUANTISER=gptq CALIBRATION=self BITS_PER_WEIGHT=4
+try ran quantise SEED=1 RUN=launched "LAUNCH=srun env" QUANTISER=rtn CALIBRATION=shards BITS_PER_WEIGHT=4
 try ran quantise SEED=1 RUN=launched "LAUNCH=mpirun" QUANTISER=rtn CALIBRATION_WINDOWS=0 BITS_PER_WEIGHT=4
 try ran quantise SEED=1 RUN=launched "LAUNCH=torchrun env" QUANTISER=gptq CALIBRATION_WINDOWS=32 BITS_PER_WEIGHT=4
 try ran eval SEED=1 RUN=launched "LAUNCH=mpirun" METHOD=kv_cache

@@ -6,7 +6,7 @@ echo "train_loss in the log's file: $(grep -c 'train_loss' train.log)"
 FAIRWAY_STAGE='1/6 train' try_terminal train --profile small.profile --out again.ckpt --iterations 1
 live() { try_terminal "$@" | grep -v '^screen| '; }
 need ema-finalize train.ckpt weights.ckpt
-live gptq-lite --profile small.profile --quantiser rtn --bits-per-weight 12 --calibration-windows 2 --calibration-tokens 16 weights.ckpt lite.ckpt
+live gptq-lite --profile small.profile --quantiser rtn --calibration shards --bits-per-weight 12 --calibration-windows 2 --calibration-tokens 16 weights.ckpt lite.ckpt
 live gptq-lite --profile small.profile weights.ckpt quantised.ckpt
 try_terminal pack-zstd quantised.ckpt model.bin.zst
 try_terminal pack-zstd --budget 10 quantised.ckpt model.bin.zst  # a failure is told on a line of its own

@@ -53,7 +53,7 @@ class CalibrateTest : public testing::Test {
   }
   // gptq-lite from weights.ckpt to quantised.ckpt.
   Ran Quantise(const std::string& arguments) const {
-    return RunCommand(std::string(BINARY_DIR) + "/gptq-lite --keep-max-numel 100 --fp16-keep-name-patterns \"\" --calibration-tokens 12 --data-path " +
+    return RunCommand(std::string(BINARY_DIR) + "/gptq-lite --calibration shards --keep-max-numel 100 --fp16-keep-name-patterns \"\" --calibration-tokens 12 --data-path " +
                       folder_.path() + " " + arguments + " " + folder_ / "weights.ckpt" + " " + folder_ / "quantised.ckpt");
   }
 
@@ -213,7 +213,7 @@ TEST_F(CalibrateTest, TheProgramKeepsToItsMemory) {
     settings_.Set(name, value, Origin::kCommandLine, "test");
   WriteWeights(folder_ / "weights.ckpt", settings_, TinyModel(settings_).parameters());
   const Measured ran = RunMeasured(folder_.path(), BINARY_DIR,
-                                   "gptq-lite --quantiser gptq --gptq-order descending --target-bytes 150000 --keep-max-numel 100"
+                                   "gptq-lite --calibration shards --quantiser gptq --gptq-order descending --target-bytes 150000 --keep-max-numel 100"
                                    " --fp16-keep-name-patterns '' --calibration-windows 2 --calibration-tokens 12 --data-path . --log log"
                                    " weights.ckpt quantised.ckpt > out 2> err");
   const std::string log = ReadBytes(folder_ / "log");
