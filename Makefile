@@ -54,7 +54,7 @@ Build       make setup | programs | build | clean       packages and LibTorch; t
             make wheel                                  the programs as a Python wheel in build/wheel
 Tests       make test | test-all                        the quick tests; all of them, also under sanitizers
             make test-asan | test-tsan | test-faults [KILLS=200] | fuzz [SECONDS=60] [FUZZ_SEED=1]
-            make test-arm64 | check-gpu                 for arm64 under emulation; a GPU's results and speed
+            make test-arm64 | check-gpu [RANKS=8]       for arm64 under emulation; a GPU's first day, into check-gpu.txt
 Benchmarks  make bench | bench-operations               against PyTorch (half an hour); each fused operation (minutes)
 
 Settings    PROFILE=cpu-demo|beyond|published-531|field-1855|record-h100x8|FILE; NAME=value changes a setting (ITERATIONS=9)
@@ -129,7 +129,7 @@ test-arm64:
 	@scripts/cross-arm64
 
 check-gpu: build
-	@build/tests/check_gpu
+	@build/tests/check_gpu --ranks "$${RANKS:-1}"
 
 data: setup
 	@scripts/fetch-data data

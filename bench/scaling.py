@@ -1,6 +1,9 @@
 #!/usr/bin/env python3
-"""scaling.py [--machine h100|HARDWARE.json] [--ranks 1,2,…] PROFILE: what a step of a profile costs on so many ranks: milliseconds of each
+"""scaling.py [--machine h100|HARDWARE.json] [--ranks 1,2,…] PROFILE | --published: what a step of a profile costs on so many ranks: milliseconds of each
 part, bytes on the wire, memory. The model and where its constants come from: docs/scaling.md.
+
+With --published: what one visit of a layer moves through memory, kernel by kernel, here and in the published scripts of both recipes, and the
+step that the model gives both on 8 H100. Needs no build.
 
 Settings are what build/bin/train --print-settings says of the profile and the environment; so TRAIN_BATCH_TOKENS=… changes them."""
 import argparse
@@ -80,17 +83,117 @@ def step(s, machine, ranks):
     return part, received, state
 
 
+# The published records' shapes: pull requests 531 and 1855 of openai/parameter-golf. `visits`: of layers per token (1855 loops layers 3 to 5
+# twice); published_ms: milliseconds per step that their logs say.
+RECIPES = {
+    "531": {"D": 512, "V": 1024, "visits": 11, "layers": 11, "mlp": 3, "kv": 0.5, "skips": 5, "xsa": 4, "lanes": 0, "T": 2048,
+            "fused_mlp": False, "published_ms": 83.7},
+    "1855": {"D": 512, "V": 8192, "visits": 17, "layers": 11, "mlp": 4, "kv": 0.5, "skips": 8, "xsa": 11, "lanes": 6, "T": 2048,
+             "fused_mlp": True, "published_ms": 121.7},
+}
+TOKENS = 786432
+
+
+def kernels(r, stream, ours):
+    """(kernel, bytes per token and unit of width) of one visit, each operand read or written once per kernel; averages over the visits.
+    `stream`: bytes of an element of the residual stream and its gradient. Products take and give bfloat16. What a kernel fuses: ours as
+    common/cuda/passes.cc launches them; the published scripts as torch.compile does (a norm or an activation with the elementwise
+    operations around it, nothing with a product), 1855's with its own kernel of MLP product and activation."""
+    e, s, f, kv = 2, stream, r["mlp"], r["kv"]
+    share = {name: r[name] / r["visits"] for name in ("skips", "xsa", "lanes")}
+    qkv = 1 + 2 * kv
+    rows = []
+    add = lambda name, amount: rows.append((name, amount))
+    # Forward. Published: the sum of the stream and the product before it is part of the norm's kernel.
+    add("mix and norm", 2 * s + s + e + share["skips"] * s + (0 if ours else s))
+    add("queries, keys, values", e + e * qkv if ours else 3 * e + e * qkv)
+    add("norm and rotation of heads", 2 * e * (1 + kv))
+    add("attention", e * qkv + e)
+    add("exclusive attention", share["xsa"] * e * (2 + kv))
+    add("output projection", e + 2 * s if ours else 2 * e)
+    add("norm before the MLP", 2 * s + e if ours else 3 * s + e)
+    if r["fused_mlp"] and not ours:
+        add("MLP up and activation", e + 2 * e * f)
+    else:
+        add("MLP up", e + e * f)
+        add("activation", 2 * e * f)
+    add("MLP down", e * f + 2 * s if ours else e * f + e)
+    add("lanes", share["lanes"] * (2 * e + 4 * s))
+    forward = len(rows)
+    # Backward.
+    if r["fused_mlp"] and not ours:
+        add("MLP down and activation, input", e + 2 * e * f)
+    else:
+        add("MLP down, input", e + e * f)
+        add("activation", (4 if ours else 3) * e * f)
+    add("MLP weights", 2 * (e + e * f))
+    if ours:
+        add("norm again", s + e)
+    add("MLP up, input", e * f + e)
+    add("norm before the MLP", e + 3 * s + e if ours else e + 3 * s)
+    # Gradients of attn_scale and mlp_scale: ours come from the weights', once per step; autograd reads both factors and writes the scaled gradient.
+    if not ours:
+        add("scales of attention and MLP", 2 * 3 * s)
+    add("output projection, input and weight", 4 * e)
+    add("exclusive attention", share["xsa"] * (e * (4 + kv) + (4 * kv if ours else e * kv)))
+    add("attention", e * (qkv + 2) + e * qkv + 8)  # and a float32 accumulator of the queries' gradient, written and read
+    add("norm and rotation of heads", e * (3 + 5 * kv) if ours else e * (3 + 3 * kv))
+    if ours:
+        add("mix and norm again", 2 * s + e + share["skips"] * s)
+        add("queries, keys, values, input and weight", 2 * (e * qkv + e))
+    else:
+        add("queries, keys, values, input and weight", 2 * e * qkv + 3 * e + 3 * e)
+    add("mix and norm", e + 6 * s + e + share["skips"] * 3 * s if ours else 3 * e + 6 * s + share["skips"] * 2 * s)
+    add("lanes", share["lanes"] * (4 * e + 6 * s))
+    return rows, forward
+
+
+def published(machine, ranks=8):
+    for name, r in RECIPES.items():
+        D, V, f, kv = r["D"], r["V"], r["mlp"], r["kv"]
+        per_layer = D * D * (2 + 2 * kv + 2 * f)
+        tokens = TOKENS / ranks
+        linear = tokens * 6 * (r["visits"] * per_layer + V * D) / machine["linear"]
+        attention = tokens * 6 * r["visits"] * D * r["T"] / machine["attention"]
+        elements = 40 * (r["layers"] * per_layer + V * D) / machine["memory"]
+        sides = {"here": (4, True), "here, bfloat16 stream": (2, True), "published script": (2, False)}
+        tables = {side: kernels(r, *how) for side, how in sides.items()}
+        print(f"\nrecipe {name}: bytes per token, visit and unit of width\n")
+        print("| kernel | " + " | ".join(sides) + " |\n|---|" + "---:|" * len(sides))
+        for way in ("forward", "backward"):
+            lists = {side: rows[:forward] if way == "forward" else rows[forward:] for side, (rows, forward) in tables.items()}
+            names = list(dict.fromkeys(kernel for rows in lists.values() for kernel, _ in rows))
+            for kernel in names:
+                amounts = [dict(lists[side]).get(kernel) for side in sides]
+                print(f"| {way}: {kernel} | " + " | ".join("" if a is None else f"{a:.1f}" for a in amounts) + " |")
+        sums = {side: sum(amount for _, amount in rows) for side, (rows, _) in tables.items()}
+        print("| all | " + " | ".join(f"{sums[side]:.0f}" for side in sides) + " |")
+        # Logits in float32 here; 1855's own kernel of the loss has them in bfloat16, written and read, and their gradient besides.
+        head = {side: 24 if how[1] or name == "531" else 8 for side, how in sides.items()}
+        print(f"\n| 8 H100, ms | linear | attention | stream | elements | step |\n|---|---:|---:|---:|---:|---:|")
+        for side in sides:
+            stream = tokens * (sums[side] * r["visits"] * D + head[side] * V) / machine["memory"]
+            parts = (linear, attention, stream, elements)
+            print(f"| {side} | " + " | ".join(f"{1e3 * x:.1f}" for x in (*parts, sum(parts))) + " |")
+        print(f"| published script, measured | | | | | {r['published_ms']} |")
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--machine", default="h100", help="h100, or a file with its numbers")
     parser.add_argument("--ranks", default="1,2,4,8,16,32,64,128,256,512")
-    parser.add_argument("profile")
+    parser.add_argument("--published", action="store_true", help="the published scripts by the same model")
+    parser.add_argument("profile", nargs="?")
     options = parser.parse_args()
     if options.machine in MACHINES:
         machine = MACHINES[options.machine]
     else:
         with open(options.machine) as file:
             machine = json.load(file)
+    if options.published:
+        return published(machine)
+    if options.profile is None:
+        parser.error("a profile, or --published")
     s = settings_of(options.profile)
     sequences = int(s["train_batch_tokens"] // s["train_seq_len"])
     print("ranks  sequences  " + "  ".join(f"{name:>9}" for name in ("linear", "attention", "stream", "muon", "elements", "wire", "step ms"))

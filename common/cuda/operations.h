@@ -4,6 +4,9 @@
 // T is what products take and give: float, or BFloat16. The residual stream, logits, losses, statistics, sums and gradients of
 // the stream and of parameters are float32. What becomes a T is rounded once.
 //
+// bytes(): what a unit's operands are in memory, each read or written once per launch, but for what is one row long (weights of columns,
+// numbers of rows): what the paper model of a step counts (docs/scaling.md).
+//
 // Everything is deterministic, without atomic additions: gradients of vectors are summed over slabs of rows (Slabs) into
 // `partials`, and over these by AddColumns; gradients of tables by position lists that the host has sorted (ScatterPieces).
 // Pointers that an operation may lack are null.
@@ -40,6 +43,7 @@ struct EmbedForward {
   float* x1;                            // [N, D]
   float* inverse_norms;                 // [N]
 
+  double bytes() const { return static_cast<double>(N * D * (int64_t{sizeof(T)} * (bigram != nullptr ? 2 : 1) + 4)); }
   int64_t units() const { return N; }
   template <class Lanes>
   FAIRWAY_BODY void operator()(const Lanes& lanes, int64_t row) const {
@@ -69,6 +73,7 @@ struct SmearForward {
   const float* x1;
   float* x0;
 
+  double bytes() const { return static_cast<double>(N * D * 8); }
   int64_t units() const { return N; }
   template <class Lanes>
   FAIRWAY_BODY void operator()(const Lanes& lanes, int64_t row) const {
@@ -96,6 +101,7 @@ struct EmbedBackward {
   T* ds;                      // [N, D]
   float* partials;            // [slabs, 2, D]: of the gate; of the bigram's scale, by columns
 
+  double bytes() const { return static_cast<double>(rows.N * D * (12 + int64_t{sizeof(T)} * (bigram != nullptr ? 2 : 1))); }
   int64_t units() const { return rows.slabs; }
   template <class Lanes>
   FAIRWAY_BODY void operator()(const Lanes& lanes, int64_t slab) const {
@@ -146,6 +152,7 @@ struct ScatterPieces {
   float* table;                  // [rows, width]
   float* partials;               // [partial pieces, width]
 
+  double bytes() const { return static_cast<double>(pieces * width * (int64_t{sizeof(T)} + 8)); }
   int64_t units() const { return pieces; }
   template <class Lanes>
   FAIRWAY_BODY void operator()(const Lanes& lanes, int64_t unit) const {
@@ -169,6 +176,7 @@ struct JoinPieces {
   const float* partials;
   float* table;
 
+  double bytes() const { return static_cast<double>(joints * width * 12); }
   int64_t units() const { return joints; }
   template <class Lanes>
   FAIRWAY_BODY void operator()(const Lanes& lanes, int64_t unit) const {
@@ -210,6 +218,7 @@ struct MixNormForward {
   float* mixed = nullptr;  // [N, D]
   T* u;                    // [N, D]
 
+  double bytes() const { return static_cast<double>(N * in.D * (4 * (1 + (in.x0 != nullptr) + (in.skip != nullptr) + (mixed != nullptr)) + int64_t{sizeof(T)})); }
   int64_t units() const { return N; }
   template <class Lanes>
   FAIRWAY_BODY void operator()(const Lanes& lanes, int64_t row) const {
@@ -241,6 +250,7 @@ struct MixNormBackward {
   float* dskip = nullptr;         // [N, D]: set
   float* partials = nullptr;      // [slabs, 3, D]: of mix0, mix1 and skip_weight; with a mix
 
+  double bytes() const { return static_cast<double>(rows.N * in.D * (int64_t{sizeof(T)} * (1 + (dx_rounded != nullptr)) + 4 * (2 + (dmixed != nullptr) + (dextra != nullptr) + 3 * (in.x0 != nullptr) + 2 * (in.skip != nullptr)))); }
   int64_t units() const { return rows.slabs; }
   template <class Lanes>
   FAIRWAY_BODY void operator()(const Lanes& lanes, int64_t slab) const {
@@ -299,6 +309,7 @@ struct QkForward {
   const T* qkv;
   T* qk;
 
+  double bytes() const { return static_cast<double>(2 * N * (heads.H + heads.Hkv) * heads.d * int64_t{sizeof(T)}); }
   int64_t units() const { return N * (heads.H + heads.Hkv); }
   template <class Lanes>
   FAIRWAY_BODY void operator()(const Lanes& lanes, int64_t unit) const {
@@ -334,6 +345,7 @@ struct QkBackward {
   float* partials;            // [slabs, H]: of the gain
 
   FAIRWAY_BODY int64_t all() const { return heads.H + 2 * heads.Hkv; }
+  double bytes() const { return static_cast<double>(rows.N * heads.d * (int64_t{sizeof(T)} * (3 * heads.H + 5 * heads.Hkv) + (dv_exclusive != nullptr ? 4 * heads.Hkv : 0))); }
   int64_t units() const { return rows.slabs * all(); }
   template <class Lanes>
   FAIRWAY_BODY void operator()(const Lanes& lanes, int64_t unit) const {
@@ -416,6 +428,7 @@ struct XsaForward {
   const T* y;  // [N, H d]
   T* out;      // [N, H d]
 
+  double bytes() const { return static_cast<double>(N * heads.d * int64_t{sizeof(T)} * (2 * heads.H + heads.Hkv)); }
   int64_t units() const { return N * heads.Hkv; }
   template <class Lanes>
   FAIRWAY_BODY void operator()(const Lanes& lanes, int64_t unit) const {
@@ -443,6 +456,7 @@ struct XsaBackward {
   T* dout;    // becomes dy in place
   float* dv;  // [N, Hkv d]
 
+  double bytes() const { return static_cast<double>(N * heads.d * (int64_t{sizeof(T)} * (4 * heads.H + heads.Hkv) + 4 * heads.Hkv)); }
   int64_t units() const { return N * heads.Hkv; }
   template <class Lanes>
   FAIRWAY_BODY void operator()(const Lanes& lanes, int64_t unit) const {
@@ -478,6 +492,7 @@ struct Relu2Forward {
   const T* h;      // [N, F]
   T* a;
 
+  double bytes() const { return static_cast<double>(2 * N * F * int64_t{sizeof(T)}); }
   int64_t units() const { return N; }
   template <class Lanes>
   FAIRWAY_BODY void operator()(const Lanes& lanes, int64_t row) const {
@@ -494,6 +509,7 @@ struct Relu2Backward {
   T* a;   // computed again
   T* da;  // becomes dh in place
 
+  double bytes() const { return static_cast<double>(4 * N * F * int64_t{sizeof(T)}); }
   int64_t units() const { return N; }
   template <class Lanes>
   FAIRWAY_BODY void operator()(const Lanes& lanes, int64_t row) const {
@@ -518,6 +534,7 @@ struct CrossEntropy {
   float* losses;           // [N]
   T* dlogits = nullptr;    // [N, V]
 
+  double bytes() const { return static_cast<double>(N * V * (4 + (dlogits != nullptr ? int64_t{sizeof(T)} : 0))); }
   int64_t units() const { return N; }
   template <class Lanes>
   FAIRWAY_BODY void operator()(const Lanes& lanes, int64_t row) const {
@@ -585,6 +602,7 @@ struct PrepareRows {
   ScaledRows matrix;
   T* used;
 
+  double bytes() const { return static_cast<double>(matrix.rows * matrix.columns * (4 + int64_t{sizeof(T)})); }
   int64_t units() const { return matrix.rows; }
   template <class Lanes>
   FAIRWAY_BODY void operator()(const Lanes& lanes, int64_t row) const {
@@ -604,6 +622,7 @@ struct FinishRows {
   float* scale_gradient;
   float* shares;
 
+  double bytes() const { return static_cast<double>(matrix.rows * matrix.columns * 12); }
   int64_t units() const { return matrix.rows; }
   template <class Lanes>
   FAIRWAY_BODY void operator()(const Lanes& lanes, int64_t row) const {
@@ -629,6 +648,7 @@ struct AddColumns {
   const float* values;
   float* sums;
 
+  double bytes() const { return static_cast<double>(rows * columns * 4); }
   int64_t units() const { return columns; }
   template <class Lanes>
   FAIRWAY_BODY void operator()(const Lanes& lanes, int64_t column) const {
@@ -652,6 +672,7 @@ struct MuonMomentum {
   float* momentum;
   BFloat16* nesterov;
 
+  double bytes() const { return static_cast<double>(count * 14); }
   int64_t units() const { return (count + kRun - 1) / kRun; }
   template <class Lanes>
   FAIRWAY_BODY void operator()(const Lanes& lanes, int64_t unit) const {
@@ -672,6 +693,7 @@ struct MuonUpdate {
   const BFloat16* update;
   float* parameter;
 
+  double bytes() const { return static_cast<double>(count * 10); }
   int64_t units() const { return (count + kRun - 1) / kRun; }
   template <class Lanes>
   FAIRWAY_BODY void operator()(const Lanes& lanes, int64_t unit) const {

@@ -293,7 +293,9 @@ int main(int argc, char** argv) {
   testing::InitGoogleTest(&argc, argv);
   fairway::Settings settings;
   settings.Set("threads", "1", fairway::Origin::kCommandLine, "test");
-  settings.Set("device", "cpu", fairway::Origin::kCommandLine, "test");
+  // With --device cuda the ranks talk by NCCL; they compute on the CPU all the same, from where their memory passes through the GPUs.
+  const bool by_nccl = argc == 3 && std::string(argv[1]) == "--device";
+  settings.Set("device", by_nccl ? argv[2] : "cpu", fairway::Origin::kCommandLine, "test");
   settings.Set("comm_timeout_seconds", "60", fairway::Origin::kCommandLine, "test");
   const fairway::Place place(settings);
   fairway::ranks = place.communicator.get();

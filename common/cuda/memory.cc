@@ -1,0 +1,56 @@
+#include "common/cuda/memory.h"
+
+#include <algorithm>
+#include <vector>
+
+#include "common/cuda/inputs.h"
+#include "common/cuda/operations.h"
+#include "common/plan/plan.h"
+
+namespace fairway {
+
+double DeviceEngineBytes(const Settings& s, int64_t B, int64_t T, bool training, at::Device device) {
+  constexpr int64_t kHeadRows = 8192, kFloat = 4;  // passes.cc
+  const Plan plan(s);
+  const bool bfloat16 = s.precision == "bfloat16";
+  const int64_t element = bfloat16 ? 2 : kFloat, N = B * T, D = plan.D, H = plan.H, kv = plan.Hkv * plan.d, qkv = D + 2 * kv, F = plan.F, V = plan.V,
+                bigram = plan.bigram_dim, rows = std::min(N, kHeadRows);
+  const std::vector<Visit>& visits = plan.visits(plan.loops());
+  const auto passes = static_cast<int64_t>(visits.size());
+  const int64_t skips = std::count_if(visits.begin(), visits.end(), [](const Visit& visit) { return visit.input_is_skip; });
+  double bytes = 0;
+  const auto take = [&](int64_t count, int64_t size) { bytes += static_cast<double>(count) * static_cast<double>(size); };
+  const auto linear = [&](const Linear& product) { take(product.rows * product.columns, element); };
+  linear(plan.bigram_proj);
+  if (!plan.tied) linear(plan.head);
+  for (const LayerPlan& layer : plan.layers)
+    for (const Linear* product : {&layer.qkv, &layer.attn_proj, &layer.mlp_fc, &layer.mlp_proj}) linear(*product);
+  // The stream before, between and behind the visits; what a visit keeps, attention's output with its softmax's sums.
+  take((passes + 1) * N * D, kFloat);
+  const int64_t kept = training ? passes : 1;
+  take(kept * N * (qkv + D + kv + F), element);
+  take(kept * N * D, kFloat);
+  take(passes * N * D, element);  // attention's output, which scoring keeps of each visit too
+  take(passes * N * H, kFloat);
+  take(2 * N * D, element);  // keys and values, repeated for the queries' heads where the library's kernel wants that
+  // Of the pass at hand.
+  take(N * D + 2 * N + rows * V, kFloat);
+  take(N * (bigram + D + F), element);
+  take(T * plan.d, kFloat);
+  take(cuda::Inputs::Size(s, B, T), 2 * kFloat);
+  if (training) {
+    take(rows * V + N * (F + D + qkv + bigram), element);
+    take(N * (2 * D + kv) + skips * N * D + cuda::SlabsOf(N).slabs * std::max(3 * D, H), kFloat);
+    if (bfloat16) take(N * D, element);
+    const cuda::Inputs sizes(s, B, T, nullptr);
+    take(std::max(sizes.tokens.partials() * D, sizes.bigrams.partials() * bigram), kFloat);
+    take(2 * N * qkv, element);  // the gradients that attention gives, and once more side by side
+  } else {
+    take(N * 2 * D, kFloat);  // the scored rows of a last block
+  }
+  if (device.is_cpu() && bfloat16) take(N * (D + F) + V * D, kFloat);
+  // Scalars, partial sums of the library's reductions; a caching allocator's rounding up to 512 bytes of some hundred tensors.
+  return bytes + 256e3;
+}
+
+}  // namespace fairway

@@ -1,0 +1,97 @@
+// Deliberate defects of a machine (common/cuda/machine.h) for check_gpu --defects: each must be found by a check. They change what is
+// launched, on a GPU and on the CPU in its place alike.
+#pragma once
+
+#include <string>
+#include <vector>
+
+#include "common/cuda/machine.h"
+
+namespace fairway::cuda {
+
+struct Defect {
+  const char *name, *what;
+};
+// In the order of docs/gpu.md.
+inline constexpr Defect kDefects[] = {
+    {"update-missing", "Muon's update never reaches the weights"},
+    {"update-reversed", "Muon's update goes the other way"},
+    {"update-half", "Muon's update is half as long"},
+    {"clip-ignored", "gradients reach the momentum unclipped"},
+    {"sum-missing", "partial sums of vectors' gradients are not added up"},
+    {"rotation-reversed", "queries and keys are rotated the other way in the forward pass"},
+    {"norm-biased", "an RMS norm's backward pass forgets the residual path"},
+    {"cap-wrong", "the losses have another softcap"},
+    {"table-rows", "embedding gradients of rows in several pieces are lost"},
+    {"replay-lost", "every third replay of a captured graph does nothing"},
+    {"bits-differ", "a matrix is now and then 1% larger"},
+    {"resume-forgets", "a resumed run begins with empty momentum"},
+    {"estimate-short", "the engine takes more memory than is said"},
+};
+
+class DefectiveMachine : public Machine {
+ public:
+  DefectiveMachine(Machine& own, std::string defect) : own_(own), defect_(std::move(defect)) {}
+
+  at::Device device() const override { return own_.device(); }
+  std::string name() const override { return own_.name(); }
+  std::unique_ptr<Graph> Capture(const std::function<void()>& work) override {
+    struct Losing : Graph {
+      void Replay() override {
+        if (++replays % 3 != 0) graph->Replay();
+      }
+      std::unique_ptr<Graph> graph;
+      int replays = 0;
+    };
+    if (defect_ != "replay-lost") return own_.Capture(work);
+    auto losing = std::make_unique<Losing>();
+    losing->graph = own_.Capture(work);
+    return losing;
+  }
+
+ private:
+  bool Is(const char* defect) const { return defect_ == defect; }
+
+  // Launches the operation as it is, changed, or not at all.
+  template <class Operation>
+  void Damaged(Operation operation) {
+    using std::is_same_v;
+    if constexpr (is_same_v<Operation, MuonUpdate>) {
+      if (Is("update-missing")) return;
+      if (Is("update-reversed")) operation.learning_rate = -operation.learning_rate, operation.decay = -operation.decay;
+      if (Is("update-half")) operation.learning_rate /= 2, operation.decay *= 2;
+    }
+    if constexpr (is_same_v<Operation, MuonMomentum>) {
+      if (Is("clip-ignored")) operation.factor = 1;
+    }
+    if constexpr (is_same_v<Operation, AddColumns>) {
+      if (Is("sum-missing")) return;
+    }
+    if constexpr (is_same_v<Operation, QkForward<float>> || is_same_v<Operation, QkForward<BFloat16>>) {
+      // The sine's argument reversed is its neighbour on the other side of 0; cos and sin change places instead, which needs no memory.
+      if (Is("rotation-reversed")) std::swap(operation.heads.cos, operation.heads.sin);
+    }
+    if constexpr (is_same_v<Operation, MixNormBackward<float>> || is_same_v<Operation, MixNormBackward<BFloat16>>) {
+      if (Is("norm-biased") && operation.in.x0 == nullptr) operation.dmixed = nullptr;
+    }
+    if constexpr (is_same_v<Operation, CrossEntropy<float>> || is_same_v<Operation, CrossEntropy<BFloat16>>) {
+      if (Is("cap-wrong")) operation.cap *= 1.1f;
+    }
+    if constexpr (is_same_v<Operation, JoinPieces>) {
+      if (Is("table-rows")) return;
+    }
+    if constexpr (is_same_v<Operation, PrepareRows<float>> || is_same_v<Operation, PrepareRows<BFloat16>>) {
+      if (Is("bits-differ") && ++launches_ % 97 == 0) operation.matrix.constant *= 1.01f;
+    }
+    own_.Launch(operation);
+  }
+  void LaunchNumber(int number, const void* operation) override {
+    Operations::At(number, operation, [&](const auto& own) { Damaged(own); });
+  }
+
+  Machine& own_;
+  const std::string defect_;
+  int64_t launches_ = 0;
+};
+
+}  // namespace fairway::cuda
