@@ -93,7 +93,8 @@ test-all: build
 	@$(MAKE) --no-print-directory test-asan test-tsan
 
 bench: configure
-	@$(NINJA) bench-step
+	@$(NINJA) bench-step bench-products
+	@build/bin/bench-products
 	@"$$VENV/bin/python" bench/race.py --bin build/bin --out build/bench $(BENCH_FLAGS)
 
 # The build that is there may be older than the package.

@@ -63,6 +63,9 @@ class Race:
     def steps(self, shape, data):
         contestants = {f"fairway {p}": (lambda p=p: self.ours("steps", shape, data, p, "--steps", self.arguments.steps))
                        for p in ("bfloat16", "float32")}
+        # The same with each of the two ways to multiply, whichever auto has taken.
+        contestants |= {f"fairway bfloat16, {way} products": (lambda way=way: self.ours("steps", shape, data | {"PRODUCTS": way}, "bfloat16", "--steps", self.arguments.steps))
+                        for way in ("own", "library")}
         for mode in self.arguments.modes:
             for dtype in ("bf16", "fp32"):
                 contestants[f"PyTorch {mode} {dtype}"] = lambda mode=mode, dtype=dtype: self.peer(

@@ -13,6 +13,7 @@
 #include "common/cuda/optimizer.h"
 #include "common/cuda/transformer.h"
 #include "common/model/fused.h"
+#include "common/model/products.h"
 
 namespace fairway {
 
@@ -50,6 +51,7 @@ at::Device DeviceOf(const cuda::Machine* machine) { return machine != nullptr ? 
 std::unique_ptr<Engine> MakeEngine(const Settings& settings, NamedTensors parameters, NamedTensors gradients,
                                    cuda::Machine* machine) {
   if (machine != nullptr) return cuda::MakeEngine(settings, std::move(parameters), std::move(gradients), *machine);
+  ChooseProducts(settings);
   return std::make_unique<FusedTransformer>(settings, std::move(parameters), std::move(gradients));
 }
 
