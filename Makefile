@@ -48,7 +48,7 @@ Records     make record [PROFILE=cpu-demo] [SEED=1337]  train, quantise, pack an
             make verify-record RECORD=DIR               check a record's claims, rebuild its source, score it again
 Data        make corpus TEXT='FILE…' OUT=DIR            shards of your own text, held-out documents drawn by hash
               [HOLDOUT=5%] [PIECES=2048] [DOCUMENTS=blank-line|file|key:NAME]
-            make data                                   fetch the published data set and tokenizer into data/
+            make data [SET=SP1024|SP8192|CaseOps]       fetch a published data set and its tokenizer into data/
 Build       make setup | programs | build | clean       packages and LibTorch; the programs; tests too; remove build/
             make install PREFIX=DIR                     programs, profiles and bash completion into DIR (~/.local)
             make wheel                                  the programs as a Python wheel in build/wheel
@@ -133,7 +133,7 @@ check-gpu: build
 	@build/tests/check_gpu --ranks "$${RANKS:-1}"
 
 data: setup
-	@scripts/fetch-data data
+	@"$$VENV/bin/python" scripts/fetch-data $${SET:+--set "$$SET"} data
 
 corpus: programs
 	@[ -n "$${TEXT-}" ] && [ -n "$${OUT-}" ] || { echo "make: corpus needs TEXT='FILE…' and OUT=DIR" >&2; exit 2; }
