@@ -16,7 +16,8 @@ import argparse, hashlib, json, math, os, statistics, subprocess, sys
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 BIN = ROOT + "/build/bin/"
-# Changed settings. Variants that change nothing before ema-finalize share one training with the base.
+# Changed settings. Variants that change nothing before evaluation share one training with the base; calibration, a part of training,
+# is of the weights of `source`.
 VARIANTS = {
     "base": {},
     # removed
@@ -38,7 +39,7 @@ VARIANTS = {
     "method kv_cache": {"method": "kv_cache"},
     "method ttt": {"method": "ttt", "ttt_chunk_tokens": "4096"},
 }
-AFTER_TRAINING = {"source", "method", "ttt_chunk_tokens", "ttt_steps", "ttt_lr", "ttt_momentum"}
+AFTER_TRAINING = {"method", "ttt_chunk_tokens", "ttt_steps", "ttt_lr", "ttt_momentum"}
 
 
 def run(folder, program, *arguments):
@@ -70,7 +71,7 @@ def make(arguments, seed, changes):
     if not os.path.exists(trained + "/train.ckpt"):
         run(trained, "train", *flags, "--val-loss-every", "0", "--resume", "newest", "--out", trained + "/train.ckpt")
     run(scored, "ema-finalize", *flags, trained + "/train.ckpt", scored + "/weights.ckpt")
-    run(scored, "gptq-lite", *flags, scored + "/weights.ckpt", scored + "/quantised.ckpt")
+    run(scored, "gptq-lite", *flags, "--training", trained + "/train.ckpt", scored + "/weights.ckpt", scored + "/quantised.ckpt")
     run(scored, "pack-zstd", scored + "/quantised.ckpt", scored + "/model.bin.zst")
     run(scored, "eval-sliding", *flags, scored + "/model.bin.zst", "--out", scored + "/eval.json")
 

@@ -180,9 +180,10 @@ std::vector<Fact> FactsOf(const Settings& settings, const Lineage& lineage, cons
   return facts;
 }
 
-// A duration as a person would say it: two digits, and whole seconds from ten on.
+// A duration in two significant digits, and in whole seconds from ten on; never with an exponent.
 std::string Seconds(double seconds) {
-  return seconds >= 10 ? StringPrintf("%.0f s", seconds) : StringPrintf("%.2g s", seconds);
+  const double digits = seconds > 0 ? 1 - std::floor(std::log10(seconds)) : 0;
+  return StringPrintf("%.*f s", static_cast<int>(std::clamp(digits, 0.0, 9.0)), seconds);
 }
 
 void LogEstimate(const Settings& s, const Estimate& estimate, const cuda::Machine* machine, const Communicator& communicator) {
