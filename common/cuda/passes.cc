@@ -647,7 +647,8 @@ std::unique_ptr<Passes> MakePasses(const Settings& settings, const NamedTensors&
            {"parallel_start_layer", settings.Get("parallel_start_layer"), "0"},
            {"sparse_attn_gate_enabled", settings.Get("sparse_attn_gate_enabled"), "0"},
            {"smear_gate_enabled", settings.Get("smear_gate_enabled"), "0"},
-           {"packed_documents", settings.Get("packed_documents"), "0"}}) {
+           {"packed_documents", settings.Get("packed_documents"), "0"},
+           {"stream_precision", settings.Get("stream_precision"), "float32"}}) {
     if (value != off) throw UsageError(std::string(name) + " = " + value + " is not computed on a GPU yet; --device cpu does it");
   }
   if (settings.precision == "float32") return std::make_unique<PassesOf<float>>(settings, parameters, gradients, machine);

@@ -348,6 +348,10 @@ void Settings::CheckModel() const {
   require(!(smear && smear_gate_enabled), "smear and smear_gate_enabled are two ways to mix in the token before: switch one off");
   require(!(smear_gate_enabled && bigram_vocab_size > 0),
           "smear_gate_enabled mixes token embeddings alone: it needs bigram_vocab_size = 0");
+  // What #531's smear and hashed bigram see before a segment of a packed row was never defined: that entry has no packed rows.
+  require(!(packed_documents && smear), "packed_documents and smear do not go together: set smear = 0 (smear_gate_enabled sees documents)");
+  require(!(packed_documents && bigram_vocab_size > 0),
+          "packed_documents and the hashed bigram do not go together: set bigram_vocab_size = 0 or packed_documents = 0");
   require(!(smear_gate_enabled || sparse_attn_gate_enabled) || gate_window <= model_dim,
           StringPrintf("gate_window = %ld is more than model_dim = %ld", gate_window, model_dim));
   require(xsa_last_n <= num_layers, StringPrintf("xsa_last_n = %ld is more than num_layers = %ld", xsa_last_n, num_layers));

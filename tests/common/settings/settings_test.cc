@@ -629,6 +629,11 @@ TEST(CheckModel, NamesSettingsThatDoNotGoTogether) {
   EXPECT_EQ(ModelError({{"bigram_vocab_size", "0"}}), "nothing was thrown");
   EXPECT_EQ(ModelError({{"num_layers", "3"}}), "2 xsa_last_n = 4 is more than num_layers = 3");
   EXPECT_EQ(ModelError({{"num_layers", "4"}}), "nothing was thrown");
+  EXPECT_EQ(ModelError({{"packed_documents", "1"}}),
+            "2 packed_documents and smear do not go together: set smear = 0 (smear_gate_enabled sees documents)");
+  EXPECT_EQ(ModelError({{"packed_documents", "1"}, {"smear", "0"}}),
+            "2 packed_documents and the hashed bigram do not go together: set bigram_vocab_size = 0 or packed_documents = 0");
+  EXPECT_EQ(ModelError({{"packed_documents", "1"}, {"smear", "0"}, {"bigram_vocab_size", "0"}}), "nothing was thrown");
 }
 
 TEST(CheckTraining, NamesABatchThatDoesNotDivide) {

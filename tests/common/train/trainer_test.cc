@@ -297,7 +297,8 @@ TEST_F(TrainerTest, PackedRowsAndLoops) {
 // The same rows and loop again from a checkpoint.
 TEST_F(TrainerTest, PackedRowsAndLoopsContinueBitForBit) {
   const Settings settings = Make({{"packed_documents", "1"}, {"num_loops", "1"}, {"loop_start", "0"}, {"loop_end", "1"},
-                                  {"enable_looping_at", "0.4"}, {"late_qat_threshold", "0"}, {"train_batch_tokens", "70"}});
+                                  {"enable_looping_at", "0.4"}, {"late_qat_threshold", "0"}, {"train_batch_tokens", "70"},
+                                  {"bigram_vocab_size", "0"}, {"smear", "0"}});
   const auto take = [&](Trainer& trainer, int64_t until) {
     while (trainer.step() < until) {
       trainer.LoopFrom(TrainingFraction(settings, trainer.step(), 0));
