@@ -380,6 +380,8 @@ void Settings::CheckTraining(int64_t world_size) const {
   require(quantiser != "gptq_sdclip" || late_qat_threshold <= 0,
           StringPrintf("late_qat_threshold = %s: there is no late QAT on the grid of quantiser = gptq_sdclip; set it to 0",
                        ShortestDouble(late_qat_threshold).c_str()));
+  require(!packed_documents || data_order == "sequential",
+          "data_order = shuffled has no meaning with packed_documents = 1, whose rows are read one after another; set one of them back");
   require(!packed_documents || train_batch_tokens % grad_micro_steps == 0, StringPrintf("train_batch_tokens = %ld is not a multiple of grad_micro_steps = %ld",
                                                                    train_batch_tokens, grad_micro_steps));
   require(packed_documents || train_batch_tokens % (grad_micro_steps * train_seq_len) == 0,

@@ -227,6 +227,10 @@ std::string Verdict(const Record& record) {
   if (comparison.p_value) {
     text += StringPrintf(" The hypothesis that it is not better by %g nats has p = %.2g (one-sided t-test, %zu seeds).",
                          kRequiredNats, *comparison.p_value, record.runs.size());
+    const bool all_shuffled = std::ranges::all_of(record.runs, [](const FinishedRun& run) { return run.settings.data_order == "shuffled"; });
+    text += all_shuffled ? " A seed draws the initial weights and the order of the training text."
+                         : " A seed draws the initial weights alone, not the order of the training text (data_order = sequential), "
+                           "so the seeds' deviation says less than it would.";
   }
   return text + StringPrintf(" A record needs %g nats with p < %g over at least %zu seeds: this one %s.\n",
                              kRequiredNats, kRequiredProbability, kRequiredSeeds,

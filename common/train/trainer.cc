@@ -34,40 +34,16 @@ FlatTensors InitialFlatParameters(const Settings& settings, const FlatLayout& la
 Trainer::Trainer(const Settings& settings, ShardSet train, cuda::Machine* machine, Communicator& communicator)
     : settings_(settings),
       communicator_(communicator),
-      stream_(std::move(train)),
+      batches_(settings, std::move(train), communicator.rank(), communicator.world_size()),
       layout_(settings),
       parameters_(InitialFlatParameters(settings, layout_, DeviceOf(machine))),
       gradients_(layout_, at::kFloat, Group::kEmbeddings, Group::kMatrices, DeviceOf(machine)),
       model_(MakeEngine(settings, parameters_.tensors(), gradients_.tensors(), machine)),
       optimizer_(MakeOptimizer(settings, layout_, parameters_, gradients_, machine, communicator)) {
-  if (const int64_t held = shards().tokens(); held <= settings.train_seq_len) {
-    throw InputError(shards().files().front(), StringPrintf("the training split holds %ld tokens where at least %ld are needed",
-                                                            held, settings.train_seq_len + 1));
-  }
   model_->SetLooped(false);
-  if (settings.packed_documents)
-    spans_.emplace(shards(), communicator.world_size() * (settings.train_batch_tokens / settings.grad_micro_steps + 1));
   if (communicator.world_size() > 1) exchange_.emplace(Partition(layout_, communicator.world_size()), gradients_, communicator);
   if (settings.ema_enabled) ema_.emplace(layout_, parameters_, settings.ema_decay, settings.ema_from_init);
   if (settings.swa_enabled) swa_.emplace(parameters(), settings.published_quirks);
-}
-
-std::vector<uint16_t> Trainer::TakeSpan() {
-  // One token more than there are targets; the next span starts after it (specification 1, section 4).
-  const int64_t tokens = settings_.train_batch_tokens / settings_.grad_micro_steps + 1;
-  if (spans_) stream_.Skip(spans_->Next(stream_.position()) - stream_.position());
-  stream_.Skip(communicator_.rank() * tokens);
-  std::vector<uint16_t> span = stream_.Take(tokens);
-  stream_.Skip((communicator_.world_size() - 1 - communicator_.rank()) * tokens);
-  return span;
-}
-
-std::vector<Segment> Trainer::SegmentsOfSpan(const std::vector<uint16_t>& span) const {
-  const auto T = static_cast<int64_t>(settings_.train_seq_len), inputs = static_cast<int64_t>(span.size()) - 1;
-  if (spans_) return PackedSegments(span.data(), inputs, T);
-  std::vector<Segment> segments;
-  for (int64_t first = 0; first < inputs; first += T) segments.push_back({.tokens = span.data() + first, .length = T});
-  return segments;
 }
 
 bool Trainer::LoopFrom(double fraction) {
@@ -92,16 +68,15 @@ void Trainer::AccumulateAll(const Engine::OnBlock& on_block) {
   const double share = 1 / static_cast<double>(settings_.grad_micro_steps);
   for (int64_t micro = 0; micro < micro_steps; ++micro) {
     CheckStop();
-    const std::vector<uint16_t> span = TakeSpan();
-    const std::vector<Segment> segments = SegmentsOfSpan(span);
-    if (micro + 1 < micro_steps || !exchange_ || optimizer_->ClipsOwn()) model_->AccumulateGradients(segments, share);
-    else model_->AccumulateLastGradients(segments, share, on_block);
+    const MicroBatch batch = batches_.Take();
+    if (micro + 1 < micro_steps || !exchange_ || optimizer_->ClipsOwn()) model_->AccumulateGradients(batch.segments, share);
+    else model_->AccumulateLastGradients(batch.segments, share, on_block);
   }
 }
 
 std::vector<float> Trainer::AccumulateGradients() {
   const int64_t ranks = communicator_.world_size(), micro_steps = settings_.grad_micro_steps / ranks;
-  const int64_t position = stream_.position();
+  const int64_t position = batches_.position();
   const int64_t replaced = model_->Prepare(fake_quantises());
   std::exception_ptr failure;  // the engine's threads let nothing through
   try {
@@ -114,7 +89,7 @@ std::vector<float> Trainer::AccumulateGradients() {
     });
   } catch (const GivenUp&) {
     for (const at::Tensor& gradients : gradients_.buffers()) gradients.zero_();
-    stream_.Seek(position);
+    batches_.Seek(position);
     return {};
   }
   if (failure) std::rethrow_exception(failure);
@@ -242,7 +217,7 @@ void Trainer::WithWeights(const Source& source, const std::function<void(Engine&
 void Trainer::WarmUp(const std::function<void(int64_t)>& on_step, bool keeps_momentum) {
   NamedTensors before;
   for (const auto& [name, tensor] : State()) before.emplace_back(name, tensor.clone());
-  if (keeps_momentum) TakeSpan();  // the published script compiles on it first
+  if (keeps_momentum) batches_.Take();  // the published script compiles on it first
   for (int64_t i = 0; i < WarmUpSteps(); ++i) {
     model_->SetLooped(i >= settings_.warmup_steps);
     if (AccumulateGradients().empty()) break;
@@ -258,7 +233,7 @@ void Trainer::WarmUp(const std::function<void(int64_t)>& on_step, bool keeps_mom
   for (size_t i = 0; i < state.size(); ++i)
     if (!keeps_momentum || !state[i].first.starts_with("muon/")) state[i].second.copy_(before[i].second);
   optimizer_->set_adam_steps(0);
-  stream_.Seek(0);
+  batches_.Seek(0);
 }
 
 void Trainer::ShareState() { optimizer_->ShareMomentum(); }
@@ -284,7 +259,7 @@ void Trainer::Save(CheckpointWriter& writer, Counters& counters) const {
   counters.Set(counter::kTokens, static_cast<double>(step_ * settings_.train_batch_tokens));
   counters.Set(counter::kSkippedUpdates, static_cast<double>(skipped_updates_));
   counters.Set(counter::kDataWaitSeconds, data_wait_seconds());
-  counters.Set(kDataPosition, static_cast<double>(stream_.position()));
+  counters.Set(kDataPosition, static_cast<double>(batches_.position()));
   counters.Set(kAdamSteps, static_cast<double>(optimizer_->adam_steps()));
   if (ema_) counters.Set(counter::kEmaUpdates, static_cast<double>(ema_->updates()));
   if (swa_) counters.Set(counter::kSwaSnapshots, static_cast<double>(swa_->snapshots()));
@@ -306,7 +281,7 @@ void Trainer::Restore(const CheckpointReader& checkpoint) {
   const auto count = [&](const char* name) { return checkpoint.Count(name); };
   step_ = count(counter::kSteps);
   skipped_updates_ = count(counter::kSkippedUpdates);
-  stream_.Seek(count(kDataPosition));
+  batches_.Seek(count(kDataPosition));
   optimizer_->set_adam_steps(count(kAdamSteps));
   if (ema_) ema_->set_updates(count(counter::kEmaUpdates));
   if (swa_) swa_->set_snapshots(count(counter::kSwaSnapshots));

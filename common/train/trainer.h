@@ -15,8 +15,8 @@
 #include "common/optim/optimizer.h"
 #include "common/parallel/communicator.h"
 #include "common/settings/settings.h"
-#include "common/tokens/segments.h"
 #include "common/tokens/shards.h"
+#include "common/train/batches.h"
 #include "common/optim/average.h"
 
 namespace fairway {
@@ -74,8 +74,8 @@ class Trainer {
   std::optional<double> qat_step() const { return qat_step_; }  // what late QAT's steps follow from, where a budget chose them
   int64_t ema_updates() const { return ema_ ? ema_->updates() : 0; }
   int64_t swa_snapshots() const { return swa_ ? swa_->snapshots() : 0; }
-  double data_wait_seconds() const { return data_wait_before_ + stream_.wait_seconds(); }
-  const ShardSet& shards() const { return stream_.shards(); }
+  double data_wait_seconds() const { return data_wait_before_ + batches_.wait_seconds(); }
+  const ShardSet& shards() const { return batches_.shards(); }
 
   // Times operations from now on; null: no more. `profile` must outlive this or the next call.
   void SetProfile(StepProfile* profile);
@@ -97,11 +97,6 @@ class Trainer {
   // What an update multiplies gradients of this norm by.
   double GradientFactor(double norm) const;
 
-  // What attention sees of a span: sequences of train_seq_len, or with packed_documents the parts of one row.
-  std::vector<Segment> SegmentsOfSpan(const std::vector<uint16_t>& span) const;
-
-  // This rank's next span, one of those that the ranks take side by side.
-  std::vector<uint16_t> TakeSpan();
   // Throws GivenUp where the step is to be given up.
   void CheckStop() const;
   // All of this rank's micro-batches. May throw GivenUp.
@@ -109,9 +104,8 @@ class Trainer {
 
   Settings settings_;
   Communicator& communicator_;
-  TokenStream stream_;
+  Batches batches_;
   bool looped_ = false;  // as LoopFrom last had it
-  std::optional<PackedSpans> spans_;  // with packed_documents
   FlatLayout layout_;
   FlatTensors parameters_, gradients_;
   std::unique_ptr<Engine> model_;

@@ -361,6 +361,7 @@ TEST(MakeRecord, ComparesSeedsWithTheBaseline) {
   EXPECT_TRUE(record.comparison->qualifies);
   EXPECT_EQ(SubmissionJson(record)["track"], "10min_16mb");
   EXPECT_THAT(ReadMe(record), HasSubstr("over at least 3 seeds: this one qualifies."));
+  EXPECT_THAT(ReadMe(record), HasSubstr("not the order of the training text (data_order = sequential)"));
 
   // The same baseline in bits per byte is the same comparison.
   options.baseline_loss.reset();

@@ -38,6 +38,7 @@ TEST_F(TrainerTest, GoesOnBitForBitFromEveryStep) {
   };
   for (const auto& [options, machine] : std::vector<std::pair<Options, cuda::Machine*>>{
            {{{"precision", "float32"}}, nullptr},
+           {{{"precision", "float32"}, {"data_order", "shuffled"}}, nullptr},
            {{{"precision", "bfloat16"}, {"published_quirks", "1"}}, nullptr},
            {{{"precision", "bfloat16"}}, &host},
            {with(kRtn, {{"precision", "float32"}}), nullptr},
