@@ -35,7 +35,6 @@ source = ema
 
 # The published threshold, 65,536, would leave the quantiser nothing to do at this width.
 keep_max_numel = 4096
-fp16_keep_name_patterns = tok_emb
 
 eval_stride = 64
 precision = float32

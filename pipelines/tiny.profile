@@ -31,7 +31,6 @@ late_qat_threshold = 0.3
 source = ema
 
 keep_max_numel = 256
-fp16_keep_name_patterns = tok_emb
 
 eval_stride = 64
 precision = float32

@@ -59,28 +59,6 @@ Drift DriftOf(const std::vector<ExportedTensor>& tensors, const Counters& counte
   return drift;
 }
 
-// What takes its bytes whatever the step: the tensors that stay in floating point.
-struct Kept {
-  uint64_t bytes = 0, largest_bytes = 0;
-  std::string largest;
-  std::string Text() const {
-    return StringPrintf("tensors kept in floating point take %s bytes before compression, %s alone %s", WithCommas(bytes).c_str(),
-                        largest.c_str(), WithCommas(largest_bytes).c_str());
-  }
-};
-Kept KeptOf(const CheckpointReader& weights, const Settings& settings) {
-  Kept kept;
-  for (const TensorInfo& info : weights.tensors()) {
-    if (info.shape.size() == 2 && ExportGrid(info.name, info.shape[0], info.shape[1], settings)) continue;
-    const uint64_t bytes = info.numel() * DTypeSize(KeptDType(info.name, info.numel(), settings));
-    kept.bytes += bytes;
-    if (bytes <= kept.largest_bytes) continue;
-    kept.largest_bytes = bytes;
-    kept.largest = info.name;
-  }
-  return kept;
-}
-
 // Finds the step of `rtn` and `gptq` at which the artifact fills `budget` bytes, from that of late QAT on where there is one.
 FoundStep FillBudget(const CheckpointReader& weights, const Settings& settings, const Calibration& calibration, uint64_t budget) {
   const double trained = weights.counters().Get(counter::kQatStep);
@@ -88,27 +66,15 @@ FoundStep FillBudget(const CheckpointReader& weights, const Settings& settings, 
   int measured = 0, packed = 0;
   double packing = 0;
   const auto start = Clock::now();
-  const Kept kept = KeptOf(weights, settings);
   Progress bar("searching for the step");
-  const auto search = [&] {
-    return SearchStep(weights, settings, calibration, budget, guess, Sizes::kShipped, [&](const TriedSize& size) {
-      bar.Update(0, StringPrintf("%s bytes, budget %s", WithCommas(static_cast<int64_t>(size.bytes)).c_str(), WithCommas(budget).c_str()));
-      ++(size.packed ? packed : measured);
-      packing += size.packing;
-      LogProgress("search: a step of %.6g: %s bytes%s", size.step, WithCommas(static_cast<int64_t>(size.bytes)).c_str(),
-          size.packed ? "" : " by the fast level");
-    });
-  };
-  FoundStep found;
-  try {
-    found = search();
-  } catch (const GateError& error) {
-    throw GateError(std::string(error.what()) + "; " + kept.Text());
-  }
-  if (3 * kept.bytes > budget)
-    Log("warning: %s, more than a third of the %s bytes there are: fewer are left for all other weights (FP16_KEEP_NAME_PATTERNS and "
-        "KEEP_MAX_NUMEL say what is kept)",
-        kept.Text().c_str(), WithCommas(static_cast<int64_t>(budget)).c_str());
+  const FoundStep found = SearchStep(weights, settings, calibration, budget, guess, Sizes::kShipped, [&](const TriedSize& size) {
+    bar.Update(0, StringPrintf("%s bytes, budget %s", WithCommas(static_cast<int64_t>(size.bytes)).c_str(), WithCommas(budget).c_str()));
+    ++(size.packed ? packed : measured);
+    packing += size.packing;
+    LogProgress("search: a step of %.6g: %s bytes%s", size.step, WithCommas(static_cast<int64_t>(size.bytes)).c_str(),
+        size.packed ? "" : " by the fast level");
+  });
+  if (const std::string crowded = CrowdedBudget(KeptOf(weights, settings), static_cast<int64_t>(budget)); !crowded.empty()) Log("%s", crowded.c_str());
   Log("budget: %s of %s bytes by a step of %.6g; %d sizes measured in %.1f s, %d packed in %.1f s%s", WithCommas(found.bytes).c_str(),
       WithCommas(budget).c_str(), found.step, measured, SecondsSince(start) - packing, packed, packing,
       found.step == 0 ? "; there is no finer step" : "");

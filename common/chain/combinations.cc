@@ -74,10 +74,12 @@ void CheckCombinations(const ChainSettings& chain, LastStage last) {
   if (chain.train.iterations == 0) throw UsageError("ITERATIONS = 0 trains nothing");
   CheckQuantiser(chain.train);
   if (chain.train.late_qat_threshold > 0 && HasSize(chain.train)) TargetBytes(chain.train, INT32_MAX);
+  CheckSize(chain.train);
   if (last >= LastStage::kFinalize) CheckSource(chain.train, chain.finalize);
   if (last >= LastStage::kQuantise) {
     CheckQuantiser(chain.quantise);
     if (HasSize(chain.quantise)) TargetBytes(chain.quantise, INT32_MAX);
+    CheckSize(chain.quantise);
   }
   if (last >= LastStage::kEval) CheckEvaluation(chain.eval);
 }

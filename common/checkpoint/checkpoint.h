@@ -7,6 +7,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <deque>
 #include <map>
 #include <memory>
 #include <optional>
@@ -88,21 +89,43 @@ class CheckpointReader;
 // could not hold one generation more.
 void AddInput(Lineage& lineage, const std::string& role, const CheckpointReader& input);
 
-// Writes tensors as they come; needs no more memory than one tensor. The file appears under its name in Finish.
-class CheckpointWriter {
+// Named tensors and their data, of a checkpoint (CheckpointReader) or in memory (TensorsInMemory): what is quantised and packed.
+class TensorSource {
  public:
-  CheckpointWriter(const std::string& path, Kind kind, const SettingValues& settings);  // "-": standard output
-  // Appends to `bytes`, which are empty and outlive the writer, instead: for what is compressed before it is stored.
-  CheckpointWriter(std::string* bytes, Kind kind, const SettingValues& settings);
-  ~CheckpointWriter();
+  virtual ~TensorSource() = default;
+  virtual const std::string& path() const = 0;  // what errors name
+  virtual Kind kind() const = 0;
+  virtual const SettingValues& settings() const = 0;
+  virtual const std::vector<TensorInfo>& tensors() const = 0;
+  virtual bool Has(std::string_view name) const = 0;
+  virtual const TensorInfo& Find(std::string_view name) const = 0;  // InputError "misses tensor NAME"
+  virtual std::span<const std::byte> Data(std::string_view name) const = 0;
+  std::vector<float> Floats(std::string_view name) const;  // of float32, float16, bfloat16: widened to float32
+};
 
+// Where tensors go as they are made.
+class TensorSink {
+ public:
+  virtual ~TensorSink() = default;
   // REQUIRES: data.size() == info.bytes(); the name is of 1 to 255 printable ASCII characters and was not added before;
   // at most kMaxDimensions sizes.
-  void Add(const TensorInfo& info, std::span<const std::byte> data);
+  virtual void Add(const TensorInfo& info, std::span<const std::byte> data) = 0;
   template <typename T>
   void Add(const TensorInfo& info, const std::vector<T>& values) {
     Add(info, std::as_bytes(std::span<const T>(values)));
   }
+};
+
+// Writes tensors as they come; needs no more memory than one tensor. The file appears under its name in Finish.
+class CheckpointWriter : public TensorSink {
+ public:
+  CheckpointWriter(const std::string& path, Kind kind, const SettingValues& settings);  // "-": standard output
+  // Appends to `bytes`, which are empty and outlive the writer, instead: for what is compressed before it is stored.
+  CheckpointWriter(std::string* bytes, Kind kind, const SettingValues& settings);
+  ~CheckpointWriter() override;
+
+  using TensorSink::Add;
+  void Add(const TensorInfo& info, std::span<const std::byte> data) override;
 
   // Returns the identity (hexadecimal). REQUIRES: the lineage is at most kMaxLineageDepth deep, counters are finite, text is
   // printable: what is written can be read. Throws IoError.
@@ -118,14 +141,14 @@ class CheckpointWriter {
 
 // Opens a file of any size at once (memory-mapped) and checks what is used when it is used.
 // Every defect is an InputError naming the file and the cause; docs/formats.md lists them.
-class CheckpointReader {
+class CheckpointReader : public TensorSource {
  public:
   explicit CheckpointReader(const std::string& path);  // "-": standard input, read to its end
   explicit CheckpointReader(InputFile file);
   // A checkpoint that is already in memory (an unpacked artifact); `name` is what errors say. Codes in streams may take at most
   // `most_bytes`; 0: MaxContentBytes (packed.h) of the checkpoint.
   CheckpointReader(std::string bytes, const std::string& name, uint64_t most_bytes = 0);
-  ~CheckpointReader();
+  ~CheckpointReader() override;
   CheckpointReader(CheckpointReader&&) noexcept;
 
   // REQUIRES (else InputError): the kind is one of these, named in the message.
@@ -133,21 +156,26 @@ class CheckpointReader {
   // REQUIRES (else InputError): there are exactly these tensors. Missing and unexpected ones are listed.
   void ExpectTensors(const std::vector<std::string>& names) const;
 
-  const std::string& path() const;
-  Kind kind() const;
-  const SettingValues& settings() const;
-  const std::vector<TensorInfo>& tensors() const;  // in file order
+  const std::string& path() const override;
+  Kind kind() const override;
+  const SettingValues& settings() const override;
+  const std::vector<TensorInfo>& tensors() const override;  // in file order
   const Counters& counters() const;
   // A counter that counts things. InputError where it is negative, no whole number, or beyond what a double counts exactly.
   int64_t Count(const std::string& counter) const;
   const Lineage& lineage() const;
   const std::string& identity() const;
 
-  bool Has(std::string_view name) const;
-  const TensorInfo& Find(std::string_view name) const;  // InputError "misses tensor NAME"
+  bool Has(std::string_view name) const override;
+  const TensorInfo& Find(std::string_view name) const override;
   // The bytes of a tensor, after checking its hash. Aligned to 64 bytes in a file, to 16 in memory or from a pipe.
-  std::span<const std::byte> Data(std::string_view name) const;
-  std::vector<float> Floats(std::string_view name) const;  // of float32, float16, bfloat16: widened to float32
+  std::span<const std::byte> Data(std::string_view name) const override;
+
+  // Of a packed file (packed.h): its bytes, and how many of these are streams of the arithmetic coder, with the codes that came out of them.
+  struct Packing {
+    uint64_t bytes = 0, stream_bytes = 0, stream_codes = 0;
+  };
+  const Packing& packing() const;  // zeros of a file that is not packed
 
   // Checks every tensor's hash and recomputes the identity. What opens and passes this is byte for byte what was
   // written.
@@ -156,6 +184,36 @@ class CheckpointReader {
  private:
   struct State;
   std::unique_ptr<State> state_;
+};
+
+// Tensors that are added and read in memory, in the order of adding, without ever having the bytes of a file.
+class TensorsInMemory : public TensorSource, public TensorSink {
+ public:
+  // `name` is what errors say.
+  explicit TensorsInMemory(std::string name, Kind kind = Kind::kWeights, SettingValues settings = {});
+
+  using TensorSink::Add;
+  void Add(const TensorInfo& info, std::span<const std::byte> data) override;  // a copy of the data
+  void AddView(const TensorInfo& info, std::span<const std::byte> data);       // the data themselves, which outlive this
+
+  const std::string& path() const override { return name_; }
+  Kind kind() const override { return kind_; }
+  const SettingValues& settings() const override { return settings_; }
+  const std::vector<TensorInfo>& tensors() const override { return tensors_; }
+  bool Has(std::string_view name) const override { return index_.contains(name); }
+  const TensorInfo& Find(std::string_view name) const override { return tensors_[IndexOf(name)]; }
+  std::span<const std::byte> Data(std::string_view name) const override { return data_[IndexOf(name)]; }
+
+ private:
+  size_t IndexOf(std::string_view name) const;
+
+  std::string name_;
+  Kind kind_;
+  SettingValues settings_;
+  std::vector<TensorInfo> tensors_;
+  std::vector<std::span<const std::byte>> data_;
+  std::deque<std::vector<std::byte>> copies_;
+  std::map<std::string, size_t, std::less<>> index_;
 };
 
 // Adds tensor `name` of `from`, its hash checked, to `to`, as `new_name` where one is given.

@@ -29,6 +29,7 @@ inline constexpr char kQatFirstStep[] = "qat.first_step";       // steps already
 // Where late QAT's grid follows from a budget: the step that it follows from, and the mean width of each matrix's steps,
 // qat.width.blocks.0.attn.c_q.weight.
 inline constexpr char kQatStep[] = "qat.step";
+inline constexpr char kQatSeconds[] = "qat.seconds";  // of the training clock, that finding it took
 inline constexpr char kQatWidthPrefix[] = "qat.width.";
 
 // The share of each set that ema-finalize took: finalize.ema 1, or of a blend finalize.ema 0.5 and finalize.swa 0.5.

@@ -116,7 +116,7 @@ void VisitPlanes(const std::vector<TensorInfo>& tensors, const std::function<boo
   }
 }
 
-Find In(const CheckpointReader& checkpoint) {
+Find In(const TensorSource& checkpoint) {
   return [&](const std::string& name) -> Found {
     if (!checkpoint.Has(name)) return {};
     return {&checkpoint.Find(name), reinterpret_cast<const char*>(checkpoint.Data(name).data())};
@@ -125,7 +125,7 @@ Find In(const CheckpointReader& checkpoint) {
 
 }  // namespace
 
-std::optional<std::string> OrderedCodes(const CheckpointReader& checkpoint, const TensorInfo& codes, CodeOrder order) {
+std::optional<std::string> OrderedCodes(const TensorSource& checkpoint, const TensorInfo& codes, CodeOrder order) {
   const std::span<const std::byte> data = checkpoint.Data(codes.name);
   const char* const stand = reinterpret_cast<const char*>(data.data());
   std::string ordered(stand, data.size());
@@ -136,9 +136,9 @@ std::optional<std::string> OrderedCodes(const CheckpointReader& checkpoint, cons
   return ordered;
 }
 
-bool CanBeCoded(const CheckpointReader& checkpoint, const TensorInfo& codes) { return CodedOf(codes, In(checkpoint)).has_value(); }
+bool CanBeCoded(const TensorSource& checkpoint, const TensorInfo& codes) { return CodedOf(codes, In(checkpoint)).has_value(); }
 
-std::string PackCheckpoint(const CheckpointReader& checkpoint, std::span<const PackedTensor> tensors, int threads,
+std::string PackCheckpoint(const TensorSource& checkpoint, std::span<const PackedTensor> tensors, int threads,
                            size_t* data_end) {
   std::vector<TensorInfo> infos;
   std::vector<std::vector<size_t>> members;  // of each stream

@@ -39,16 +39,16 @@ constexpr uint64_t MaxContentBytes(uint64_t bytes) {
 }
 
 // Whether the arithmetic coder takes these codes: a matrix of int8, not empty, whose scales and factors are float16 of its size.
-bool CanBeCoded(const CheckpointReader& checkpoint, const TensorInfo& codes);
+bool CanBeCoded(const TensorSource& checkpoint, const TensorInfo& codes);
 
 // The codes of `codes` in this order. Nothing where they cannot lie in it: they are no matrix, it is empty, or its scales are
 // no float16 of its size.
-std::optional<std::string> OrderedCodes(const CheckpointReader& checkpoint, const TensorInfo& codes, CodeOrder order);
+std::optional<std::string> OrderedCodes(const TensorSource& checkpoint, const TensorInfo& codes, CodeOrder order);
 
 // The whole of `checkpoint`, counters and lineage left out, its tensors in the order given; the streams of coded ones stand last.
 // Of version 6 where there are any, else 5. REQUIRES: each is named once, codes can lie in their order, and there are at most kMostStreams.
 // The bytes do not depend on `threads`. `data_end` receives where the data of the other tensors end, and the streams begin.
-std::string PackCheckpoint(const CheckpointReader& checkpoint, std::span<const PackedTensor> tensors, int threads = 1,
+std::string PackCheckpoint(const TensorSource& checkpoint, std::span<const PackedTensor> tensors, int threads = 1,
                            size_t* data_end = nullptr);
 
 }  // namespace fairway

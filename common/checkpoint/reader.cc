@@ -100,7 +100,7 @@ struct CheckpointReader::State {
 
   void Open();
   uint64_t OpenHeader();
-  std::string Unpack(uint64_t header_end) const;
+  std::string Unpack(uint64_t header_end);
   pb::Footer OpenFooter(uint64_t header_end);
   uint64_t OpenTensor(const pb::IndexEntry& entry, uint64_t begin);
   TensorInfo Describe(const pb::Tensor& tensor) const;
@@ -129,6 +129,7 @@ struct CheckpointReader::State {
   Counters counters;
   Lineage lineage;
   std::string identity;
+  Packing packing;
   uint64_t footer_offset = 0;
   bool has_unknown_fields = false;
 };
@@ -186,7 +187,7 @@ uint64_t CheckpointReader::State::OpenHeader() {
 }
 
 // The bytes of the same checkpoint as a writer writes it.
-std::string CheckpointReader::State::Unpack(uint64_t header_end) const {
+std::string CheckpointReader::State::Unpack(uint64_t header_end) {
   const uint64_t size = bytes.size();
   if (size < header_end + kFixedFieldBytes || bytes[size - kFixedFieldBytes] != kPackedHashTag)
     Fail("is truncated: it does not end with a hash");
@@ -223,10 +224,13 @@ std::string CheckpointReader::State::Unpack(uint64_t header_end) const {
     if (tensor.stream() > 0 && ++streams > kMostStreams) Fail(StringPrintf("has more than %d streams of codes", kMostStreams));
     if (streams == 0) Fail("is damaged: tensor " + tensor.name() + " lies in a stream, and none begins with it or before it");
     add(tensor.stream());
+    packing.stream_bytes += tensor.stream();
     if (*payload > most - std::min(most, coded_bytes))
       Fail(StringPrintf("its codes are more than %lu bytes, which is more than a file of this size may hold", most));
     coded_bytes += *payload;
   }
+  packing.bytes = size;
+  packing.stream_codes = coded_bytes;
   if (data_bytes != checkpoint.packed().size()) Fail("its packed data are larger than its tensors");
 
   const std::vector<std::string> data = format::Unpack(infos, layouts, checkpoint.packed(), name);
@@ -396,6 +400,10 @@ const std::string& CheckpointReader::identity() const {
   return state_->identity;
 }
 
+const CheckpointReader::Packing& CheckpointReader::packing() const {
+  return state_->packing;
+}
+
 bool CheckpointReader::Has(std::string_view name) const {
   return state_->index.contains(name);
 }
@@ -408,14 +416,6 @@ std::span<const std::byte> CheckpointReader::Data(std::string_view name) const {
   if (Hash(state_->Slice(place.begin, place.end)) != place.hash)
     state_->Fail("tensor " + std::string(name) + " is damaged: its hash disagrees");
   return std::as_bytes(std::span<const char>(state_->Slice(place.data, place.end)));
-}
-
-std::vector<float> CheckpointReader::Floats(std::string_view name) const {
-  const DType dtype = Find(name).dtype;
-  if (!IsFloatingPoint(dtype))
-    state_->Fail(StringPrintf("tensor %s is of dtype %s; expected floating point", std::string(name).c_str(),
-                              DTypeName(dtype).data()));
-  return Widen(dtype, Data(name));
 }
 
 void CheckpointReader::Verify() const {

@@ -30,6 +30,12 @@ void AddTensor(CheckpointWriter& writer, const std::string& name, const at::Tens
   writer.Add(info, {static_cast<const std::byte*>(whole.const_data_ptr()), info.bytes()});
 }
 
+void AddView(TensorsInMemory& tensors, const std::string& name, const at::Tensor& tensor) {
+  TORCH_INTERNAL_ASSERT(tensor.is_cpu() && tensor.is_contiguous());
+  const TensorInfo info{.name = name, .dtype = DTypeOf(tensor), .shape = tensor.sizes().vec()};
+  tensors.AddView(info, {static_cast<const std::byte*>(tensor.const_data_ptr()), info.bytes()});
+}
+
 void CopyTensor(const CheckpointReader& checkpoint, const std::string& name, at::Tensor tensor) {
   const TensorInfo& info = checkpoint.Find(name);
   if (info.shape != tensor.sizes().vec() || info.dtype != DTypeOf(tensor))

@@ -135,7 +135,7 @@ double EntropyOfStretches(std::string_view codes) {
 }
 
 // Of the orders of a matrix of codes the one that takes the fewest bytes; as they stand where they cannot be ordered.
-CodeOrder BestOrder(const CheckpointReader& quantised, const TensorInfo& info) {
+CodeOrder BestOrder(const TensorSource& quantised, const TensorInfo& info) {
   CodeOrder best = CodeOrder::kAsTheyStand;
   double least = INFINITY;
   for (const CodeOrder order : {CodeOrder::kAsTheyStand, CodeOrder::kRowsByScale, CodeOrder::kColumnsByScale}) {
@@ -154,7 +154,7 @@ std::string RoleOf(std::string name) {
 
 // Codes first, matrices of most bits first, then scales, factors of columns, and what was kept, float16 before all else. Codes in
 // streams stand last.
-Content MakeContent(const CheckpointReader& quantised, Coder coder, int threads) {
+Content MakeContent(const TensorSource& quantised, Coder coder, int threads) {
   constexpr double kBlock = 8192;  // bytes of entropy: enough to pay for frequencies of their own
 
   std::set<std::string> scales, factors;
@@ -239,7 +239,7 @@ Artifact PackArtifact(const CheckpointReader& quantised, std::span<const int> le
   return artifact;
 }
 
-uint64_t ArtifactBytes(const CheckpointReader& quantised, std::span<const int> levels, int threads, Coder coder) {
+uint64_t ArtifactBytes(const TensorSource& quantised, std::span<const int> levels, int threads, Coder coder) {
   return CompressAt(MakeContent(quantised, coder, threads), levels, threads).first.size() + kDigestFrameBytes;
 }
 

@@ -48,7 +48,7 @@ inline CheckpointReader OpenWeights(const std::string& path) {
 }
 
 // The bytes of the artifact that PackArtifact makes of `quantised`, without the artifact.
-uint64_t ArtifactBytes(const CheckpointReader& quantised, std::span<const int> levels, int threads, Coder coder);
+uint64_t ArtifactBytes(const TensorSource& quantised, std::span<const int> levels, int threads, Coder coder);
 
 // The names of the tensors of scales, by row and by column, of all codes in a checkpoint.
 std::set<std::string> ScaleNames(const CheckpointReader& checkpoint);

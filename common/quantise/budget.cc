@@ -7,6 +7,8 @@
 
 #include "common/base/error.h"
 #include "common/base/text.h"
+#include "common/plan/plan.h"
+#include "common/quantise/grid.h"
 
 namespace fairway {
 namespace {
@@ -112,6 +114,53 @@ void CheckQuantiser(const Settings& settings) {
       throw UsageError("QUANTISER=" + settings.quantiser + " has no size to choose: " + name + " does nothing");
   if (settings.quantiser == "gptq" && settings.calibration_windows == 0)
     throw UsageError("QUANTISER=gptq needs CALIBRATION_WINDOWS above 0");
+}
+
+void KeptTensors::Add(const std::string& name, const std::vector<int64_t>& shape, const Settings& settings) {
+  if (shape.size() == 2 && ExportGrid(name, shape[0], shape[1], settings)) return;
+  int64_t numel = 1;
+  for (const int64_t size : shape) numel *= size;
+  const uint64_t here = numel * DTypeSize(KeptDType(name, numel, settings));
+  bytes += here;
+  if (here <= largest_bytes) return;
+  largest_bytes = here;
+  largest = name;
+}
+
+std::string KeptTensors::Text() const {
+  return StringPrintf("tensors kept in floating point take %s bytes before compression, %s alone %s", WithCommas(static_cast<int64_t>(bytes)).c_str(),
+                      largest.c_str(), WithCommas(static_cast<int64_t>(largest_bytes)).c_str());
+}
+
+KeptTensors KeptOf(const TensorSource& weights, const Settings& settings) {
+  KeptTensors kept;
+  for (const TensorInfo& info : weights.tensors()) kept.Add(info.name, info.shape, settings);
+  return kept;
+}
+
+KeptTensors KeptOf(const Settings& settings) {
+  KeptTensors kept;
+  for (const Weight& weight : Plan(settings).weights) kept.Add(weight.name, weight.shape, settings);
+  return kept;
+}
+
+std::string CrowdedBudget(const KeptTensors& kept, int64_t budget) {
+  if (3 * kept.bytes <= static_cast<uint64_t>(budget)) return "";
+  return StringPrintf("warning: %s, more than a third of the %s bytes there are: fewer are left for all other weights (FP16_KEEP_NAME_PATTERNS and "
+                      "KEEP_MAX_NUMEL say what is kept)",
+                      kept.Text().c_str(), WithCommas(budget).c_str());
+}
+
+void CheckSize(const Settings& settings) {
+  if (!HasSize(settings) || (settings.target_bytes <= 0 && settings.target_ratio <= 0 && settings.bits_per_weight <= 0)) return;
+  int64_t parameters = 0;
+  for (const Weight& weight : Plan(settings).weights) parameters += weight.numel();
+  const int64_t budget = TargetBytes(settings, parameters);
+  const KeptTensors kept = KeptOf(settings);
+  if (static_cast<uint64_t>(budget) >= kept.bytes) return;
+  throw UsageError(StringPrintf("the size that is asked for leaves the artifact %s bytes, but %s: ask for more, or keep fewer of them "
+                                "(FP16_KEEP_NAME_PATTERNS, KEEP_MAX_NUMEL)",
+                                WithCommas(budget).c_str(), kept.Text().c_str()));
 }
 
 FoundStep FindStep(uint64_t budget, double first_guess, const std::function<uint64_t(double)>& measure,

@@ -3,7 +3,10 @@
 
 #include <cstdint>
 #include <functional>
+#include <string>
+#include <vector>
 
+#include "common/checkpoint/checkpoint.h"
 #include "common/settings/settings.h"
 
 namespace fairway {
@@ -19,6 +22,25 @@ bool HasSize(const Settings& settings);
 // Throws UsageError for settings that no export can have together: a size given by hand for a quantiser that has none to
 // choose (a profile may name one for the other quantisers), and QUANTISER=gptq without calibration windows.
 void CheckQuantiser(const Settings& settings);
+
+// The tensors that stay in floating point: they take their bytes whatever the step.
+struct KeptTensors {
+  uint64_t bytes = 0;  // before compression
+  uint64_t largest_bytes = 0;
+  std::string largest;  // name of the largest
+
+  void Add(const std::string& name, const std::vector<int64_t>& shape, const Settings& settings);  // where it has no grid
+  std::string Text() const;  // "tensors kept in floating point take 212,486 bytes before compression, tok_emb.weight alone 196,608"
+};
+KeptTensors KeptOf(const TensorSource& weights, const Settings& settings);
+KeptTensors KeptOf(const Settings& settings);  // of the model that the settings describe
+
+// A warning that names what fills the budget where kept tensors take more than a third of it; else empty.
+std::string CrowdedBudget(const KeptTensors& kept, int64_t budget);
+
+// Throws UsageError where the settings give a size for a quantiser that has one, and it is below the bytes of kept tensors.
+// REQUIRES: settings.CheckModel() passes.
+void CheckSize(const Settings& settings);
 
 // A search comes within this share of the budget, below it: with sizes by zstd, which jump by more than a thousandth when its blocks
 // fall otherwise, and with sizes by the arithmetic coder.

@@ -14,10 +14,10 @@ namespace {
 class Exporter {
  public:
   // Without a calibration as published.
-  Exporter(const CheckpointReader& weights, const Settings& settings, const Calibration* calibration, double step,
-           CheckpointWriter& out)
+  Exporter(const TensorSource& weights, const Settings& settings, const Calibration* calibration, double step,
+           TensorSink& out)
       : weights_(weights), settings_(settings), calibration_(calibration), step_(step), out_(out) {}
-  Exporter(const CheckpointReader& weights, const Settings& settings, const CodedMatrices& coded, CheckpointWriter& out)
+  Exporter(const TensorSource& weights, const Settings& settings, const CodedMatrices& coded, TensorSink& out)
       : weights_(weights), settings_(settings), coded_(&coded), out_(out) {}
 
   ExportedTensor Export(const TensorInfo& info) {
@@ -177,16 +177,16 @@ class Exporter {
     Add(info, kept, halves);
   }
 
-  const CheckpointReader& weights_;
+  const TensorSource& weights_;
   const Settings& settings_;
   const Calibration* calibration_ = nullptr;
   const CodedMatrices* coded_ = nullptr;
   const double step_ = 0;
-  CheckpointWriter& out_;
+  TensorSink& out_;
   std::set<std::string> names_;  // in `out_`
 };
 
-std::vector<ExportedTensor> ExportAll(const CheckpointReader& weights, Exporter exporter) {
+std::vector<ExportedTensor> ExportAll(const TensorSource& weights, Exporter exporter) {
   std::vector<ExportedTensor> tensors;
   for (const TensorInfo& info : weights.tensors()) tensors.push_back(exporter.Export(info));
   return tensors;
@@ -198,22 +198,22 @@ double ExportedTensor::relative_error() const {
   return squared_norm == 0 ? 0 : std::sqrt(squared_error / squared_norm);
 }
 
-std::vector<ExportedTensor> ExportWeights(const CheckpointReader& weights, const Settings& settings,
-                                          CheckpointWriter& out) {
+std::vector<ExportedTensor> ExportWeights(const TensorSource& weights, const Settings& settings,
+                                          TensorSink& out) {
   return ExportAll(weights, Exporter(weights, settings, nullptr, 0, out));
 }
 
-std::vector<ExportedTensor> ExportWeights(const CheckpointReader& weights, const Settings& settings, const Calibration& calibration,
-                                          double step, CheckpointWriter& out) {
+std::vector<ExportedTensor> ExportWeights(const TensorSource& weights, const Settings& settings, const Calibration& calibration,
+                                          double step, TensorSink& out) {
   return ExportAll(weights, Exporter(weights, settings, &calibration, step, out));
 }
 
-std::vector<ExportedTensor> ExportWeights(const CheckpointReader& weights, const Settings& settings, const CodedMatrices& coded,
-                                          CheckpointWriter& out) {
+std::vector<ExportedTensor> ExportWeights(const TensorSource& weights, const Settings& settings, const CodedMatrices& coded,
+                                          TensorSink& out) {
   return ExportAll(weights, Exporter(weights, settings, coded, out));
 }
 
-double GuessStep(const CheckpointReader& weights, const Settings& settings, const Calibration& calibration, uint64_t budget) {
+double GuessStep(const TensorSource& weights, const Settings& settings, const Calibration& calibration, uint64_t budget) {
   double coded = 0, kept_bytes = 0, logs = 0;
   for (const TensorInfo& info : weights.tensors()) {
     const auto numel = static_cast<double>(info.numel());
@@ -235,7 +235,7 @@ double GuessStep(const CheckpointReader& weights, const Settings& settings, cons
 
 namespace {
 
-double SearchBytes(const CheckpointReader& weights) {
+double SearchBytes(const TensorSource& weights) {
   double content = 0;
   for (const TensorInfo& info : weights.tensors()) content += 1.1 * static_cast<double>(info.numel()) + 4096;
   return 7 * content + 2e6 + 900e6 * std::min(1.0, content / 30e6);
@@ -243,7 +243,7 @@ double SearchBytes(const CheckpointReader& weights) {
 
 }  // namespace
 
-double EstimateExport(const CheckpointReader& weights, const Settings& settings) {
+double EstimateExport(const TensorSource& weights, const Settings& settings) {
   double all = 0, largest = 0;
   for (const TensorInfo& info : weights.tensors()) {
     const double numel = info.numel(), rows = info.shape.empty() ? 1 : info.shape[0];

@@ -36,25 +36,25 @@ struct ExportedTensor {
 // Writes every tensor of `weights` to `out`: codes as NAME.q (int8, one a byte) with scales NAME.scale (float16, one a
 // row), kept ones under their own name. Throws InputError naming the tensor where a weight is not finite or float16
 // cannot hold it or its row's scale. REQUIRES: settings.quantiser is `published`.
-std::vector<ExportedTensor> ExportWeights(const CheckpointReader& weights, const Settings& settings,
-                                          CheckpointWriter& out);
+std::vector<ExportedTensor> ExportWeights(const TensorSource& weights, const Settings& settings,
+                                          TensorSink& out);
 
 // The same on uniform steps of the given size (steps.h), with factors NAME.column (float16, one a column) where columns differ:
 // rounded with feedback where the calibration has it for the matrix, else to the nearest code.
-std::vector<ExportedTensor> ExportWeights(const CheckpointReader& weights, const Settings& settings, const Calibration& calibration,
-                                          double step, CheckpointWriter& out);
+std::vector<ExportedTensor> ExportWeights(const TensorSource& weights, const Settings& settings, const Calibration& calibration,
+                                          double step, TensorSink& out);
 
 // The same of a quantiser that has coded the matrices already (coded.h): `coded` are written as they are, corrections as the codes
 // NAME.lqA and NAME.lqB of two factors with their scales; all other tensors are kept.
-std::vector<ExportedTensor> ExportWeights(const CheckpointReader& weights, const Settings& settings, const CodedMatrices& coded,
-                                          CheckpointWriter& out);
+std::vector<ExportedTensor> ExportWeights(const TensorSource& weights, const Settings& settings, const CodedMatrices& coded,
+                                          TensorSink& out);
 
 // A step of about `budget` bytes, were rows Gaussian: where a search begins.
-double GuessStep(const CheckpointReader& weights, const Settings& settings, const Calibration& calibration, uint64_t budget);
+double GuessStep(const TensorSource& weights, const Settings& settings, const Calibration& calibration, uint64_t budget);
 
 // Bytes of memory that a program takes in which ExportWeights does its work, at most: the weights, the largest tensor on its way
 // to codes, and the program itself.
-double EstimateExport(const CheckpointReader& weights, const Settings& settings);
+double EstimateExport(const TensorSource& weights, const Settings& settings);
 
 // The sum of what happened (its name is empty; entropy_bits is the mean over all codes).
 ExportedTensor Total(const std::vector<ExportedTensor>& tensors);

@@ -65,10 +65,11 @@ void AddSizes(const Record& record, SeedTable& table) {
   const auto row = [&](const std::string& label, uint64_t ArtifactSizes::*part) {
     table.Row(label, [part](const FinishedRun& run) { return WithCommas(run.artifact.*part); });
   };
-  row("bytes of codes", &ArtifactSizes::codes);
+  const bool coded = std::ranges::any_of(record.runs, [](const FinishedRun& run) { return run.artifact.coded > 0; });
+  row(coded ? "bytes of codes, by the arithmetic coder" : "bytes of codes", &ArtifactSizes::codes);
   row("bytes of scales", &ArtifactSizes::scales);
   row("bytes of tensors kept in floating point", &ArtifactSizes::kept);
-  row("bytes of names, settings and index", &ArtifactSizes::other);
+  row("bytes of names and settings", &ArtifactSizes::other);
   row("bytes of the artifact (all of these, compressed)", &ArtifactSizes::compressed);
   table.Row("bytes of code (the source archive)", [](const FinishedRun& run) { return WithCommas(run.source_bytes); });
   table.Row("bytes in all, of " + WithCommas(record.options.budget),

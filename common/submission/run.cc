@@ -1,7 +1,6 @@
 #include "common/submission/run.h"
 
 #include <sys/stat.h>
-#include <zstd.h>
 
 #include <algorithm>
 #include <cerrno>
@@ -69,9 +68,10 @@ ArtifactSizes Measure(const InputFile& file, const CheckpointReader& unpacked) {
   for (const TensorInfo& tensor : unpacked.tensors()) {
     (tensor.quantisation ? sizes.codes : scales.contains(tensor.name) ? sizes.scales : sizes.kept) += tensor.bytes();
   }
-  // OpenWeights refuses artifacts that do not declare it.
-  const uint64_t content = ZSTD_getFrameContentSize(file.bytes().data(), file.bytes().size());
-  sizes.other = content - sizes.codes - sizes.scales - sizes.kept;
+  const CheckpointReader::Packing& packing = unpacked.packing();
+  sizes.coded = packing.stream_codes;
+  sizes.codes = sizes.codes - packing.stream_codes + packing.stream_bytes;
+  sizes.other = packing.bytes - sizes.codes - sizes.scales - sizes.kept;
   return sizes;
 }
 
@@ -240,6 +240,13 @@ FinishedRun Read(const std::string& directory, const std::string& source_path, c
   return run;
 }
 
+// Of `steps`, those that the settings mean to have a learning rate scale below `threshold` (common/optim/schedule.h).
+double LateSteps(const Settings& settings, double threshold, int64_t steps) {
+  const auto all = static_cast<double>(steps);
+  if (settings.warmdown_frac > 0) return settings.min_lr < threshold ? std::min(threshold * settings.warmdown_frac, 1.0) * all : 0;
+  return std::min(threshold * static_cast<double>(settings.warmdown_iters), all);
+}
+
 }  // namespace
 
 Json ReadJson(const std::string& path) {
@@ -257,13 +264,13 @@ FinishedRun::Action FinishedRun::ema() const {
 
 FinishedRun::Action FinishedRun::swa() const {
   if (!settings.swa_enabled) return {};
-  const double late = std::min<double>(settings.swa_start_frac * settings.warmdown_iters, steps());
+  const double late = LateSteps(settings, settings.swa_start_frac, steps());
   return {counters.Get(counter::kSwaSnapshots), std::max(1.0, std::floor(late / static_cast<double>(settings.swa_every)))};
 }
 
 FinishedRun::Action FinishedRun::late_qat() const {
   if (settings.late_qat_threshold <= 0) return {};
-  const double late = std::min<double>(settings.late_qat_threshold * settings.warmdown_iters, steps());
+  const double late = LateSteps(settings, settings.late_qat_threshold, steps());
   const bool began = counters.Get(counter::kQatReplacements) > 0;
   return {began ? steps() - counters.Get(counter::kQatFirstStep) : 0, std::max(1.0, std::floor(late))};
 }

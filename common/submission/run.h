@@ -37,12 +37,13 @@ inline constexpr const char* kWeightSets[] = {"last", "ema", "swa"};
 // No score in nats or bits is larger: what is can be no score, and could not be counted with.
 inline constexpr double kMaxScore = 1e9;
 
-// Bytes of the artifact by what they are for: the first four before compression.
+// Bytes of the artifact by what they are for; the first four before compression by zstd.
 struct ArtifactSizes {
-  uint64_t codes = 0, scales = 0,
-           kept = 0;        // payloads: of coded matrices, their scales, and tensors kept in floating point
-  uint64_t other = 0;       // names, shapes, settings, index, padding
-  uint64_t compressed = 0;  // the file
+  uint64_t codes = 0;            // streams of the arithmetic coder, and one byte for each code that lies in none
+  uint64_t scales = 0, kept = 0;  // payloads: of scales, and of tensors kept in floating point
+  uint64_t other = 0;            // names, shapes, settings, hashes
+  uint64_t compressed = 0;       // the file
+  uint64_t coded = 0;            // how many codes lie in streams
 };
 
 // Text that the artifact continued a prompt with.

@@ -13,6 +13,7 @@
 #include "common/quantise/budget.h"
 #include "common/quantise/calibration.h"
 #include "common/quantise/grid.h"
+#include "common/train/late_qat.h"
 
 namespace fairway {
 
@@ -52,6 +53,18 @@ Estimate EstimateTraining(const Settings& s, int64_t world_size) {
     const double m = static_cast<double>(std::min(weight.shape[0], weight.shape[1])), n = static_cast<double>(std::max(weight.shape[0], weight.shape[1]));
     estimate.flops_per_step += static_cast<double>(s.muon_backend_steps) * 2 * (2 * m * m * n + m * m * m);
   }
+  // Of a calibration: gradients of its windows, and for gptq the inputs' products and what inverts them (n^3 multiply-adds for each layer).
+  const double windows = s.calibration_windows, calibrated = windows * static_cast<double>(s.calibration_tokens);
+  double calibration = calibrated * 6 * (plan.ProductsPerToken(false) + plan.AttentionPerTokenAndPosition(false) * static_cast<double>(s.calibration_tokens) / 2);
+  if (s.quantiser == "gptq") {
+    calibration *= 4.0 / 3;
+    for (const Weight& weight : plan.weights) {
+      if (weight.shape.size() != 2 || !IsLinear(weight.role) || !ExportGrid(weight.name, weight.shape[0], weight.shape[1], s)) continue;
+      const auto n = static_cast<double>(weight.shape[1]);
+      calibration += 2 * n * n * (calibrated + n);
+    }
+  }
+  estimate.flops_of_calibration = windows > 0 ? calibration * (TrainingCalibrates(s) + FindsSteps(s)) : 0;
   // Gradients in float32 as well, initial values, and one tensor on its way into a checkpoint; the stream's 64 MB read ahead.
   const int64_t sequences = s.train_batch_tokens / s.grad_micro_steps / s.train_seq_len;
   estimate.memory_bytes = kLibTorchBytes + 64e6 + 1.5 * state + choosing_steps +

@@ -11,6 +11,7 @@ struct Estimate {
   int64_t parameters;       // elements
   double memory_bytes;      // of the process at its peak, at most
   double flops_per_step;    // floating-point operations of the matrix products of one step
+  double flops_of_calibration;  // the same of all calibrations in the run, for late QAT and for the quantiser
   double artifact_bytes;    // packed: the budget where late QAT goes by one, or if codes come near the entropy of Gaussian rows
 };
 

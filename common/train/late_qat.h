@@ -15,6 +15,9 @@
 
 namespace fairway {
 
+// Whether late QAT may begin in such a run and finds its steps then.
+bool FindsSteps(const Settings& settings);
+
 struct StepsToTrainOn {
   double step = 0;                       // what all of them follow from
   std::map<std::string, Steps> matrices;  // of every matrix that is exported as codes
@@ -25,5 +28,8 @@ struct StepsToTrainOn {
 // between parts of the work, may throw as well.
 StepsToTrainOn FindStepsToTrainOn(const NamedTensors& weights, const Settings& settings, const ShardSet& train,
                                   Communicator& communicator, const std::function<void()>& between = [] {});
+
+// Seconds that this takes beside calibration, at most: one size of such weights is measured, on rank 0. All ranks come to the same.
+double MeasureSearch(const NamedTensors& weights, const Settings& settings, const Calibration& calibration, Communicator& communicator);
 
 }  // namespace fairway

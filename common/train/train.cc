@@ -24,11 +24,13 @@
 #include "common/cuda/device.h"
 #include "common/evaluate/evaluate.h"
 #include "common/optim/schedule.h"
+#include "common/quantise/budget.h"
 #include "common/quantise/calibration.h"
 #include "common/tokens/byte_table.h"
 #include "common/tokens/manifest.h"
 #include "common/tokens/split_text.h"
 #include "common/train/estimate.h"
+#include "common/train/late_qat.h"
 #include "common/train/live_text.h"
 #include "common/train/trainer.h"
 
@@ -188,11 +190,12 @@ std::string Seconds(double seconds) {
 
 void LogEstimate(const Settings& s, const Estimate& estimate, const cuda::Machine* machine, const Communicator& communicator) {
   const double rate = MeasureProducts(s, DeviceOf(machine)) * static_cast<double>(communicator.world_size());
-  const double step = estimate.flops_per_step / rate, cap = s.max_wallclock_seconds;
+  const double step = estimate.flops_per_step / rate, calibration = estimate.flops_of_calibration / rate, cap = s.max_wallclock_seconds;
   // One step is taken whatever the clock says.
-  const double seconds = cap > 0 ? std::max(cap, s.iterations > 0 ? step : 0) : step * static_cast<double>(s.iterations);
-  Log("estimate: memory %.2f GB; time at %s %s, a step %s (%.1f GFLOP of products, %.0f GFLOP/s on %s); artifact %.2f MB",
-      std::ceil(estimate.memory_bytes / 1e7) / 100, cap > 0 && step <= cap ? "most" : "least", Seconds(seconds).c_str(), Seconds(step).c_str(),
+  const double seconds = cap > 0 ? std::max(cap, s.iterations > 0 ? step : 0) : step * static_cast<double>(s.iterations) + calibration;
+  const std::string calibrates = calibration > 0 ? "calibration " + Seconds(calibration) + ", " : "";
+  Log("estimate: memory %.2f GB; time at %s %s, %sa step %s (%.1f GFLOP of products, %.0f GFLOP/s on %s); artifact %.2f MB",
+      std::ceil(estimate.memory_bytes / 1e7) / 100, cap > 0 && step <= cap ? "most" : "least", Seconds(seconds).c_str(), calibrates.c_str(), Seconds(step).c_str(),
       estimate.flops_per_step / 1e9, rate / 1e9, HardwareUnits(machine, communicator).c_str(), estimate.artifact_bytes / 1e6);
   if (cap > 0 && s.iterations > 0 && step > cap)
     Log("estimate: one step takes about %s here, longer than MAX_WALLCLOCK_SECONDS = %s: training would end after the first of %ld",
@@ -200,6 +203,12 @@ void LogEstimate(const Settings& s, const Estimate& estimate, const cuda::Machin
   if (s.warmup_steps > 0 && step * static_cast<double>(s.warmup_steps) > 60)
     Log("estimate: %ld warm-up steps before the clock starts take about %s", s.warmup_steps,
         Seconds(step * static_cast<double>(s.warmup_steps)).c_str());
+}
+
+// What is kept in floating point is known before training, and so is what it takes of the artifact.
+void LogCrowdedBudget(const Settings& s, int64_t parameters) {
+  if (!HasSize(s) || (s.target_bytes <= 0 && s.target_ratio <= 0 && s.bits_per_weight <= 0)) return;
+  if (const std::string crowded = CrowdedBudget(KeptOf(s), TargetBytes(s, parameters)); !crowded.empty()) Log("%s", crowded.c_str());
 }
 
 // The run's state around the Trainer, and what is done with it between steps.
@@ -235,10 +244,15 @@ class Run {
     const Estimate estimate = EstimateTraining(settings_, communicator_.world_size());
     LogHeader(settings_, estimate, communicator_);
     LogEstimate(settings_, estimate, machine_, communicator_);
+    LogCrowdedBudget(settings_, estimate.parameters);
     if (resumes_ == 0) WarmUp();
-    ReserveCalibration();
     checkpointed_seconds_ = elapsed_ = clock_.seconds();
     if (interrupted_by_ != 0) return Interrupted();
+    try {
+      ReserveTime();
+    } catch (const Trainer::GivenUp&) {
+      return Interrupted();
+    }
     clock_.Start();
     while (true) {
       const bool last = trainer_.step() >= settings_.iterations || stopped_by_clock_;
@@ -283,6 +297,7 @@ class Run {
     warmup_steps_ = counters.Get(counter::kWarmupSteps);
     loss_ = counters.Get(counter::kLastLoss);
     stopped_by_clock_ = counters.Get(counter::kStoppedByClock) != 0;
+    search_seconds_ = counters.Get(counter::kQatSeconds);
     resumes_ = counters.Get(counter::kResumes) + 1;
     Log("resume: from step %ld of %s", trainer_.step(), checkpoint.path().c_str());
   }
@@ -296,35 +311,68 @@ class Run {
     });
   }
 
-  // Calibration of these weights, on the CPU.
-  Calibration CalibrateWeights(const Settings& settings) {
+  NamedTensors WeightsOnCpu() const {
     NamedTensors weights;
     for (const auto& [name, weight] : trainer_.parameters()) weights.emplace_back(name, weight.cpu());
-    return Calibrate(weights, settings, trainer_.shards(), [](int64_t, int64_t) {}, communicator_);
+    return weights;
   }
 
-  // The clock leaves room for the calibration at the end: what it took just now on one round of windows, and on one more for each
-  // further round, and a fifth. Steps are scheduled by the time that is left.
-  void ReserveCalibration() {
-    if (!TrainingCalibrates(settings_) || settings_.max_wallclock_seconds <= 0) return;
-    const auto seconds = [&](int64_t rounds) {
-      Settings few = settings_;
-      few.calibration_windows = std::min(rounds * communicator_.world_size(), settings_.calibration_windows);
-      const Stopwatch clock = Stopwatch::Started();
-      CalibrateWeights(few);
-      return clock.seconds();
-    };
-    seconds(1);  // what is only done the first time
-    const int64_t world = communicator_.world_size(), rounds = (settings_.calibration_windows + world - 1) / world;
-    const double one = seconds(1), three = seconds(3);
-    double reserve = 1.2 * (one + std::max(three - one, 0.0) / 2 * static_cast<double>(rounds - 1));
-    for (const double other : communicator_.Gather(std::vector<double>{reserve})) reserve = std::max(reserve, other);
-    if (reserve >= settings_.max_wallclock_seconds)
-      throw UsageError(StringPrintf("MAX_WALLCLOCK_SECONDS=%g leaves no time to train: calibration for QUANTISER=%s takes %.3g s of it. "
-                                    "CALIBRATION=self takes none, fewer CALIBRATION_WINDOWS take less", settings_.max_wallclock_seconds,
-                                    settings_.quantiser.c_str(), reserve));
-    scheduled_.max_wallclock_seconds -= reserve;
-    Log("calibration: %.1f s of the clock are kept for it", reserve);
+  // The clock leaves room for what the end of the schedule needs beside steps: calibration for the quantiser, and late QAT's search of the
+  // steps to train on. Both are measured here, on the weights as they are, and get a fifth more. Steps are scheduled by the time that is left.
+  void ReserveTime() {
+    const bool calibrates = TrainingCalibrates(settings_), searches = FindsSteps(settings_) && !trainer_.fake_quantises();
+    if (settings_.max_wallclock_seconds > 0 && (calibrates || searches)) {
+      const NamedTensors weights = WeightsOnCpu();
+      const int64_t world = communicator_.world_size();
+      Calibration calibration;
+      const auto seconds = [&](int64_t rounds) {
+        Settings few = settings_;
+        few.calibration_windows = std::min(rounds * world, settings_.calibration_windows);
+        const Stopwatch clock = Stopwatch::Started();
+        calibration = Calibrate(weights, few, trainer_.shards(), [this](int64_t, int64_t) { GiveUpIfAsked(); }, communicator_);
+        return clock.seconds();
+      };
+      double whole = 0;
+      if (settings_.calibration_windows > 0) {
+        seconds(1);  // what is only done the first time
+        // A round is a window for each rank. What one takes, and one more for each further round.
+        const int64_t rounds = (settings_.calibration_windows + world - 1) / world;
+        const double one = seconds(1), three = seconds(3);
+        whole = 1.2 * (one + std::max(three - one, 0.0) / 2 * static_cast<double>(rounds - 1));
+        const std::vector<double> of_ranks = communicator_.Gather(std::vector<double>{whole});
+        whole = *std::ranges::max_element(of_ranks);
+      }
+      if (calibrates) calibration_reserve_ = whole;
+      if (searches) search_reserve_ = whole + 1.2 * MeasureSearch(weights, settings_, calibration, communicator_);
+      if (calibration_reserve_ + search_reserve_ >= settings_.max_wallclock_seconds)
+        throw UsageError(StringPrintf("MAX_WALLCLOCK_SECONDS=%g leaves no time to train: QUANTISER=%s takes %.3g s of it for calibration at the end "
+                                      "and %.3g s to prepare late QAT. CALIBRATION=self, LATE_QAT_THRESHOLD=0 and fewer CALIBRATION_WINDOWS take less",
+                                      settings_.max_wallclock_seconds, settings_.quantiser.c_str(), calibration_reserve_, search_reserve_));
+      Log("clock: %.1f s are kept for calibration at the end, %.1f s to prepare late QAT", calibration_reserve_, search_reserve_);
+    }
+    ScheduleSteps();
+  }
+
+  // The time that steps may take is what is neither kept for something else nor was taken by it.
+  void ScheduleSteps() {
+    if (settings_.max_wallclock_seconds <= 0) return;
+    const double search = trainer_.fake_quantises() ? search_seconds_ : search_reserve_;
+    scheduled_.max_wallclock_seconds = std::max(settings_.max_wallclock_seconds - calibration_reserve_ - search, 1e-9);
+  }
+  double SecondsOfSteps() const { return elapsed_ - search_seconds_; }
+
+  void PrepareLateQat(double scale) {
+    SetLiveLine(StringPrintf("step %ld/%ld  preparing late QAT", trainer_.step(), settings_.iterations));
+    const int64_t matrices = trainer_.StartFakeQuantisation();
+    std::string grid;
+    if (trainer_.qat_step()) {
+      const double before = elapsed_;
+      Agree();
+      search_seconds_ = elapsed_ - before;
+      ScheduleSteps();
+      grid = StringPrintf(" quantise_step:%.6g", *trainer_.qat_step());
+    }
+    Log("late_qat: enabled at step %ld (scale=%.6f) matrices:%ld%s", trainer_.step(), scale, matrices, grid.c_str());
   }
 
   // What gptq-lite needs to know of the weights that ema-finalize will take, on the clock.
@@ -336,7 +384,13 @@ class Run {
       if ((part.set == "ema" && trainer_.ema_updates() == 0) || (part.set == "swa" && trainer_.swa_snapshots() == 0)) return;
     const double begun = clock_.seconds();
     clock_.Start();
-    trainer_.WithWeights(ParseSource(source), [&](Engine&) { calibration_ = CalibrateWeights(settings_); });
+    const auto progress = [this](int64_t done, int64_t of) {
+      GiveUpIfAsked();
+      SetLiveLine(StringPrintf("calibration %ld%%", 100 * done / of));
+    };
+    trainer_.WithWeights(ParseSource(source), [&](Engine&) {
+      calibration_ = Calibrate(WeightsOnCpu(), settings_, trainer_.shards(), progress, communicator_);
+    });
     clock_.Stop();
     Agree();
     calibrated_source_ = source;
@@ -346,15 +400,9 @@ class Run {
   }
 
   void Step() {
-    const double scale = LearningRateScale(scheduled_, trainer_.step(), elapsed_);
-    if (scale < settings_.late_qat_threshold && !trainer_.fake_quantises()) {
-      SetLiveLine(StringPrintf("step %ld/%ld  preparing late QAT", trainer_.step(), settings_.iterations));
-      const int64_t matrices = trainer_.StartFakeQuantisation();
-      const std::optional<double> grid = trainer_.qat_step();
-      Log("late_qat: enabled at step %ld (scale=%.6f) matrices:%ld%s", trainer_.step(), scale, matrices,
-          grid ? StringPrintf(" quantise_step:%.6g", *grid).c_str() : "");
-    }
-    const double fraction = TrainingFraction(settings_, trainer_.step(), elapsed_);
+    const double scale = LearningRateScale(scheduled_, trainer_.step(), SecondsOfSteps());
+    if (scale < settings_.late_qat_threshold && !trainer_.fake_quantises()) PrepareLateQat(scale);
+    const double fraction = TrainingFraction(scheduled_, trainer_.step(), SecondsOfSteps());
     if (trainer_.LoopFrom(fraction)) Log("layer_loop:enabled step:%ld frac:%.3f", trainer_.step(), fraction);
     const double begun = elapsed_;
     if (profile_steps_) trainer_.SetProfile(&profile_);
@@ -381,7 +429,7 @@ class Run {
     const double cap = TrainingSeconds(scheduled_);
     // Compat stops after the cap; we stop where the next step, if it is as long as this one, would end behind it
     // (specification 3, row 20).
-    stopped_by_clock_ = cap > 0 && (settings_.published_quirks ? elapsed_ >= cap : elapsed_ + step_seconds_ > cap);
+    stopped_by_clock_ = cap > 0 && (settings_.published_quirks ? SecondsOfSteps() >= cap : SecondsOfSteps() + step_seconds_ > cap);
     const int64_t every = settings_.train_log_every;
     ShowState(elapsed_ - begun);
     if (updated && every > 0 && (step <= 10 || step % every == 0 || stopped_by_clock_))
@@ -428,6 +476,10 @@ class Run {
     return interrupted_by_ != 0;
   }
 
+  void GiveUpIfAsked() {
+    if (StopAsked()) throw Trainer::GivenUp();
+  }
+
   // A step whose loss or gradient is no finite number: the end, or a step without an update. Where the weights themselves have
   // gone astray, or every step does, there is nothing to be had from going on.
   void LeaveOut(double loss) {
@@ -446,7 +498,7 @@ class Run {
     clock_.Stop();
     const auto begun = Clock::now();
     const auto on_batch = [&](const BatchDone& done) {
-      if (done.batch % communicator_.world_size() == 0 && StopAsked()) throw Trainer::GivenUp();
+      if (done.batch % communicator_.world_size() == 0) GiveUpIfAsked();
       if (SecondsSince(begun) < 1 || SecondsSince(shown_) < 0.1) return;
       shown_ = Clock::now();
       SetLiveLine(StringPrintf("step %ld/%ld  validation %ld%%", trainer_.step(), settings_.iterations, 100 * done.windows_done / done.windows));
@@ -524,6 +576,7 @@ class Run {
     counters.Set(counter::kLastLoss, loss_);
     counters.Set(counter::kStoppedByClock, stopped_by_clock_);
     counters.Set(counter::kResumes, resumes_);
+    if (search_seconds_ > 0) counters.Set(counter::kQatSeconds, search_seconds_);
     for (const auto& [source, loss] : select_losses_) counters.Set(counter::kSelectPrefix + source, loss);
     if (calibration_) {
       AddCalibration(*calibration_, writer);
@@ -587,6 +640,8 @@ class Run {
 
   const Settings settings_;
   Settings scheduled_ = settings_;  // the same, with the wallclock that steps may take
+  double calibration_reserve_ = 0, search_reserve_ = 0;  // seconds that are kept from steps
+  double search_seconds_ = 0;                            // that late QAT's search took, of all processes of this run
   std::optional<Calibration> calibration_;
   std::string calibrated_source_;
   double calibration_seconds_ = 0;
@@ -626,6 +681,7 @@ class Run {
 
 TrainResult Train(Settings settings, const std::string& out, const std::string& resume, Lineage lineage, bool profile_steps) {
   settings.CheckTraining(LaunchOf().world_size);
+  CheckSize(settings);
   const Place place(settings);
   if (profile_steps && place.machine != nullptr)
     throw UsageError("--profile-step: operations are timed on the CPU alone; use --device cpu");

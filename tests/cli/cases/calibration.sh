@@ -21,7 +21,7 @@ need gptq-lite --calibration self weights.ckpt generated.ckpt
 need gptq-lite --calibration self weights.ckpt again.ckpt
 need gptq-lite --calibration self --calibration-seed 2 weights.ckpt seed.ckpt
 need gptq-lite --training train.ckpt weights.ckpt measured.ckpt
-try sh -c 'for file in generated again seed measured; do ckpt-inspect --json $file.ckpt 2> /dev/null | grep -o "\"identity\":\"[0-9a-f]*" | head -n 1; done | sort | uniq -c | sed "s/\"identity.*//"'
+try sh -c 'for file in generated again seed measured; do ckpt-inspect --json $file.ckpt 2> /dev/null | grep -o "\"identity\":\"[0-9a-f]*" | head -n 1; done | sort | uniq -c | sed "s/\"identity.*//" | sort'
 
 # On training data, which must be there.
 try_last gptq-lite --calibration shards weights.ckpt x.ckpt
@@ -34,4 +34,4 @@ need ema-finalize without.ckpt without-weights.ckpt
 try_last gptq-lite --calibration train --training without.ckpt without-weights.ckpt x.ckpt
 try_status train $small --max-wallclock-seconds 0.001 --out x.ckpt
 need train $small --max-wallclock-seconds 60 --log clock.log --out clock.ckpt
-try sh -c 'grep -c "of the clock are kept for it" clock.log; grep -c "windows of 16 tokens, of the weights of ema, in" clock.log'
+try sh -c 'grep -c "are kept for calibration at the end" clock.log; grep -c "windows of 16 tokens, of the weights of ema, in" clock.log'

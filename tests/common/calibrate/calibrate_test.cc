@@ -224,7 +224,7 @@ TEST_F(CalibrateTest, TheProgramKeepsToItsMemory) {
 
 // Late QAT that trained on steps twice as wide as those of an export: the next export begins there and says so.
 TEST_F(CalibrateTest, TheProgramSaysHowFarStepsDrifted) {
-  const std::string budget = "--quantiser rtn --calibration-windows 3 --target-bytes 9000";
+  const std::string budget = "--quantiser rtn --calibration-windows 3 --target-bytes 7000";
   const Ran fresh = Quantise(budget);
   ASSERT_EQ(fresh.status, 0) << fresh.err;
   EXPECT_THAT(fresh.err, testing::Not(HasSubstr("late QAT")));

@@ -78,6 +78,7 @@ TEST(CheckCombinations, RefusesWhatCannotEndInARecord) {
       {{{"quantiser", "gptq"}, {"target_ratio", "0.1"}, {"bits_per_weight", "3"}}, "are both given", LastStage::kTrain},
       {{{"quantiser", "gptq"}, {"target_bytes", "5"}, {"code_bytes", "200000"}}, "leaves no byte for the weights", LastStage::kTrain},
       {{{"quantiser", "gptq"}, {"bits_per_weight", "3"}, {"calibration_windows", "0"}}, "needs CALIBRATION_WINDOWS", LastStage::kTrain},
+      {{{"quantiser", "gptq"}, {"target_bytes", "1000000"}, {"fp16_keep_name_patterns", "tok_emb"}}, "tok_emb.weight alone 1,048,576", LastStage::kTrain},
       {{{"method", "ttt"}, {"eval_stride", "0"}}, "METHOD = ttt needs windows that overlap", LastStage::kEval},
       {{{"method", "kv_cache"}, {"eval_stride", "2048"}}, "METHOD = kv_cache needs windows that overlap", LastStage::kEval},
       {{{"method", "ttt"}, {"published_quirks", "1"}}, "METHOD = ttt does not go with PUBLISHED_QUIRKS = 1", LastStage::kEval},

@@ -40,6 +40,30 @@ std::string ErrorOf(const auto& action) {
   return "no error";
 }
 
+TEST(TensorsInMemory, AreReadLikeACheckpoint) {
+  TensorsInMemory tensors("some weights", Kind::kQuantised, kSettings);
+  const std::vector<uint16_t> halves = {0x3c00, 0xc000};
+  std::vector<float> floats = {1.5f, -2.0f, 0.25f};
+  tensors.Add({.name = "half", .dtype = DType::kFloat16, .shape = {2}}, halves);
+  tensors.AddView({.name = "float", .shape = {3}}, std::as_bytes(std::span<const float>(floats)));
+  tensors.Add({.name = "empty", .shape = {0, 2}}, std::vector<float>());
+  EXPECT_EQ(tensors.path(), "some weights");
+  EXPECT_EQ(tensors.kind(), Kind::kQuantised);
+  EXPECT_EQ(tensors.settings(), kSettings);
+  ASSERT_EQ(tensors.tensors().size(), 3u);
+  EXPECT_EQ(tensors.tensors()[1].name, "float");
+  EXPECT_TRUE(tensors.Has("half"));
+  EXPECT_FALSE(tensors.Has("none"));
+  EXPECT_EQ(tensors.Floats("half"), (std::vector<float>{1, -2}));
+  EXPECT_EQ(tensors.Floats("float"), floats);
+  EXPECT_EQ(tensors.Data("float").data(), reinterpret_cast<const std::byte*>(floats.data()));  // a view
+  EXPECT_NE(tensors.Data("half").data(), reinterpret_cast<const std::byte*>(halves.data()));   // a copy
+  EXPECT_TRUE(tensors.Data("empty").empty());
+  EXPECT_THAT(ErrorOf([&] { tensors.Find("none"); }), HasSubstr("some weights: misses tensor none"));
+  EXPECT_THROW(tensors.Add({.name = "half", .shape = {1}}, std::vector<float>(1)), std::logic_error);
+  EXPECT_THROW(tensors.Add({.name = "short", .shape = {2}}, std::vector<float>(1)), std::logic_error);
+}
+
 TEST(Checkpoint, GivesBackEveryTypeAndShape) {
   const TemporaryFolder folder;
   std::mt19937 random(1);

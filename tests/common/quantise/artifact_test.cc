@@ -97,6 +97,17 @@ TEST_P(ArtifactTest, HasTheBytesThatWereForetold) {
   EXPECT_EQ(ArtifactBytes(quantised_, kLevels, 1, GetParam()), artifact_.bytes.size());
 }
 
+// The search sizes what was never a file: the same tensors in memory take the same bytes.
+TEST_P(ArtifactTest, SizesTensorsInMemoryLikeThoseOfACheckpoint) {
+  TensorsInMemory copies("memory", Kind::kQuantised, quantised_.settings()), views = copies;
+  for (const TensorInfo& info : quantised_.tensors()) {
+    copies.Add(info, quantised_.Data(info.name));
+    views.AddView(info, quantised_.Data(info.name));
+  }
+  EXPECT_EQ(ArtifactBytes(copies, kLevels, 1, GetParam()), artifact_.bytes.size());
+  EXPECT_EQ(ArtifactBytes(views, kLevels, 2, GetParam()), artifact_.bytes.size());
+}
+
 // Streams of one role in one, of others in others; more roles than streams share the last one.
 TEST_P(ArtifactTest, GivesBackManyMatrices) {
   std::mt19937 random(2);

@@ -125,5 +125,53 @@ TEST(TargetBytes, IsWhatTheStrongestPlaceSays) {
   EXPECT_THROW(TargetBytes(settings, 1000), UsageError);
 }
 
+// A model whose token embedding alone takes 128,000 bytes where it is kept.
+Settings WithTable(const std::string& keep) {
+  Settings s;
+  s.vocab_size = 1000;
+  s.model_dim = 64;
+  s.num_layers = 2;
+  s.bigram_vocab_size = 100;
+  s.bigram_dim = 16;
+  s.keep_max_numel = 1000;
+  s.quantiser = "gptq";
+  s.fp16_keep_name_patterns = keep;
+  return s;
+}
+
+TEST(KeptTensors, AreNamedWithTheirBytes) {
+  const KeptTensors all = KeptOf(WithTable("tok_emb")), few = KeptOf(WithTable("auto"));
+  EXPECT_EQ(all.bytes - few.bytes, 2u * 1000 * 64);
+  EXPECT_EQ(all.largest, "tok_emb.weight");
+  EXPECT_THAT(all.Text(), HasSubstr("tok_emb.weight alone 128,000"));
+  EXPECT_LT(few.bytes, 5000u);
+  EXPECT_EQ(CrowdedBudget(all, static_cast<int64_t>(3 * all.bytes)), "");
+  EXPECT_THAT(CrowdedBudget(all, static_cast<int64_t>(3 * all.bytes) - 1), HasSubstr("tok_emb.weight alone 128,000, more than a third of the"));
+  TensorsInMemory weights("weights");
+  const std::vector<float> values(1000 * 64);
+  weights.Add({.name = "tok_emb.weight", .shape = {1000, 64}}, values);
+  EXPECT_EQ(KeptOf(weights, WithTable("tok_emb")).bytes, 128000u);
+  EXPECT_EQ(KeptOf(weights, WithTable("auto")).bytes, 0u);
+}
+
+TEST(CheckSize, RefusesWhatKeptTensorsFill) {
+  Settings s = WithTable("tok_emb");
+  CheckSize(s);  // no size is given
+  s.target_bytes = static_cast<int64_t>(KeptOf(s).bytes);
+  CheckSize(s);
+  s.code_bytes = 1;
+  try {
+    CheckSize(s);
+    FAIL();
+  } catch (const UsageError& error) {
+    EXPECT_THAT(error.what(), HasSubstr("tok_emb.weight alone 128,000: ask for more, or keep fewer of them"));
+  }
+  s.quantiser = "published";
+  CheckSize(s);
+  s = WithTable("auto");
+  s.target_bytes = 20000;
+  CheckSize(s);
+}
+
 }  // namespace
 }  // namespace fairway

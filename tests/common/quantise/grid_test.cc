@@ -39,5 +39,17 @@ TEST(ExportGrid, SmallFirstThenControlThenKeepList) {
   EXPECT_EQ(ExportGrid("blocks.9.attn.c_k.weight", 20, 20, settings), kInt6);
 }
 
+// By default the published quantiser keeps the token embedding, as published; of a budget it would take its share.
+TEST(ExportGrid, QuantisersOfASizeRoundTheTokenEmbedding) {
+  Settings settings;
+  settings.keep_max_numel = 100;
+  for (const char* name : {"published", "rtn", "gptq", "gptq_sdclip"}) {
+    settings.quantiser = name;
+    EXPECT_EQ(ExportGrid("tok_emb.weight", 20, 20, settings).has_value(), settings.quantiser != "published") << name;
+  }
+  settings.fp16_keep_name_patterns = "tok_emb";
+  EXPECT_FALSE(ExportGrid("tok_emb.weight", 20, 20, settings));
+}
+
 }  // namespace
 }  // namespace fairway

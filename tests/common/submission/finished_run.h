@@ -41,6 +41,7 @@ struct FakeRun {
   std::string train_program = "aa";  // digest of its sources
   std::string shards = "5ad5";
   std::string grid = "int6";
+  Coder coder = Coder::kArithmetic;
 
   // 2.5 bytes a token.
   static constexpr double kTargets = 12000, kBytes = 30000;
@@ -89,7 +90,7 @@ struct FakeRun {
     }
 
     const CheckpointReader quantised(path(run_file::kQuantised));
-    const Artifact artifact = PackArtifact(quantised, std::vector{1});
+    const Artifact artifact = PackArtifact(quantised, std::vector{1}, 1, coder);
     WriteFile(path(run_file::kArtifact), artifact.bytes);
     lineage = {"pack-zstd", "fairway 0.1.0", "bb", {}, {{"artifact", artifact.digest, {}}}};
     AddInput(lineage, "quantised checkpoint", quantised);

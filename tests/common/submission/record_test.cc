@@ -99,13 +99,32 @@ TEST(ReadRun, TakesAWholeRun) {
   EXPECT_EQ(run.steps(), 60);
   EXPECT_EQ(run.step_ms(), 200);
   EXPECT_EQ(run.settings.num_layers, 5);
-  EXPECT_EQ(run.artifact.codes, 128u);
   EXPECT_EQ(run.artifact.scales, 16u);
   EXPECT_EQ(run.artifact.kept, 12u);
-  EXPECT_GT(run.artifact.other, 100u);
   EXPECT_EQ(run.artifact.compressed, fs::file_size(run.directory + "/model.bin.zst"));
   EXPECT_EQ(run.before.size(), 3u);
   EXPECT_EQ(run.source_bytes, 18u);
+}
+
+// Parts of the content are counted as they lie in it, so that they sum to it: a coder's streams, else a byte for each code.
+TEST(ReadRun, CountsWhatAnArtifactHolds) {
+  for (const Coder coder : {Coder::kArithmetic, Coder::kZstd}) {
+    FakeRun fake;
+    fake.coder = coder;
+    const FinishedRun run = ReadRun(Finished("sizes", fake));
+    const ArtifactSizes& sizes = run.artifact;
+    const uint64_t content = OpenWeights(run.directory + "/model.bin.zst").packing().bytes;
+    EXPECT_EQ(sizes.codes + sizes.scales + sizes.kept + sizes.other, content);
+    EXPECT_EQ(sizes.scales, 16u);
+    EXPECT_EQ(sizes.kept, 12u);
+    EXPECT_GT(sizes.other, 100u);
+    EXPECT_LT(sizes.other, content);
+    EXPECT_EQ(sizes.coded, coder == Coder::kZstd ? 0u : 128u);
+    if (coder == Coder::kZstd) EXPECT_EQ(sizes.codes, 128u);
+    else EXPECT_LT(sizes.codes, 64u);  // they are all alike
+    EXPECT_THAT(Join(TextLines(SummaryTable(MakeRecord({run}, Dated()))), "\n"),
+                HasSubstr(coder == Coder::kZstd ? "bytes of codes  " : "bytes of codes, by the arithmetic coder  "));
+  }
 }
 
 TEST(ReadRun, NamesAMissingFile) {
@@ -275,6 +294,12 @@ TEST(ReadRun, ClaimsOnlyWhatActed) {
   finished.counters.Set(counter::kQatFirstStep, 9999);
   EXPECT_EQ(finished.late_qat().meant, 450);
   EXPECT_FALSE(finished.late_qat().counts());
+  // A share of the run in place of steps: 0.15 of its last half, unless the scale stays above the threshold.
+  finished.settings.warmdown_frac = 0.5;
+  EXPECT_EQ(finished.late_qat().meant, 750);
+  finished.settings.min_lr = 0.2;
+  EXPECT_EQ(finished.late_qat().meant, 1);
+  finished.settings.warmdown_frac = 0;
   record = MakeRecord({finished}, Dated());
   EXPECT_THAT(record.options.name, Not(HasSubstr("late QAT")));
   EXPECT_THAT(ReadMe(record), HasSubstr("from step 9,999, 1 of 450 meant: not claimed |"));
@@ -479,7 +504,7 @@ TEST(SummaryTable, ShowsStepsScoresAndSizes) {
   EXPECT_THAT(lines[2], AllOf(HasSubstr("last weights"), HasSubstr(StringPrintf("%.6f", FakeRun::BitsPerByte(2.04)))));
   EXPECT_THAT(lines[6],
               AllOf(HasSubstr("sliding by 64 (the score)"), HasSubstr(StringPrintf("%.6f", FakeRun::BitsPerByte(2)))));
-  EXPECT_THAT(lines[7], AllOf(HasSubstr("codes"), HasSubstr(" 128")));
+  EXPECT_THAT(lines[7], AllOf(HasSubstr("codes"), HasSubstr(" " + WithCommas(record.runs[0].artifact.codes))));
   EXPECT_THAT(lines[13], HasSubstr("of 16,000,000"));
   for (const std::string& line : lines) EXPECT_EQ(line.size(), lines[0].size());
 }

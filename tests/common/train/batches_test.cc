@@ -90,7 +90,7 @@ TEST_F(BatchesTest, TooShortASplitAndAnOrderWithoutMeaningAreRefused) {
   WriteTrain(folder.path(), RandomTokens(16, kVocab));
   EXPECT_THROW(Make(shuffled), InputError);
   EXPECT_THROW(Make({}), InputError);
-  const Settings settings = CorpusTest::Make({{"data_order", "shuffled"}, {"packed_documents", "1"}});
+  const Settings settings = CorpusTest::Make({{"data_order", "shuffled"}, {"packed_documents", "1"}, {"smear", "0"}, {"bigram_vocab_size", "0"}});
   EXPECT_THROW(settings.CheckTraining(1), UsageError);
 }
 

@@ -67,7 +67,40 @@ TEST_F(LateQatTest, ABudgetIsNeededAndMustBePossible) {
   settings.bits_per_weight = 0;
   EXPECT_THROW(find(), UsageError);
   settings.target_bytes = 100;
-  EXPECT_THROW(find(), GateError);
+  EXPECT_THAT([&] { find(); }, testing::ThrowsMessage<GateError>(testing::HasSubstr("tensors kept in floating point take")));
+}
+
+TEST_F(LateQatTest, StepsAreFoundWhereLateQatMayBegin) {
+  const auto finds = [&](const Options& more) { return FindsSteps(Sized("rtn", more)); };
+  EXPECT_TRUE(finds({}));
+  EXPECT_FALSE(finds({{"late_qat_threshold", "0"}}));
+  EXPECT_FALSE(finds({{"warmdown_iters", "0"}}));
+  EXPECT_TRUE(finds({{"warmdown_iters", "0"}, {"late_qat_threshold", "1.0001"}}));
+  EXPECT_TRUE(finds({{"warmdown_iters", "0"}, {"warmdown_frac", "0.5"}}));
+  EXPECT_FALSE(finds({{"warmdown_frac", "0.5"}, {"min_lr", "0.5"}}));
+  EXPECT_FALSE(finds({{"published_quirks", "1"}}));
+}
+
+// The time that the search takes is kept from steps and is no step's: whatever it takes, late QAT then acts on the steps that follow.
+TEST_F(LateQatTest, TimeForItIsKept) {
+  const std::string out = folder / "train.ckpt";
+  const auto run = [&](const Options& more) {
+    Options options = {{"max_wallclock_seconds", "600"}, {"iterations", "6"}, {"warmdown_iters", "1000000000"}, {"calibration", "train"}};
+    for (const auto& [name, value] : more) options[name] = value;
+    testing::internal::CaptureStderr();
+    Train(Sized("gptq", options), out, "", {.tool = "train"});
+    return testing::internal::GetCapturedStderr();
+  };
+  EXPECT_THAT(run({}), testing::AllOf(testing::ContainsRegex("clock: [0-9.]+ s are kept for calibration at the end, [0-9.]+ s to prepare late QAT"),
+                                      testing::HasSubstr("quantise_step:")));
+  const CheckpointReader checkpoint(out);
+  EXPECT_GT(checkpoint.counters().Get(counter::kQatSeconds), 0);
+  EXPECT_LT(checkpoint.counters().Get(counter::kQatSeconds), checkpoint.counters().Get(counter::kTrainSeconds));
+  EXPECT_EQ(checkpoint.counters().Get(counter::kSteps), 6);
+  EXPECT_LE(checkpoint.counters().Get(counter::kQatFirstStep), 1);
+  EXPECT_THAT(run({{"calibration", "self"}, {"late_qat_threshold", "0"}}), testing::Not(testing::HasSubstr("are kept")));
+  EXPECT_THROW(run({{"max_wallclock_seconds", "0.001"}}), UsageError);
+  testing::internal::GetCapturedStderr();
 }
 
 // Without late QAT no budget is asked for; with it, before the first step.
