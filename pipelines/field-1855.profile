@@ -93,6 +93,24 @@ lqer_factor_bits = 4
 
 eval_seq_len = 2048
 eval_stride = 0                     # no sliding windows in this entry
+method = ttt                        # adapters learn from each document while it is scored: on a CPU; METHOD=sliding scores without
+ttt_lora_rank = 80
+ttt_lora_alpha = 144
+ttt_lora_lr = 1e-4
+ttt_beta1 = 0
+ttt_beta2 = 0.99
+ttt_weight_decay = 0.5
+ttt_warm_start_a = 1
+ttt_batch_size = 64
+ttt_chunk_size = 48
+ttt_eval_seq_len = 2048
+phased_ttt_num_phases = 3
+phased_ttt_prefix_docs = 2500
+global_ttt_chunk_tokens = 32768
+global_ttt_batch_seqs = 32
+global_ttt_lr = 0.001
+global_ttt_momentum = 0.9
+global_ttt_grad_clip = 1
 val_batch_size = 524288
 precision = bfloat16
 val_loss_every = 0

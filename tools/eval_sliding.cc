@@ -103,6 +103,18 @@ Score Sliding(const Model& model, const ShardSet& val, const ByteTable& table, c
   return EvaluateSliding(*model.engine, val, table, settings, tell, communicator, witness);
 }
 
+// Adapters that learn from each document.
+Score Documents(const Model& model, const ShardSet& val, const ByteTable& table, const Settings& settings, Witness* witness) {
+  Progress bar("evaluation of documents", 100);
+  DocumentTtt ttt;
+  ttt.on_group = [&](int64_t done, int64_t all, double bits_per_byte) {
+    bar.Update(100 * done / all, StringPrintf("bpb so far %.4f", bits_per_byte));
+    LogProgress("  ttt_eval [%5.1f%%] %ld/%ld documents running_bpb=%.6f", 100.0 * static_cast<double>(done) / static_cast<double>(all), done, all,
+                bits_per_byte);
+  };
+  return EvaluateDocuments(model.parameters, val, table, settings, ttt, witness);
+}
+
 // A digest of the weights as they are now.
 uint64_t StateOf(const NamedTensors& parameters) {
   Xxh3 digest;
@@ -115,8 +127,9 @@ uint64_t StateOf(const NamedTensors& parameters) {
 
 // Writes what was proved, and the events in their order beside it. Throws GateError where something was not.
 void WriteProof(const Options& options, Proof& proof, const Score& score, const ShardSet& val, const Settings& settings,
-                int64_t text_bytes, Json about) {
-  ProofReport report = proof.Finish(score);
+                const SplitText& text, Json about) {
+  const int64_t text_bytes = text.text_bytes;
+  ProofReport report = proof.Finish(score, text.proved);
   Json data;
   if (HasShards(settings.data_path, "train")) {
     const Overlap overlap = CompareDocuments(ShardSet(settings.data_path, "train", settings.vocab_size), val);
@@ -155,6 +168,7 @@ void WriteProof(const Options& options, Proof& proof, const Score& score, const 
        {"bytes",
         {{"counted", report.bytes},
          {"spelt", report.spelt_bytes},
+         {"sidecar", report.sidecar_bytes < 0 ? Json() : Json(report.sidecar_bytes)},
          {"text", text_bytes < 0 ? Json() : Json(text_bytes)}}},
        {"order", {{"events", order.events}, {"violations", order.violations}, {"digest", Sha256Hex(proof.Events())}}},
        {"repeated", report.repeated},
@@ -215,13 +229,13 @@ Json Evaluate(const Options& options, Settings& settings, const Place& place) {
   const bool sliding = IsSliding(settings), each_anew = settings.method == "sliding";
   const bool documents = settings.method == "ttt" && settings.ttt_lora_rank > 0;  // adapters per document
   if (documents && machine != nullptr) throw UsageError("ttt_lora_rank > 0: adapters learn on a CPU alone; --device cpu does it");
-  if (documents && !options.prove.empty()) throw UsageError("--prove: scores with ttt_lora_rank > 0 are not proved yet; prove another method");
-  if (!sliding && !each_anew)
+  const bool final_only = !sliding && !documents;  // plain evaluation is all there is
+  if (!sliding && !each_anew && !documents)
     throw UsageError(StringPrintf("method = %s needs windows that overlap: eval_stride = %ld is not between 1 and train_seq_len - 1 = %ld",
                                   settings.method.c_str(), settings.eval_stride, settings.train_seq_len - 1));
   if (sliding && !each_anew && !documents && settings.published_quirks)
     throw UsageError("method = " + settings.method + ": the published sum, which published_quirks = 1 asks for, is that of method = sliding");
-  if (sliding && !each_anew && communicator.world_size() > 1)
+  if (!final_only && !each_anew && communicator.world_size() > 1)
     throw UsageError("method = " + settings.method + ": what is scored depends on all before it: one process does it");
   if (sliding && settings.method == "kv_cache" && machine != nullptr)
     throw UsageError("method = kv_cache: no keys and values are kept on a GPU; --device cpu evaluates so");
@@ -247,22 +261,25 @@ Json Evaluate(const Options& options, Settings& settings, const Place& place) {
   }
   Witness* const witness = proof ? &*proof : nullptr;
   std::optional<Score> plain;  // none of a split without a whole sequence
-  if (sliding && val.tokens() > settings.train_seq_len) {
+  if (!final_only && val.tokens() > settings.train_seq_len) {
     plain = Plain(*model.engine, val, table, settings, communicator);
     Log("plain_eval val_loss:%.8f val_bpb:%.8f targets:%ld dropped:%ld", plain->val_loss, plain->val_bpb,
         plain->targets, plain->dropped);
   }
-  if (sliding) {
+  if (documents) {
+    Log("final_eval_mode:documents chunk:%ld batch_documents:%ld window:%ld rank:%ld", settings.ttt_chunk_size, settings.ttt_batch_size,
+        settings.ttt_eval_seq_len, settings.ttt_lora_rank);
+  } else if (sliding) {
     Log("final_eval_mode:sliding_window stride:%ld batch_seqs:%ld%s", settings.eval_stride, settings.eval_batch_seqs,
         each_anew ? "" : (" method:" + settings.method).c_str());
   } else {
     Log("final_eval_mode:standard");
   }
   const auto final_start = Clock::now();
-  const Score score = documents ? EvaluateDocuments(model.parameters, val, table, settings)
+  const Score score = documents ? Documents(model, val, table, settings, witness)
                       : sliding ? Sliding(model, val, table, settings, communicator, witness)
                                 : Plain(*model.engine, val, table, settings, communicator, witness);
-  if (!sliding) plain = score;
+  if (final_only) plain = score;
   // The field's name, of weights that came back from codes.
   const char* name = subject.kind == Kind::kQuantised ? "final_int8_zlib_roundtrip" : "final_unrounded_weights";
   Log("%s val_loss:%.4f val_bpb:%.4f eval_time:%.0fms", name, score.val_loss, score.val_bpb, 1000 * SecondsSince(final_start));
@@ -270,9 +287,9 @@ Json Evaluate(const Options& options, Settings& settings, const Place& place) {
   val.CheckUnchanged();
   if (!std::isfinite(score.val_loss)) throw InputError(subject.path, "its losses are not finite numbers");
   if (proof) {
-    WriteProof(options, *proof, score, val, settings, text.text_bytes,
+    WriteProof(options, *proof, score, val, settings, text,
                {{"tool", "eval-sliding"}, {"artifact_digest", subject.digest}, {"val_digest", val.Identity()}, {"byte_table_digest", table.digest},
-                {"method", sliding ? settings.method : "plain"}, {"val_bpb", score.val_bpb}});
+                {"method", final_only ? "plain" : settings.method}, {"val_bpb", score.val_bpb}});
   }
 
   Json result = {
@@ -285,8 +302,8 @@ Json Evaluate(const Options& options, Settings& settings, const Place& place) {
       {"targets_rescored", score.rescored},
       {"targets_dropped", score.dropped},
       {"targets_plain", plain ? plain->targets : 0},
-      {"method", sliding ? settings.method : "plain"},
-      {"stride", sliding ? settings.eval_stride : settings.train_seq_len},
+      {"method", final_only ? "plain" : settings.method},
+      {"stride", documents ? settings.ttt_chunk_size : sliding ? settings.eval_stride : settings.train_seq_len},
       {"seq_len", settings.train_seq_len},
       {"published_quirks", settings.published_quirks},
       {"artifact_bytes", subject.bytes},

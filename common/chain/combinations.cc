@@ -59,11 +59,16 @@ void CheckSource(const Settings& train, const Settings& finalize) {
 void CheckEvaluation(const Settings& eval) {
   if (eval.method == "sliding") return;
   const std::string method = "METHOD = " + eval.method;
+  const bool gpu = eval.device == "cuda" || (eval.device == "auto" && BuiltWithCuda() && GpuCount() > 0);
+  if (eval.method == "ttt" && eval.ttt_lora_rank > 0) {
+    if (gpu) throw UsageError(method + " with TTT_LORA_RANK > 0 is for a CPU: adapters do not learn on a GPU; DEVICE=cpu evaluates so, METHOD=sliding without");
+    return;
+  }
   if (eval.eval_stride <= 0 || eval.eval_stride >= eval.train_seq_len)
     throw UsageError(StringPrintf("%s needs windows that overlap: EVAL_STRIDE = %ld is not between 1 and TRAIN_SEQ_LEN - 1 = %ld", method.c_str(),
                                   eval.eval_stride, eval.train_seq_len - 1));
   if (eval.published_quirks) throw UsageError(method + " does not go with PUBLISHED_QUIRKS = 1, whose sum is of sliding windows");
-  if (eval.method == "kv_cache" && (eval.device == "cuda" || (eval.device == "auto" && BuiltWithCuda() && GpuCount() > 0)))
+  if (eval.method == "kv_cache" && gpu)
     throw UsageError(method + " is for a CPU: no keys and values are kept on a GPU; DEVICE=cpu evaluates so");
 }
 

@@ -15,6 +15,7 @@ inline constexpr char kDataWaitSeconds[] = "train.data_wait_seconds";  // of tho
 inline constexpr char kTokens[] = "train.tokens";                      // targets trained on, over all ranks
 inline constexpr char kLastLoss[] = "loss.last";                       // nats a token, of the last step
 inline constexpr char kWarmupSteps[] = "warmup.steps";
+inline constexpr char kWarmupSeconds[] = "warmup.seconds";
 inline constexpr char kResumes[] = "resumes";
 inline constexpr char kStoppedByClock[] = "stop.wallclock";  // 1 where the wallclock ended the run, else 0
 

@@ -14,10 +14,14 @@
 #include <algorithm>
 #include <cmath>
 #include <map>
+#include <memory>
 #include <numbers>
 #include <numeric>
+#include <optional>
+#include <span>
 #include <stdexcept>
 
+#include "common/base/digest.h"
 #include "common/base/error.h"
 #include "common/base/text.h"
 #include "common/tokens/segments.h"
@@ -54,22 +58,34 @@ class Adapters {
       const auto found = std::find_if(first_values.begin(), first_values.end(), [&](const auto& own) { return own.first == name; });
       if (found == first_values.end()) throw std::logic_error("no first values of " + name);
       const at::Tensor& a = found->second;
-      Pair pair{.first = a.clone(), .a = a.clone(), .b = at::zeros({a.size(0), OutputsOf(plan, place), a.size(1)})};
-      for (at::Tensor* tensor : {&pair.a, &pair.b}) {
-        tensor->set_requires_grad(true);
-        moments_.push_back({*tensor, at::zeros_like(*tensor), at::zeros_like(*tensor)});
-      }
-      pairs_.emplace(std::pair{place, visit}, std::move(pair));
+      Add({place, visit}, {.first = a.clone(), .a = a.clone(), .b = at::zeros({a.size(0), OutputsOf(plan, place), a.size(1)})});
     };
     add(Place::kHead, 0, "lm_head_lora.A");
     for (const PlaceName& place : kPerVisit)
       for (size_t visit = 0; visit < plan.visits(plan.loops()).size(); ++visit) add(place.place, visit, place.name + std::to_string(visit) + ".A");
   }
 
-  at::Tensor operator()(Place place, size_t visit, const at::Tensor& x) const {
+  // Of inputs [documents, T, in], each by the adapters of that number.
+  at::Tensor operator()(Place place, size_t visit, const at::Tensor& x, const at::Tensor& numbers) const {
     const Pair& pair = pairs_.at({place, visit});
     const double scale = settings_.ttt_lora_alpha / static_cast<double>(settings_.ttt_lora_rank);
-    return (at::matmul(at::matmul(x.to(at::kFloat), pair.a.mT()), pair.b.mT()) * scale).to(x.scalar_type());
+    const at::Tensor a = pair.a.index_select(0, numbers), b = pair.b.index_select(0, numbers);
+    return (at::matmul(at::matmul(x.to(at::kFloat), a.mT()), b.mT()) * scale).to(x.scalar_type());
+  }
+
+  // A copy that learns by itself, of the values as they are, before any step.
+  Adapters Clone() const {
+    Adapters copy(settings_);
+    for (const auto& [place, pair] : pairs_) copy.Add(place, {.first = pair.first, .a = pair.a.detach().clone(), .b = pair.b.detach().clone()});
+    return copy;
+  }
+
+  uint64_t Digest() const {
+    Xxh3 digest;
+    for (const auto& [place, pair] : pairs_)
+      for (const at::Tensor& tensor : {pair.a, pair.b})
+        digest.Update(std::as_bytes(std::span(tensor.const_data_ptr<float>(), static_cast<size_t>(tensor.numel()))));
+    return digest.Digest();
   }
 
   // For the next group of documents.
@@ -109,6 +125,17 @@ class Adapters {
   struct Moments {
     at::Tensor parameter, first, second;
   };
+
+  explicit Adapters(const Settings& settings) : settings_(settings) {}
+
+  void Add(std::pair<Place, size_t> place, Pair pair) {
+    for (at::Tensor* tensor : {&pair.a, &pair.b}) {
+      tensor->set_requires_grad(true);
+      moments_.push_back({*tensor, at::zeros_like(*tensor), at::zeros_like(*tensor)});
+    }
+    pairs_.emplace(place, std::move(pair));
+  }
+
   Settings settings_;
   std::map<std::pair<Place, size_t>, Pair> pairs_;
   std::vector<Moments> moments_;
@@ -135,8 +162,9 @@ std::vector<Document> DocumentsOf(const std::vector<uint16_t>& ids) {
 
 class Evaluation {
  public:
-  Evaluation(const NamedTensors& parameters, const ShardSet& val, const ByteTable& table, const Settings& settings, const DocumentTtt& ttt)
-      : settings_(settings), ttt_(ttt), plan_(settings), model_(settings, parameters), quirks_(settings.published_quirks) {
+  Evaluation(const NamedTensors& parameters, const ShardSet& val, const ByteTable& table, const Settings& settings, const DocumentTtt& ttt,
+             Witness* witness)
+      : settings_(settings), ttt_(ttt), witness_(witness), plan_(settings), model_(settings, parameters), quirks_(settings.published_quirks) {
     int64_t targets = val.tokens() - 1;
     dropped_ = quirks_ ? targets % WindowLength() : 0;
     targets -= dropped_;
@@ -152,18 +180,17 @@ class Evaluation {
 
   Score Run(const std::string& path) {
     Groups();
-    Adapters full(settings_, plan_, FirstValues(settings_.ttt_batch_size));
+    auto full = std::make_shared<Adapters>(settings_, plan_, FirstValues(settings_.ttt_batch_size));
     std::vector<std::pair<int64_t, size_t>> scored;  // group and place in it, of each document scored so far
     int64_t done = 0, learnt_from = 0;
     const int64_t limit = std::min<int64_t>(settings_.phased_ttt_prefix_docs, documents_.size()), phases = settings_.phased_ttt_num_phases;
     for (int64_t phase = 1; const size_t number : order_) {
       const std::vector<Document>& group = groups_[number];
       if (static_cast<int64_t>(group.size()) == settings_.ttt_batch_size) {
-        full.Reset();
+        full->Reset();
         ScoreGroup(group, full);
       } else {
-        Adapters own(settings_, plan_, FirstValues(static_cast<int64_t>(group.size())));
-        ScoreGroup(group, own);
+        ScoreGroup(group, std::make_shared<Adapters>(settings_, plan_, FirstValues(static_cast<int64_t>(group.size()))));
       }
       for (size_t i = 0; i < group.size(); ++i) scored.emplace_back(number, i);
       done += static_cast<int64_t>(group.size());
@@ -179,8 +206,9 @@ class Evaluation {
         learnt_from = static_cast<int64_t>(scored.size());
       }
       Phase(chosen);
-      if (quirks_) full = Adapters(settings_, plan_, FirstValues(settings_.ttt_batch_size));
+      if (quirks_) full = std::make_shared<Adapters>(settings_, plan_, FirstValues(settings_.ttt_batch_size));
     }
+    if (witness_) witness_->OnEnd({});
     const int64_t targets = static_cast<int64_t>(ids_.size()) - 1;
     if (targets_ != targets) throw std::logic_error(StringPrintf("%ld targets were scored of %ld", static_cast<long>(targets_), static_cast<long>(targets)));
     if (text_bytes_ == 0) throw InputError(path, "its tokens stand for no text: bits per byte are undefined");
@@ -222,62 +250,166 @@ class Evaluation {
     return all;
   }
 
-  // Chunk by chunk: score, then learn.
-  void ScoreGroup(const std::vector<Document>& group, Adapters& adapters) {
-    const int64_t chunk = settings_.ttt_chunk_size, longest = settings_.ttt_eval_seq_len, B = static_cast<int64_t>(group.size());
-    const auto last_of = [&](const Document& document) { return (document.targets() + chunk - 1) / chunk - 1; };
+  // The text that documents are read from: tokens from the split's token `first` on.
+  struct Text {
+    const uint16_t* tokens;
+    int64_t first;
+  };
+
+  // One chunk of some documents: where each is read and scored, and the number of its adapters.
+  struct Chunk {
+    std::vector<Window> windows;
+    std::vector<int64_t> adapters;
+    int64_t width;
+  };
+
+  // The path that scores: losses [windows, width]. Windows are filled up at the right.
+  at::Tensor Losses(const Chunk& chunk, const Text& text, const Adapters& adapters) {
+    const int64_t count = static_cast<int64_t>(chunk.windows.size());
+    const at::Tensor ids = at::zeros({count, chunk.width}, at::kLong), targets = at::zeros({count, chunk.width}, at::kLong);
+    for (int64_t w = 0; w < count; ++w) {
+      const Window& window = chunk.windows[w];
+      const uint16_t* from = text.tokens + (window.begin - text.first);
+      std::copy_n(from, window.length, ids.mutable_data_ptr<int64_t>() + w * chunk.width);
+      std::copy_n(from + 1, window.length, targets.mutable_data_ptr<int64_t>() + w * chunk.width);
+    }
+    const at::Tensor numbers = at::empty({count}, at::kLong);
+    std::ranges::copy(chunk.adapters, numbers.mutable_data_ptr<int64_t>());
+    model_.Adapt([&](Place place, size_t visit, const at::Tensor& x) { return adapters(place, visit, x, numbers); });
+    const at::Tensor losses = model_.TokenLosses(ids, targets);
+    model_.Adapt({});
+    return losses;
+  }
+
+  // Chunk by chunk: score, then learn. scored(chunk, losses, whether gradients are recorded) comes before learnt(targets).
+  template <typename Scored, typename Learnt>
+  void AdaptTo(const std::vector<Document>& group, Adapters& adapters, const Text& text, Scored scored, Learnt learnt) {
+    const int64_t size = settings_.ttt_chunk_size, longest = settings_.ttt_eval_seq_len;
+    const auto last_of = [&](const Document& document) { return (document.targets() + size - 1) / size - 1; };
     int64_t last = 0;
     for (const Document& document : group) last = std::max(last, last_of(document));
-    model_.Adapt([&](Place place, size_t visit, const at::Tensor& x) { return adapters(place, visit, x); });
     for (int64_t number = 0; number <= last; ++number) {
-      const int64_t width = std::min((number + 1) * chunk, longest);
-      const at::Tensor ids = at::zeros({B, width}, at::kLong), targets = at::zeros({B, width}, at::kLong), learns = at::zeros({B});
-      DocumentTtt::Chunk heard{.width = width, .offset = std::vector<int64_t>(B), .length = std::vector<int64_t>(B), .nats = std::vector<double>(B), .bytes = 0};
-      for (int64_t b = 0; b < B; ++b) {
+      Chunk chunk{.windows = {}, .adapters = {}, .width = std::min((number + 1) * size, longest)};
+      std::vector<TargetRange> ranges;
+      std::vector<float> learns;
+      for (size_t b = 0; b < group.size(); ++b) {
         const Document& document = group[b];
         if (number > last_of(document)) continue;
-        const int64_t end = std::min((number + 1) * chunk, document.targets()), begin = std::max<int64_t>(0, end - longest);
-        int64_t* to = ids.mutable_data_ptr<int64_t>() + b * width;
-        int64_t* next = targets.mutable_data_ptr<int64_t>() + b * width;
-        for (int64_t t = begin; t < end; ++t) {
-          to[t - begin] = ids_[document.start + t];
-          next[t - begin] = ids_[document.start + t + 1];
-        }
-        heard.offset[b] = number * chunk - begin;
-        heard.length[b] = end - number * chunk;
-        for (int64_t t = number * chunk; t < end; ++t) heard.bytes += bytes_[document.start + t + 1];
-        if (number < last_of(document)) learns[b] = 1;
+        const int64_t end = std::min((number + 1) * size, document.targets()), begin = std::max<int64_t>(0, end - longest);
+        chunk.windows.push_back({.begin = document.start + begin, .length = end - begin, .score_from = number * size - begin});
+        chunk.adapters.push_back(static_cast<int64_t>(b));
+        learns.push_back(number < last_of(document) ? 1 : 0);
+        if (learns.back() > 0) ranges.push_back({document.start + number * size, document.start + end});
       }
       const at::Tensor losses = [&] {
         const at::AutoGradMode record(number < last);
-        return model_.TokenLosses(ids, targets);
+        return Losses(chunk, text, adapters);
       }();
-      const at::Tensor values = losses.detach();
-      for (int64_t b = 0; b < B; ++b) {
-        const float* row = values.const_data_ptr<float>() + b * width + heard.offset[b];
-        heard.nats[b] = std::accumulate(row, row + heard.length[b], 0.0);
+      scored(chunk, losses.detach(), number < last);
+      if (number == last) break;
+      const at::Tensor share = at::empty({static_cast<int64_t>(learns.size())});
+      std::ranges::copy(learns, share.mutable_data_ptr<float>());
+      (losses.narrow(1, chunk.width - size, size).mean(1) * share).sum().backward();
+      adapters.Step();
+      learnt(ranges);
+    }
+  }
+
+  // Looks on where documents lie in the order of the file.
+  Witness* FileOrderWitness() const { return quirks_ ? nullptr : witness_; }
+
+  // A batch of the witness, of these windows.
+  Batch BatchOf(const Chunk& chunk) const {
+    Batch batch{.windows = chunk.windows, .tokens = {}, .bytes = {}, .width = chunk.width, .losses = {}, .adapters = chunk.adapters};
+    const auto begin = ids_.begin() + batch.windows.front().begin;
+    batch.tokens.assign(begin, ids_.begin() + batch.windows.back().end() + 1);
+    batch.losses.resize(batch.windows.size() * static_cast<size_t>(batch.width));
+    return batch;
+  }
+  static void CopyLosses(const Window& window, const float* row, float* to) {
+    std::copy(row + window.score_from, row + window.length, to);
+  }
+
+  void ScoreGroup(const std::vector<Document>& group, const std::shared_ptr<Adapters>& adapters) {
+    Witness* const witness = FileOrderWitness();
+    const TargetRange all{group.front().start, group.back().start + group.back().targets()};
+    std::optional<Adapters> first;
+    Batch documents;  // whole, with the losses of all chunks
+    if (witness) {
+      witness->OnReset(all, [adapters] { return adapters->Digest(); });
+      first = adapters->Clone();
+      Chunk whole{.windows = {}, .adapters = {}, .width = 0};
+      for (size_t b = 0; b < group.size(); ++b) {
+        whole.windows.push_back({.begin = group[b].start, .length = group[b].targets(), .score_from = 0});
+        whole.adapters.push_back(static_cast<int64_t>(b));
+        whole.width = std::max(whole.width, group[b].targets());
+      }
+      documents = BatchOf(whole);
+    }
+    // Into a batch of whole documents.
+    const auto keep = [](const Chunk& chunk, const at::Tensor& losses, Batch& to) {
+      for (size_t w = 0; w < chunk.windows.size(); ++w) {
+        const int64_t b = chunk.adapters[w];
+        CopyLosses(chunk.windows[w], losses.const_data_ptr<float>() + static_cast<int64_t>(w) * chunk.width,
+                   to.losses.data() + b * to.width + (chunk.windows[w].first_scored() - to.windows[b].begin));
+      }
+    };
+
+    const auto scored = [&](const Chunk& chunk, const at::Tensor& losses, bool recorded) {
+      if (witness) {
+        Batch batch = BatchOf(chunk);
+        for (size_t w = 0; w < chunk.windows.size(); ++w) {
+          const int64_t at = static_cast<int64_t>(w) * chunk.width;
+          CopyLosses(chunk.windows[w], losses.const_data_ptr<float>() + at, batch.losses.data() + at + chunk.windows[w].score_from);
+        }
+        witness->OnBatch(batch, [&](Batch& other) {
+          const at::AutoGradMode record(recorded);
+          const at::Tensor again = Losses({other.windows, other.adapters, other.width}, {other.tokens.data(), other.windows.front().begin}, *adapters).detach();
+          std::copy_n(again.const_data_ptr<float>(), other.losses.size(), other.losses.data());
+        });
+        keep(chunk, losses, documents);
+      }
+      const size_t count = group.size();
+      DocumentTtt::Chunk heard{.width = chunk.width, .offset = std::vector<int64_t>(count), .length = std::vector<int64_t>(count), .nats = std::vector<double>(count), .bytes = 0};
+      for (size_t w = 0; w < chunk.windows.size(); ++w) {
+        const Window& window = chunk.windows[w];
+        const int64_t b = chunk.adapters[w];
+        const float* row = losses.const_data_ptr<float>() + static_cast<int64_t>(w) * chunk.width;
+        heard.offset[b] = window.score_from;
+        heard.length[b] = window.length - window.score_from;
+        heard.nats[b] = std::accumulate(row + window.score_from, row + window.length, 0.0);
+        const int64_t bytes = std::accumulate(bytes_.begin() + window.first_scored() + 1, bytes_.begin() + window.end() + 1, int64_t{0});
         nats_ += heard.nats[b];
         targets_ += heard.length[b];
+        heard.bytes += bytes;
+        if (witness_) witness_->OnAdded(window.first_scored(), window.end(), bytes);
       }
       text_bytes_ += heard.bytes;
       if (ttt_.on_chunk) ttt_.on_chunk(heard);
-      if (number == last) break;
-      (losses.narrow(1, width - chunk, chunk).mean(1) * learns).sum().backward();
-      adapters.Step();
-    }
-    model_.Adapt({});
+    };
+    AdaptTo(group, *adapters, {ids_.data(), 0}, scored, [&](const std::vector<TargetRange>& targets) {
+      if (witness) witness->OnLearnt(targets);
+    });
+    if (witness)
+      witness->OnDocuments(documents, [&](Batch& other) {
+        Adapters own = first->Clone();
+        AdaptTo(group, own, {other.tokens.data(), other.windows.front().begin},
+                [&](const Chunk& chunk, const at::Tensor& losses, bool) { keep(chunk, losses, other); }, [](const auto&) {});
+      });
   }
 
   // Gradient descent of all base weights over the chosen documents.
   void Phase(const std::vector<std::pair<int64_t, size_t>>& chosen) {
+    const int64_t size = settings_.global_ttt_chunk_tokens, window = WindowLength(), rows = size / window;
     std::vector<uint16_t> text;
+    std::vector<TargetRange> targets;  // that the text is made of
     for (const auto& [group, place] : chosen) {
       const Document& document = groups_[group][place];
       // As published each document brings its next one's BOS, so that two of them meet.
       const int64_t end = document.start + document.tokens - (!quirks_ && ids_[document.start + document.tokens - 1] == kBos ? 1 : 0);
       text.insert(text.end(), ids_.begin() + document.start, ids_.begin() + end);
+      targets.push_back({document.start, end - 1});
     }
-    const int64_t size = settings_.global_ttt_chunk_tokens, window = WindowLength(), rows = size / window;
     const int64_t tokens = static_cast<int64_t>(text.size()), chunks = (tokens - 1 + size - 1) / size;
     std::vector<at::Tensor> weights, velocities;
     for (const auto& [name, tensor] : model_.parameters()) {
@@ -301,6 +433,15 @@ class Evaluation {
       }
     }
     for (at::Tensor& weight : weights) weight.set_requires_grad(false);
+    // What is learnt from is the text's beginning.
+    int64_t left = std::max<int64_t>(chunks - 1, 0) * size;
+    std::erase_if(targets, [&](TargetRange& range) {
+      const int64_t length = range.end + 1 - range.begin, learnt = std::min(length - 1, left);
+      left = std::max<int64_t>(left - length, 0);
+      range.end = range.begin + learnt;
+      return learnt <= 0;
+    });
+    if (witness_ && !targets.empty()) witness_->OnLearnt(targets);
     if (ttt_.on_phase) ttt_.on_phase(losses);
   }
 
@@ -321,6 +462,7 @@ class Evaluation {
 
   const Settings settings_;
   const DocumentTtt& ttt_;
+  Witness* const witness_;
   const Plan plan_;
   Transformer model_;
   const bool quirks_;
@@ -335,8 +477,8 @@ class Evaluation {
 }  // namespace
 
 Score EvaluateDocuments(const NamedTensors& parameters, const ShardSet& val, const ByteTable& table, const Settings& settings,
-                        const DocumentTtt& ttt) {
-  return Evaluation(parameters, val, table, settings, ttt).Run(val.files().front());
+                        const DocumentTtt& ttt, Witness* witness) {
+  return Evaluation(parameters, val, table, settings, ttt, witness).Run(val.files().front());
 }
 
 }  // namespace fairway

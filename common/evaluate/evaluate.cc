@@ -8,6 +8,7 @@
 #include <ATen/ops/zeros_like.h>
 
 #include <algorithm>
+#include <array>
 #include <cmath>
 #include <numbers>
 #include <numeric>
@@ -266,7 +267,7 @@ Score EvaluateAdapting(Engine& model, const NamedTensors& parameters, const Name
       descent.Step(settings.ttt_lr * 0.5 * (1 + std::cos(std::numbers::pi * share)));
       model.Prepare(/*fake_quantise=*/false);
     }
-    if (witness) witness->OnLearnt(learnt, learnt + sequences * T);
+    if (witness) witness->OnLearnt(std::array{TargetRange{learnt, learnt + sequences * T}});
     learnt += sequences * T;
   };
   return ScoreWindows(

@@ -4,6 +4,7 @@
 #include <cmath>
 #include <cstring>
 
+#include "common/base/digest.h"
 #include "common/base/text.h"
 #include "common/tokens/shard_format.h"
 
@@ -57,16 +58,25 @@ Proof::Proof(const ShardSet& val, const ByteTable& table, std::function<uint64_t
       targets_(val.tokens() - 1),
       random_(seed),
       ledger_(targets_),
-      state_(state_of_()) {}
+      base_(state_of_()),
+      state_(base_) {}
+
+uint64_t Proof::State() const {
+  if (!adapters_) return state_of_();
+  const uint64_t parts[] = {state_of_(), adapters_()};
+  Xxh3 digest;
+  digest.Update(std::as_bytes(std::span(parts)));
+  return digest.Digest();
+}
 
 void Proof::Fail(std::string text) {
   if (report_.failures.size() < kMaxFailures) report_.failures.push_back(std::move(text));
 }
 
 void Proof::OnBatch(const Batch& batch, const Compute& again) {
-  int64_t samples = 0;
-  for (; next_sample_ < samples_ && next_sample_ * targets_ / samples_ < batch.windows.back().end(); ++next_sample_)
-    ++samples;
+  int64_t samples = 0, scored = added_;
+  for (const Window& window : batch.windows) scored += window.length - window.score_from;
+  for (; next_sample_ < samples_ && next_sample_ * targets_ / samples_ < scored; ++next_sample_) ++samples;
   if (samples == 0) return;
   if (again) {
     Look(batch, again, false, samples);
@@ -80,16 +90,39 @@ void Proof::OnBatch(const Batch& batch, const Compute& again) {
 void Proof::OnAdded(int64_t begin, int64_t end, int64_t bytes) {
   ledger_.Scored(begin, end, state_);
   report_.bytes += bytes;
+  added_ += end - begin;
 }
 
-void Proof::OnLearnt(int64_t begin, int64_t end) {
+void Proof::OnLearnt(std::span<const TargetRange> targets) {
   const uint64_t before = state_;
-  state_ = state_of_();
-  ledger_.Learnt(begin, end, before, state_);
+  base_ = state_of_();
+  state_ = State();
+  // Of several ranges that one step learns from, the last one's event is what changes the state.
+  for (const TargetRange& range : targets)
+    ledger_.Learnt(range.begin, range.end, before, &range == &targets.back() ? state_ : before);
+}
+
+void Proof::OnReset(TargetRange targets, std::function<uint64_t()> digest) {
+  if (const uint64_t base = state_of_(); base != base_) {
+    Fail(StringPrintf("weights changed without an event before adapters were set for target %ld", targets.begin));
+    base_ = base;
+  }
+  adapters_ = std::move(digest);
+  const uint64_t before = state_;
+  state_ = State();
+  ledger_.Reset(targets.begin, targets.end, before, state_);
+}
+
+void Proof::OnDocuments(const Batch& documents, const Compute& again) {
+  if (next_group_ == kProofGroups || documents.windows.back().end() <= next_group_ * targets_ / kProofGroups) return;
+  ++next_group_;
+  Repeat(documents, again);
+  const auto [window, position] = Draw(documents);
+  Flip(documents, again, *window, position);
 }
 
 void Proof::OnEnd(const Compute& afresh) {
-  if (const uint64_t now = state_of_(); now != state_)
+  if (State() != state_)
     Fail("the weights at the end are not those that scored: they changed without an event");
   for (Batch& batch : kept_) {
     afresh(batch);
@@ -99,13 +132,27 @@ void Proof::OnEnd(const Compute& afresh) {
 }
 
 void Proof::Look(const Batch& batch, const Compute& compute, bool one_window, int64_t samples) {
-  if (const uint64_t now = state_of_(); now != state_) {
+  if (const uint64_t now = State(); now != state_) {
     Fail(
         StringPrintf("at target %ld the weights are other ones than the last event left: they changed without an event",
                      batch.windows.front().first_scored()));
     state_ = now;
   }
-  // The same again.
+  Repeat(batch, compute);
+
+  // Windows that lie side by side may be computed as one row.
+  const bool row = batch.windows.size() > 1 && batch.windows[1].begin >= batch.windows[0].end();
+  constexpr int64_t kVariants = 32;  // of one document
+  const int64_t at_a_time = one_window ? 1 : !batch.adapters.empty() ? kVariants : row ? 1 : static_cast<int64_t>(batch.windows.size());
+  for (int64_t sample = 0; sample < samples; ++sample) {
+    const auto [window, position] = Draw(batch);
+    Flip(batch, compute, *window, position);
+    Sum(batch, compute, *window, position, at_a_time);
+  }
+}
+
+// The same again.
+void Proof::Repeat(const Batch& batch, const Compute& compute) {
   Batch copy = batch;
   compute(copy);
   bool repeats = true;
@@ -114,27 +161,22 @@ void Proof::Look(const Batch& batch, const Compute& compute, bool one_window, in
     ++report_.repeated;
   });
   if (!repeats)
-    Fail(StringPrintf("scores from target %ld on differ when they are computed again",
-                      batch.windows.front().first_scored()));
-
-  // Windows that lie side by side may be computed as one row.
-  const bool row = batch.windows.size() > 1 && batch.windows[1].begin >= batch.windows[0].end();
-  const int64_t at_a_time = one_window || row ? 1 : static_cast<int64_t>(batch.windows.size());
-  for (int64_t sample = 0; sample < samples; ++sample) {
-    const Window* window;
-    int64_t position;
-    // Where a document begins another computation does: of another shape, and not to the last bit the same.
-    for (int tries = 0; tries < 16; ++tries) {
-      window = &batch.windows[random_() % batch.windows.size()];
-      position = window->score_from + static_cast<int64_t>(random_() % static_cast<uint64_t>(window->length - window->score_from));
-      if (batch.tokens[batch.offset_of(*window) + position + 1] != kBos) break;
-    }
-    Flip(batch, compute, *window, position);
-    Sum(batch, compute, *window, position, at_a_time);
-  }
+    Fail(StringPrintf("scores from target %ld on differ when they are computed again", batch.windows.front().first_scored()));
 }
 
-// A later token changed: scores before it stay as they are.
+std::pair<const Window*, int64_t> Proof::Draw(const Batch& batch) {
+  const Window* window = nullptr;
+  int64_t position = 0;
+  // Where a document begins another computation does: of another shape, and not to the last bit the same.
+  for (int tries = 0; tries < 16; ++tries) {
+    window = &batch.windows[random_() % batch.windows.size()];
+    position = window->score_from + static_cast<int64_t>(random_() % static_cast<uint64_t>(window->length - window->score_from));
+    if (batch.tokens[batch.offset_of(*window) + position + 1] != kBos) break;
+  }
+  return {window, position};
+}
+
+// A later token changed: scores before it stay as they are, and those of other documents that have adapters of their own.
 void Proof::Flip(const Batch& batch, const Compute& compute, const Window& window, int64_t position) {
   const int64_t changed = batch.offset_of(window) + position + 1;  // the token that this position predicts
   const int64_t target = window.begin + position;
@@ -148,10 +190,12 @@ void Proof::Flip(const Batch& batch, const Compute& compute, const Window& windo
   ++report_.flips;
   std::string moved;
   Scored(batch, [&](int64_t of, int64_t at) {
-    if (of >= target) return;
+    const bool other = !batch.adapters.empty() && (of < window.begin || of >= window.end());
+    if (of >= target && !other) return;
     ++report_.kept;
     if (!Same(copy.losses[at], batch.losses[at]) && moved.empty())
-      moved = StringPrintf("the score of target %ld changes with token %ld, which comes after it", of, target + 1);
+      moved = StringPrintf("the score of target %ld changes with token %ld, %s", of, target + 1,
+                           of < target ? "which comes after it" : "which is of another document of its group");
   });
   if (!moved.empty()) Fail(moved);
 }
@@ -171,6 +215,7 @@ void Proof::Sum(const Batch& batch, const Compute& compute, const Window& window
       variants.tokens.push_back(static_cast<uint16_t>(token + i));
     }
     variants.losses.resize(count * length);
+    if (!batch.adapters.empty()) variants.adapters.assign(count, batch.adapters[&window - batch.windows.data()]);
     compute(variants);
     for (int64_t i = 0; i < count; ++i) sum += std::exp(-static_cast<double>(variants.losses[(i + 1) * length - 1]));
   }
@@ -182,9 +227,10 @@ void Proof::Sum(const Batch& batch, const Compute& compute, const Window& window
                       window.begin + position, sum));
 }
 
-ProofReport Proof::Finish(const Score& score) {
+ProofReport Proof::Finish(const Score& score, bool text_proved) {
   report_.order = ledger_.Check();
   for (const std::string& violation : report_.order.violations) Fail(violation);
+  if (report_.sums == 0) Fail("no target was looked into: nothing is known of its distribution");
   if (report_.order.doubled > 0) Fail(StringPrintf("%ld targets were scored more than once", report_.order.doubled));
   if (report_.order.dropped > 0)
     Fail(StringPrintf("%ld of %ld targets were not scored", report_.order.dropped, report_.order.targets));
@@ -194,15 +240,23 @@ ProofReport Proof::Finish(const Score& score) {
   constexpr int64_t kRead = 1 << 16;
   const bool case_ops = table_.case_ops();
   std::vector<uint16_t> tokens(kRead + 1), bytes(kRead + 1);
+  if (val_.has_bytes()) report_.sidecar_bytes = 0;
   for (int64_t at = 0; at < targets_; at += kRead) {
     const int64_t count = std::min(kRead, targets_ - at);
     val_.Read(at, count + 1, tokens.data());
     if (val_.has_bytes()) val_.ReadBytes(at, count + 1, bytes.data());
-    for (int64_t i = 0; i < count; ++i)
-      report_.spelt_bytes += val_.has_bytes() ? bytes[i + 1] : SpeltBytes(table_, case_ops, tokens[i], tokens[i + 1]);
+    for (int64_t i = 0; i < count; ++i) {
+      report_.spelt_bytes += SpeltBytes(table_, case_ops, tokens[i], tokens[i + 1]);
+      if (val_.has_bytes()) report_.sidecar_bytes += bytes[i + 1];
+    }
   }
-  if (report_.order.doubled == 0 && report_.order.dropped == 0 && report_.bytes != report_.spelt_bytes)
-    Fail(StringPrintf("the score counts %ld bytes of text; its tokens spell %ld", report_.bytes, report_.spelt_bytes));
+  const int64_t stated = val_.has_bytes() ? report_.sidecar_bytes : report_.spelt_bytes;
+  if (report_.order.doubled == 0 && report_.order.dropped == 0 && report_.bytes != stated)
+    Fail(StringPrintf("the score counts %ld bytes of text; its %s %ld", report_.bytes, val_.has_bytes() ? "byte sidecar says" : "tokens spell", stated));
+  const double apart = static_cast<double>(stated) / static_cast<double>(std::max<int64_t>(report_.spelt_bytes, 1)) - 1;
+  if (!text_proved && std::fabs(apart) > kSidecarTolerance)
+    Fail(StringPrintf("the byte sidecar counts %ld bytes, %.1f%% %s than the %ld that the pieces spell", stated, 100 * std::fabs(apart),
+                      apart > 0 ? "more" : "fewer", report_.spelt_bytes));
   return report_;
 }
 

@@ -3,6 +3,7 @@
 
 #include <cstdint>
 #include <functional>
+#include <span>
 #include <vector>
 
 #include "common/score/windows.h"
@@ -16,9 +17,16 @@ struct Batch {
   std::vector<uint16_t> bytes;   // that these stand for, where the split has a byte sidecar
   int64_t width;
   std::vector<float> losses;     // [windows, width], of the scored positions
+  // Where each window is scored by adapters of its own, which learn from its document alone: which ones, by number. Otherwise empty.
+  std::vector<int64_t> adapters = {};
 
   int64_t offset_of(const Window& window) const { return window.begin - windows.front().begin; }
   const uint16_t* tokens_of(const Window& window) const { return tokens.data() + offset_of(window); }
+};
+
+// Targets [begin, end) of the split.
+struct TargetRange {
+  int64_t begin, end;
 };
 
 class Witness {
@@ -32,8 +40,14 @@ class Witness {
   virtual void OnBatch(const Batch& batch, const Compute& again) = 0;
   // Losses of targets [begin, end), which stand for so many bytes, were added to the score.
   virtual void OnAdded(int64_t begin, int64_t end, int64_t bytes) = 0;
-  // The weights learnt from targets [begin, end).
-  virtual void OnLearnt(int64_t begin, int64_t end) = 0;
+  // One change of the weights learnt from these targets.
+  virtual void OnLearnt(std::span<const TargetRange> targets) = 0;
+  // The adapters that score these targets, and no others, were given their first values. `digest` is one of their values, as long as no
+  // others are set.
+  virtual void OnReset(TargetRange targets, std::function<uint64_t()> digest) = 0;
+  // Documents side by side, one a window, were scored chunk by chunk by adapters that learnt in between. `again` repeats all of that,
+  // learning included, from the adapters' first values.
+  virtual void OnDocuments(const Batch& documents, const Compute& again) = 0;
   // All is scored. `afresh` computes a batch from its first window's first token on.
   virtual void OnEnd(const Compute& afresh) = 0;
 };

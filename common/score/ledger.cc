@@ -5,6 +5,18 @@
 #include "common/base/text.h"
 
 namespace fairway {
+namespace {
+
+const char* Name(EventLedger::Event::Kind kind, const char* scored, const char* learnt, const char* reset) {
+  switch (kind) {
+    case EventLedger::Event::Kind::kScored: return scored;
+    case EventLedger::Event::Kind::kLearnt: return learnt;
+    case EventLedger::Event::Kind::kReset: return reset;
+  }
+  return "";
+}
+
+}  // namespace
 
 void EventLedger::Scored(int64_t begin, int64_t end, uint64_t state) {
   events_.push_back({Event::Kind::kScored, begin, end, state});
@@ -16,27 +28,44 @@ void EventLedger::Learnt(int64_t begin, int64_t end, uint64_t before, uint64_t a
   after_.push_back(after);
 }
 
+void EventLedger::Reset(int64_t begin, int64_t end, uint64_t before, uint64_t after) {
+  events_.push_back({Event::Kind::kReset, begin, end, before});
+  after_.push_back(after);
+}
+
 EventLedger::Result EventLedger::Check() const {
   Result result{.targets = targets_, .events = static_cast<int64_t>(events_.size()), .violations = {}};
   std::vector<bool> scored(targets_), learnt(targets_);
+  int64_t highest = 0;                                        // beyond all targets that are scored
+  Event together{Event::Kind::kReset, 0, 0, 0};
   const auto violated = [&](std::string text) {
     if (result.violations.size() < 10) result.violations.push_back(std::move(text));
   };
   for (size_t i = 0; i < events_.size(); ++i) {
     const Event& event = events_[i];
-    const bool scores = event.kind == Event::Kind::kScored;
     if (event.begin < 0 || event.end < event.begin || event.end > targets_) {
       violated(StringPrintf("event %zu is of targets %ld to %ld, of which there are %ld", i, event.begin, event.end, targets_));
       continue;
     }
     if (i > 0 && event.state != after_[i - 1])
       violated(StringPrintf("before targets %ld to %ld were %s the state was another than the one left behind: something changed it without an event",
-                            event.begin, event.end, scores ? "scored" : "learnt from"));
+                            event.begin, event.end, Name(event.kind, "scored", "learnt from", "begun anew")));
+    // In the order of the text; documents whose adapters were set together may take turns.
+    if (event.kind == Event::Kind::kReset) together = event;
+    const bool in_turn = event.kind == Event::Kind::kScored && event.begin >= together.begin && event.end <= together.end;
+    if (event.kind != Event::Kind::kLearnt && event.begin < highest && !in_turn && event.begin < event.end && !scored[event.begin])
+      violated(StringPrintf("targets %ld to %ld come after target %ld: out of the order of the text", event.begin, event.end, highest - 1));
+    if (event.kind == Event::Kind::kScored) highest = std::max(highest, event.end);
     for (int64_t target = event.begin; target < event.end; ++target) {
-      if (scores) {
+      if (event.kind == Event::Kind::kScored) {
         if (scored[target]) ++result.doubled;
         scored[target] = true;
         continue;
+      }
+      if (event.kind == Event::Kind::kReset) {
+        if (!scored[target]) continue;
+        violated(StringPrintf("adapters of target %ld were reset after it was scored", target));
+        break;
       }
       if (!scored[target]) {
         violated(StringPrintf("target %ld was learnt from before it was scored", target));
@@ -54,7 +83,7 @@ EventLedger::Result EventLedger::Check() const {
 std::string EventLedger::Text() const {
   std::string text;
   for (const Event& event : events_)
-    text += StringPrintf("%s %ld..%ld state %016lx\n", event.kind == Event::Kind::kScored ? "score" : "learn", event.begin, event.end,
+    text += StringPrintf("%s %ld..%ld state %016lx\n", Name(event.kind, "score", "learn", "reset"), event.begin, event.end,
                          static_cast<unsigned long>(event.state));
   return text;
 }

@@ -1,5 +1,7 @@
 #include "common/submission/clock.h"
 
+#include <utility>
+
 #include "common/base/text.h"
 #include "common/checkpoint/counter_names.h"
 
@@ -7,7 +9,12 @@ namespace fairway {
 
 ClockLedger ClockOf(const FinishedRun& run) {
   ClockLedger clock;
+  if (run.counters.Has(counter::kWarmupSeconds)) clock.warm_up = run.counters.Get(counter::kWarmupSeconds);
   clock.training = run.counters.Get(counter::kTrainSeconds);
+  clock.calibration = run.counters.Get(counter::kCalibrationSeconds);
+  for (const auto& [program, seconds] :
+       {std::pair{"ema-finalize", &clock.averaging}, {"gptq-lite", &clock.quantising}, {"pack-zstd", &clock.packing}})
+    if (const auto found = run.log.seconds.find(program); found != run.log.seconds.end()) *seconds = found->second;
   clock.calibration_tokens = static_cast<int64_t>(run.counters.Get(counter::kCalibrationTokens));
   if (const Json seconds = run.eval.value("seconds", Json()); seconds.is_number())
     clock.evaluation = seconds.get<double>();

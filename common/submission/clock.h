@@ -13,10 +13,14 @@ namespace fairway {
 // Training, and everything that reads training data, within this; evaluation within this too (README of openai/parameter-golf).
 inline constexpr double kTrackSeconds = 600;
 
+// Seconds; unknown ones are of records that older programs made.
 struct ClockLedger {
-  double training = 0;                // seconds; warm-up and validation left out
-  int64_t calibration_tokens = 0;     // of training data, read by gptq-lite after training
-  std::optional<double> evaluation;   // seconds; unknown of records that old programs made
+  std::optional<double> warm_up;      // on training data; undone
+  double training = 0;                // warm-up and validation left out
+  double calibration = 0;             // of training, for the quantiser, on training data
+  std::optional<double> averaging, quantising, packing;  // whole programs
+  int64_t calibration_tokens = 0;     // of training data, that quantising read: after training
+  std::optional<double> evaluation;
 };
 
 ClockLedger ClockOf(const FinishedRun& run);

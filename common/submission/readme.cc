@@ -55,8 +55,11 @@ void AddScores(const Record& record, SeedTable& table) {
   table.Row("bits per byte from the artifact, plain",
             [](const FinishedRun& run) { return Score(run.eval["val_bpb_plain"]); });
   const Json& eval = record.runs[0].eval;
-  const std::string how = eval["method"], method = how == "plain" ? how : "sliding by " + eval["stride"].dump() +
-                                                                              (how == "sliding" ? "" : ", " + how);
+  const bool documents = eval.value("ttt", Json::object()).contains("ttt_lora_rank");
+  const std::string how = eval["method"],
+                    method = how == "plain" ? how
+                             : documents    ? "document by document in chunks of " + eval["stride"].dump() + ", " + how
+                                            : "sliding by " + eval["stride"].dump() + (how == "sliding" ? "" : ", " + how);
   table.Row("bits per byte from the artifact, " + method + " (the score)",
             [](const FinishedRun& run) { return Score(run.eval["val_bpb"]); });
 }
@@ -151,12 +154,49 @@ Table Training(const Record& record) {
 // What took how long, and what of it read training data.
 Table Clock(const Record& record) {
   SeedTable table("clock", record.runs);
-  table.Row("training, on training data", [](const FinishedRun& run) { return StringPrintf("%.1f s", ClockOf(run).training); });
-  table.Row("training tokens read after it, by the quantiser", [](const FinishedRun& run) { return WithCommas(ClockOf(run).calibration_tokens); });
-  table.Row("seconds of evaluation, on the artifact and validation data", [](const FinishedRun& run) {
-    const ClockLedger clock = ClockOf(run);
-    return clock.evaluation ? StringPrintf("%.1f s", *clock.evaluation) : std::string("-");
+  const auto row = [&](const char* label, auto part) {
+    table.Row(label, [part](const FinishedRun& run) {
+      const std::optional<double> seconds = ClockOf(run).*part;
+      return seconds ? StringPrintf("%.1f s", *seconds) : std::string("-");
+    });
+  };
+  row("warm-up, undone, on training data", &ClockLedger::warm_up);
+  row("training, on training data", &ClockLedger::training);
+  row("of this, calibration for the quantiser, on training data", &ClockLedger::calibration);
+  row("averaging, on weights alone", &ClockLedger::averaging);
+  row("quantising", &ClockLedger::quantising);
+  table.Row("training tokens that quantising read", [](const FinishedRun& run) { return WithCommas(ClockOf(run).calibration_tokens); });
+  row("packing, on weights alone", &ClockLedger::packing);
+  row("evaluation, on the artifact and validation data", &ClockLedger::evaluation);
+  return table.table();
+}
+
+// What was proved of the score, and of the data that it is of.
+Table Proved(const Record& record) {
+  SeedTable table("proof", record.runs);
+  const auto row = [&](const char* label, auto text) {
+    table.Row(label, [text](const FinishedRun& run) { return run.proof.is_null() ? std::string("not run") : std::string(text(run.proof)); });
+  };
+  const auto count = [](const Json& number) { return WithCommas(number.get<int64_t>()); };
+  row("targets scored exactly once", [=](const Json& proof) { return count(proof["targets"]["scored"]) + " of " + count(proof["targets"]["in_all"]); });
+  row("targets learnt from, after they were scored", [=](const Json& proof) { return count(proof["targets"]["learnt_from"]); });
+  row("events in one order", [=](const Json& proof) { return count(proof["order"]["events"]); });
+  row("bytes of text counted", [=](const Json& proof) { return count(proof["bytes"]["counted"]); });
+  row("tokens changed, scores before them that stayed",
+      [=](const Json& proof) { return count(proof["flips"]["tokens"]) + ", " + count(proof["flips"]["scores_kept"]); });
+  row("distributions summed, largest distance from 1", [=](const Json& proof) {
+    return count(proof["sums"]["distributions"]) + StringPrintf(", %.1e", proof["sums"]["worst"].get<double>());
   });
+  const auto documents = [&](const char* label, const char* name) {
+    row(label, [=](const Json& proof) {
+      const Json data = proof.value("documents", Json());
+      return data.is_object() ? count(data[name]) : std::string("no training shards there");
+    });
+  };
+  documents("documents of training, compared by content", "train_documents");
+  documents("documents of validation", "val_documents");
+  documents("documents of training that are one of validation", "shared");
+  documents("documents of training that are nearly one of validation", "near");
   return table.table();
 }
 
@@ -313,9 +353,14 @@ std::string ReadMe(const Record& record) {
   text += "## What acted, and how often\n\n" + Markdown(Activity(record)) + "\n";
   text += "## Training\n\n" + Markdown(Training(record)) + "\n";
   text += "## Clock\n\n" + Markdown(Clock(record)) + "\n";
+  const bool proved = std::ranges::any_of(record.runs, [](const FinishedRun& run) { return !run.proof.is_null(); });
+  const std::string proof = "## Proof\n\n" + (proved ? Markdown(Proved(record)) + "\n`eval-sliding --prove` wrote these; docs/truth.md of the source says what each "
+                                                                               "one answers. `make verify-record` proves the score again.\n\n"
+                                                     : std::string("None was run here (`make prove`). `make verify-record` proves the score.\n\n"));
   const std::vector<std::string> outside = OutsideTrack(record.runs);
   text += StringPrintf("The ten-minute track wants training, all that reads training data, and evaluation within %.0f s each. ", kTrackSeconds) +
           (outside.empty() ? "These runs are.\n\n" : "These runs are outside of it: " + Join(outside, "; ") + ".\n\n");
+  text += proof;
   if (!record.hardware.empty()) text += "Hardware: " + record.hardware + ".";
   if (!record.pytorch_version.empty()) text += " LibTorch " + record.pytorch_version + ".";
   text += "\n\n## Settings\n\nSeeds: " + SeedList(record) + ". As a profile:\n\n```\n";

@@ -404,6 +404,7 @@ void WriteRecord(const Record& record, const std::string& path) {
         Copy(from + name, to + name);
       }
       if (!run.samples.empty()) Copy(from + run_file::kSample, to + run_file::kSample);
+      if (!run.proof.is_null()) Copy(from + run_file::kProof, to + run_file::kProof);
       for (const auto& [set, scores] : run.before) Copy(from + run_file::Before(set), to + run_file::Before(set));
       curves.push_back({"seed " + std::to_string(run.seed()), run.log});
     }

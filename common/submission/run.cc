@@ -123,6 +123,42 @@ void ReadSamples(const std::string& path, const CheckpointReader& artifact, Fini
   run.sampling = Join(how, ", ");
 }
 
+// What `eval-sliding --prove` wrote, where it is of these scores.
+Json ReadProof(const std::string& path, const Json& eval, bool must_belong) {
+  struct stat status;
+  if (stat(path.c_str(), &status) != 0 && errno == ENOENT) return nullptr;
+  const Json proof = ReadJson(path);
+  const auto misses = [&](const std::string& name) { return InputError(path, "is not what eval-sliding --prove writes: misses " + name); };
+  if (!proof.is_object()) throw misses("everything");
+  for (const char* name : {"artifact_digest", "val_digest", "byte_table_digest", "method"}) {
+    if (!proof.contains(name)) throw misses(name);
+    if (proof[name] == eval[name]) continue;
+    if (must_belong) NotTogether(path, std::string("its ") + name + " is " + proof[name].dump() + ", but " + eval[name].dump() + " in " + run_file::kEval);
+    return nullptr;
+  }
+  for (const auto& [group, names] : std::initializer_list<std::pair<const char*, std::vector<const char*>>>{
+           {"targets", {"in_all", "scored", "doubled", "dropped", "learnt_from"}}, {"bytes", {"counted", "spelt"}}, {"order", {"events"}},
+           {"flips", {"tokens", "scores_kept"}}, {"sums", {"distributions", "worst"}}}) {
+    if (!proof.contains(group) || !proof[group].is_object()) throw misses(group);
+    for (const char* name : names)
+      if (!proof[group].contains(name) || !proof[group][name].is_number()) throw misses(std::string(group) + "." + name);
+  }
+  if (const Json documents = proof.value("documents", Json()); documents.is_object())
+    for (const char* name : {"train_documents", "val_documents", "shared", "near"})
+      if (!documents.contains(name) || !documents[name].is_number()) throw misses(std::string("documents.") + name);
+  if (!proof.contains("proved") || !proof["proved"].is_boolean() || !proof.contains("failures") || !proof["failures"].is_array()) throw misses("proved");
+  // It proves this score, computed again: to summation noise of other threads.
+  constexpr double kNoise = 1e-4;
+  if (!proof.contains("val_bpb") || !proof["val_bpb"].is_number()) throw misses("val_bpb");
+  if (std::fabs(proof["val_bpb"].get<double>() - eval["val_bpb"].get<double>()) > kNoise) {
+    if (must_belong) NotTogether(path, "its val_bpb is " + proof["val_bpb"].dump() + ", but " + eval["val_bpb"].dump() + " in " + run_file::kEval);
+    return nullptr;
+  }
+  if (!proof["proved"].get<bool>())
+    throw GateError(path + ": the score is not proved: " + Shorten(proof["failures"].empty() ? "it does not say why" : proof["failures"][0].dump(), 300));
+  return proof;
+}
+
 void CheckEval(const std::string& path, const Json& eval, const std::string& artifact_digest, const CheckpointReader& artifact) {
   if (eval["artifact_digest"] != artifact_digest) {
     NotTogether(path, "it scores the artifact " + eval["artifact_digest"].dump() + ", but " + run_file::kArtifact +
@@ -229,6 +265,7 @@ FinishedRun Read(const std::string& directory, const std::string& source_path, c
   CheckScores(run.eval, path(run_file::kEval));
   CheckEval(path(run_file::kEval), run.eval, artifact_digest, artifact);
   run.before = ReadScoresBefore(directory, stages ? stages->train.identity() : train.identity, run.eval);
+  run.proof = ReadProof(path(run_file::kProof), run.eval, !stages);
   ReadSamples(path(run_file::kSample), artifact, run);
   run.log = ParseTrainLog(InputFile(path(run_file::kLog)).text(), path(run_file::kLog));
   CheckLog(path(run_file::kLog), run);

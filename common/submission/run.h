@@ -26,6 +26,7 @@ inline constexpr char kEval[] = "eval.json";
 inline constexpr char kLog[] = "train.log";
 inline constexpr char kSource[] = "source.tar.zst";
 inline constexpr char kSample[] = "sample.json";
+inline constexpr char kProof[] = "prove.json";
 inline std::string Before(const std::string& set) {
   return "before-" + set + ".json";
 }
@@ -60,6 +61,7 @@ struct FinishedRun {
   ArtifactSizes artifact;
   Json eval;                           // eval.json
   std::map<std::string, Json> before;  // scores before quantisation by set of weights; absent ones left out
+  Json proof;  // prove.json, of this artifact and this evaluation; null where the run has none
   std::vector<Sample> samples;  // from sample.json, which a run need not have
   std::string sampling;         // how they were drawn: "temperature 0.8, top-p 0.95, seed 1337"
   TrainLog log;
@@ -87,11 +89,12 @@ struct FinishedRun {
 // - where parts do not belong together: each of artifact, quantised checkpoint, weights and training checkpoint must
 // name the
 //   one before it by its identity, and scores and log must be of these;
-// - where the artifact has int6 matrices and no row's clip was searched for.
+// - where the artifact has int6 matrices and no row's clip was searched for;
+// - where a proof of this artifact failed. One of another artifact or evaluation, from before, is passed over.
 FinishedRun ReadRun(const std::string& directory);
 
 // The same of what a record keeps of a run: its checkpoints are not there, so the lineage of the artifact stands for the chain, and
-// for the settings. `source` is the path of the source archive.
+// for the settings. A proof of something else is GateError. `source` is the path of the source archive.
 FinishedRun ReadRecordedRun(const std::string& directory, const std::string& source);
 
 // A whole file of JSON. Throws IoError, InputError (common/base/json.h).

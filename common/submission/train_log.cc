@@ -93,7 +93,15 @@ TrainLogReader::Line TrainLogReader::Add(std::string_view line, int64_t number) 
   first = first.substr(0, first.find(' '));
   int64_t step = 0;
   const bool has_step = ParseStep(first, &step);
-  if (!seed_line && !step_line && !has_step) return Line::kOther;
+  if (!seed_line && !step_line && !has_step) {
+    for (const char* program : {"ema-finalize", "gptq-lite", "pack-zstd", "eval-sliding"}) {
+      const std::string head = std::string(program) + ": ";
+      double seconds;
+      if (line.starts_with(head) && line.ends_with(" s") && ParseDouble(line.substr(head.size(), line.size() - head.size() - 2), &seconds))
+        log.seconds[program] = seconds;
+    }
+    return Line::kOther;
+  }
   try {
     const Fields fields(line, "line " + std::to_string(number), path_);
     if (seed_line) {

@@ -2,6 +2,8 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
+#include <map>
 #include <optional>
 #include <string>
 #include <string_view>
@@ -26,6 +28,7 @@ struct TrainLog {
   std::optional<int64_t> seed;
   std::vector<TrainPoint> train;            // steps ascend
   std::vector<ValidationPoint> validation;  // steps ascend
+  std::map<std::string, double, std::less<>> seconds;  // that a program took from beginning to end, the last time that it ran: `gptq-lite: 3.1 s`
 
   int64_t LastStep() const;  // of either kind; 0 where there is none
 };

@@ -181,6 +181,8 @@ bool CommandLine::Impl::Parse(int argc, char** argv) {
   return true;
 }
 
+const std::string& CommandLine::Impl::LogPath() const { return parser->log; }
+
 bool CommandLine::Impl::StandardOutputTaken() const {
   for (const auto& [option, path] : parser->outputs)
     if (*path == "-" && !option->empty()) return true;

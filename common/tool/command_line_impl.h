@@ -15,6 +15,8 @@ struct CommandLine::Impl {
   ~Impl();
   // False where everything is said and done: --help, --version, --print-settings. Throws UsageError and what profiles throw.
   bool Parse(int argc, char** argv);
+  // The file of --log, or nothing.
+  const std::string& LogPath() const;
   // Whether an output was given as "-".
   bool StandardOutputTaken() const;
 };

@@ -3,7 +3,9 @@
 #include <nlohmann/json.hpp>
 #include <new>
 
+#include "common/base/clock.h"
 #include "common/base/error.h"
+#include "common/base/file.h"
 #include "common/base/interrupt.h"
 #include "common/base/launch.h"
 #include "common/base/live_line.h"
@@ -64,8 +66,12 @@ int RunTool(CommandLine& line, int argc, char** argv, const std::function<Json()
     if (!line.impl_->Parse(argc, argv)) {
       return std::fflush(stdout) == 0 ? 0 : fail(ExitStatus::kIo, "standard output: cannot write");
     }
+    const auto start = Clock::now();
     const Json result = body();
     SetLiveLine("");
+    // How long it took belongs into the log of a run alone: a record's clock is read from there.
+    if (const std::string& log = line.impl_->LogPath(); !log.empty() && launch.rank == 0 && InterruptSignal() == 0)
+      AppendedFile(log).WriteLine(StringPrintf("%s: %.1f s", line.impl_->name.c_str(), SecondsSince(start)));
     if (!result.is_null()) PrintResult(result, line.impl_->StandardOutputTaken());
     if (const int signal = InterruptSignal()) return 128 + signal;
     return 0;

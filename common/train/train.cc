@@ -295,6 +295,7 @@ class Run {
     const Counters& counters = checkpoint.counters();
     clock_ = Stopwatch(counters.Get(counter::kTrainSeconds));
     warmup_steps_ = counters.Get(counter::kWarmupSteps);
+    warmup_seconds_ = counters.Get(counter::kWarmupSeconds);
     loss_ = counters.Get(counter::kLastLoss);
     stopped_by_clock_ = counters.Get(counter::kStoppedByClock) != 0;
     search_seconds_ = counters.Get(counter::kQatSeconds);
@@ -303,12 +304,14 @@ class Run {
   }
 
   void WarmUp() {
+    const auto start = Clock::now();
     trainer_.WarmUp([&](int64_t step) {
       const int64_t all = trainer_.WarmUpSteps();
       if (all <= 20 || step % 10 == 0 || step == all) Log("warmup_step:%ld/%ld", step, all);
       SetLiveLine(StringPrintf("warm-up step %ld/%ld", step, all));
       warmup_steps_ = static_cast<double>(step);
     });
+    warmup_seconds_ = SecondsSince(start);
   }
 
   NamedTensors WeightsOnCpu() const {
@@ -573,6 +576,7 @@ class Run {
     trainer_.Save(writer, counters);
     counters.Set(counter::kTrainSeconds, clock_.seconds());
     counters.Set(counter::kWarmupSteps, warmup_steps_);
+    counters.Set(counter::kWarmupSeconds, warmup_seconds_);
     counters.Set(counter::kLastLoss, loss_);
     counters.Set(counter::kStoppedByClock, stopped_by_clock_);
     counters.Set(counter::kResumes, resumes_);
@@ -668,7 +672,7 @@ class Run {
   double checkpointed_seconds_ = 0;
   static constexpr int64_t kMostSkippedInARow = 10;
   int64_t skipped_in_a_row_ = 0;
-  double warmup_steps_ = 0, resumes_ = 0, loss_ = 0;  // loss_: of the last step that was updated by
+  double warmup_steps_ = 0, warmup_seconds_ = 0, resumes_ = 0, loss_ = 0;  // loss_: of the last step that was updated by
   bool stopped_by_clock_ = false;
   Score score_;
   bool validated_ = false;

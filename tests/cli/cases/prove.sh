@@ -15,6 +15,12 @@ try proof
 try proof --method kv_cache
 try proof --method ttt --ttt-chunk-tokens 64
 try sh -c 'cut -d " " -f 1,2 prove.json.events | sed -n "1,2p;/learn/p" | head -n 3'
+# Adapters that learn from each document, with no windows that overlap.
+lora="--method ttt --ttt-lora-rank 2 --ttt-chunk-size 16 --ttt-eval-seq-len 32 --ttt-lora-lr 0.01 --eval-stride 0"
+try proof $lora
+try sh -c 'cut -d " " -f 1,2 prove.json.events | head -n 4'
+# In the published order, of their lengths.
+try proof $lora --published-quirks 1
 # Targets that are dropped or scored again.
 try proof --eval-stride 0
 try proof --published-quirks 1

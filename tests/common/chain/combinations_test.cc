@@ -41,6 +41,9 @@ TEST(CheckCombinations, TakesWhatAProfileHas) {
   EXPECT_EQ(Refusal({{"quantiser", "rtn"}, {"bits_per_weight", "3"}, {"calibration_windows", "0"}}), "");
   for (const char* method : {"sliding", "kv_cache", "ttt"}) EXPECT_EQ(Refusal({{"method", method}, {"device", "cpu"}}), "") << method;
   EXPECT_EQ(Refusal({{"method", "sliding"}, {"eval_stride", "0"}}), "");
+  // Adapters take documents, not windows, and have a published order too.
+  for (const char* quirks : {"0", "1"})
+    EXPECT_EQ(Refusal({{"method", "ttt"}, {"ttt_lora_rank", "4"}, {"eval_stride", "0"}, {"published_quirks", quirks}, {"device", "cpu"}}), "");
   EXPECT_EQ(Refusal({{"published_quirks", "1"}, {"source", "swa"}, {"swa_enabled", "0"}}), "");  // takes the EMA then
   // A profile may name a size for the other quantisers.
   Settings s = With({});
@@ -83,6 +86,7 @@ TEST(CheckCombinations, RefusesWhatCannotEndInARecord) {
       {{{"method", "kv_cache"}, {"eval_stride", "2048"}}, "METHOD = kv_cache needs windows that overlap", LastStage::kEval},
       {{{"method", "ttt"}, {"published_quirks", "1"}}, "METHOD = ttt does not go with PUBLISHED_QUIRKS = 1", LastStage::kEval},
       {{{"method", "kv_cache"}, {"device", "cuda"}}, "METHOD = kv_cache is for a CPU", LastStage::kEval},
+      {{{"method", "ttt"}, {"ttt_lora_rank", "4"}, {"device", "cuda"}}, "adapters do not learn on a GPU", LastStage::kEval},
   };
   for (const Case& c : cases) {
     const std::string name = std::string(c.given[0].first) + " " + c.given[0].second + ", " + c.cause;

@@ -224,6 +224,19 @@ TEST_F(EvalSlidingTest, SaysByWhichMethodItScored) {
   EXPECT_NE(adapted["val_loss"], windows["val_loss"]);
   EXPECT_EQ(adapted["val_loss_plain"], windows["val_loss_plain"]);  // before anything was learnt
 
+  // Adapters per document need no windows that overlap.
+  const std::string documents = "--method ttt --ttt-lora-rank 2 --ttt-chunk-size 7 --ttt-eval-seq-len 14 --ttt-lora-lr 0.05 --eval-stride 0";
+  const json by_document = Scored(documents + " --prove proof.json --out documents.json");
+  EXPECT_EQ(by_document["method"], "ttt");
+  EXPECT_EQ(by_document["stride"], 7);
+  EXPECT_EQ(by_document["targets"], 61);
+  EXPECT_EQ(by_document["ttt"]["ttt_lora_rank"], "2");
+  EXPECT_EQ(by_document["ttt"]["ttt_chunk_size"], "7");
+  EXPECT_EQ(by_document["val_loss_plain"], windows["val_loss_plain"]);
+  EXPECT_EQ(json::parse(ReadBytes(folder / "proof.json"))["proved"], true);
+  EXPECT_EQ(Evaluate(documents + " --expect documents.json").status, 0);
+  EXPECT_THAT(Evaluate(documents + " --ttt-lora-lr 0.06 --expect documents.json").err, HasSubstr("documents.json: is of another evaluation: ttt is "));
+
   EXPECT_EQ(Evaluate(ttt + " --expect ttt.json").status, 0);
   EXPECT_THAT(Evaluate(ttt + " --ttt-steps 2 --expect ttt.json").err, HasSubstr("ttt.json: is of another evaluation: ttt is "));
   EXPECT_THAT(Evaluate("--expect cached.json").err, HasSubstr("method is \"kv_cache\" there and \"sliding\" here"));

@@ -5,10 +5,12 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <array>
 #include <bit>
 #include <cmath>
 #include <optional>
 
+#include "common/evaluate/document_ttt.h"
 #include "common/evaluate/evaluate.h"
 #include "common/model/fused.h"
 #include "tests/common/evaluate/tiny_model.h"
@@ -131,6 +133,162 @@ TEST_F(ProveTest, OursIsProvedByEveryMethod) {
   }
 }
 
+// Adapters that learn from each document, and weights that learn from documents in phases.
+class ProveDocumentsTest : public ProveTest {
+ protected:
+  ProveDocumentsTest() {
+    for (const auto& [name, value] : std::vector<std::pair<const char*, const char*>>{
+             {"ttt_lora_rank", "2"}, {"ttt_lora_alpha", "8"}, {"ttt_lora_lr", "0.05"}, {"ttt_batch_size", "3"}, {"ttt_chunk_size", "5"},
+             {"ttt_eval_seq_len", "12"}, {"phased_ttt_num_phases", "2"}, {"phased_ttt_prefix_docs", "6"}, {"global_ttt_chunk_tokens", "16"},
+             {"global_ttt_batch_seqs", "1"}, {"global_ttt_lr", "0.05"}})
+      settings_.Set(name, value, Origin::kCommandLine, "test");
+    // Documents of 3 to 40 tokens.
+    for (uint16_t& token : tokens_) token = token == kBos ? 5 : token;
+    for (const int64_t begin : {0, 30, 33, 73, 90, 101, 120}) tokens_[begin] = kBos;
+    val_.reset();
+    val_.emplace(WriteVal(folder_, tokens_, kVocabulary));
+  }
+
+  // Scored by `score`, which is given the weights and the witness.
+  ProofReport ProveDocuments(const std::function<Score(const NamedTensors&, Witness*)>& score) {
+    const Transformer model = TinyModel(settings_);
+    weights_ = model.parameters();
+    Proof proof(*val_, table_, [&] { return Sum(); }, 6, 1);
+    score_ = score(weights_, &proof);
+    events_ = proof.Events();
+    return proof.Finish(score_);
+  }
+  uint64_t Sum() const {
+    double sum = 0;
+    for (const auto& [name, tensor] : weights_) sum += tensor.to(at::kDouble).abs().sum().item<double>();
+    return std::bit_cast<uint64_t>(sum);
+  }
+  Score Documents(const NamedTensors& weights, Witness* witness) const {
+    return EvaluateDocuments(weights, *val_, table_, settings_, {}, witness);
+  }
+
+  NamedTensors weights_;
+  Score score_;
+};
+
+TEST_F(ProveDocumentsTest, AdaptersAreProvedAndScoreAsUnseen) {
+  for (const bool warm : {false, true}) {
+    settings_.ttt_warm_start_a = warm;
+    const ProofReport report = ProveDocuments([&](const NamedTensors& weights, Witness* proof) { return Documents(weights, proof); });
+    EXPECT_THAT(report.failures, IsEmpty());
+    EXPECT_EQ(report.order.scored, 160);
+    EXPECT_EQ(report.order.doubled + report.order.dropped, 0);
+    EXPECT_EQ(report.bytes, report.spelt_bytes);
+    EXPECT_EQ(report.sums, 6);
+    EXPECT_EQ(report.flips, 6 + kProofGroups);
+    EXPECT_GT(report.kept, 2 * 30);  // of other documents too
+    // A reset per group, chunks of all documents by turns, one state while nothing is learnt.
+    EXPECT_THAT(events_, testing::ContainsRegex("^reset 0..73 state [0-9a-f]+\nscore 0..5 state ([0-9a-f]+)\nscore 30..33 state [0-9a-f]+\n"
+                                                "score 33..38 state [0-9a-f]+\nlearn 0..5 state [0-9a-f]+\nlearn 33..38 "));
+    // A phase: 64 of the 73 tokens of the first group.
+    EXPECT_THAT(events_, testing::ContainsRegex("learn 0..29 state [0-9a-f]+\nlearn 30..32 state [0-9a-f]+\nlearn 33..64 state "));
+    const Score unseen = Documents(TinyModel(settings_).parameters(), nullptr);
+    EXPECT_EQ(score_.val_loss, unseen.val_loss);
+    EXPECT_EQ(score_.bytes, unseen.bytes);
+  }
+}
+
+TEST_F(ProveDocumentsTest, ThePublishedOrderIsByLengthWhichNobodyKnowsBefore) {
+  settings_.published_quirks = true;
+  const ProofReport report = ProveDocuments([&](const NamedTensors& weights, Witness* proof) { return Documents(weights, proof); });
+  EXPECT_EQ(report.order.scored, 160);
+  EXPECT_THAT(report.failures, Contains(HasSubstr("out of the order of the text")));
+  EXPECT_THAT(report.failures, Contains(HasSubstr("no target was looked into")));
+}
+
+// Stands between an evaluation and its proof, and changes what is seen.
+class Tampering : public Witness {
+ public:
+  explicit Tampering(Witness* to) : to_(to) {}
+  void OnBatch(const Batch& batch, const Compute& again) override { to_->OnBatch(batch, again); }
+  void OnAdded(int64_t begin, int64_t end, int64_t bytes) override { to_->OnAdded(begin, end, bytes); }
+  void OnLearnt(std::span<const TargetRange> targets) override { to_->OnLearnt(targets); }
+  void OnReset(TargetRange targets, std::function<uint64_t()> digest) override { to_->OnReset(targets, digest); }
+  void OnDocuments(const Batch& documents, const Compute& again) override { to_->OnDocuments(documents, again); }
+  void OnEnd(const Compute& afresh) override { to_->OnEnd(afresh); }
+
+ protected:
+  Witness* to_;
+};
+
+TEST_F(ProveDocumentsTest, AChunkLearntBeforeItIsScored) {
+  struct Early : Tampering {
+    using Tampering::Tampering;
+    void OnBatch(const Batch& batch, const Compute& again) override {
+      const TargetRange first{batch.windows[0].first_scored(), batch.windows[0].end()};
+      to_->OnLearnt({&first, 1});
+      to_->OnBatch(batch, again);
+    }
+  };
+  const ProofReport report = ProveDocuments([&](const NamedTensors& weights, Witness* proof) {
+    Early early(proof);
+    return Documents(weights, &early);
+  });
+  EXPECT_THAT(report.failures, Contains(HasSubstr("target 0 was learnt from before it was scored")));
+}
+
+TEST_F(ProveDocumentsTest, AdaptersThatLearnWithoutAnEvent) {
+  struct Silent : Tampering {
+    using Tampering::Tampering;
+    void OnLearnt(std::span<const TargetRange>) override {}
+  };
+  const ProofReport report = ProveDocuments([&](const NamedTensors& weights, Witness* proof) {
+    Silent silent(proof);
+    return Documents(weights, &silent);
+  });
+  EXPECT_THAT(report.failures, Contains(HasSubstr("without an event")));
+}
+
+// A document whose adapters were optimised on its end before its beginning was scored: what comes later moves what came before.
+TEST_F(ProveDocumentsTest, AdaptersThatHaveSeenWhatTheyScore) {
+  struct Peeking : Tampering {
+    using Tampering::Tampering;
+    void OnDocuments(const Batch& documents, const Compute& again) override {
+      const auto peeked = [&](Batch& batch) {
+        again(batch);
+        for (size_t w = 0; w < batch.windows.size(); ++w) {
+          const int64_t last = batch.offset_of(batch.windows[w]) + batch.windows[w].length - 1;
+          for (int64_t i = 0; i < batch.windows[w].length; ++i)
+            batch.losses[w * batch.width + i] += 0.01f * static_cast<float>(batch.tokens[last] + batch.tokens[last - 1]);
+        }
+      };
+      Batch scored = documents;
+      peeked(scored);
+      to_->OnDocuments(scored, [&](Batch& batch) {
+        peeked(batch);
+        // Any later token: the flip may be elsewhere than at the end.
+        for (size_t i = 0; i < batch.tokens.size(); ++i)
+          if (batch.tokens[i] != documents.tokens[i]) for (float& loss : batch.losses) loss += 0.01f;
+      });
+    }
+  };
+  const ProofReport report = ProveDocuments([&](const NamedTensors& weights, Witness* proof) {
+    Peeking peeking(proof);
+    return Documents(weights, &peeking);
+  });
+  EXPECT_THAT(report.failures, Contains(testing::AnyOf(HasSubstr("which comes after it"), HasSubstr("of another document of its group"))));
+}
+
+TEST_F(ProveDocumentsTest, ADocumentScoredTwice) {
+  struct Twice : Tampering {
+    using Tampering::Tampering;
+    void OnAdded(int64_t begin, int64_t end, int64_t bytes) override {
+      to_->OnAdded(begin, end, bytes);
+      if (begin >= 33 && end <= 73) to_->OnAdded(begin, end, bytes);
+    }
+  };
+  const ProofReport report = ProveDocuments([&](const NamedTensors& weights, Witness* proof) {
+    Twice twice(proof);
+    return Documents(weights, &twice);
+  });
+  EXPECT_THAT(report.failures, Contains("40 targets were scored more than once"));
+}
+
 TEST_F(ProveTest, WeightsThatLearnAreInOneOrderWithTheScores) {
   settings_.ttt_chunk_tokens = 40;
   settings_.ttt_lr = 0.01;
@@ -183,7 +341,7 @@ TEST_F(ProveTest, LearningFromTargetsThatWereNotScored) {
   Proof proof(
       *val_, table_, [] { return 1; }, 1, 1);
   proof.OnAdded(0, 80, 0);
-  proof.OnLearnt(0, 96);
+  proof.OnLearnt(std::array{TargetRange{0, 96}});
   proof.OnAdded(80, 160, 0);
   EXPECT_THAT(proof.Finish({}).failures, Contains(HasSubstr("target 80 was learnt from before it was scored")));
 }
@@ -200,6 +358,49 @@ TEST_F(ProveTest, PlainEvaluationDropsTheTail) {
   val_.emplace(WriteVal(folder_, tokens_, kVocabulary));
   EXPECT_THAT(Failures([](const uint16_t* tokens, int64_t i, int64_t) { return Honest(tokens, i); }, "plain"),
               Contains("9 of 169 targets were not scored"));
+}
+
+// Rows of documents, of which attention sees one at a time.
+TEST_F(ProveTest, PackedRowsAreProved) {
+  for (const int64_t begin : {0, 21, 40, 77, 130}) tokens_[begin] = kBos;
+  val_.reset();
+  val_.emplace(WriteVal(folder_, tokens_, kVocabulary));
+  for (const char* name : {"packed_documents", "smear_gate_enabled"}) settings_.Set(name, "1", Origin::kCommandLine, "test");
+  for (const char* name : {"smear", "bigram_vocab_size"}) settings_.Set(name, "0", Origin::kCommandLine, "test");
+  const Transformer model = TinyModel(settings_);
+  FusedTransformer engine(settings_, model.parameters(), {});
+  const ProofReport report = Prove(
+      engine, {}, {}, [] { return 1; }, "plain");
+  EXPECT_THAT(report.failures, IsEmpty());
+  EXPECT_EQ(report.order.scored, 160);
+  EXPECT_EQ(report.sums, 6);
+  EXPECT_GT(report.kept, 0);
+}
+
+// The bytes of a split that has them in a sidecar.
+class ProveSidecarTest : public ProveTest {
+ protected:
+  // `extra` bytes more for tokens that spell a leading blank.
+  std::vector<std::string> FailuresWith(int extra) {
+    std::vector<uint16_t> bytes;
+    for (size_t i = 0; i < tokens_.size(); ++i) {
+      const ByteTable::Piece& piece = table_.pieces[tokens_[i]];
+      bytes.push_back(static_cast<uint16_t>(i == 0 ? 0 : table_.Bytes(tokens_[i - 1], tokens_[i]) + (piece.leading_space ? extra : 0)));
+    }
+    const size_t middle = (bytes.size() + 1) / 2;
+    WriteBytes(folder_ / "fineweb_val_bytes_000000.bin", ShardBytes({bytes.begin(), bytes.begin() + middle}));
+    WriteBytes(folder_ / "fineweb_val_bytes_000001.bin", ShardBytes({bytes.begin() + middle, bytes.end()}));
+    val_.reset();
+    val_.emplace(folder_.path(), "val", kVocabulary);
+    EXPECT_TRUE(val_->has_bytes());
+    return Failures([](const uint16_t* tokens, int64_t i, int64_t) { return Honest(tokens, i); });
+  }
+};
+
+TEST_F(ProveSidecarTest, AnHonestSidecar) { EXPECT_THAT(FailuresWith(0), IsEmpty()); }
+
+TEST_F(ProveSidecarTest, ASidecarThatCountsBlanksTwice) {
+  EXPECT_THAT(FailuresWith(1), testing::ElementsAre(testing::ContainsRegex("the byte sidecar counts [0-9]+ bytes, [0-9.]+% more than the ")));
 }
 
 TEST_F(ProveTest, SpacesCountedTwice) {

@@ -47,6 +47,42 @@ TEST(EventLedger, AStateThatChangesUnseen) {
   EXPECT_THAT(ledger.Check().violations, ElementsAre(HasSubstr("something changed it without an event")));
 }
 
+TEST(EventLedger, OutOfTheOrderOfTheText) {
+  EventLedger ledger(10);
+  ledger.Scored(0, 3, 1);
+  ledger.Scored(6, 10, 1);
+  ledger.Scored(3, 6, 1);
+  EXPECT_THAT(ledger.Check().violations, ElementsAre("targets 3 to 6 come after target 9: out of the order of the text"));
+}
+
+// Adapters of documents that are scored together.
+TEST(EventLedger, DocumentsWhoseAdaptersWereResetTogetherTakeTurns) {
+  EventLedger ledger(10);
+  ledger.Scored(0, 2, 1);
+  ledger.Reset(2, 10, 1, 2);
+  ledger.Scored(2, 4, 2);
+  ledger.Scored(6, 8, 2);
+  ledger.Learnt(2, 4, 2, 2);
+  ledger.Learnt(6, 8, 2, 3);
+  ledger.Scored(4, 6, 3);
+  ledger.Scored(8, 10, 3);
+  const EventLedger::Result result = ledger.Check();
+  EXPECT_THAT(result.violations, IsEmpty());
+  EXPECT_EQ(result.scored, 10);
+  EXPECT_EQ(result.learnt, 4);
+  EXPECT_THAT(ledger.Text(), HasSubstr("reset 2..10 state 0000000000000001\nscore 2..4 state 0000000000000002\n"));
+  ledger.Reset(0, 2, 3, 4);
+  EXPECT_THAT(ledger.Check().violations, ElementsAre("adapters of target 0 were reset after it was scored"));
+}
+
+TEST(EventLedger, AResetIsNoWayToHideAChange) {
+  EventLedger ledger(10);
+  ledger.Scored(0, 5, 1);
+  ledger.Reset(5, 10, 2, 3);
+  ledger.Scored(5, 10, 3);
+  EXPECT_THAT(ledger.Check().violations, ElementsAre(HasSubstr("before targets 5 to 10 were begun anew the state was another")));
+}
+
 TEST(EventLedger, TargetsThatAreNotThere) {
   EventLedger ledger(10);
   ledger.Scored(0, 11, 1);

@@ -87,6 +87,11 @@ TEST(Profiles, Field1855IsTheRecordsCommand) {
            {"skip_gates_enabled", "1"}, {"smear_gate_enabled", "1"},  {"sparse_attn_gate_enabled", "1"}, {"sparse_attn_gate_scale", "0.5"},
            {"tied_embed_init_std", "0.005"}, {"tied_embed_lr", "0.03"}, {"tie_embeddings", "1"},   {"train_batch_tokens", "786432"},
            {"train_log_every", "500"},  {"train_seq_len", "2048"},    {"val_batch_size", "524288"}, {"val_loss_every", "0"},
+           {"method", "ttt"},           {"ttt_lora_rank", "80"},      {"ttt_lora_alpha", "144"},  {"ttt_lora_lr", "1e-04"},
+           {"ttt_beta1", "0"},          {"ttt_beta2", "0.99"},        {"ttt_weight_decay", "0.5"}, {"ttt_warm_start_a", "1"},
+           {"ttt_batch_size", "64"},    {"ttt_chunk_size", "48"},     {"ttt_eval_seq_len", "2048"}, {"phased_ttt_num_phases", "3"},
+           {"phased_ttt_prefix_docs", "2500"}, {"global_ttt_chunk_tokens", "32768"}, {"global_ttt_batch_seqs", "32"},
+           {"global_ttt_lr", "0.001"},  {"global_ttt_momentum", "0.9"}, {"global_ttt_grad_clip", "1"},
            {"vocab_size", "8192"},      {"warmdown_frac", "0.85"},    {"warmup_steps", "20"},      {"xsa_last_n", "11"}})
     EXPECT_EQ(field.Get(name), value) << name;
 }

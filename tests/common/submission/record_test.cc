@@ -427,6 +427,57 @@ TEST(MakeRecord, TheTrackFollowsFromTheClock) {
               HasSubstr("calibration read 98,304 training tokens after the clock of training had ended"));
 }
 
+// What took how long: of the checkpoints' counters, and of the log, where each program says it at its end.
+TEST(ReadMe, HasTheClockOfEveryStage) {
+  const std::string folder = Finished("clock-of-stages");
+  WriteFile(folder + "/train.log", std::string(InputFile(folder + "/train.log").text()) + "ema-finalize: 0.3 s\ngptq-lite: 9.0 s\ngptq-lite: 3.1 s\npack-zstd: 0.2 s\n");
+  FinishedRun run = ReadRun(folder);
+  run.counters.Set(counter::kWarmupSeconds, 1.25);
+  run.counters.Set(counter::kCalibrationSeconds, 2.5);
+  const std::string text = ReadMe(MakeRecord({run}, Dated()));
+  for (const char* row : {"warm-up, undone, on training data | 1.2 s", "training, on training data | 12.0 s",
+                          "of this, calibration for the quantiser, on training data | 2.5 s", "averaging, on weights alone | 0.3 s",
+                          "quantising | 3.1 s", "training tokens that quantising read | 0", "packing, on weights alone | 0.2 s",
+                          "evaluation, on the artifact and validation data | 1.5 s"})
+    EXPECT_THAT(text, HasSubstr(row));
+}
+
+TEST(ReadRun, TakesUpAProofOfItsScores) {
+  const std::string folder = Finished("proof-of-scores");
+  EXPECT_THAT(ReadMe(MakeRecord({ReadRun(folder)}, Dated())), HasSubstr("None was run here (`make prove`)."));
+  const Json eval = ReadJson(folder + "/eval.json");
+  Json proof = {{"targets", {{"in_all", 12000}, {"scored", 12000}, {"doubled", 0}, {"dropped", 0}, {"learnt_from", 0}}},
+                {"bytes", {{"counted", 30000}, {"spelt", 30000}}},
+                {"order", {{"events", 7}}},
+                {"flips", {{"tokens", 8}, {"scores_kept", 900}}},
+                {"sums", {{"distributions", 8}, {"worst", 2e-7}}},
+                {"documents", {{"train_documents", 1151}, {"val_documents", 38}, {"shared", 0}, {"near", 2}}},
+                {"val_bpb", eval["val_bpb"]},
+                {"failures", Json::array()},
+                {"proved", true}};
+  for (const char* name : {"artifact_digest", "val_digest", "byte_table_digest", "method"}) proof[name] = eval[name];
+  const auto write = [&](const Json& json) { WriteFile(folder + "/prove.json", json.dump()); };
+  write(proof);
+  const std::string text = ReadMe(MakeRecord({ReadRun(folder)}, Dated()));
+  for (const char* row : {"targets scored exactly once | 12,000 of 12,000", "distributions summed, largest distance from 1 | 8, 2.0e-07",
+                          "documents of training, compared by content | 1,151", "documents of training that are one of validation | 0",
+                          "documents of training that are nearly one of validation | 2"})
+    EXPECT_THAT(text, HasSubstr(row));
+  // One from before, of another artifact, is not of this run.
+  Json other = proof;
+  other["artifact_digest"] = "aa";
+  write(other);
+  EXPECT_TRUE(ReadRun(folder).proof.is_null());
+  Json failed = proof;
+  failed["proved"] = false;
+  failed["failures"] = {"3 targets were scored more than once"};
+  write(failed);
+  EXPECT_THAT(Outcome([&] { ReadRun(folder); }), HasSubstr("the score is not proved: \"3 targets were scored more than once\""));
+  proof.erase("sums");
+  write(proof);
+  EXPECT_THAT(Outcome([&] { ReadRun(folder); }), HasSubstr("is not what eval-sliding --prove writes: misses sums"));
+}
+
 TEST(MakeRecord, NeedsThreeSeedsForARecord) {
   std::vector<FinishedRun> runs = ThreeSeeds();
   runs.pop_back();

@@ -15,7 +15,6 @@ TEST(Golden1855Ttt, EveryChunkEveryPhaseAndTheScore) {
   at::set_num_threads(2);
   const nlohmann::json result = golden_1855::Json("tiny/result.json");
   Settings settings = golden_1855::CaseSettings(result, "float32");
-  settings.Set("ttt_warm_start_a", "1", Origin::kCommandLine, "the entry's default");
   const NamedTensors parameters = golden_1855::Parameters("tiny/roundtrip", settings);
   int64_t sets = 0, chunks = 0, phases = 0;
   double apart = 0;
