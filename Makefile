@@ -34,37 +34,32 @@ PROGRAMS := tokenize-shard train ema-finalize gptq-lite pack-zstd eval-sliding m
 STAGES := train finalize quantise pack eval submission
 
 define HELP
-fairway trains a language model that must fit, with its code, into 16,000,000 bytes (OpenAI Parameter Golf)
+fairway trains a language model that fits, with its code, into 16,000,000 bytes
 
-Records     make record [PROFILE=cpu-demo] [SEED=1337]  train, quantise, pack and score one model; a submission folder
-            make train | finalize | quantise | pack | eval | submission   the same up to that stage; what is finished stays
-            make … AGAIN=1 | make -n …                  replace finished stages that differ; only print the commands
-            make records [SEEDS="1337 42 2025"] [-j2] [EXECUTOR=slurm]    several seeds, one submission over all
-            make generate PROMPT="In the beginning"     continue a text (TEMPERATURE, TOP_K, TOP_P, TOKENS, SAMPLE_SEED)
-            make runs                                   all runs: state and time left, score, bytes, age
-            make compare A=DIR B=DIR                    two experiments: settings, scores, significance, curves
-            make publish                                copy the finished submission into records/
-            make prove                                  prove a finished run's score (docs/truth.md)
-            make verify-record RECORD=DIR               check a record's claims, rebuild its source, score it again
-Data        make corpus TEXT='FILE…' OUT=DIR            shards of your own text, held-out documents drawn by hash
-              [HOLDOUT=5%] [PIECES=2048] [DOCUMENTS=blank-line|file|key:NAME]
-            make data [SET=SP1024|SP8192|CaseOps]       fetch a published data set and its tokenizer into data/
-Build       make setup | programs | build | clean       packages and LibTorch; the programs; tests too; remove build/
-            make install PREFIX=DIR                     programs, profiles and bash completion into DIR (~/.local)
-            make wheel                                  the programs as a Python wheel in build/wheel
-Tests       make test | test-all                        the quick tests; all of them, also under sanitizers
-            make test-asan | test-tsan | test-faults [KILLS=200] | fuzz [SECONDS=60] [FUZZ_SEED=1]
-            make test-arm64 | check-gpu [RANKS=8]       for arm64 under emulation; a GPU's first day, into check-gpu.txt
-Benchmarks  make bench | bench-operations               against PyTorch (half an hour); each fused operation (minutes)
-
-Settings    PROFILE=cpu-demo|beyond|published-531|field-1855|record-h100x8|FILE; NAME=value changes a setting (ITERATIONS=9)
-            LAUNCH="mpirun -n 2" runs training, calibration and evaluation as several processes (docs/scaling.md)
-            A run is kept in RUNS/PROFILE/[RUN-]seed-SEED (RUNS=runs) with the settings that were given for it until others are.
-            AUTHOR=… GITHUB_ID=… sign a submission.
-            VENV=DIR is a virtual environment that clones share. `PROGRAM --help` explains a program and its settings.
+make record [PROFILE=cpu-demo] [SEED=1337]    train, quantise, pack and score
+make train | finalize | quantise | pack | eval | submission    up to that stage
+make … AGAIN=1 | make -n …       replace finished stages; only print commands
+make records SEEDS="1337 42" [-j2] [EXECUTOR=slurm]    several seeds, one record
+make generate PROMPT="…"         continue a text (TEMPERATURE, TOP_P, TOKENS)
+make runs | compare A=DIR B=DIR  list all runs; compare two experiments
+make publish | prove             copy the submission to records/; prove a score
+make verify-record RECORD=DIR    check claims, rebuild the source, score again
+Data
+make corpus TEXT='FILE…' OUT=DIR [HOLDOUT=5%] [PIECES=2048]   your own text
+  [DOCUMENTS=blank-line|file|key:NAME]
+make data [SET=SP1024|SP8192|CaseOps]    fetch a published data set into data/
+Build and test
+make setup | programs | build | clean | install PREFIX=DIR | wheel
+make test | test-all | test-asan | test-tsan | test-faults [KILLS=200] | fuzz
+make test-arm64 | check-gpu [RANKS=8] | bench | bench-operations
+Settings
+NAME=value changes a setting (ITERATIONS=9); `PROGRAM --help` lists them.
+PROFILE=cpu-demo|beyond|published-531|field-1855|record-h100x8|FILE
+RUN=NAME keeps a run of its own in RUNS/PROFILE/NAME-seed-SEED (RUNS=runs).
+LAUNCH="mpirun -n 2": several processes. AUTHOR=, GITHUB_ID=: who submits.
 endef
 
-.PHONY: help setup configure records runs compare programs build test test-all check-gpu test-asan test-tsan test-arm64 fuzz test-faults bench bench-operations data corpus record $(STAGES) publish prove generate verify-record install wheel clean
+.PHONY: FORCE help setup configure records runs compare programs build test test-all check-gpu test-asan test-tsan test-arm64 fuzz test-faults bench bench-operations data corpus record $(STAGES) publish prove generate verify-record install wheel clean
 help:
 	@$(info $(HELP)):
 
@@ -141,11 +136,19 @@ corpus: programs
 	  $${PIECES:+--pieces "$$PIECES"} $$([ "$${CASE_OPS:-0}" = 0 ] || echo --case-ops) "$$OUT" $$TEXT
 	@echo "make record RUN=$$(basename -- "$$OUT") DATA_PATH=$$OUT VOCAB_SIZE=$${PIECES:-2048}"
 
-# The default corpus, and the same in other vocabularies: made once, shared by all runs.
-data/bible-kjv/manifest.json: scripts/make-corpus scripts/corpus build/bin/tokenize-shard.digest
-	@scripts/make-corpus data/bible-kjv 1024
-data/bible-kjv-%/manifest.json: scripts/make-corpus scripts/corpus build/bin/tokenize-shard.digest
-	@scripts/make-corpus data/bible-kjv-$* $*
+# The default corpus, and the same in other vocabularies: made once, shared by all runs, and made again where what makes it has other
+# content: .made-from has its digest, because times say nothing.
+define MAKE_CORPUS
+@made_from=$$(cat scripts/make-corpus scripts/corpus build/bin/tokenize-shard.digest | sha256sum); \
+if [ ! -f $@ ] || [ "$$made_from" != "$$(cat $(@D)/.made-from 2>&1)" ]; then \
+  scripts/make-corpus $(@D) $(1); printf '%s\n' "$$made_from" > $(@D)/.made-from; \
+fi
+endef
+data/bible-kjv/manifest.json: FORCE
+	$(call MAKE_CORPUS,1024)
+data/bible-kjv-%/manifest.json: FORCE
+	$(call MAKE_CORPUS,$*)
+FORCE:
 
 # A run is Makefile.runs at work inside the run's own directory.
 record $(STAGES) publish generate: programs

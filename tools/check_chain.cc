@@ -25,6 +25,7 @@ int main(int argc, char** argv) {
   line.Required("--profile");
   line.Option("--goal", options.goal, "the last stage: train, finalize, quantise, pack, eval or submission");
   line.Option("--source-bytes", options.source_bytes, 0, INT64_MAX, "size of the source archive, which TARGET_BYTES counts");
+  line.Option("--budget", options.budget, 0, INT64_MAX, "bytes that artifact and code may have together; 0: no limit");
   line.Flag("--again", options.again, "let finished stages be replaced that differ");
   line.Flag("--begin", begin,
             "first refuse (status 2) what would replace a finished stage unasked, or cannot end in a record, and say what is kept");

@@ -22,6 +22,7 @@ int main(int argc, char** argv) {
   line.Output("OUT", out, "checkpoint of weights; - is standard output");
   line.Flag("--select", select, "short for --source select");
   line.Use(settings, scope::kFinalize);
+  line.Inherit(in, [](const std::string& path) { return CheckpointReader(path).settings(); });
 
   return RunTool(line, argc, argv, [&]() -> Json {
     const CheckpointReader training(in);

@@ -505,6 +505,7 @@ int Main(int argc, char** argv) {
   line.Option("--top-p", options.top_p, 0, 1,
               "--generate: sample from the most likely tokens whose probabilities sum to this; --seed N seeds the draws [0.95]");
   line.Use(settings, scope::kEvaluate);
+  line.Inherit(options.artifact, [](const std::string& path) { return OpenWeights(InputFile(path)).settings(); });
   line.Ranks();
   return RunTool(line, argc, argv, [&]() -> Json {
     const Place place(settings);

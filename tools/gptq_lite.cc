@@ -99,6 +99,7 @@ int main(int argc, char** argv) {
   line.Output("OUT", out, "checkpoint of codes and scales; - is standard output");
   line.Option("--training", training, "training checkpoint that the weights were made of: what CALIBRATION=train reads");
   line.Use(settings, scope::kQuantise);
+  line.Inherit(in, [](const std::string& path) { return CheckpointReader(path).settings(); });
   line.Ranks();
 
   return RunTool(line, argc, argv, [&]() -> Json {
@@ -116,6 +117,9 @@ int main(int argc, char** argv) {
     int64_t parameters = 0;
     for (const TensorInfo& info : weights.tensors()) parameters += info.numel();
     const int64_t budget = !sized ? 0 : TargetBytes(settings, parameters);
+    if (sized && settings.target_bytes > 0 && budget == settings.target_bytes - settings.code_bytes)
+      Log("budget: %s bytes for the artifact: target_bytes = %s less code_bytes = %s (%s)", WithCommas(budget).c_str(),
+          WithCommas(settings.target_bytes).c_str(), WithCommas(settings.code_bytes).c_str(), std::string(OriginName(settings.origin("code_bytes"))).c_str());
 
     const double memory = EstimateExport(weights, settings) + EstimateCheckpointCalibration(settings);
     settings.CheckMemory(memory);

@@ -41,12 +41,15 @@ int main(int argc, char** argv) {
   line.Option("--level", level, 1, 22, "zstd level; without it 1, 19 and 22 are tried and the smallest result kept");
   line.Flag("--dry-run", dry_run, "only report the size: write nothing and accept any size");
   line.Use(settings, scope::kPack);
+  line.Inherit(in, [](const std::string& path) { return CheckpointReader(path).settings(); });
 
   return RunTool(line, argc, argv, [&]() -> Json {
     if (out.empty() && !dry_run) throw UsageError("OUT is required without --dry-run (see --help)");
     const CheckpointReader quantised(in);
     settings.Adopt(quantised.settings(), quantised.path());
     const int64_t code_bytes = settings.code_bytes;
+    if (settings.origin("code_bytes") == Origin::kCheckpoint && code_bytes > 0)
+      Log("pack-zstd: code_bytes = %s, as %s states", WithCommas(code_bytes).c_str(), quantised.path().c_str());
     // Opened before the work: a path that cannot be written is known at once. Uncommitted it vanishes.
     std::optional<OutputFile> file;
     if (!dry_run) file.emplace(out);

@@ -268,12 +268,15 @@ Feedback MakeFeedback(const at::Tensor& moments, int64_t count, double damping, 
   return feedback;
 }
 
+void CheckWindows(const Settings& settings, const ShardSet& train) {
+  if (train.tokens() > settings.calibration_tokens) return;
+  throw InputError(train.files().front(), StringPrintf("the training split holds %ld tokens where a calibration window needs %ld",
+                                                       train.tokens(), settings.calibration_tokens + 1));
+}
+
 CalibrationWindows DrawWindows(const Settings& settings, const ShardSet& train) {
+  CheckWindows(settings, train);
   const int64_t T = settings.calibration_tokens, places = train.tokens() - T;
-  if (places < 1) {
-    throw InputError(train.files().front(), StringPrintf("the training split holds %ld tokens where a calibration window needs %ld",
-                                                         train.tokens(), T + 1));
-  }
   std::mt19937_64 random(static_cast<uint64_t>(settings.calibration_seed));
   CalibrationWindows windows(settings.calibration_windows, std::vector<uint16_t>(T + 1));
   for (std::vector<uint16_t>& window : windows)

@@ -20,6 +20,8 @@ using CalibrationWindows = std::vector<std::vector<uint16_t>>;
 
 // calibration_windows windows from `train`, drawn by calibration_seed. Throws InputError where the split is shorter than a window.
 CalibrationWindows DrawWindows(const Settings& settings, const ShardSet& train);
+// Throws what DrawWindows would throw.
+void CheckWindows(const Settings& settings, const ShardSet& train);
 
 // As many that the weights generate at temperature 1, each from BOS (id 1) on, by calibration_seed and the window's number. Ranks share
 // them out; any number of them comes to the same.

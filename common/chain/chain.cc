@@ -8,6 +8,7 @@
 #include <set>
 #include <span>
 
+#include "common/average/source.h"
 #include "common/base/digest.h"
 #include "common/base/error.h"
 #include "common/base/file.h"
@@ -17,6 +18,7 @@
 #include "common/checkpoint/checkpoint.h"
 #include "common/checkpoint/counter_names.h"
 #include "common/quantise/budget.h"
+#include "common/quantise/calibration.h"
 #include "common/tokens/shards.h"
 
 namespace fairway {
@@ -194,6 +196,12 @@ struct Chain::State {
     else if (shards.has_bytes())
       found->second = shards.BytesIdentity();
     return found->second;
+  }
+  DataSizes Sizes() const {
+    const ShardSet train(Path("data"), "train", settings[kTrain].vocab_size), val(Path("data"), "val", settings[kTrain].vocab_size);
+    DataSizes sizes{.train = train.tokens(), .val = val.tokens()};
+    for (const ShardSet::Range& shard : train.ranges()) sizes.largest_train_shard = std::max(sizes.largest_train_shard, shard.tokens);
+    return sizes;
   }
   static std::string ProgramDigest(int stage) {
     return Trim(InputFile(ProgramDirectory() + "/" + kInfo[stage].program + ".digest").text());
@@ -388,6 +396,21 @@ struct Chain::State {
     return "";
   }
 
+  // What training calibrated for is one source of weights (common/quantise/calibration.h).
+  void CheckCalibratedSource(int first, const ChainSettings& chain) const {
+    if (first == kTrain || first > kQuantise || goal < kQuantise || !TrainingCalibrates(chain.quantise) || chain.finalize.source == "select") return;
+    const auto shares = [](std::string_view source) {
+      std::map<std::string, double> shares;
+      for (const SourcePart& part : ParseSource(source)) shares[part.set] = part.share;
+      return shares;
+    };
+    for (const auto& [name, value] : products[kTrain].counters.all())
+      if (const std::string_view prefix = counter::kCalibrationOfPrefix; name.starts_with(prefix))
+        if (const std::string source = name.substr(prefix.size()); shares(source) != shares(chain.finalize.source))
+          throw UsageError("CALIBRATION = train: training calibrated for SOURCE = " + source + ", and the weights are those of SOURCE = " + chain.finalize.source +
+                           "; CALIBRATION=self calibrates on text that the weights generate");
+  }
+
   bool IsDue(int stage, const Verdict& verdict) const {
     return !products[stage].there || !verdict.causes.empty() || verdict.other_input;
   }
@@ -451,8 +474,11 @@ std::vector<std::string> Chain::Check() const {
       throw UsageError(state.unfinished_path + " is of an unfinished run with other settings: " + why +
                        "; the settings of then continue it, AGAIN=1 starts afresh in its place, RUN=NAME makes another run");
   if (first <= kEval) {
-    constexpr LastStage kLast[] = {LastStage::kTrain, LastStage::kFinalize, LastStage::kQuantise, LastStage::kQuantise, LastStage::kEval};
-    CheckCombinations(chain, kLast[std::min<int>(state.goal, kEval)]);
+    constexpr LastStage kNamed[] = {LastStage::kTrain, LastStage::kFinalize, LastStage::kQuantise, LastStage::kQuantise, LastStage::kEval};
+    const LastStage last = state.goal == kSubmission ? LastStage::kSubmission : kNamed[state.goal];
+    CheckCombinations(chain, last, state.options.budget);
+    state.CheckCalibratedSource(first, chain);
+    CheckDataSizes(chain, kNamed[first], last, state.Sizes());
   }
   if (first == kTrain)
     for (const std::string& line : IdleTechniques(chain.train)) lines.push_back(line);

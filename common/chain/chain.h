@@ -21,6 +21,7 @@ struct ChainOptions {
   std::string goal;           // train, finalize, quantise, pack, eval or submission
   bool again = false;         // replace finished stages that differ
   int64_t source_bytes = 0;   // size of the source archive: what TARGET_BYTES counts beside the artifact
+  int64_t budget = 0;         // bytes that artifact and code may have together; 0: no limit
 };
 
 // A stage that has to be made.

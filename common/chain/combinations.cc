@@ -6,37 +6,40 @@
 #include "common/base/error.h"
 #include "common/base/machine.h"
 #include "common/base/text.h"
+#include "common/optim/schedule.h"
+#include "common/plan/plan.h"
 #include "common/quantise/budget.h"
+#include "common/quantise/calibration.h"
 
 namespace fairway {
 namespace {
 
-// The learning rate scale of the step that begins after `step` steps (common/optim/schedule.h), where steps end the run.
-double ScaleByIterations(const Settings& s, int64_t step) {
-  if (s.warmdown_iters <= 0 || step < s.iterations - s.warmdown_iters) return 1;
-  return static_cast<double>(s.iterations - step) / static_cast<double>(s.warmdown_iters);
+std::string InEnvironment(std::string_view name) { return std::ranges::find(SettingTable(), name, &SettingInfo::name)->Environment(); }
+
+// Why the learning rate scale never comes below `threshold`, a setting's value; empty where it does, or where a clock decides as it goes.
+// `last`: the last step (from 0) that counts.
+std::string WhyNeverBelow(const Settings& s, double threshold, const char* name, int64_t last) {
+  const std::string setting = name;
+  if (threshold > 1) return "";
+  if (s.warmdown_frac > 0 && s.min_lr >= threshold)
+    return StringPrintf("MIN_LR = %s keeps the learning rate above ", ShortestDouble(s.min_lr).c_str()) + setting;
+  if (s.warmdown_frac <= 0 && s.warmdown_iters <= 0)
+    return StringPrintf("WARMDOWN_ITERS = %ld keeps the learning rate above ", s.warmdown_iters) + setting;
+  if (s.max_wallclock_seconds > 0 || LearningRateScale(s, last, 0) < threshold) return "";
+  return (s.warmdown_frac > 0 ? "WARMDOWN_FRAC = " + ShortestDouble(s.warmdown_frac) : StringPrintf("WARMDOWN_ITERS = %ld", s.warmdown_iters)) +
+         " leaves no step below " + setting + " = " + ShortestDouble(threshold);
 }
 
 // Why the SWA has no snapshot; empty where it may have one. A clock may end a run before the first one.
 std::string WhyNoSnapshot(const Settings& s) {
   if (s.swa_every > s.iterations) return StringPrintf("SWA_EVERY = %ld is more than ITERATIONS = %ld", s.swa_every, s.iterations);
-  if (s.swa_start_frac > 1) return "";
-  if (s.warmdown_iters <= 0) return StringPrintf("WARMDOWN_ITERS = %ld keeps the learning rate above SWA_START_FRAC", s.warmdown_iters);
-  if (s.max_wallclock_seconds > 0) return "";
   const int64_t last = s.iterations - s.iterations % s.swa_every;  // of all snapshots the one at the lowest scale
-  if (ScaleByIterations(s, last - 1) < s.swa_start_frac) return "";
-  return StringPrintf("WARMDOWN_ITERS = %ld, SWA_EVERY = %ld and SWA_START_FRAC = %s leave no step for one", s.warmdown_iters, s.swa_every,
-                      ShortestDouble(s.swa_start_frac).c_str());
+  std::string cause = WhyNeverBelow(s, s.swa_start_frac, "SWA_START_FRAC", last - 1);
+  if (cause.find("leaves no step") != std::string::npos) cause += StringPrintf(" at which a snapshot is due (SWA_EVERY = %ld)", s.swa_every);
+  return cause;
 }
 
-std::string WhyNoLateQat(const Settings& s) {
-  if (s.late_qat_threshold > 1) return "";
-  if (s.warmdown_iters <= 0)
-    return StringPrintf("WARMDOWN_ITERS = %ld keeps the learning rate above LATE_QAT_THRESHOLD", s.warmdown_iters);
-  if (s.max_wallclock_seconds > 0 || ScaleByIterations(s, s.iterations - 1) < s.late_qat_threshold) return "";
-  return StringPrintf("WARMDOWN_ITERS = %ld leaves no step below LATE_QAT_THRESHOLD = %s", s.warmdown_iters,
-                      ShortestDouble(s.late_qat_threshold).c_str());
-}
+std::string WhyNoLateQat(const Settings& s) { return WhyNeverBelow(s, s.late_qat_threshold, "LATE_QAT_THRESHOLD", s.iterations - 1); }
 
 void CheckSource(const Settings& train, const Settings& finalize) {
   if (finalize.source == "select") {
@@ -56,37 +59,118 @@ void CheckSource(const Settings& train, const Settings& finalize) {
   }
 }
 
+bool IsSliding(const Settings& s) { return s.eval_stride > 0 && s.eval_stride < s.train_seq_len; }
+
+// `eval`: as evaluation takes them (Settings::ForEvaluation).
 void CheckEvaluation(const Settings& eval) {
   if (eval.method == "sliding") return;
   const std::string method = "METHOD = " + eval.method;
-  const bool gpu = eval.device == "cuda" || (eval.device == "auto" && BuiltWithCuda() && GpuCount() > 0);
+  const bool on_gpu = eval.device == "cuda" || (eval.device == "auto" && BuiltWithCuda() && GpuCount() > 0);
   if (eval.method == "ttt" && eval.ttt_lora_rank > 0) {
-    if (gpu) throw UsageError(method + " with TTT_LORA_RANK > 0 is for a CPU: adapters do not learn on a GPU; DEVICE=cpu evaluates so, METHOD=sliding without");
+    if (on_gpu) throw UsageError(method + " with TTT_LORA_RANK above 0 is for a CPU: DEVICE=cpu evaluates so, METHOD=sliding without adapters");
     return;
   }
-  if (eval.eval_stride <= 0 || eval.eval_stride >= eval.train_seq_len)
-    throw UsageError(StringPrintf("%s needs windows that overlap: EVAL_STRIDE = %ld is not between 1 and TRAIN_SEQ_LEN - 1 = %ld", method.c_str(),
-                                  eval.eval_stride, eval.train_seq_len - 1));
+  if (!IsSliding(eval))
+    throw UsageError(StringPrintf("%s needs windows that overlap: EVAL_STRIDE = %ld is not between 1 and %s - 1 = %ld", method.c_str(), eval.eval_stride,
+                                  eval.eval_seq_len > 0 ? "EVAL_SEQ_LEN" : "TRAIN_SEQ_LEN", eval.train_seq_len - 1));
   if (eval.published_quirks) throw UsageError(method + " does not go with PUBLISHED_QUIRKS = 1, whose sum is of sliding windows");
-  if (eval.method == "kv_cache" && gpu)
+  if (eval.method == "kv_cache" && on_gpu)
     throw UsageError(method + " is for a CPU: no keys and values are kept on a GPU; DEVICE=cpu evaluates so");
+}
+
+// Plain evaluation takes batches of whole sequences.
+void CheckValidationBatch(const Settings& eval) {
+  if (eval.val_batch_size / 8 < eval.train_seq_len)
+    throw UsageError(StringPrintf("VAL_BATCH_SIZE = %ld is less than 8 sequences of %s = %ld", eval.val_batch_size,
+                                  eval.eval_seq_len > 0 ? "EVAL_SEQ_LEN" : "TRAIN_SEQ_LEN", eval.train_seq_len));
+}
+
+int64_t WeightsOf(const Settings& settings) {
+  int64_t count = 0;
+  for (const Weight& weight : Plan(settings).weights) count += weight.numel();
+  return count;
+}
+
+// The size that is asked for must be one that a record may have.
+void CheckBudget(const Settings& settings, int64_t weights, int64_t budget) {
+  if (!HasSize(settings)) return;
+  const int64_t artifact = TargetBytes(settings, weights);
+  if (budget <= 0 || artifact + settings.code_bytes <= budget) return;
+  for (const char* name : {"target_bytes", "target_ratio", "bits_per_weight"})
+    if (const std::string value = settings.Get(name); value != "0")
+      throw UsageError(StringPrintf("%s = %s asks for %s bytes of artifact and code; a record has %s at most", InEnvironment(name).c_str(), value.c_str(),
+                                    WithCommas(artifact + settings.code_bytes).c_str(), WithCommas(budget).c_str()));
+}
+
+// What gptq-lite reads of the training checkpoint (common/quantise/calibration.h) must be there.
+void CheckTrainingCalibrated(const Settings& train, const Settings& quantise) {
+  if (!TrainingCalibrates(quantise)) return;
+  const std::string choice = "; CALIBRATION=self calibrates on text that the weights generate";
+  const auto refuse = [&](const char* name) {
+    throw UsageError(StringPrintf("CALIBRATION = train for %s = %s needs training with it, and training has %s = %s", InEnvironment(name).c_str(), quantise.Get(name).c_str(),
+                                  InEnvironment(name).c_str(), train.Get(name).c_str()) + choice);
+  };
+  if (!HasSize(train) || (quantise.quantiser == "gptq" && train.quantiser == "rtn")) refuse("quantiser");
+  if (!TrainingCalibrates(train)) refuse(train.calibration != "train" ? "calibration" : "calibration_windows");
+  for (const char* name : {"calibration_windows", "calibration_tokens", "calibration_seed", "gptq_damping", "gptq_order", "keep_max_numel",
+                           "control_tensor_name_patterns", "fp16_keep_name_patterns"})
+    if (train.Get(name) != quantise.Get(name)) refuse(name);
 }
 
 }  // namespace
 
-void CheckCombinations(const ChainSettings& chain, LastStage last) {
-  chain.train.CheckModel();
+void CheckCombinations(const ChainSettings& chain, LastStage last, int64_t budget) {
   if (chain.train.iterations == 0) throw UsageError("ITERATIONS = 0 trains nothing");
+  chain.train.CheckTraining(/*world_size=*/1);
   CheckQuantiser(chain.train);
-  if (chain.train.late_qat_threshold > 0 && HasSize(chain.train)) TargetBytes(chain.train, INT32_MAX);
+  const int64_t weights = WeightsOf(chain.train);
+  if (chain.train.late_qat_threshold > 0) CheckBudget(chain.train, weights, budget);
   CheckSize(chain.train);
+  CheckValidationBatch(chain.train.ForEvaluation());
+  if (chain.train.select_tokens > 0 && chain.train.select_tokens <= chain.train.ForEvaluation().train_seq_len)
+    throw UsageError(StringPrintf("SELECT_TOKENS = %ld holds no sequence of EVAL_SEQ_LEN = %ld and its last target", chain.train.select_tokens, chain.train.eval_seq_len));
   if (last >= LastStage::kFinalize) CheckSource(chain.train, chain.finalize);
   if (last >= LastStage::kQuantise) {
     CheckQuantiser(chain.quantise);
-    if (HasSize(chain.quantise)) TargetBytes(chain.quantise, INT32_MAX);
+    CheckBudget(chain.quantise, weights, budget);
     CheckSize(chain.quantise);
+    CheckTrainingCalibrated(chain.train, chain.quantise);
   }
-  if (last >= LastStage::kEval) CheckEvaluation(chain.eval);
+  if (last >= LastStage::kEval) {
+    const Settings eval = chain.eval.ForEvaluation();
+    CheckEvaluation(eval);
+    CheckValidationBatch(eval);
+  }
+}
+
+void CheckDataSizes(const ChainSettings& chain, LastStage first, LastStage last, const DataSizes& data) {
+  const Settings &train = chain.train, &quantise = chain.quantise;
+  if (first == LastStage::kTrain) {
+    const bool late_qat = train.late_qat_threshold > 0 && HasSize(train) && train.calibration_windows > 0;
+    const int64_t left = data.train - train.select_tokens;
+    if ((TrainingCalibrates(train) || late_qat) && left <= train.calibration_tokens)
+      throw UsageError(StringPrintf("CALIBRATION_TOKENS = %ld: the training split has %ld tokens to train on, too few for a window and its last target",
+                                    train.calibration_tokens, left));
+  }
+  const auto check_val = [&](const Settings& eval) {
+    if (data.val <= eval.train_seq_len)
+      throw UsageError(StringPrintf("%s = %ld: the validation split has %ld tokens, too few for a sequence and its last target",
+                                    eval.eval_seq_len > 0 ? "EVAL_SEQ_LEN" : "TRAIN_SEQ_LEN", eval.train_seq_len, data.val));
+  };
+  if (first == LastStage::kTrain) check_val(train.ForEvaluation());
+  if (first <= LastStage::kQuantise && last >= LastStage::kQuantise) {
+    if (HasSize(quantise) && quantise.calibration == "shards" && quantise.calibration_windows > 0 && data.train <= quantise.calibration_tokens)
+      throw UsageError(StringPrintf("CALIBRATION_TOKENS = %ld: the training split has %ld tokens, too few for a window and its last target",
+                                    quantise.calibration_tokens, data.train));
+    if (quantise.quantiser == "gptq_sdclip" && data.largest_train_shard <= train.train_seq_len)
+      throw UsageError(StringPrintf("QUANTISER = gptq_sdclip calibrates on windows of TRAIN_SEQ_LEN = %ld tokens, and the largest training shard has %ld",
+                                    train.train_seq_len, data.largest_train_shard));
+  }
+  if (first <= LastStage::kEval && last >= LastStage::kEval) {
+    const Settings eval = chain.eval.ForEvaluation();
+    if (!IsSliding(eval) || (eval.published_quirks && eval.method == "sliding")) check_val(eval);
+  }
+  if (last == LastStage::kSubmission) check_val(chain.eval.ForEvaluation());  // the averages are scored plainly, for the table
 }
 
 std::vector<std::string> IdleTechniques(const Settings& train) {

@@ -169,7 +169,7 @@ class Descent {
 [[noreturn]] void ThrowTooShort(const ShardSet& val, int64_t needed) {
   throw InputError(
       val.files().front(),
-      StringPrintf("the validation split holds %ld tokens where at least %ld are needed", val.tokens(), needed));
+      StringPrintf("the %s split holds %ld tokens where at least %ld are needed", val.split() == "val" ? "validation" : "training", val.tokens(), needed));
 }
 
 }  // namespace
@@ -178,18 +178,21 @@ bool IsSliding(const Settings& settings) {
   return settings.eval_stride > 0 && settings.eval_stride < settings.train_seq_len;
 }
 
-Score EvaluatePlain(Engine& model, const ShardSet& val, const ByteTable& table, const Settings& settings,
-                    const OnBatch& on_batch, Communicator& communicator, Witness* witness) {
-  const int64_t batch_windows = settings.val_batch_size / 8 / settings.train_seq_len;
-  if (batch_windows == 0) {
+void CheckPlain(const ShardSet& val, const Settings& settings) {
+  if (settings.val_batch_size / 8 < settings.train_seq_len) {
     throw UsageError(StringPrintf("VAL_BATCH_SIZE=%ld is less than 8 sequences of TRAIN_SEQ_LEN=%ld",
                                   settings.val_batch_size, settings.train_seq_len));
   }
-  const int64_t T = settings.train_seq_len;
+  if (val.tokens() <= settings.train_seq_len) ThrowTooShort(val, settings.train_seq_len + 1);
+}
+
+Score EvaluatePlain(Engine& model, const ShardSet& val, const ByteTable& table, const Settings& settings,
+                    const OnBatch& on_batch, Communicator& communicator, Witness* witness) {
+  CheckPlain(val, settings);
+  const int64_t T = settings.train_seq_len, batch_windows = settings.val_batch_size / 8 / T;
   // Pull request 1855 scores whole batches only.
   const bool whole = settings.packed_documents && settings.published_quirks && (val.tokens() - 1) / T >= batch_windows;
   const WindowPlan plan = WindowPlan::Plain(val.tokens() - 1, T, whole ? batch_windows : 1);
-  if (plan.size() == 0) ThrowTooShort(val, settings.train_seq_len + 1);
   return ScoreWindows(
       val, plan, {batch_windows, plan.size(), 1}, on_batch, communicator,
       [&](Batch& batch) {

@@ -36,6 +36,9 @@ using OnBatch = std::function<void(const BatchDone&)>;
 Score EvaluatePlain(Engine& model, const ShardSet& val, const ByteTable& table, const Settings& settings,
                     const OnBatch& on_batch = {}, Communicator& communicator = Communicator::Single(), Witness* witness = nullptr);
 
+// Throws what EvaluatePlain would throw for this split and these settings: to be known before training.
+void CheckPlain(const ShardSet& val, const Settings& settings);
+
 // Windows of train_seq_len every eval_stride targets, eval_batch_seqs at a time; every target of the split exactly
 // once, a split shorter than one sequence as one shorter window. Under settings.published_quirks the published sum: whole
 // sequences only, their tail scored again. Throws InputError for a split without a target or an id out of range.

@@ -19,6 +19,10 @@ constexpr char kExitStatuses[] =
     "exit status: 0 done, 1 internal error, 2 usage, 3 input/output, 4 bad or incompatible input,\n"
     "             5 a gate failed (over budget, score too low), 128+n ended by signal n";
 
+constexpr char kSettings[] = "settings (also as NAME in the environment, name = value in a profile)";
+constexpr char kInheritedSettings[] =
+    "settings (also as NAME in the environment, name = value in a profile; what is given nowhere is as the input file states it, else [the default])";
+
 // What CLI11 would not see. A switch may stand alone: `--published-quirks IN` is `--published-quirks=1 IN`, `--published-quirks 0 IN` is `--published-quirks=0 IN`.
 // A value may be empty: `--byte-table=` is `--byte-table ''`.
 std::vector<std::string> WithPlainValues(int argc, char** argv) {
@@ -50,6 +54,8 @@ struct CommandLine::Impl::Parser {
   unsigned stages = 0;
   std::string profile, log;
   bool print_settings = false;
+  const std::string* input = nullptr;  // whose settings are taken where none are given
+  std::function<SettingValues(const std::string&)> read_input;
 };
 
 CommandLine::CommandLine(std::string name, std::string purpose, std::string example) : impl_(std::make_unique<Impl>()) {
@@ -142,8 +148,15 @@ void CommandLine::Use(Settings& settings, unsigned stages) {
     parser.app.add_option_function<std::string>(info.Flag(), set, help)
         ->type_name("")
         ->trigger_on_parse()
-        ->group(used ? "settings (also as NAME in the environment, name = value in a profile)" : "");
+        ->group(used ? kSettings : "");
   }
+}
+
+void CommandLine::Inherit(const std::string& path, std::function<SettingValues(const std::string&)> read) {
+  impl_->parser->input = &path;
+  impl_->parser->read_input = std::move(read);
+  for (CLI::Option* option : impl_->parser->app.get_options())
+    if (option->get_group() == kSettings) option->group(kInheritedSettings);
 }
 
 void CommandLine::Ranks() { impl_->ranks = true; }
@@ -172,8 +185,13 @@ bool CommandLine::Impl::Parse(int argc, char** argv) {
   if (!parser->profile.empty()) settings.LoadProfile(parser->profile);
   settings.LoadEnvironment();
   if (parser->print_settings) {
-    for (const auto& [name, value] : settings.Select(parser->stages, /*with_run=*/true))
-      std::cout << name << " = " << value << "  # " << OriginName(settings.origin(name)) << "\n";
+    const bool inherits = parser->input != nullptr, known = inherits && !parser->input->empty() && *parser->input != "-";
+    if (known) settings.Adopt(parser->read_input(*parser->input), *parser->input);
+    const SettingValues of_run = settings.Select(parser->stages, /*with_run=*/true), inherited = settings.Select(parser->stages);
+    for (const auto& [name, value] : of_run) {
+      const bool open = inherits && !known && settings.origin(name) == Origin::kDefault && std::ranges::find(inherited, name, &SettingValues::value_type::first) != inherited.end();
+      std::cout << name << " = " << value << "  # " << OriginName(settings.origin(name)) << (open ? ", unless the input file states it" : "") << "\n";
+    }
     return false;
   }
   if (!parser->log.empty() && LaunchOf().rank == 0) OpenLog(parser->log);

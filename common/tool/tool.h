@@ -46,6 +46,10 @@ class CommandLine {
   // environment serves the whole chain.
   void Use(Settings& settings, unsigned stages);
 
+  // What is given nowhere is taken from the settings that the input at `path` states (Settings::Adopt, which the body calls): --help says so,
+  // and --print-settings shows them where `path` is given. `read` returns them.
+  void Inherit(const std::string& path, std::function<SettingValues(const std::string&)> read);
+
   // The program may be one of several ranks (common/parallel). Rank 0 speaks: the others write no log, print no result where the
   // body returns none, and say what ended them as "NAME: rank 1: cause". Other programs refuse to be started as one of several.
   void Ranks();

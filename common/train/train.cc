@@ -231,6 +231,11 @@ class Run {
     lineage_.settings.emplace_back("hardware", HardwareName(machine_, communicator_));
     lineage_.inputs = {LineageOf(trainer_.shards(), settings_)};
     (void)CheckText(val_, table_);  // shards that are not those of their manifest are refused here, not after training
+    // What late QAT, or the end of training, would refuse.
+    CheckPlain(val_, settings_.ForEvaluation());
+    if (settings_.select_tokens > 0) CheckPlain(SelectSlice(), settings_.ForEvaluation());
+    const bool sized_qat = HasSize(settings_) && settings_.late_qat_threshold > 0 && settings_.calibration_windows > 0;
+    if (TrainingCalibrates(settings_) || sized_qat) CheckWindows(settings_, trainer_.shards());
     if (communicator_.world_size() > 1) RequireAgreement(communicator_, FactsOf(settings_, lineage_, val_, table_));
     if (Writes()) {
       reservation_.emplace(out);
@@ -534,10 +539,12 @@ class Run {
           100 * seconds / profiled_seconds_);
   }
 
+  ShardSet SelectSlice() const { return train_.Part(train_.tokens() - settings_.select_tokens, settings_.select_tokens); }
+
   // Scores what ema-finalize may select from, on the end of the training split, which was kept out of training.
   void ScoreSources() {
     if (settings_.select_tokens == 0) return;
-    const ShardSet slice = train_.Part(train_.tokens() - settings_.select_tokens, settings_.select_tokens);
+    const ShardSet slice = SelectSlice();
     for (const std::string& source : SelectableSources(trainer_.ema_updates() > 0, trainer_.swa_snapshots() > 0)) {
       trainer_.WithWeights(ParseSource(source), [&](Engine& model) {
         select_losses_[source] = EvaluatePlain(model, slice, table_, settings_.ForEvaluation(), {}, communicator_).val_loss;

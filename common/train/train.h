@@ -27,7 +27,7 @@ struct TrainResult {
 //
 // SIGINT, SIGTERM and, unless it is ignored, SIGHUP stop it: after the step, or within one that takes long, which is given up (between
 // micro-batches, and in a single process between the chunks of one). It writes a checkpoint of the last finished step, says how to continue, and
-// returns. SIGUSR1 makes it write a checkpoint after the step and continue.
+// returns. In a batch job SIGUSR1 makes it write a checkpoint after the step and continue.
 // `lineage` is the program's own; the inputs are added here. With `profile_steps` the log says at the end where a step's time went, by
 // operation (step_profile.h); UsageError on a GPU, which has no such clock.
 TrainResult Train(Settings settings, const std::string& out, const std::string& resume, Lineage lineage, bool profile_steps = false);

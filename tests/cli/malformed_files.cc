@@ -499,7 +499,7 @@ void Manifests() {
   put("cut", good.substr(0, good.size() / 2));
   put("list", "[]");
   put("no-format", "{}");
-  put("format", R"({"format": 2, "splits": {}})");
+  put("format", R"({"format": 3, "splits": {}})");
   put("format-fraction", R"({"format": 1.5, "splits": {}})");
   put("format-switch", R"({"format": true, "splits": {}})");
   put("no-splits", R"({"format": 1})");

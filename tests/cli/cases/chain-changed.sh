@@ -22,6 +22,7 @@ try ran eval DATA_PATH=../other TOKENIZER_PATH=../other/tokenizer.model
 try ran eval
 try ran record
 try ran quantise QUANTISER=rtn BITS_PER_WEIGHT=4
+try ran quantise QUANTISER=rtn BITS_PER_WEIGHT=4 CALIBRATION=self
 try ran record
 try ran eval TRAIN_SEQ_LEN=64
 try ran record

@@ -1,4 +1,4 @@
-# Ctrl-C, TERM and a hangup end training with a checkpoint, SIGUSR1 asks for one; continuing gives what an uninterrupted run gives.
+# Ctrl-C, TERM, a hangup and SIGUSR1 end training with a checkpoint; in a batch job SIGUSR1 only asks for one; continuing gives what an uninterrupted run gives.
 make_shards data
 # interrupted SIGNAL COMMAND…: sends it as soon as the log has a step. The run cannot end before that: what it says goes into a pipe that is
 # full but for a page, and nobody reads until the signal is sent.
@@ -39,6 +39,8 @@ record some_step interrupted INT $long
 record some_step $long --warmdown-iters 90 --resume newest
 touch log
 record some_step interrupted USR1 $long --resume newest
+touch log
+record some_step interrupted USR1 env SLURM_JOB_ID=7 $long --resume newest
 need train --profile small.profile --iterations 400 --warmdown-iters 100 --out straight.ckpt
 for run in train straight; do identity $run.ckpt > $run.identity; done
 try diff train.identity straight.identity

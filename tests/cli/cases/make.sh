@@ -40,6 +40,7 @@ try ran record SWA_ENABLED=0 SOURCE=ema AGAIN=1
 
 # Where a size in bytes is asked for, it counts the code. Training that is done is not done again for it.
 try ran quantise QUANTISER=rtn TARGET_BYTES=500000
+try ran quantise QUANTISER=rtn TARGET_BYTES=500000 CALIBRATION=self
 try ran quantise
 try ran train QUANTISER=rtn TARGET_BYTES=500000
 try ran quantise RUN=sized QUANTISER=rtn TARGET_BYTES=500000
@@ -56,6 +57,12 @@ try ls runs/cpu-demo/seed-8
 
 # The corpus in another vocabulary.
 try ran train SEED=9 DATA_PATH=data/bible-kjv-512
+try ran train SEED=9
+# The corpus is made again where what makes it is another, whatever the times say.
+touch -d 2099-01-01 scripts/corpus build/bin/tokenize-shard.digest
+try ran train SEED=9
+echo 2 > build/bin/tokenize-shard.digest && touch -d 1999-01-01 build/bin/tokenize-shard.digest
+try ran train SEED=9
 try ran train SEED=9
 
 # Paths.
@@ -78,3 +85,15 @@ try ran train SEED=10 OMP_NUM_THREADS=1
 
 try ran verify-record
 try ran verify-record RECORD=nowhere
+
+# The help fits on a screen of 24 lines of 80 characters, and names each target that a person may want.
+screen() { make help | python3 -c 'import sys; lines = sys.stdin.read().split("\n"); print(len(lines) <= 24, max(map(len, lines)) <= 80)'; }
+try screen
+named() {
+  local target
+  for target in $(sed -n 's/^\.PHONY: //p' Makefile); do
+    case $target in FORCE | help | configure | '$(STAGES)') continue ;; esac
+    make help | grep -qw -- "$target" || echo "$target is not named"
+  done
+}
+try named

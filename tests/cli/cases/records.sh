@@ -42,11 +42,21 @@ try find runs/cpu-demo -maxdepth 1 -name 'failing*'
 
 touch runs/cpu-demo/seed-8/train.partial-000120.ckpt
 rm runs/cpu-demo/seed-9/eval.json runs/cpu-demo/seed-9/submission/submission.json
-echo '{"val_bpb": 1.25}' > runs/cpu-demo/seed-7/eval.json
-touch runs/cpu-demo/seed-7/submission/submission.json
+scored() {  # scored RUN BPB: scores of the artifact that is there
+  echo "{\"val_bpb\": $2, \"artifact_digest\": \"$(sha256sum < "$1/model.bin.zst" | cut -c 1-64)\"}" > "$1/eval.json"
+}
 truncate -s 1234567 runs/cpu-demo/seed-7/model.bin.zst
+scored runs/cpu-demo/seed-7 1.25
 truncate -s 1000 runs/*/*/source.tar.zst
+for run in runs/cpu-demo/{seed-*,more-seed-3,unlimited-seed-*}; do
+  [ ! -d $run/submission ] || cp $run/{model.bin.zst,eval.json,source.tar.zst} $run/submission
+done
+# A submission, or scores, of other products than those that are there are not the run's, whatever the times say.
+scored runs/cpu-demo/more-seed-1 1.75
+truncate -s 999 runs/cpu-demo/more-seed-2/submission/source.tar.zst
+rm runs/cpu-demo/unlimited-seed-3/model.bin.zst && cp runs/cpu-demo/seed-7/model.bin.zst runs/cpu-demo/unlimited-seed-3
 touch -d '3 hours ago' runs/cpu-demo/seed-7/* runs/cpu-demo/seed-7/submission/*
+touch -d '2099-01-01' runs/cpu-demo/more-seed-*/submission/submission.json
 listed() {
   exec 8<> runs/cpu-demo/seed-42/.lock && flock 8
   make runs "$@" | sed -E 's/ +[0-9]+ s$/ moments/'

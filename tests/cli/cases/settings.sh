@@ -32,3 +32,22 @@ for profile in unknown unequal negative word; do
 done
 # A weaker place is checked even where a stronger one wins.
 try train --profile negative.profile --model-dim 64 --print-settings
+
+# What is given nowhere is as the input file states it, and shown as that.
+make_shards data
+need train --profile small.profile --code-bytes 30000 --keep-max-numel 999 --out train.ckpt
+need ema-finalize train.ckpt weights.ckpt
+need gptq-lite weights.ckpt quantised.ckpt
+inherited() { try sh -c "$1 --print-settings | grep -E '^(code_bytes|keep_max_numel|coder|source|eval_stride|threads) '"; }
+inherited 'gptq-lite weights.ckpt out.ckpt'
+inherited 'CODE_BYTES=5 gptq-lite --keep-max-numel 7 weights.ckpt out.ckpt'
+inherited 'gptq-lite'
+inherited 'gptq-lite - -'
+inherited 'ema-finalize train.ckpt out.ckpt'
+inherited 'pack-zstd quantised.ckpt out'
+inherited 'eval-sliding --profile small.profile quantised.ckpt'
+try_last gptq-lite absent.ckpt out.ckpt --print-settings
+try_last gptq-lite data/tokenizer.model out.ckpt --print-settings
+try_last gptq-lite --num-layers 7 weights.ckpt out.ckpt --print-settings
+try sh -c 'pack-zstd --dry-run quantised.ckpt 2>&1 | grep "^pack-zstd:" | sed "s/: [0-9,]* bytes.*; with code [0-9,]*/: N bytes; with code N/"'
+try sh -c 'gptq-lite --quantiser rtn --calibration-windows 0 --target-bytes 40000 weights.ckpt out.ckpt 2>&1 | grep "^budget:"'

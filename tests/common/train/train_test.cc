@@ -77,6 +77,33 @@ class TrainTest : public CorpusTest {
   std::string log;
 };
 
+// Known from settings and data alone, and so before the first step.
+TEST_F(TrainTest, RefusesFirstWhatWouldFailAtTheEnd) {
+  const Options kRtn = {{"quantiser", "rtn"}, {"bits_per_weight", "4"}, {"calibration_windows", "2"}};
+  const auto with = [](Options options, Options more) {
+    options.merge(more);
+    return options;
+  };
+  const std::vector<std::pair<Options, std::string>> cases = {
+      {with(kRtn, {{"calibration_tokens", "400"}, {"late_qat_threshold", "0"}}), "the training split holds 400 tokens where a calibration window needs 401"},
+      {with(kRtn, {{"calibration_tokens", "400"}, {"calibration", "self"}}), "a calibration window needs 401"},  // late QAT's own
+      {with(kRtn, {{"calibration_tokens", "380"}, {"select_tokens", "40"}}), "the training split holds 360 tokens where a calibration window needs 381"},
+      {{{"eval_seq_len", "100"}}, "the validation split holds 50 tokens where at least 101 are needed"},
+      {{{"select_tokens", "40"}, {"eval_seq_len", "48"}}, "the training split holds 40 tokens where at least 49 are needed"},
+      {{{"val_batch_size", "100"}}, "VAL_BATCH_SIZE=100 is less than 8 sequences"},
+  };
+  for (const auto& [options, cause] : cases) {
+    try {
+      Run(Make(options));
+      ADD_FAILURE() << "not refused: " << cause;
+    } catch (const std::exception& error) {
+      EXPECT_THAT(error.what(), HasSubstr(cause));
+    }
+    EXPECT_EQ(log.find("step"), std::string::npos) << log;
+    EXPECT_TRUE(Partials().empty());
+  }
+}
+
 TEST_F(TrainTest, TakesTheTrainersSteps) {
   const Settings settings =
       Make({{"train_log_every", "1"}, {"val_loss_every", "4"}, {"warmup_steps", "2"}, {"checkpoint_every", "3"}});
