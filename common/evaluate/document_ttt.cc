@@ -26,22 +26,22 @@
 namespace fairway {
 namespace {
 
-using Place = Transformer::AdapterPlace;
+using Target = Transformer::AdapterTarget;
 constexpr uint64_t kAdapterSeed = 1337;
 
 // In the order in which the published entry draws them.
-struct PlaceName {
-  Place place;
+struct TargetName {
+  Target target;
   const char* name;
 };
-constexpr PlaceName kPerVisit[] = {
-    {Place::kQuery, "q_loras."}, {Place::kValue, "v_loras."}, {Place::kKey, "k_loras."}, {Place::kMlp, "mlp_loras."}, {Place::kAttentionOutput, "o_loras."}};
+constexpr TargetName kPerVisit[] = {
+    {Target::kQuery, "q_loras."}, {Target::kValue, "v_loras."}, {Target::kKey, "k_loras."}, {Target::kMlp, "mlp_loras."}, {Target::kAttentionOutput, "o_loras."}};
 
-int64_t OutputsOf(const Plan& plan, Place place) {
-  switch (place) {
-    case Place::kKey:
-    case Place::kValue: return plan.Hkv * plan.d;
-    case Place::kHead: return plan.V;
+int64_t OutputsOf(const Plan& plan, Target target) {
+  switch (target) {
+    case Target::kKey:
+    case Target::kValue: return plan.Hkv * plan.d;
+    case Target::kHead: return plan.V;
     default: return plan.D;
   }
 }
@@ -50,24 +50,24 @@ int64_t OutputsOf(const Plan& plan, Place place) {
 class Adapters {
  public:
   Adapters(const Settings& settings, const Plan& plan, const NamedTensors& first_values) : settings_(settings) {
-    const auto add = [&](Place place, size_t visit, const std::string& name) {
+    const auto add = [&](Target target, size_t visit, const std::string& name) {
       const auto found = std::find_if(first_values.begin(), first_values.end(), [&](const auto& own) { return own.first == name; });
       if (found == first_values.end()) throw std::logic_error("no first values of " + name);
       const at::Tensor& a = found->second;
-      Pair pair{.first = a.clone(), .a = a.clone(), .b = at::zeros({a.size(0), OutputsOf(plan, place), a.size(1)})};
+      Pair pair{.first = a.clone(), .a = a.clone(), .b = at::zeros({a.size(0), OutputsOf(plan, target), a.size(1)})};
       for (at::Tensor* tensor : {&pair.a, &pair.b}) {
         tensor->set_requires_grad(true);
         moments_.push_back({*tensor, at::zeros_like(*tensor), at::zeros_like(*tensor)});
       }
-      pairs_.emplace(std::pair{place, visit}, std::move(pair));
+      pairs_.emplace(std::pair{target, visit}, std::move(pair));
     };
-    add(Place::kHead, 0, "lm_head_lora.A");
-    for (const PlaceName& place : kPerVisit)
-      for (size_t visit = 0; visit < plan.visits(plan.loops()).size(); ++visit) add(place.place, visit, place.name + std::to_string(visit) + ".A");
+    add(Target::kHead, 0, "lm_head_lora.A");
+    for (const TargetName& target : kPerVisit)
+      for (size_t visit = 0; visit < plan.visits(plan.loops()).size(); ++visit) add(target.target, visit, target.name + std::to_string(visit) + ".A");
   }
 
-  at::Tensor operator()(Place place, size_t visit, const at::Tensor& x) const {
-    const Pair& pair = pairs_.at({place, visit});
+  at::Tensor operator()(Target target, size_t visit, const at::Tensor& x) const {
+    const Pair& pair = pairs_.at({target, visit});
     const double scale = settings_.ttt_lora_alpha / static_cast<double>(settings_.ttt_lora_rank);
     return (at::matmul(at::matmul(x.to(at::kFloat), pair.a.mT()), pair.b.mT()) * scale).to(x.scalar_type());
   }
@@ -75,7 +75,7 @@ class Adapters {
   // For the next group of documents.
   void Reset() {
     const at::NoGradGuard constant;
-    for (auto& [place, pair] : pairs_) {
+    for (auto& [target, pair] : pairs_) {
       pair.b.zero_();
       if (!settings_.ttt_warm_start_a) pair.a.copy_(pair.first);
     }
@@ -110,7 +110,7 @@ class Adapters {
     at::Tensor parameter, first, second;
   };
   Settings settings_;
-  std::map<std::pair<Place, size_t>, Pair> pairs_;
+  std::map<std::pair<Target, size_t>, Pair> pairs_;
   std::vector<Moments> moments_;
   double steps_ = 0;
 };
@@ -217,8 +217,8 @@ class Evaluation {
       all.emplace_back(name, at::empty({documents, settings_.ttt_lora_rank, plan_.D}).uniform_(-bound, bound, generator));
     };
     add("lm_head_lora.A");
-    for (const PlaceName& place : kPerVisit)
-      for (size_t visit = 0; visit < plan_.visits(plan_.loops()).size(); ++visit) add(place.name + std::to_string(visit) + ".A");
+    for (const TargetName& target : kPerVisit)
+      for (size_t visit = 0; visit < plan_.visits(plan_.loops()).size(); ++visit) add(target.name + std::to_string(visit) + ".A");
     return all;
   }
 
@@ -228,7 +228,7 @@ class Evaluation {
     const auto last_of = [&](const Document& document) { return (document.targets() + chunk - 1) / chunk - 1; };
     int64_t last = 0;
     for (const Document& document : group) last = std::max(last, last_of(document));
-    model_.Adapt([&](Place place, size_t visit, const at::Tensor& x) { return adapters(place, visit, x); });
+    model_.Adapt([&](Target target, size_t visit, const at::Tensor& x) { return adapters(target, visit, x); });
     for (int64_t number = 0; number <= last; ++number) {
       const int64_t width = std::min((number + 1) * chunk, longest);
       const at::Tensor ids = at::zeros({B, width}, at::kLong), targets = at::zeros({B, width}, at::kLong), learns = at::zeros({B});

@@ -1,6 +1,5 @@
 #include "common/train/train.h"
 
-#include <ATen/Parallel.h>
 #include <torch/headeronly/version.h>
 #include <unistd.h>
 
@@ -17,14 +16,13 @@
 #include "common/base/interrupt.h"
 #include "common/base/live_line.h"
 #include "common/base/log.h"
-#include "common/base/machine.h"
 #include "common/base/text.h"
 #include "common/calibrate/calibrate.h"
 #include "common/checkpoint/counter_names.h"
-#include "common/cuda/device.h"
 #include "common/evaluate/evaluate.h"
 #include "common/optim/schedule.h"
 #include "common/quantise/calibration.h"
+#include "common/runtime/runtime.h"
 #include "common/tokens/byte_table.h"
 #include "common/tokens/manifest.h"
 #include "common/tokens/split_text.h"
@@ -160,24 +158,14 @@ void LogHeader(const Settings& s, const Estimate& estimate, const Communicator& 
   Log("xsa_active_layers:[%s] use_xsa_count:%ld", Join(xsa, ", ").c_str(), s.xsa_last_n);
 }
 
-// What computes: a GPU, or a processor with its threads.
-std::string HardwareUnits(const cuda::Machine* machine, const Communicator& communicator) {
-  std::string units = machine != nullptr ? machine->name() : StringPrintf("%d threads", at::get_num_threads());
-  if (communicator.world_size() > 1) units += StringPrintf(", %ld ranks", communicator.world_size());
-  return units;
-}
-std::string HardwareName(const cuda::Machine* machine, const Communicator& communicator) {
-  return (machine != nullptr ? "" : CpuName() + ", ") + HardwareUnits(machine, communicator);
-}
-
 // What ranks of one run have in common: what they compute, on what, and what decides when they do what.
-std::vector<Fact> FactsOf(const Settings& settings, const Lineage& lineage, const ShardSet& val, const ByteTable& table) {
-  std::vector<Fact> facts = ProgramFacts(lineage.version, lineage.source_digest, settings, kStages);
-  facts.push_back({"LibTorch", TORCH_VERSION});
-  facts.push_back({"the training split", lineage.inputs.front().identity});
-  facts.push_back({"the validation split", val.Identity() + " " + val.BytesIdentity()});
-  facts.push_back({"the byte table", table.digest});
-  return facts;
+std::vector<RankInvariant> InvariantsOf(const Settings& settings, const Lineage& lineage, const ShardSet& val, const ByteTable& table) {
+  std::vector<RankInvariant> invariants = ProgramInvariants(lineage.version, lineage.source_digest, settings, kStages);
+  invariants.push_back({"LibTorch", TORCH_VERSION});
+  invariants.push_back({"the training split", lineage.inputs.front().identity});
+  invariants.push_back({"the validation split", val.Identity() + " " + val.BytesIdentity()});
+  invariants.push_back({"the byte table", table.digest});
+  return invariants;
 }
 
 // A duration in two significant digits, and in whole seconds from ten on; never with an exponent.
@@ -186,14 +174,14 @@ std::string Seconds(double seconds) {
   return StringPrintf("%.*f s", static_cast<int>(std::clamp(digits, 0.0, 9.0)), seconds);
 }
 
-void LogEstimate(const Settings& s, const Estimate& estimate, const cuda::Machine* machine, const Communicator& communicator) {
-  const double rate = MeasureProducts(s, DeviceOf(machine)) * static_cast<double>(communicator.world_size());
+void LogEstimate(const Settings& s, const Estimate& estimate, const Runtime& runtime) {
+  const double rate = MeasureProducts(s, TorchDevice(runtime.device)) * static_cast<double>(runtime.communicator->world_size());
   const double step = estimate.flops_per_step / rate, cap = s.max_wallclock_seconds;
   // One step is taken whatever the clock says.
   const double seconds = cap > 0 ? std::max(cap, s.iterations > 0 ? step : 0) : step * static_cast<double>(s.iterations);
   Log("estimate: memory %.2f GB; time at %s %s, a step %s (%.1f GFLOP of products, %.0f GFLOP/s on %s); artifact %.2f MB",
       std::ceil(estimate.memory_bytes / 1e7) / 100, cap > 0 && step <= cap ? "most" : "least", Seconds(seconds).c_str(), Seconds(step).c_str(),
-      estimate.flops_per_step / 1e9, rate / 1e9, HardwareUnits(machine, communicator).c_str(), estimate.artifact_bytes / 1e6);
+      estimate.flops_per_step / 1e9, rate / 1e9, runtime.units().c_str(), estimate.artifact_bytes / 1e6);
   if (cap > 0 && s.iterations > 0 && step > cap)
     Log("estimate: one step takes about %s here, longer than MAX_WALLCLOCK_SECONDS = %s: training would end after the first of %ld",
         Seconds(step).c_str(), ShortestDouble(cap).c_str(), s.iterations);
@@ -205,24 +193,24 @@ void LogEstimate(const Settings& s, const Estimate& estimate, const cuda::Machin
 // The run's state around the Trainer, and what is done with it between steps.
 class Run {
  public:
-  Run(Settings settings, const std::string& out, const std::string& resume, Lineage lineage, cuda::Machine* machine,
-      Communicator& communicator, bool profile_steps)
+  Run(Settings settings, const std::string& out, const std::string& resume, Lineage lineage, const Runtime& runtime,
+      bool profile_steps)
       : settings_(std::move(settings)),
         out_(out),
         partials_(out),
-        machine_(machine),
-        communicator_(communicator),
+        runtime_(runtime),
+        communicator_(*runtime.communicator),
         train_(settings_.data_path, "train", settings_.vocab_size),
-        trainer_(settings_, train_.Part(0, TokensToTrainOn(train_, settings_)), machine, communicator),
+        trainer_(settings_, train_.Part(0, TokensToTrainOn(train_, settings_)), runtime.device, communicator_),
         val_(settings_.data_path, "val", settings_.vocab_size),
         table_(ByteTable::Load(settings_)),
         lineage_(std::move(lineage)),
         profile_steps_(profile_steps) {
     lineage_.settings.emplace_back("torch.version", TORCH_VERSION);
-    lineage_.settings.emplace_back("hardware", HardwareName(machine_, communicator_));
+    lineage_.settings.emplace_back("hardware", runtime_.hardware());
     lineage_.inputs = {LineageOf(trainer_.shards(), settings_)};
     (void)CheckText(val_, table_);  // shards that are not those of their manifest are refused here, not after training
-    if (communicator_.world_size() > 1) RequireAgreement(communicator_, FactsOf(settings_, lineage_, val_, table_));
+    if (communicator_.world_size() > 1) RequireAgreement(communicator_, InvariantsOf(settings_, lineage_, val_, table_));
     if (Writes()) {
       reservation_.emplace(out);
       partials_.RemoveUnfinished();
@@ -234,7 +222,7 @@ class Run {
   TrainResult Execute() {
     const Estimate estimate = EstimateTraining(settings_, communicator_.world_size());
     LogHeader(settings_, estimate, communicator_);
-    LogEstimate(settings_, estimate, machine_, communicator_);
+    LogEstimate(settings_, estimate, runtime_);
     if (resumes_ == 0) WarmUp();
     ReserveCalibration();
     checkpointed_seconds_ = elapsed_ = clock_.seconds();
@@ -247,7 +235,7 @@ class Run {
         if (last || periodic) Validate();
         if (last) return Finish();
         Step();
-      } catch (const Trainer::GivenUp&) {
+      } catch (const Trainer::Cancelled&) {
         Agree();
         return Interrupted();
       }
@@ -359,7 +347,7 @@ class Run {
     const double begun = elapsed_;
     if (profile_steps_) trainer_.SetProfile(&profile_);
     const std::vector<float> losses = trainer_.AccumulateGradients();
-    if (losses.empty()) throw Trainer::GivenUp();
+    if (losses.empty()) throw Trainer::Cancelled();
     double loss = 0;
     for (float of_micro : losses) loss += of_micro / static_cast<double>(losses.size());
     const int64_t snapshots = trainer_.swa_snapshots();
@@ -446,7 +434,7 @@ class Run {
     clock_.Stop();
     const auto begun = Clock::now();
     const auto on_batch = [&](const BatchDone& done) {
-      if (done.batch % communicator_.world_size() == 0 && StopAsked()) throw Trainer::GivenUp();
+      if (done.batch % communicator_.world_size() == 0 && StopAsked()) throw Trainer::Cancelled();
       if (SecondsSince(begun) < 1 || SecondsSince(shown_) < 0.1) return;
       shown_ = Clock::now();
       SetLiveLine(StringPrintf("step %ld/%ld  validation %ld%%", trainer_.step(), settings_.iterations, 100 * done.windows_done / done.windows));
@@ -593,7 +581,7 @@ class Run {
   const std::string out_;
   std::optional<OutputFile> reservation_;  // keeps other processes from writing `out_` and its checkpoints meanwhile
   const Partials partials_;
-  cuda::Machine* const machine_;  // null: the CPU
+  const Runtime& runtime_;
   Communicator& communicator_;
   const ShardSet train_;
   Trainer trainer_;
@@ -625,20 +613,20 @@ class Run {
 }  // namespace
 
 TrainResult Train(Settings settings, const std::string& out, const std::string& resume, Lineage lineage, bool profile_steps) {
-  settings.CheckTraining(LaunchOf().world_size);
-  const Place place(settings);
-  if (profile_steps && place.machine != nullptr)
+  settings.CheckTraining(ReadLaunch().world_size);
+  const Runtime runtime(settings);
+  if (profile_steps && runtime.device != nullptr)
     throw UsageError("--profile-step: operations are timed on the CPU alone; use --device cpu");
   if (settings.run_id.empty()) settings.run_id = StringPrintf("%08lx-%d", std::chrono::system_clock::now().time_since_epoch().count() / 1000000000, getpid());
   // Written at the very end: better to hear of a wrong path now.
   std::error_code ignored;  // told by who writes
   if (!fs::is_directory(DirectoryOf(out), ignored)) throw IoError(out, "its folder does not exist");
   if (fs::is_other(out, ignored)) throw UsageError(out + ": a file is needed; a run keeps checkpoints beside it");
-  settings.CheckMemory(EstimateTraining(settings, place.communicator->world_size()).memory_bytes);
+  settings.CheckMemory(EstimateTraining(settings, runtime.communicator->world_size()).memory_bytes);
   CatchInterrupts();
   // Through a link the checkpoints lie where the file does: they take its name in the end.
   const std::string file = fs::is_symlink(out, ignored) ? fs::weakly_canonical(out, ignored).string() : out;
-  return Run(std::move(settings), file, resume, std::move(lineage), place.machine, *place.communicator, profile_steps).Execute();
+  return Run(std::move(settings), file, resume, std::move(lineage), runtime, profile_steps).Execute();
 }
 
 }  // namespace fairway

@@ -10,7 +10,7 @@
 #include <optional>
 
 #include "common/evaluate/evaluate.h"
-#include "common/model/fused.h"
+#include "common/model/cpu_engine.h"
 #include "tests/common/evaluate/tiny_model.h"
 
 namespace fairway {
@@ -119,7 +119,7 @@ TEST_F(ProveTest, OursIsProvedByEveryMethod) {
     NamedTensors gradients;
     for (const auto& [name, tensor] : model.parameters())
       gradients.emplace_back(name, at::zeros_like(tensor, at::kFloat));
-    FusedTransformer engine(settings_, model.parameters(), gradients);
+    CpuEngine engine(settings_, model.parameters(), gradients);
     const auto state = [&] {
       double sum = 0;
       for (const auto& [name, tensor] : model.parameters()) sum += tensor.to(at::kDouble).abs().sum().item<double>();
