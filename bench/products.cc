@@ -13,7 +13,7 @@
 #include <vector>
 
 #include "common/base/error.h"
-#include "common/base/machine.h"
+#include "common/base/hardware.h"
 #include "common/model/ops/library_product.h"
 #include "common/model/ops/product.h"
 #include "common/model/products.h"

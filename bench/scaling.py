@@ -97,7 +97,7 @@ TOKENS = 786432
 def kernels(r, stream, ours):
     """(kernel, bytes per token and unit of width) of one visit, each operand read or written once per kernel; averages over the visits.
     `stream`: bytes of an element of the residual stream and its gradient. Products take and give bfloat16. What a kernel fuses: ours as
-    common/cuda/passes.cc launches them; the published scripts as torch.compile does (a norm or an activation with the elementwise
+    common/cuda/backend.cc launches them; the published scripts as torch.compile does (a norm or an activation with the elementwise
     operations around it, nothing with a product), 1855's with its own kernel of MLP product and activation."""
     e, s, f, kv = 2, stream, r["mlp"], r["kv"]
     share = {name: r[name] / r["visits"] for name in ("skips", "xsa", "lanes")}

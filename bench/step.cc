@@ -13,8 +13,8 @@
 #include "common/base/error.h"
 #include "common/model/ops/product.h"
 #include "common/model/ops/team.h"
-#include "common/tool/tool.h"
 #include "common/plan/plan.h"
+#include "common/tool/tool.h"
 #include "common/train/trainer.h"
 
 namespace fairway {
@@ -147,7 +147,7 @@ int Main(int argc, char** argv) {
   return RunTool(line, argc, argv, [&]() -> Json {
     settings.ema_enabled = settings.swa_enabled = false;  // PyTorch's side keeps none either
     settings.CheckTraining(1);
-    at::set_num_threads(settings.ThreadCount());
+    UseThreads(settings);
     if (what == "steps") return Steps(settings, warmup, steps);
     if (what == "products") return {{"products_s", ProductSeconds(settings)}};
     if (what == "windows") return Windows(settings, steps);

@@ -1,4 +1,5 @@
-# Writes CODE and DIGEST from the files in LIST (names relative to ROOT count, so that a clone elsewhere has the same digest).
+# Writes CODE, and DIGEST where it is given, from the files in LIST (names relative to ROOT count, so that a clone elsewhere has the same digest).
+# CODE defines the program's version and digest, or with PLUGIN the digest that a plug-in exports (common/base/plugin.h).
 file(STRINGS ${LIST} files)
 set(all "")
 foreach(path IN LISTS files)
@@ -16,6 +17,12 @@ function(write_if_different path text)
     file(WRITE ${path} "${text}")
   endif()
 endfunction()
-write_if_different(${DIGEST} "${digest}\n")
+if(DIGEST)
+  write_if_different(${DIGEST} "${digest}\n")
+endif()
 # The code is always written: it is this rule's output, and a stale one would be made again at every build.
-file(WRITE ${CODE} "namespace fairway {\nextern const char kVersion[] = \"${VERSION}\";\nextern const char kSourceDigest[] = \"${digest}\";\n}\n")
+if(PLUGIN)
+  file(WRITE ${CODE} "extern \"C\" __attribute__((visibility(\"default\"))) const char FairwayPluginSources[] = \"${digest}\";\n")
+else()
+  file(WRITE ${CODE} "namespace fairway {\nextern const char kVersion[] = \"${VERSION}\";\nextern const char kSourceDigest[] = \"${digest}\";\n}\n")
+endif()

@@ -15,10 +15,8 @@
 #include "common/base/json.h"
 #include "common/base/live_line.h"
 #include "common/base/log.h"
-#include "common/base/machine.h"
 #include "common/base/text.h"
 #include "common/checkpoint/lineage_json.h"
-#include "common/cuda/device.h"
 #include "common/evaluate/document_ttt.h"
 #include "common/evaluate/evaluate.h"
 #include "common/evaluate/generate.h"
@@ -26,6 +24,7 @@
 #include "common/evaluate/prove.h"
 #include "common/parallel/communicator.h"
 #include "common/quantise/artifact.h"
+#include "common/runtime/runtime.h"
 #include "common/tokens/case_ops.h"
 #include "common/tokens/overlap.h"
 #include "common/tokens/shard_format.h"
@@ -76,10 +75,10 @@ Subject Open(const std::string& path, Settings& settings) {
 }
 
 Score Plain(Engine& model, const ShardSet& val, const ByteTable& table, const Settings& settings, Communicator& communicator,
-            Witness* witness = nullptr) {
+            BatchObserver* observer = nullptr) {
   Progress bar("plain evaluation", val.tokens() / settings.train_seq_len);
   return EvaluatePlain(
-      model, val, table, settings, [&](const BatchDone& batch) { bar.Update(batch.windows_done); }, communicator, witness);
+      model, val, table, settings, [&](const BatchDone& batch) { bar.Update(batch.windows_done); }, communicator, observer);
 }
 
 // The weights as an engine works on them; gradients where they will learn.
@@ -89,7 +88,7 @@ struct Model {
 };
 
 Score Sliding(const Model& model, const ShardSet& val, const ByteTable& table, const Settings& settings, Communicator& communicator,
-              Witness* witness) {
+              BatchObserver* observer) {
   Progress bar("sliding evaluation", 100);
   const auto tell = [&](const BatchDone& batch) {
     bar.Update(100 * batch.windows_done / batch.windows, StringPrintf("bpb so far %.4f", batch.bits_per_byte));
@@ -97,14 +96,14 @@ Score Sliding(const Model& model, const ShardSet& val, const ByteTable& table, c
     LogProgress("  sliding_eval [%5.1f%%] %ld/%ld windows running_bpb=%.6f", 100.0 * batch.windows_done / batch.windows,
         batch.windows_done, batch.windows, batch.bits_per_byte);
   };
-  if (settings.method == "kv_cache") return EvaluateCached(*model.engine, val, table, settings, tell, witness);
+  if (settings.method == "kv_cache") return EvaluateCached(*model.engine, val, table, settings, tell, observer);
   if (settings.method == "ttt")
-    return EvaluateAdapting(*model.engine, model.parameters, model.gradients, val, table, settings, tell, witness);
-  return EvaluateSliding(*model.engine, val, table, settings, tell, communicator, witness);
+    return EvaluateAdapting(*model.engine, model.parameters, model.gradients, val, table, settings, tell, observer);
+  return EvaluateSliding(*model.engine, val, table, settings, tell, communicator, observer);
 }
 
 // Adapters that learn from each document.
-Score Documents(const Model& model, const ShardSet& val, const ByteTable& table, const Settings& settings, Witness* witness) {
+Score Documents(const Model& model, const ShardSet& val, const ByteTable& table, const Settings& settings, BatchObserver* observer) {
   Progress bar("evaluation of documents", 100);
   DocumentTtt ttt;
   ttt.on_group = [&](int64_t done, int64_t all, double bits_per_byte) {
@@ -112,7 +111,7 @@ Score Documents(const Model& model, const ShardSet& val, const ByteTable& table,
     LogProgress("  ttt_eval [%5.1f%%] %ld/%ld documents running_bpb=%.6f", 100.0 * static_cast<double>(done) / static_cast<double>(all), done, all,
                 bits_per_byte);
   };
-  return EvaluateDocuments(model.parameters, val, table, settings, ttt, witness);
+  return EvaluateDocuments(model.parameters, val, table, settings, ttt, observer);
 }
 
 // A digest of the weights as they are now.
@@ -189,11 +188,11 @@ void WriteProof(const Options& options, Proof& proof, const Score& score, const 
 // What ranks of one evaluation have in common.
 void RequireOneEvaluation(Communicator& communicator, const Subject& subject, const ShardSet& val, const ByteTable& table,
                           const Settings& settings) {
-  std::vector<Fact> facts = ProgramFacts(Version(), SourceDigest(), settings, scope::kEvaluate);
-  facts.push_back({"the file", subject.digest});
-  facts.push_back({"the validation split", val.Identity() + " " + val.BytesIdentity()});
-  facts.push_back({"the byte table", table.digest});
-  RequireAgreement(communicator, facts);
+  std::vector<RankInvariant> invariants = ProgramInvariants(Version(), SourceDigest(), settings, scope::kEvaluate);
+  invariants.push_back({"the file", subject.digest});
+  invariants.push_back({"the validation split", val.Identity() + " " + val.BytesIdentity()});
+  invariants.push_back({"the byte table", table.digest});
+  RequireAgreement(communicator, invariants);
 }
 
 // What the scores were made from, as check-chain compares it; the digests of the text stand beside it.
@@ -220,15 +219,15 @@ void LogText(const SplitText& text) {
   }
 }
 
-Json Evaluate(const Options& options, Settings& settings, const Place& place) {
-  cuda::Machine* const machine = place.machine;
-  Communicator& communicator = *place.communicator;
+Json Evaluate(const Options& options, Settings& settings, const Runtime& runtime) {
+  cuda::Device* const device = runtime.device;
+  Communicator& communicator = *runtime.communicator;
   const auto start = Clock::now();
   const Subject subject = Open(options.artifact, settings);
   settings = settings.ForEvaluation();
   const bool sliding = IsSliding(settings), each_anew = settings.method == "sliding";
   const bool documents = settings.method == "ttt" && settings.ttt_lora_rank > 0;  // adapters per document
-  if (documents && machine != nullptr) throw UsageError("ttt_lora_rank > 0: adapters learn on a CPU alone; --device cpu does it");
+  if (documents && device != nullptr) throw UsageError("ttt_lora_rank > 0: adapters learn on a CPU alone; --device cpu does it");
   const bool final_only = !sliding && !documents;  // plain evaluation is all there is
   if (!sliding && !each_anew && !documents)
     throw UsageError(StringPrintf("method = %s needs windows that overlap: eval_stride = %ld is not between 1 and train_seq_len - 1 = %ld",
@@ -237,7 +236,7 @@ Json Evaluate(const Options& options, Settings& settings, const Place& place) {
     throw UsageError("method = " + settings.method + ": the published sum, which published_quirks = 1 asks for, is that of method = sliding");
   if (!final_only && !each_anew && communicator.world_size() > 1)
     throw UsageError("method = " + settings.method + ": what is scored depends on all before it: one process does it");
-  if (sliding && settings.method == "kv_cache" && machine != nullptr)
+  if (sliding && settings.method == "kv_cache" && device != nullptr)
     throw UsageError("method = kv_cache: no keys and values are kept on a GPU; --device cpu evaluates so");
   const ShardSet val(settings.data_path, "val", settings.vocab_size);
   const ByteTable table = ByteTable::Load(settings);
@@ -249,17 +248,17 @@ Json Evaluate(const Options& options, Settings& settings, const Place& place) {
   }
 
   Model model{.parameters = subject.parameters, .gradients = {}, .engine = nullptr};
-  for (auto& [name, tensor] : model.parameters) tensor = tensor.to(DeviceOf(machine));
+  for (auto& [name, tensor] : model.parameters) tensor = tensor.to(TorchDevice(device));
   if (sliding && settings.method == "ttt" && !documents)
     for (const auto& [name, tensor] : model.parameters) model.gradients.emplace_back(name, at::zeros_like(tensor, at::kFloat));
-  model.engine = MakeEngine(settings, model.parameters, model.gradients, machine);
+  model.engine = MakeEngine(settings, model.parameters, model.gradients, device);
 
   std::optional<Proof> proof;
   if (!options.prove.empty()) {
     if (communicator.world_size() > 1) throw UsageError("--prove looks on at every batch: one process does it");
     proof.emplace(val, table, [&] { return StateOf(model.parameters); }, kProofSamples, static_cast<uint64_t>(settings.seed));
   }
-  Witness* const witness = proof ? &*proof : nullptr;
+  BatchObserver* const observer = proof ? &*proof : nullptr;
   std::optional<Score> plain;  // none of a split without a whole sequence
   if (!final_only && val.tokens() > settings.train_seq_len) {
     plain = Plain(*model.engine, val, table, settings, communicator);
@@ -276,9 +275,9 @@ Json Evaluate(const Options& options, Settings& settings, const Place& place) {
     Log("final_eval_mode:standard");
   }
   const auto final_start = Clock::now();
-  const Score score = documents ? Documents(model, val, table, settings, witness)
-                      : sliding ? Sliding(model, val, table, settings, communicator, witness)
-                                : Plain(*model.engine, val, table, settings, communicator, witness);
+  const Score score = documents ? Documents(model, val, table, settings, observer)
+                      : sliding ? Sliding(model, val, table, settings, communicator, observer)
+                                : Plain(*model.engine, val, table, settings, communicator, observer);
   if (final_only) plain = score;
   // The field's name, of weights that came back from codes.
   const char* name = subject.kind == Kind::kQuantised ? "final_int8_zlib_roundtrip" : "final_unrounded_weights";
@@ -318,8 +317,8 @@ Json Evaluate(const Options& options, Settings& settings, const Place& place) {
       {"text_bytes", text.text_bytes < 0 ? Json() : Json(text.text_bytes)},
       {"text_digest", text.text_digest.empty() ? Json() : Json(text.text_digest)},
       {"precision", settings.precision},
-      {"threads", at::get_num_threads()},
-      {"cpu", machine != nullptr ? machine->name() : CpuName()},
+      {"threads", runtime.threads()},
+      {"cpu", runtime.processor()},
       {"seconds", SecondsSince(start)},
   };
   if (documents) {
@@ -508,16 +507,16 @@ int Main(int argc, char** argv) {
   line.Inherit(options.artifact, [](const std::string& path) { return OpenWeights(InputFile(path)).settings(); });
   line.Ranks();
   return RunTool(line, argc, argv, [&]() -> Json {
-    const Place place(settings);
+    const Runtime runtime(settings);
     if (!options.prompts.empty()) {
       if (!options.expect.empty()) throw UsageError("--generate computes no score: leave out --expect");
-      if (place.communicator->world_size() > 1) throw UsageError("--generate is for one process");
+      if (runtime.communicator->world_size() > 1) throw UsageError("--generate is for one process");
       return Continue(options, settings);
     }
     // What cannot be compared with is refused before any work.
     const Json expected = options.expect.empty() ? Json() : ReadExpected(options.expect);
-    const Json score = Evaluate(options, settings, place);
-    if (place.communicator->rank() > 0) return nullptr;
+    const Json score = Evaluate(options, settings, runtime);
+    if (runtime.communicator->rank() > 0) return nullptr;
     if (!options.expect.empty()) Compare(score, expected, options);
     if (!options.out.empty()) WriteFile(options.out, score.dump(2) + "\n");
     return score;

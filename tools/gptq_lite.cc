@@ -108,7 +108,7 @@ int main(int argc, char** argv) {
     settings.Adopt(weights.settings(), weights.path());
     CheckQuantiser(settings);
     const bool published = settings.quantiser == "published", sdclip = settings.quantiser == "gptq_sdclip", sized = !published && !sdclip;
-    const Launch launch = LaunchOf();
+    const Launch launch = ReadLaunch();
     const bool measured = settings.calibration == "train";
     if (launch.world_size > 1 && (!sized || settings.calibration_windows == 0 || measured))
       throw UsageError(StringPrintf("QUANTISER=%s%s calibrates nothing that %ld ranks could share: one process does it", settings.quantiser.c_str(),

@@ -35,7 +35,7 @@ int main(int argc, char** argv) {
     if (out == "-") throw UsageError("--out: a file is needed; a run keeps checkpoints beside it");
     const Lineage lineage = OpenLineage("train", Version(), SourceDigest(), settings, scope::kModel | scope::kTrain);
     const TrainResult result = Train(settings, out, resume, lineage, profile_steps);
-    if (LaunchOf().rank > 0) return nullptr;
+    if (ReadLaunch().rank > 0) return nullptr;
     return {{"tool", "train"},
             {"out", result.path},
             {"finished", result.finished},

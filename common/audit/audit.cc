@@ -41,7 +41,7 @@ std::string Count(double value) {
   return WithCommas(std::llround(value));
 }
 
-std::string Places(const std::vector<std::string>& places) {
+std::string Locations(const std::vector<std::string>& places) {
   std::vector<std::string> some(places.begin(), places.begin() + static_cast<long>(std::min<size_t>(places.size(), 3)));
   if (some.size() < places.size()) some.push_back(StringPrintf("%zu more", places.size() - some.size()));
   return Join(some, ", ");

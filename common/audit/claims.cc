@@ -251,7 +251,7 @@ class Statements {
     context_.Add(CheckName(quantity),
                  (held.size() == 1 ? Shorten(held[0]->name, 60) : Shorten(held[0]->group, 60)) + " " +
                      Shorten(Join(values, ", "), 80),
-                 context_.folder.At(*held[0]), Shorten(Join(texts, "; "), 160), Places(places), Verdict::kHolds);
+                 context_.folder.At(*held[0]), Shorten(Join(texts, "; "), 160), Locations(places), Verdict::kHolds);
   }
 
   static std::string ClaimOf(const Statement& statement) {
@@ -401,8 +401,8 @@ class Statements {
       if (std::fabs(claim.value - Mean(values)) > (one ? 0 : close ? 0.501 : 1.001) * unit) continue;
       const std::string files = StringPrintf("mean over %zu logs of %s", sources.size(), label.c_str());
       if (headline && Stage(sources[0]) != LoggedScore::Stage::kFinal)
-        return Outcome{Verdict::kUnknown, files + ", not a score of the artifact", Places(places)};
-      return Outcome{Verdict::kHolds, files, Places(places)};
+        return Outcome{Verdict::kUnknown, files + ", not a score of the artifact", Locations(places)};
+      return Outcome{Verdict::kHolds, files, Locations(places)};
     }
     return std::nullopt;
   }
@@ -504,7 +504,7 @@ class Statements {
     return {context_.all_logged && statement.number.decimals >= 4 ? Verdict::kContradicted : Verdict::kUnknown,
             StringPrintf("the sample deviation of the logs' scores is %.*f", std::max(4, statement.number.decimals),
                          *shown),
-            Places(places)};
+            Locations(places)};
   }
 
   // Settings under `key_settings` and the like, and reserves that have the name of a setting.
@@ -702,7 +702,7 @@ class Statements {
     const bool in_nats = loss && losses.size() == bpbs.size() && losses.size() > 1;
     if (bpbs.size() < 2 || (!in_nats && losses.size() != bpbs.size())) {
       context_.Add("baseline", "beats the baseline by 0.005 nats, p < 0.01", at,
-                   "needs the scores of two seeds or more", Places(places), Verdict::kUnknown);
+                   "needs the scores of two seeds or more", Locations(places), Verdict::kUnknown);
       return;
     }
     const double nats_per_bit = Mean(losses) / Mean(bpbs);
@@ -717,7 +717,7 @@ class Statements {
                               loss && in_nats ? StringPrintf("%.6f nats per token", base).c_str()
                                               : StringPrintf("%.6f bits per byte", *bpb).c_str()),
                  at, StringPrintf("better by %.6f nats over %zu seeds, p = %.3g", improvement, losses.size(), p),
-                 Places(places), verdict);
+                 Locations(places), verdict);
   }
 
   Context& context_;

@@ -63,7 +63,7 @@ bool IsHeadline(const std::string& key, const std::string& unit);
 std::string Lower(std::string text);
 std::string Decimal(const Figure& figure);                   // with the decimals that it was given with
 std::string Count(double value);                             // 17,498,720
-std::string Places(const std::vector<std::string>& places);  // at most three
+std::string Locations(const std::vector<std::string>& places);  // at most three
 // The published set that `log` scores, by its number of validation tokens; null where it is none of them.
 const PublishedSet* SetOf(const PublicLog& log);
 const std::vector<PublishedSet>& PublishedSets();

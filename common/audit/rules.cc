@@ -291,12 +291,12 @@ void CheckScoredText(Context& context) {
   }
   for (const auto& [text, places] : counted_otherwise) {
     const size_t end = text.find('\n');
-    context.Add("text", text.substr(0, end), "", text.substr(end + 1), Places(places), Verdict::kContradicted);
+    context.Add("text", text.substr(0, end), "", text.substr(end + 1), Locations(places), Verdict::kContradicted);
   }
   if (!held.empty())
     context.Add("text", "the published validation split is scored", "",
                 "the tokens of the " + Join(held, ", ") + " split, and loss and bits per byte in its ratio",
-                Places(held_at), Verdict::kHolds);
+                Locations(held_at), Verdict::kHolds);
 
   // Training shards.
   std::map<std::pair<double, const PublishedSet*>, std::vector<std::string>> shards;
@@ -325,12 +325,12 @@ void CheckScoredText(Context& context) {
                      "50,000 validation documents in training"
                    : "; whether validation documents are among them is not in these files";
     }
-    context.Add("data", "training shards of the published set", "", files, Places(places), verdict);
+    context.Add("data", "training shards of the published set", "", files, Locations(places), verdict);
     texts.push_back(Count(count)), firsts.push_back(places[0]);
   }
   if (numbers.size() > 1 && context.seeds.size() > 1)
     context.Add("data", "the seeds trained on the same shards", context.seeds_at,
-                "numbers of training shards differ: " + Join(texts, ", "), Places(firsts), Verdict::kUnknown);
+                "numbers of training shards differ: " + Join(texts, ", "), Locations(firsts), Verdict::kUnknown);
 }
 
 }  // namespace
@@ -367,7 +367,7 @@ void CheckSeeds(Context& context) {
                 Verdict::kUnknown);
   if (!present.empty())
     context.Add("seeds", "runs of seeds " + Join(present, ", "), context.seeds_at,
-                StringPrintf("%zu log%s", places.size(), places.size() == 1 ? "" : "s"), Places(places),
+                StringPrintf("%zu log%s", places.size(), places.size() == 1 ? "" : "s"), Locations(places),
                 Verdict::kHolds);
 
   // The score at the top, and how many seeds were logged.
@@ -429,7 +429,7 @@ void CheckSeeds(Context& context) {
     std::vector<std::string> texts, where;
     for (const auto& [bytes, at] : sizes) texts.push_back(Count(bytes)), where.push_back(at[0]);
     context.Add("logs", "the seeds are runs of one script", context.seeds_at,
-                "the logs count scripts of " + Join(texts, ", ") + " bytes", Places(where), Verdict::kContradicted);
+                "the logs count scripts of " + Join(texts, ", ") + " bytes", Locations(where), Verdict::kContradicted);
   }
   if (steps.size() > 1) {
     double low = 1e300, high = 0;
@@ -444,7 +444,7 @@ void CheckSeeds(Context& context) {
       context.Add("steps", "the seeds are runs of equal length", context.seeds_at,
                   StringPrintf("steps disagree: %s, %.0f%% apart in the same time", Join(texts, ", ").c_str(),
                                100 * (high / low - 1)),
-                  Places(where), Verdict::kUnknown);
+                  Locations(where), Verdict::kUnknown);
   }
 
   // Logs that end before their scores.
@@ -477,7 +477,7 @@ void CheckSeeds(Context& context) {
           same ? Count(static_cast<double>(folder.script->bytes)) + " bytes"
                : "it is " + Count(static_cast<double>(folder.script->bytes)) + " bytes; the logs count " +
                      Join({texts.begin(), texts.begin() + static_cast<long>(std::min<size_t>(3, texts.size()))}, ", "),
-          Places(where), same ? Verdict::kHolds : Verdict::kContradicted);
+          Locations(where), same ? Verdict::kHolds : Verdict::kContradicted);
   }
 }
 

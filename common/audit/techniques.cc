@@ -280,25 +280,25 @@ void CheckTechniques(Context& context) {
     if (signs.empty() && off.empty() && silent.empty()) {
       context.Add("techniques", stated, at, "there is no log to look in", "", Verdict::kUnknown);
     } else if (!off.empty()) {
-      context.Add("techniques", stated, at, "switched off: " + off_text, Places(off), Verdict::kContradicted);
+      context.Add("techniques", stated, at, "switched off: " + off_text, Locations(off), Verdict::kContradicted);
     } else if (!signs.empty() && silent.empty()) {
-      context.Add("techniques", stated, at, sign_text, Places(signs), Verdict::kHolds);
+      context.Add("techniques", stated, at, sign_text, Locations(signs), Verdict::kHolds);
     } else if (!signs.empty()) {
-      context.Add("techniques", stated, at, sign_text + "; no sign of it in " + Places(silent), Places(signs),
+      context.Add("techniques", stated, at, sign_text + "; no sign of it in " + Locations(silent), Locations(signs),
                   Verdict::kUnknown);
     } else if (technique.replaced_by_swa && swa) {
       context.Add("techniques", stated, at, "no sign of it having acted; what was exported: " + Shorten(swa->text, 60),
                   swa_at, Verdict::kContradicted);
     } else if (technique.source && !source.empty() && source.find(technique.source) == std::string::npos) {
       context.Add("techniques", stated, at, "no sign of it having acted, and the script has nothing of that name",
-                  Places(silent), Verdict::kContradicted);
+                  Locations(silent), Verdict::kContradicted);
     } else if (!set_text.empty()) {
       context.Add("techniques", stated, at, "set (" + set_text + "), but no line says that it acted", set_at,
                   Verdict::kUnknown);
     } else {
       context.Add("techniques", stated, at,
                   StringPrintf("no sign of it having acted in %zu log%s", silent.size(), silent.size() == 1 ? "" : "s"),
-                  Places(silent), Verdict::kUnknown);
+                  Locations(silent), Verdict::kUnknown);
     }
   }
 

@@ -47,7 +47,7 @@ int64_t TasksOfThisNode() {
 
 }  // namespace
 
-Launch LaunchOf() {
+Launch ReadLaunch() {
   for (const Names& names : kLaunchers) {
     if (names.needed != nullptr && std::getenv(names.needed) == nullptr) continue;
     const bool rank = std::getenv(names.rank) != nullptr, world = std::getenv(names.world_size) != nullptr;

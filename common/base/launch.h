@@ -14,6 +14,6 @@ struct Launch {
 
 // What the environment says: RANK and its like (torchrun, or set by hand), or Open MPI's variables (mpirun), or Slurm's inside a step
 // (srun). Throws UsageError for a number that is none, a rank that is not below WORLD_SIZE, or one of the two without the other.
-Launch LaunchOf();
+Launch ReadLaunch();
 
 }  // namespace fairway

@@ -66,7 +66,7 @@ void OpenLog(const std::string& path) {
   file = std::make_unique<AppendedFile>(path);
 }
 
-void LeaveLogToOthers() {
+void SilenceLog() {
   const std::lock_guard lock(mutex);
   quiet = true;
 }
@@ -76,7 +76,7 @@ void LogLine(const std::string& line) {
   if (!quiet) Write(line);
 }
 
-void NameSpeaker(const std::string& who) {
+void SetLogPrefix(const std::string& who) {
   const std::lock_guard lock(mutex);
   speaker = who;
 }

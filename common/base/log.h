@@ -14,11 +14,11 @@ void OpenLog(const std::string& path);
 void Log(const char* format, ...) __attribute__((format(printf, 1, 2)));
 void LogLine(const std::string& line);
 
-// Of several ranks one speaks: in this process, Log and LogLine do nothing from now on. What ends a program is still told.
-void LeaveLogToOthers();
-// Who tells of failures: "train", or "train: rank 1".
-void NameSpeaker(const std::string& who);
-// "WHO: CAUSE" for standard error whoever speaks, and for the log's file where there is one.
+// For all ranks but one: Log and LogLine do nothing from now on. LogFailure still reports what ends the program.
+void SilenceLog();
+// What LogFailure begins a line with: "train", or "train: rank 1".
+void SetLogPrefix(const std::string& prefix);
+// "PREFIX: CAUSE" on standard error, on every rank, and in the log's file where there is one.
 void LogFailure(const std::string& cause);
 
 }  // namespace fairway

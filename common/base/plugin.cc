@@ -3,8 +3,12 @@
 #include <dlfcn.h>
 
 #include <filesystem>
+#include <string_view>
 
 #include "common/base/error.h"
+#include "common/base/text.h"
+
+extern "C" const char FairwayPluginSources[];  // of this program
 
 namespace fairway {
 
@@ -12,10 +16,17 @@ std::string PluginPath(const std::string& name) {
   return std::filesystem::read_symlink("/proc/self/exe").parent_path().parent_path() / "lib" / name;
 }
 
-void* LoadPlugin(const std::string& name, const char* symbol) {
-  const std::string path = PluginPath(name);
+void* LoadPlugin(const std::string& name, const char* symbol) { return LoadPluginAt(PluginPath(name), symbol); }
+
+void* LoadPluginAt(const std::string& path, const char* symbol) {
   void* library = dlopen(path.c_str(), RTLD_NOW | RTLD_GLOBAL);
-  void* found = library == nullptr ? nullptr : dlsym(library, symbol);
+  if (library == nullptr) throw IoError(path, dlerror());
+  // Nothing of the library is called before it is known to have this program's layout of structures and classes.
+  const char* sources = static_cast<const char*>(dlsym(library, "FairwayPluginSources"));
+  if (sources == nullptr || std::string_view(sources) != FairwayPluginSources)
+    throw InputError(path, StringPrintf("was built from other sources (%.12s) than this program (%.12s); build or install both from one checkout",
+                                        sources == nullptr ? "unknown" : sources, FairwayPluginSources));
+  void* found = dlsym(library, symbol);
   if (found == nullptr) throw IoError(path, dlerror());
   return found;
 }

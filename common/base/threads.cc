@@ -100,7 +100,7 @@ int ProcessorsOf(int allowed, int online, int ranks, double quota) {
 
 int UsableProcessors() {
   const int online = std::max(1, static_cast<int>(std::thread::hardware_concurrency()));
-  const int ranks = std::max(1, static_cast<int>(LaunchOf().local_size));
+  const int ranks = std::max(1, static_cast<int>(ReadLaunch().local_size));
   cpu_set_t mask;
   const int count = sched_getaffinity(0, sizeof mask, &mask) == 0 ? CPU_COUNT(&mask) : online;
   return ProcessorsOf(count, online, ranks, CpuQuota());

@@ -8,7 +8,7 @@
 namespace fairway {
 
 // The processors that this process may keep busy, at least 1: those of its affinity mask, and of its control group's CPU quota rounded up. Ranks
-// of one host (LaunchOf) share them, unless each is bound to processors of its own.
+// of one host (ReadLaunch) share them, unless each is bound to processors of its own.
 int UsableProcessors();
 // The same of numbers: `allowed` of the host's `online` processors by the affinity mask, `ranks` on the host, a quota of processors.
 int ProcessorsOf(int allowed, int online, int ranks, double quota);

@@ -16,13 +16,13 @@
 
 #include "common/base/error.h"
 #include "common/base/text.h"
-#include "common/cuda/device.h"
 #include "common/evaluate/generate.h"
 #include "common/evaluate/memory.h"
 #include "common/model/flat.h"
 #include "common/model/ops/team.h"
-#include "common/optim/partition.h"
 #include "common/optim/flat_kernels.h"
+#include "common/optim/partition.h"
+#include "common/runtime/runtime.h"
 
 namespace fairway {
 namespace {

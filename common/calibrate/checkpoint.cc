@@ -8,7 +8,7 @@
 #include "common/calibrate/calibrate.h"
 #include "common/calibrate/measured.h"
 #include "common/calibrate/sdclip.h"
-#include "common/cuda/device.h"
+#include "common/runtime/runtime.h"
 
 namespace fairway {
 namespace {
@@ -27,9 +27,9 @@ Calibration CalibrateCheckpoint(const CheckpointReader& weights, const std::stri
   settings.CheckModel(weights.path());
   Settings on_cpu = settings;
   on_cpu.device = "cpu";
-  if (LaunchOf().world_size == 1) on_cpu.backend = "auto";  // alone it talks to nobody, whatever training talks by
-  const Place place(on_cpu);
-  Communicator& communicator = *place.communicator;
+  if (ReadLaunch().world_size == 1) on_cpu.backend = "auto";  // alone it talks to nobody, whatever training talks by
+  const Runtime runtime(on_cpu);
+  Communicator& communicator = *runtime.communicator;
   std::optional<ShardSet> train;
   if (settings.calibration == "shards") {
     train.emplace(settings.data_path, "train", settings.vocab_size);
@@ -37,10 +37,10 @@ Calibration CalibrateCheckpoint(const CheckpointReader& weights, const std::stri
   }
   if (communicator.world_size() > 1) {
     Log("world_size:%ld backend:%s", communicator.world_size(), communicator.name().c_str());
-    std::vector<Fact> facts = ProgramFacts(lineage.version, lineage.source_digest, settings, scope::kQuantise);
-    facts.push_back({"the weights", weights.identity()});
-    if (train) facts.push_back({"the training split", train->Identity()});
-    RequireAgreement(communicator, facts);
+    std::vector<RankInvariant> invariants = ProgramInvariants(lineage.version, lineage.source_digest, settings, scope::kQuantise);
+    invariants.push_back({"the weights", weights.identity()});
+    if (train) invariants.push_back({"the training split", train->Identity()});
+    RequireAgreement(communicator, invariants);
   }
   const NamedTensors parameters = LoadParameters(weights, settings);
   const CalibrationWindows windows =
@@ -54,7 +54,7 @@ CodedMatrices CodeCheckpoint(const CheckpointReader& weights, const Settings& se
   Settings on_cpu = settings;
   on_cpu.device = "cpu";
   on_cpu.backend = "auto";
-  const Place place(on_cpu);
+  const Runtime runtime(on_cpu);
   const ShardSet train(settings.data_path, "train", settings.vocab_size);
   lineage.inputs.push_back({"train shards", train.Identity(), {}});
   const NamedTensors parameters = LoadParameters(weights, settings);

@@ -4,7 +4,7 @@
 
 #include "common/average/source.h"
 #include "common/base/error.h"
-#include "common/base/machine.h"
+#include "common/base/hardware.h"
 #include "common/base/text.h"
 #include "common/optim/schedule.h"
 #include "common/plan/plan.h"

@@ -195,8 +195,8 @@ class Model {
     for (int64_t j = 0; j < columns; ++j) {
       const Column& column = columns_[j];
       const int expected = log_level + column.log_size;
-      inputs_[0] = Place(0, column.log_size + Log2(sum) - Log2(j + 8) - 12 * kOctave);
-      inputs_[1] = Place(1 + row_class + column.factor_class, expected);
+      inputs_[0] = InputOf(0, column.log_size + Log2(sum) - Log2(j + 8) - 12 * kOctave);
+      inputs_[1] = InputOf(1 + row_class + column.factor_class, expected);
       const int code = CodeOne(codes[j], std::clamp((expected - 160) >> 8, 0, kShifts - 1), column.tilt, tilt_scale);
       codes[j] = static_cast<int8_t>(code);
       sum += std::abs(code) * column.inverse;
@@ -234,7 +234,7 @@ class Model {
   struct Input {
     int table, bucket, weight;
   };
-  static Input Place(int table, int x) {
+  static Input InputOf(int table, int x) {
     const int place = std::clamp(x * kPerOctave * 64 / kOctave + kBuckets * 32, 0, kBuckets * 64 - 1);
     return {table, place >> 6, place & 63};
   }

@@ -88,7 +88,7 @@ bool HasUnknownFields(const Message& message) {
 
 struct CheckpointReader::State {
   // Where a tensor lies. The hash covers everything from the end of the tensor before.
-  struct Place {
+  struct ByteRange {
     uint64_t begin, data, end, hash;
   };
 
@@ -124,7 +124,7 @@ struct CheckpointReader::State {
   Kind kind;
   SettingValues settings;
   std::vector<TensorInfo> tensors;
-  std::vector<Place> places;
+  std::vector<ByteRange> ranges;
   std::unordered_map<std::string_view, size_t> index;
   Counters counters;
   Lineage lineage;
@@ -293,7 +293,7 @@ uint64_t CheckpointReader::State::OpenTensor(const pb::IndexEntry& entry, uint64
   TensorInfo info = Describe(tensor);
   if (const std::string error = ShapeError(info, entry.length()); !error.empty()) Fail(error);
   tensors.push_back(std::move(info));
-  places.push_back({begin, entry.offset(), end, entry.hash()});
+  ranges.push_back({begin, entry.offset(), end, entry.hash()});
   return end;
 }
 
@@ -412,10 +412,10 @@ const TensorInfo& CheckpointReader::Find(std::string_view name) const {
 }
 
 std::span<const std::byte> CheckpointReader::Data(std::string_view name) const {
-  const State::Place& place = state_->places[state_->IndexOf(name)];
-  if (Hash(state_->Slice(place.begin, place.end)) != place.hash)
+  const State::ByteRange& range = state_->ranges[state_->IndexOf(name)];
+  if (Hash(state_->Slice(range.begin, range.end)) != range.hash)
     state_->Fail("tensor " + std::string(name) + " is damaged: its hash disagrees");
-  return std::as_bytes(std::span<const char>(state_->Slice(place.data, place.end)));
+  return std::as_bytes(std::span<const char>(state_->Slice(range.data, range.end)));
 }
 
 void CheckpointReader::Verify() const {

@@ -25,7 +25,7 @@ struct Spelling {
 constexpr Spelling kSpellings[] = {{DType::kFloat32, "F32"}, {DType::kFloat16, "F16"}, {DType::kBFloat16, "BF16"},
                                    {DType::kInt8, "I8"},     {DType::kInt32, "I32"},   {DType::kInt64, "I64"}};
 
-struct Place {
+struct ByteRange {
   uint64_t begin, end;  // in the data
 };
 
@@ -33,7 +33,7 @@ struct Place {
 
 struct SafetensorsReader::State {
   explicit State(const std::string& path);
-  std::pair<TensorInfo, Place> ReadEntry(const std::string& name, const json& entry) const;
+  std::pair<TensorInfo, ByteRange> ReadEntry(const std::string& name, const json& entry) const;
   size_t IndexOf(std::string_view name) const;
   [[noreturn]] void Fail(const std::string& cause) const { throw InputError(file.path(), cause); }
 
@@ -41,7 +41,7 @@ struct SafetensorsReader::State {
   std::span<const std::byte> data;
   SettingValues metadata;
   std::vector<TensorInfo> tensors;
-  std::vector<Place> places;
+  std::vector<ByteRange> ranges;
   std::unordered_map<std::string_view, size_t> index;
 };
 
@@ -58,7 +58,7 @@ SafetensorsReader::State::State(const std::string& path) : file(path) {
   if (!header.is_object()) Fail("its header is not a JSON object");
   data = file.bytes().subspan(kLengthBytes + length);
 
-  std::vector<std::pair<TensorInfo, Place>> entries;
+  std::vector<std::pair<TensorInfo, ByteRange>> entries;
   for (const auto& [name, entry] : header.items()) {
     if (name != kMetadata) {
       entries.push_back(ReadEntry(name, entry));
@@ -74,17 +74,17 @@ SafetensorsReader::State::State(const std::string& path) : file(path) {
     return std::pair(a.second.begin, a.second.end) < std::pair(b.second.begin, b.second.end);
   });
   uint64_t end = 0;
-  for (auto& [info, place] : entries) {
-    if (place.begin != end) Fail("tensor " + info.name + " does not begin where the data before it end");
-    end = place.end;
+  for (auto& [info, range] : entries) {
+    if (range.begin != end) Fail("tensor " + info.name + " does not begin where the data before it end");
+    end = range.end;
     tensors.push_back(std::move(info));
-    places.push_back(place);
+    ranges.push_back(range);
   }
   if (end != data.size()) Fail(StringPrintf("has %lu bytes of data, its header describes %lu", data.size(), end));
   for (size_t i = 0; i < tensors.size(); ++i) index.emplace(tensors[i].name, i);
 }
 
-std::pair<TensorInfo, Place> SafetensorsReader::State::ReadEntry(const std::string& name, const json& entry) const {
+std::pair<TensorInfo, ByteRange> SafetensorsReader::State::ReadEntry(const std::string& name, const json& entry) const {
   if (!format::IsTensorName(name)) Fail("has a tensor whose name is not 1 to 255 printable ASCII characters");
   const auto whole = [](const json& value) { return value.is_number_unsigned() && value.get<uint64_t>() <= INT64_MAX; };
   const auto all_whole = [&](const json& array) {
@@ -101,12 +101,12 @@ std::pair<TensorInfo, Place> SafetensorsReader::State::ReadEntry(const std::stri
   if (spelling == std::end(kSpellings))
     Fail("tensor " + name + " is of dtype " + Shorten(Printable(entry["dtype"].dump()), 100) + ", which this program does not know");
   TensorInfo info{name, spelling->dtype, entry["shape"].get<std::vector<int64_t>>(), {}};
-  const Place place{entry["data_offsets"][0], entry["data_offsets"][1]};
-  if (place.begin > place.end || place.end > data.size())
+  const ByteRange range{entry["data_offsets"][0], entry["data_offsets"][1]};
+  if (range.begin > range.end || range.end > data.size())
     Fail(StringPrintf("tensor %s lies at bytes %lu to %lu of %lu bytes of data: truncated or damaged", name.c_str(),
-                      place.begin, place.end, data.size()));
-  if (const std::string error = format::ShapeError(info, place.end - place.begin); !error.empty()) Fail(error);
-  return {info, place};
+                      range.begin, range.end, data.size()));
+  if (const std::string error = format::ShapeError(info, range.end - range.begin); !error.empty()) Fail(error);
+  return {info, range};
 }
 
 size_t SafetensorsReader::State::IndexOf(std::string_view name) const {
@@ -140,8 +140,8 @@ const TensorInfo& SafetensorsReader::Find(std::string_view name) const {
 }
 
 std::span<const std::byte> SafetensorsReader::Data(std::string_view name) const {
-  const Place& place = state_->places[state_->IndexOf(name)];
-  return state_->data.subspan(place.begin, place.end - place.begin);
+  const ByteRange& range = state_->ranges[state_->IndexOf(name)];
+  return state_->data.subspan(range.begin, range.end - range.begin);
 }
 
 std::vector<float> SafetensorsReader::Floats(std::string_view name) const {

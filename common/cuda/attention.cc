@@ -44,7 +44,7 @@ at::Tensor AsRows(const at::Tensor& heads) {
 
 }  // namespace
 
-Attended Attend(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v) {
+AttentionOutput Attend(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v) {
   if (TakesGroups(q)) {
     const auto [y, lse, cumulative_q, cumulative_k, max_q, max_k, random_state, unused, mask] =
         at::_scaled_dot_product_flash_attention(q, k, v, kNoDropout, kCausal);
@@ -60,7 +60,7 @@ Attended Attend(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v) {
   return {y, lse, {}, {}};
 }
 
-AttentionGradients AttendBackward(const Attended& attended, const at::Tensor& q, const at::Tensor& k, const at::Tensor& v,
+AttentionGradients AttendBackward(const AttentionOutput& attended, const at::Tensor& q, const at::Tensor& k, const at::Tensor& v,
                                   const at::Tensor& dy) {
   const auto& [y, lse, random_state, unused] = attended;
   const InOneOrder in_one_order;

@@ -1,36 +1,48 @@
-// Where a run computes, and what computes it there.
+// What computes device operations: a GPU, behind libfairway_cuda.so, which programs load where they use one (device.h); in tests
+// the CPU. Everything else that runs on a GPU, LibTorch's operations on its tensors, needs no more than that the library is there.
 #pragma once
 
-#include "common/cuda/machine.h"
-#include "common/model/engine.h"
-#include "common/optim/optimizer.h"
-#include "common/parallel/communicator.h"
-#include "common/settings/settings.h"
+#include <ATen/core/Tensor.h>
 
-namespace fairway {
+#include <functional>
+#include <memory>
+#include <string>
 
-// The GPU to compute on, or null for the CPU, by settings.device: cpu; cuda; or auto, which is cuda where this build has it and a
-// GPU is there. Loads libfairway_cuda.so, and LibTorch's CUDA libraries with it, for a GPU alone. Throws UsageError for cuda in a
-// build without it, IoError where there is no GPU, where the library cannot be loaded, or where CUDA does not start.
-//
-// REQUIRES: no operation on tensors before it has asked LibTorch about CUDA; LibTorch would remember that there is none.
-cuda::Machine* ChooseDevice(const Settings& settings);
+#include "common/cuda/operations.h"
 
-// Where this process computes, and with whom: what comes of the settings `device`, `backend` and `threads`, and of who started it.
-// Sets LibTorch's number of threads: as set, or the processors that this process may use, shared with the ranks of its host where
-// nobody has bound them to some. Throws as ChooseDevice and MakeCommunicator do.
-struct Place {
-  explicit Place(const Settings& settings);
-  cuda::Machine* machine;
-  std::unique_ptr<Communicator> communicator;
+namespace fairway::cuda {
+
+// Work that has been put on a stream once and can be put there again at the price of one launch.
+class Graph {
+ public:
+  virtual ~Graph() = default;
+  virtual void Replay() = 0;
 };
 
-// What follows is on the machine, or with null on the CPU; parameters and gradients are tensors there.
-at::Device DeviceOf(const cuda::Machine* machine);
-// Throws UsageError where a GPU cannot compute the model (passes.h).
-std::unique_ptr<Engine> MakeEngine(const Settings& settings, NamedTensors parameters, NamedTensors gradients,
-                                   cuda::Machine* machine);
-std::unique_ptr<Optimizer> MakeOptimizer(const Settings& settings, const FlatLayout& layout, FlatTensors parameters,
-                                         FlatTensors gradients, cuda::Machine* machine, Communicator& communicator);
+class Device {
+ public:
+  virtual ~Device() = default;
 
-}  // namespace fairway
+  virtual at::Device torch_device() const = 0;
+  virtual std::string name() const = 0;
+
+  // Puts an operation on the device's stream, where LibTorch's operations of this thread stand too; does not wait. Throws
+  // std::runtime_error where the launch is refused.
+  template <class Operation>
+  void Launch(const Operation& operation) {
+    LaunchNumber(Operations::NumberOf<Operation>(), &operation);
+  }
+
+  // Records what `work` puts on the stream, without doing it. `work` must have run once before, uncaptured.
+  virtual std::unique_ptr<Graph> Capture(const std::function<void()>& work) = 0;
+
+ private:
+  virtual void LaunchNumber(int number, const void* operation) = 0;
+};
+
+// The function that libfairway_cuda.so exports: makes GPU number `gpu`, and a stream of its own, current on this thread. Throws
+// what CUDA reports. To be called with one number only.
+inline constexpr char kDeviceSymbol[] = "FairwayCudaDevice";
+using DeviceFunction = Device*(int gpu);
+
+}  // namespace fairway::cuda

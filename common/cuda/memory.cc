@@ -10,7 +10,7 @@
 namespace fairway {
 
 double DeviceEngineBytes(const Settings& s, int64_t B, int64_t T, bool training, at::Device device) {
-  constexpr int64_t kHeadRows = 8192, kFloat = 4;  // passes.cc
+  constexpr int64_t kHeadRows = 8192, kFloat = 4;  // backend.cc
   const Plan plan(s);
   const bool bfloat16 = s.precision == "bfloat16";
   const int64_t element = bfloat16 ? 2 : kFloat, N = B * T, D = plan.D, H = plan.H, kv = plan.Hkv * plan.d, qkv = D + 2 * kv, F = plan.F, V = plan.V,

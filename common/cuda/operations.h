@@ -561,7 +561,7 @@ struct CrossEntropy {
 
 // --- weights
 
-// A matrix as its products see it, and where its scale's gradient comes from (see common/model/fused.h).
+// A matrix as its products see it, and where its scale's gradient comes from (see common/model/cpu_engine.h).
 struct ScaledRows {
   int64_t rows, columns;
   const float* weight;           // [rows, columns]

@@ -62,18 +62,18 @@ at::Tensor RowsNormalised(const at::Tensor& x) {
 }
 
 DeviceOptimizer::DeviceOptimizer(const Settings& settings, const FlatLayout& layout, FlatTensors parameters, FlatTensors gradients,
-                                 Machine& machine, Communicator& communicator)
+                                 Device& device, Communicator& communicator)
     : Optimizer(settings, layout, std::move(parameters), std::move(gradients), communicator),
-      machine_(machine),
+      device_(device),
       inverse_factor_(ScalarBeside(parameters_)),
       learning_rate_(ScalarBeside(parameters_)),
       steps_(ScalarBeside(parameters_)) {
-  std::map<std::pair<int64_t, int64_t>, Muons> by_shape;
+  std::map<std::pair<int64_t, int64_t>, MuonBatch> by_shape;
   size_t matrix = 0;
   for (const FlatLayout::Entry& entry : layout.entries()) {
-    if (entry.spec.group != Group::kMatrices || !Mine(matrix++)) continue;
+    if (entry.spec.group != Group::kMatrices || !IsLocal(matrix++)) continue;
     const int64_t rows = entry.spec.shape[0], columns = entry.spec.shape[1];
-    Muons& muons = by_shape[{rows, columns}];
+    MuonBatch& muons = by_shape[{rows, columns}];
     muons.scale = std::sqrt(std::max(1.0, static_cast<double>(rows) / static_cast<double>(columns)));
     muons.updates.push_back(updates_.narrow(0, entry.range.first - partition_.others().last, entry.range.size()).view(entry.spec.shape));
   }
@@ -104,7 +104,7 @@ void DeviceOptimizer::Step(double scale, double momentum, double gradient_factor
   const at::Tensor &gradient = gradients_.group(Group::kMatrices), &buffer = momentum_.group(Group::kMatrices),
                    &parameter = parameters_.group(Group::kMatrices);
   for (size_t i = 0; i < partition_.matrices().size(); ++i) {
-    if (!Mine(i)) continue;
+    if (!IsLocal(i)) continue;
     const FlatRange range = partition_.matrices()[i].range;
     const int64_t first = range.first - partition_.others().last;
     if (quirks_1855()) {
@@ -114,14 +114,14 @@ void DeviceOptimizer::Step(double scale, double momentum, double gradient_factor
       updates_.narrow(0, first, range.size()).copy_(g.add(half, momentum));
       continue;
     }
-    machine_.Launch(MuonMomentum{.count = range.size(),
+    device_.Launch(MuonMomentum{.count = range.size(),
                                  .factor = static_cast<float>(gradient_factor),
                                  .beta = static_cast<float>(momentum),
                                  .gradient = gradient.const_data_ptr<float>() + first,
                                  .momentum = buffer.mutable_data_ptr<float>() + first,
                                  .nesterov = static_cast<BFloat16*>(updates_.mutable_data_ptr()) + first});
   }
-  for (const Muons& muons : muons_) {
+  for (const MuonBatch& muons : muons_) {
     at::Tensor x = at::stack(muons.updates);
     if (settings_.muon_row_normalize) x = RowsNormalised(x);
     x = settings_.muon_orthogonalize == "polar_express" ? PolarExpressOf(x, settings_.muon_backend_steps)
@@ -130,7 +130,7 @@ void DeviceOptimizer::Step(double scale, double momentum, double gradient_factor
     for (size_t i = 0; i < muons.updates.size(); ++i) muons.updates[i].copy_(x[static_cast<int64_t>(i)]);
   }
   communicator_.Wait(ShareUpdates());
-  machine_.Launch(MuonUpdate{.count = parameter.numel(),
+  device_.Launch(MuonUpdate{.count = parameter.numel(),
                              .learning_rate = static_cast<float>(settings_.matrix_lr * scale),
                              .decay = static_cast<float>(settings_.muon_weight_decay),
                              .update = static_cast<const BFloat16*>(updates_.const_data_ptr()),

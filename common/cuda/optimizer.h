@@ -4,22 +4,23 @@
 
 #include <vector>
 
-#include "common/cuda/machine.h"
+#include "common/cuda/device.h"
+#include "common/optim/muon.h"
 #include "common/optim/optimizer.h"
 
 namespace fairway::cuda {
 
 class DeviceOptimizer : public Optimizer {
  public:
-  // As Optimizer's, on the machine's device.
+  // As Optimizer's, on a device.
   DeviceOptimizer(const Settings& settings, const FlatLayout& layout, FlatTensors parameters, FlatTensors gradients,
-                  Machine& machine, Communicator& communicator = Communicator::Single());
+                  Device& device, Communicator& communicator = Communicator::Single());
 
   void Step(double scale, double momentum, double gradient_factor = 1) override;
 
  private:
   // Matrices of one shape that this rank steps.
-  struct Muons {
+  struct MuonBatch {
     std::vector<at::Tensor> updates;  // what is orthogonalised, and what comes of it
     double scale;
   };
@@ -27,8 +28,8 @@ class DeviceOptimizer : public Optimizer {
   // Waits for the device.
   double Squares(FlatRange range) const override;
 
-  Machine& machine_;
-  std::vector<Muons> muons_;
+  Device& device_;
+  std::vector<MuonBatch> muons_;
   at::Tensor inverse_factor_, learning_rate_, steps_;  // float32 scalars
 };
 

@@ -1,9 +1,9 @@
-// libfairway_cuda.so: the machine that is a GPU.
+// libfairway_cuda.so: the device that is a GPU.
 #include <ATen/Context.h>
 #include <ATen/cuda/CUDAContext.h>
 #include <ATen/cuda/CUDAGraph.h>
 
-#include "common/cuda/machine.h"
+#include "common/cuda/device.h"
 
 namespace fairway::cuda {
 
@@ -25,14 +25,14 @@ class CudaGraph : public Graph {
   at::cuda::CUDAGraph graph_;
 };
 
-class Gpu : public Machine {
+class Gpu : public Device {
  public:
   explicit Gpu(int gpu) : device_(at::kCUDA, static_cast<c10::DeviceIndex>(gpu)), stream_(Stream(device_)) {
     // Sums of products are float32 to the end, also where a product is split along them.
     at::globalContext().setAllowBF16ReductionCuBLAS(false);
   }
 
-  at::Device device() const override { return device_; }
+  at::Device torch_device() const override { return device_; }
   std::string name() const override { return at::cuda::getDeviceProperties(device_.index())->name; }
   std::unique_ptr<Graph> Capture(const std::function<void()>& work) override { return std::make_unique<CudaGraph>(work); }
 
@@ -53,7 +53,7 @@ class Gpu : public Machine {
 }  // namespace
 }  // namespace fairway::cuda
 
-extern "C" __attribute__((visibility("default"))) fairway::cuda::Machine* FairwayCudaMachine(int gpu) {
-  static fairway::cuda::Gpu machine(gpu);
-  return &machine;
+extern "C" __attribute__((visibility("default"))) fairway::cuda::Device* FairwayCudaDevice(int gpu) {
+  static fairway::cuda::Gpu device(gpu);
+  return &device;
 }

@@ -30,22 +30,22 @@
 namespace fairway {
 namespace {
 
-using Place = Transformer::AdapterPlace;
+using Target = Transformer::AdapterTarget;
 constexpr uint64_t kAdapterSeed = 1337;
 
 // In the order in which the published entry draws them.
-struct PlaceName {
-  Place place;
+struct TargetName {
+  Target target;
   const char* name;
 };
-constexpr PlaceName kPerVisit[] = {
-    {Place::kQuery, "q_loras."}, {Place::kValue, "v_loras."}, {Place::kKey, "k_loras."}, {Place::kMlp, "mlp_loras."}, {Place::kAttentionOutput, "o_loras."}};
+constexpr TargetName kPerVisit[] = {
+    {Target::kQuery, "q_loras."}, {Target::kValue, "v_loras."}, {Target::kKey, "k_loras."}, {Target::kMlp, "mlp_loras."}, {Target::kAttentionOutput, "o_loras."}};
 
-int64_t OutputsOf(const Plan& plan, Place place) {
-  switch (place) {
-    case Place::kKey:
-    case Place::kValue: return plan.Hkv * plan.d;
-    case Place::kHead: return plan.V;
+int64_t OutputsOf(const Plan& plan, Target target) {
+  switch (target) {
+    case Target::kKey:
+    case Target::kValue: return plan.Hkv * plan.d;
+    case Target::kHead: return plan.V;
     default: return plan.D;
   }
 }
@@ -54,20 +54,20 @@ int64_t OutputsOf(const Plan& plan, Place place) {
 class Adapters {
  public:
   Adapters(const Settings& settings, const Plan& plan, const NamedTensors& first_values) : settings_(settings) {
-    const auto add = [&](Place place, size_t visit, const std::string& name) {
+    const auto add = [&](Target target, size_t visit, const std::string& name) {
       const auto found = std::find_if(first_values.begin(), first_values.end(), [&](const auto& own) { return own.first == name; });
       if (found == first_values.end()) throw std::logic_error("no first values of " + name);
       const at::Tensor& a = found->second;
-      Add({place, visit}, {.first = a.clone(), .a = a.clone(), .b = at::zeros({a.size(0), OutputsOf(plan, place), a.size(1)})});
+      Add({target, visit}, {.first = a.clone(), .a = a.clone(), .b = at::zeros({a.size(0), OutputsOf(plan, target), a.size(1)})});
     };
-    add(Place::kHead, 0, "lm_head_lora.A");
-    for (const PlaceName& place : kPerVisit)
-      for (size_t visit = 0; visit < plan.visits(plan.loops()).size(); ++visit) add(place.place, visit, place.name + std::to_string(visit) + ".A");
+    add(Target::kHead, 0, "lm_head_lora.A");
+    for (const TargetName& target : kPerVisit)
+      for (size_t visit = 0; visit < plan.visits(plan.loops()).size(); ++visit) add(target.target, visit, target.name + std::to_string(visit) + ".A");
   }
 
   // Of inputs [documents, T, in], each by the adapters of that number.
-  at::Tensor operator()(Place place, size_t visit, const at::Tensor& x, const at::Tensor& numbers) const {
-    const Pair& pair = pairs_.at({place, visit});
+  at::Tensor operator()(Target target, size_t visit, const at::Tensor& x, const at::Tensor& numbers) const {
+    const Pair& pair = pairs_.at({target, visit});
     const double scale = settings_.ttt_lora_alpha / static_cast<double>(settings_.ttt_lora_rank);
     const at::Tensor a = pair.a.index_select(0, numbers), b = pair.b.index_select(0, numbers);
     return (at::matmul(at::matmul(x.to(at::kFloat), a.mT()), b.mT()) * scale).to(x.scalar_type());
@@ -76,13 +76,13 @@ class Adapters {
   // A copy that learns by itself, of the values as they are, before any step.
   Adapters Clone() const {
     Adapters copy(settings_);
-    for (const auto& [place, pair] : pairs_) copy.Add(place, {.first = pair.first, .a = pair.a.detach().clone(), .b = pair.b.detach().clone()});
+    for (const auto& [target, pair] : pairs_) copy.Add(target, {.first = pair.first, .a = pair.a.detach().clone(), .b = pair.b.detach().clone()});
     return copy;
   }
 
   uint64_t Digest() const {
     Xxh3 digest;
-    for (const auto& [place, pair] : pairs_)
+    for (const auto& [target, pair] : pairs_)
       for (const at::Tensor& tensor : {pair.a, pair.b})
         digest.Update(std::as_bytes(std::span(tensor.const_data_ptr<float>(), static_cast<size_t>(tensor.numel()))));
     return digest.Digest();
@@ -91,7 +91,7 @@ class Adapters {
   // For the next group of documents.
   void Reset() {
     const at::NoGradGuard constant;
-    for (auto& [place, pair] : pairs_) {
+    for (auto& [target, pair] : pairs_) {
       pair.b.zero_();
       if (!settings_.ttt_warm_start_a) pair.a.copy_(pair.first);
     }
@@ -128,16 +128,16 @@ class Adapters {
 
   explicit Adapters(const Settings& settings) : settings_(settings) {}
 
-  void Add(std::pair<Place, size_t> place, Pair pair) {
+  void Add(std::pair<Target, size_t> target, Pair pair) {
     for (at::Tensor* tensor : {&pair.a, &pair.b}) {
       tensor->set_requires_grad(true);
       moments_.push_back({*tensor, at::zeros_like(*tensor), at::zeros_like(*tensor)});
     }
-    pairs_.emplace(place, std::move(pair));
+    pairs_.emplace(target, std::move(pair));
   }
 
   Settings settings_;
-  std::map<std::pair<Place, size_t>, Pair> pairs_;
+  std::map<std::pair<Target, size_t>, Pair> pairs_;
   std::vector<Moments> moments_;
   double steps_ = 0;
 };
@@ -163,8 +163,8 @@ std::vector<Document> DocumentsOf(const std::vector<uint16_t>& ids) {
 class Evaluation {
  public:
   Evaluation(const NamedTensors& parameters, const ShardSet& val, const ByteTable& table, const Settings& settings, const DocumentTtt& ttt,
-             Witness* witness)
-      : settings_(settings), ttt_(ttt), witness_(witness), plan_(settings), model_(settings, parameters), quirks_(settings.published_quirks) {
+             BatchObserver* observer)
+      : settings_(settings), ttt_(ttt), witness_(observer), plan_(settings), model_(settings, parameters), quirks_(settings.published_quirks) {
     int64_t targets = val.tokens() - 1;
     dropped_ = quirks_ ? targets % WindowLength() : 0;
     targets -= dropped_;
@@ -245,8 +245,8 @@ class Evaluation {
       all.emplace_back(name, at::empty({documents, settings_.ttt_lora_rank, plan_.D}).uniform_(-bound, bound, generator));
     };
     add("lm_head_lora.A");
-    for (const PlaceName& place : kPerVisit)
-      for (size_t visit = 0; visit < plan_.visits(plan_.loops()).size(); ++visit) add(place.name + std::to_string(visit) + ".A");
+    for (const TargetName& target : kPerVisit)
+      for (size_t visit = 0; visit < plan_.visits(plan_.loops()).size(); ++visit) add(target.name + std::to_string(visit) + ".A");
     return all;
   }
 
@@ -275,7 +275,7 @@ class Evaluation {
     }
     const at::Tensor numbers = at::empty({count}, at::kLong);
     std::ranges::copy(chunk.adapters, numbers.mutable_data_ptr<int64_t>());
-    model_.Adapt([&](Place place, size_t visit, const at::Tensor& x) { return adapters(place, visit, x, numbers); });
+    model_.Adapt([&](Target target, size_t visit, const at::Tensor& x) { return adapters(target, visit, x, numbers); });
     const at::Tensor losses = model_.TokenLosses(ids, targets);
     model_.Adapt({});
     return losses;
@@ -316,9 +316,9 @@ class Evaluation {
   }
 
   // Looks on where documents lie in the order of the file.
-  Witness* FileOrderWitness() const { return quirks_ ? nullptr : witness_; }
+  BatchObserver* FileOrderWitness() const { return quirks_ ? nullptr : witness_; }
 
-  // A batch of the witness, of these windows.
+  // A batch of the observer, of these windows.
   Batch BatchOf(const Chunk& chunk) const {
     Batch batch{.windows = chunk.windows, .tokens = {}, .bytes = {}, .width = chunk.width, .losses = {}, .adapters = chunk.adapters};
     const auto begin = ids_.begin() + batch.windows.front().begin;
@@ -331,12 +331,12 @@ class Evaluation {
   }
 
   void ScoreGroup(const std::vector<Document>& group, const std::shared_ptr<Adapters>& adapters) {
-    Witness* const witness = FileOrderWitness();
+    BatchObserver* const observer = FileOrderWitness();
     const TargetRange all{group.front().start, group.back().start + group.back().targets()};
     std::optional<Adapters> first;
     Batch documents;  // whole, with the losses of all chunks
-    if (witness) {
-      witness->OnReset(all, [adapters] { return adapters->Digest(); });
+    if (observer) {
+      observer->OnReset(all, [adapters] { return adapters->Digest(); });
       first = adapters->Clone();
       Chunk whole{.windows = {}, .adapters = {}, .width = 0};
       for (size_t b = 0; b < group.size(); ++b) {
@@ -356,13 +356,13 @@ class Evaluation {
     };
 
     const auto scored = [&](const Chunk& chunk, const at::Tensor& losses, bool recorded) {
-      if (witness) {
+      if (observer) {
         Batch batch = BatchOf(chunk);
         for (size_t w = 0; w < chunk.windows.size(); ++w) {
           const int64_t at = static_cast<int64_t>(w) * chunk.width;
           CopyLosses(chunk.windows[w], losses.const_data_ptr<float>() + at, batch.losses.data() + at + chunk.windows[w].score_from);
         }
-        witness->OnBatch(batch, [&](Batch& other) {
+        observer->OnBatch(batch, [&](Batch& other) {
           const at::AutoGradMode record(recorded);
           const at::Tensor again = Losses({other.windows, other.adapters, other.width}, {other.tokens.data(), other.windows.front().begin}, *adapters).detach();
           std::copy_n(again.const_data_ptr<float>(), other.losses.size(), other.losses.data());
@@ -388,10 +388,10 @@ class Evaluation {
       if (ttt_.on_chunk) ttt_.on_chunk(heard);
     };
     AdaptTo(group, *adapters, {ids_.data(), 0}, scored, [&](const std::vector<TargetRange>& targets) {
-      if (witness) witness->OnLearnt(targets);
+      if (observer) observer->OnLearnt(targets);
     });
-    if (witness)
-      witness->OnDocuments(documents, [&](Batch& other) {
+    if (observer)
+      observer->OnDocuments(documents, [&](Batch& other) {
         Adapters own = first->Clone();
         AdaptTo(group, own, {other.tokens.data(), other.windows.front().begin},
                 [&](const Chunk& chunk, const at::Tensor& losses, bool) { keep(chunk, losses, other); }, [](const auto&) {});
@@ -462,7 +462,7 @@ class Evaluation {
 
   const Settings settings_;
   const DocumentTtt& ttt_;
-  Witness* const witness_;
+  BatchObserver* const witness_;
   const Plan plan_;
   Transformer model_;
   const bool quirks_;
@@ -477,8 +477,8 @@ class Evaluation {
 }  // namespace
 
 Score EvaluateDocuments(const NamedTensors& parameters, const ShardSet& val, const ByteTable& table, const Settings& settings,
-                        const DocumentTtt& ttt, Witness* witness) {
-  return Evaluation(parameters, val, table, settings, ttt, witness).Run(val.files().front());
+                        const DocumentTtt& ttt, BatchObserver* observer) {
+  return Evaluation(parameters, val, table, settings, ttt, observer).Run(val.files().front());
 }
 
 }  // namespace fairway

@@ -18,7 +18,7 @@
 #include <string>
 #include <vector>
 
-#include "common/evaluate/witness.h"
+#include "common/evaluate/batch_observer.h"
 #include "common/model/transformer.h"
 #include "common/score/score.h"
 #include "common/tokens/byte_table.h"
@@ -45,9 +45,9 @@ struct DocumentTtt {
 };
 
 // `parameters` are the base weights on a CPU; the phases change them. Throws InputError for a split without a target and where its
-// tokens stand for no text. The witness sees batches of a group's chunks, each window with the number of its adapters, and whole groups; with
+// tokens stand for no text. The observer sees batches of a group's chunks, each window with the number of its adapters, and whole groups; with
 // published_quirks it sees the targets added alone.
 Score EvaluateDocuments(const NamedTensors& parameters, const ShardSet& val, const ByteTable& table, const Settings& settings,
-                        const DocumentTtt& ttt = {}, Witness* witness = nullptr);
+                        const DocumentTtt& ttt = {}, BatchObserver* observer = nullptr);
 
 }  // namespace fairway

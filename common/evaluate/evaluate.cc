@@ -95,10 +95,10 @@ Batches BatchesOf(const Settings& settings, int64_t chunk_windows) {
 
 // Evaluates the windows of `plan`. compute(batch) fills in a batch's losses, add(batch) is what it adds to the score; after a chunk
 // learn(windows done) may change the model. In each round every rank has one batch.
-// `witness` looks on; `afresh` is what it is given at the end where computing a batch cannot be repeated in its place.
+// `observer` looks on; `afresh` is what it is given at the end where computing a batch cannot be repeated in its place.
 template <typename Compute, typename Add, typename Learn>
 Score ScoreWindows(const ShardSet& val, const WindowPlan& plan, Batches by, const OnBatch& on_batch, Communicator& communicator,
-                   Compute compute, Add add, Learn learn, Witness* witness, const Witness::Compute& afresh = {}) {
+                   Compute compute, Add add, Learn learn, BatchObserver* observer, const BatchObserver::Compute& afresh = {}) {
   constexpr int64_t kNumbers = 4;
   ScoreSum sum(plan);
   const int64_t ranks = communicator.world_size();
@@ -113,7 +113,7 @@ Score ScoreWindows(const ShardSet& val, const WindowPlan& plan, Batches by, cons
     if (first < plan.size()) {
       Batch batch = ReadBatch(val, plan, first, end_of(first) - first);
       compute(batch);
-      if (witness) witness->OnBatch(batch, afresh ? Witness::Compute() : Witness::Compute(compute));
+      if (observer) observer->OnBatch(batch, afresh ? BatchObserver::Compute() : BatchObserver::Compute(compute));
       double* to = numbers.data();
       for (const Addend& addend : add(batch))
         for (double value : {double(addend.begin), double(addend.end), addend.nats, double(addend.bytes)}) *to++ = value;
@@ -123,14 +123,14 @@ Score ScoreWindows(const ShardSet& val, const WindowPlan& plan, Batches by, cons
       const double* from = all.data() + rank * by.addends * kNumbers;
       for (int64_t i = 0; i < by.addends && from[1] > 0; ++i, from += kNumbers) {
         sum.Add(static_cast<int64_t>(from[0]), static_cast<int64_t>(from[1]), from[2], static_cast<int64_t>(from[3]));
-        if (witness) witness->OnAdded(static_cast<int64_t>(from[0]), static_cast<int64_t>(from[1]), static_cast<int64_t>(from[3]));
+        if (observer) observer->OnAdded(static_cast<int64_t>(from[0]), static_cast<int64_t>(from[1]), static_cast<int64_t>(from[3]));
       }
       done = end_of(done);
       if (on_batch) on_batch({number, done, plan.size(), sum.bits_per_byte()});
     }
     if (done % by.chunk_windows == 0) learn(done);
   }
-  if (witness) witness->OnEnd(afresh ? afresh : Witness::Compute(compute));
+  if (observer) observer->OnEnd(afresh ? afresh : BatchObserver::Compute(compute));
   const Score score = sum.Finish();
   if (score.bytes == 0)
     throw InputError(val.files().front(), "its tokens stand for no text: bits per byte are undefined");
@@ -187,7 +187,7 @@ void CheckPlain(const ShardSet& val, const Settings& settings) {
 }
 
 Score EvaluatePlain(Engine& model, const ShardSet& val, const ByteTable& table, const Settings& settings,
-                    const OnBatch& on_batch, Communicator& communicator, Witness* witness) {
+                    const OnBatch& on_batch, Communicator& communicator, BatchObserver* observer) {
   CheckPlain(val, settings);
   const int64_t T = settings.train_seq_len, batch_windows = settings.val_batch_size / 8 / T;
   // Pull request 1855 scores whole batches only.
@@ -212,11 +212,11 @@ Score EvaluatePlain(Engine& model, const ShardSet& val, const ByteTable& table, 
         for (const Window& window : batch.windows) bytes += ScoredBytes(table, batch, window);
         return std::vector<Addend>{{batch.windows.front().begin, batch.windows.back().end(), nats, bytes}};
       },
-      LearnNothing, witness);
+      LearnNothing, observer);
 }
 
 Score EvaluateSliding(Engine& model, const ShardSet& val, const ByteTable& table, const Settings& settings,
-                      const OnBatch& on_batch, Communicator& communicator, Witness* witness) {
+                      const OnBatch& on_batch, Communicator& communicator, BatchObserver* observer) {
   const int64_t targets = val.tokens() - 1;
   const int64_t needed = settings.published_quirks ? settings.train_seq_len : 1;
   if (targets < needed) ThrowTooShort(val, needed + 1);
@@ -224,11 +224,11 @@ Score EvaluateSliding(Engine& model, const ShardSet& val, const ByteTable& table
                                           : WindowPlan::Sliding(targets, settings.train_seq_len, settings.eval_stride);
   return ScoreWindows(
       val, plan, BatchesOf(settings, plan.size()), on_batch, communicator, [&](Batch& batch) { ComputeLosses(model, batch); },
-      [&](const Batch& batch) { return AddendsOf(table, batch); }, LearnNothing, witness);
+      [&](const Batch& batch) { return AddendsOf(table, batch); }, LearnNothing, observer);
 }
 
 Score EvaluateCached(Engine& model, const ShardSet& val, const ByteTable& table, const Settings& settings,
-                     const OnBatch& on_batch, Witness* witness) {
+                     const OnBatch& on_batch, BatchObserver* observer) {
   const int64_t targets = val.tokens() - 1;
   if (targets < 1) ThrowTooShort(val, 2);
   const WindowPlan plan = WindowPlan::Sliding(targets, settings.train_seq_len, settings.eval_stride);
@@ -244,11 +244,11 @@ Score EvaluateCached(Engine& model, const ShardSet& val, const ByteTable& table,
   };
   return ScoreWindows(
       val, plan, BatchesOf(settings, plan.size()), on_batch, Communicator::Single(), [&](Batch& batch) { compute(batch, false); },
-      [&](const Batch& batch) { return AddendsOf(table, batch); }, LearnNothing, witness, [&](Batch& batch) { compute(batch, true); });
+      [&](const Batch& batch) { return AddendsOf(table, batch); }, LearnNothing, observer, [&](Batch& batch) { compute(batch, true); });
 }
 
 Score EvaluateAdapting(Engine& model, const NamedTensors& parameters, const NamedTensors& gradients, const ShardSet& val,
-                       const ByteTable& table, const Settings& settings, const OnBatch& on_batch, Witness* witness) {
+                       const ByteTable& table, const Settings& settings, const OnBatch& on_batch, BatchObserver* observer) {
   const int64_t targets = val.tokens() - 1, T = settings.train_seq_len;
   if (targets < 1) ThrowTooShort(val, 2);
   const WindowPlan plan = WindowPlan::Sliding(targets, T, settings.eval_stride);
@@ -270,13 +270,13 @@ Score EvaluateAdapting(Engine& model, const NamedTensors& parameters, const Name
       descent.Step(settings.ttt_lr * 0.5 * (1 + std::cos(std::numbers::pi * share)));
       model.Prepare(/*fake_quantise=*/false);
     }
-    if (witness) witness->OnLearnt(std::array{TargetRange{learnt, learnt + sequences * T}});
+    if (observer) observer->OnLearnt(std::array{TargetRange{learnt, learnt + sequences * T}});
     learnt += sequences * T;
   };
   return ScoreWindows(
       val, plan, BatchesOf(settings, chunk_windows), on_batch, Communicator::Single(),
       [&](Batch& batch) { ComputeLosses(model, batch); },
-      [&](const Batch& batch) { return AddendsOf(table, batch); }, learn, witness);
+      [&](const Batch& batch) { return AddendsOf(table, batch); }, learn, observer);
 }
 
 }  // namespace fairway

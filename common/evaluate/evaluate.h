@@ -4,13 +4,13 @@
 // score is of the weights as they are.
 //
 // Several ranks share the batches out, and all come to the score that one alone would have come to, bit for bit: what is summed are
-// the same losses in the same order. A witness looks on; of several ranks, at this one's batches.
+// the same losses in the same order. A observer looks on; of several ranks, at this one's batches.
 #pragma once
 
 #include <cstdint>
 #include <functional>
 
-#include "common/evaluate/witness.h"
+#include "common/evaluate/batch_observer.h"
 #include "common/model/engine.h"
 #include "common/model/transformer.h"
 #include "common/parallel/communicator.h"
@@ -34,7 +34,7 @@ using OnBatch = std::function<void(const BatchDone&)>;
 // time; under published_quirks the batches that are not full are dropped too (openai/parameter-golf pull request 1855). Throws InputError for a split shorter than one sequence or an id out of range, UsageError where
 // val_batch_size holds no sequence.
 Score EvaluatePlain(Engine& model, const ShardSet& val, const ByteTable& table, const Settings& settings,
-                    const OnBatch& on_batch = {}, Communicator& communicator = Communicator::Single(), Witness* witness = nullptr);
+                    const OnBatch& on_batch = {}, Communicator& communicator = Communicator::Single(), BatchObserver* observer = nullptr);
 
 // Throws what EvaluatePlain would throw for this split and these settings: to be known before training.
 void CheckPlain(const ShardSet& val, const Settings& settings);
@@ -44,14 +44,14 @@ void CheckPlain(const ShardSet& val, const Settings& settings);
 // sequences only, their tail scored again. Throws InputError for a split without a target or an id out of range.
 // REQUIRES: IsSliding(settings).
 Score EvaluateSliding(Engine& model, const ShardSet& val, const ByteTable& table, const Settings& settings,
-                      const OnBatch& on_batch = {}, Communicator& communicator = Communicator::Single(), Witness* witness = nullptr);
+                      const OnBatch& on_batch = {}, Communicator& communicator = Communicator::Single(), BatchObserver* observer = nullptr);
 
 // The same windows and targets, each position computed once (method = kv_cache): where a window's positions were those of an
 // earlier one, their keys and values are the ones that came out then. So a target sees as many tokens as in EvaluateSliding, but
 // keys and values of its context saw theirs from further back. Throws as EvaluateSliding does. REQUIRES: IsSliding(settings), not
 // published_quirks; the engine is on a CPU.
 Score EvaluateCached(Engine& model, const ShardSet& val, const ByteTable& table, const Settings& settings,
-                     const OnBatch& on_batch = {}, Witness* witness = nullptr);
+                     const OnBatch& on_batch = {}, BatchObserver* observer = nullptr);
 
 // EvaluateSliding of weights that learn from what has been scored (method = ttt; openai/parameter-golf pull requests 461 and
 // 549): the windows are taken in chunks that score ttt_chunk_tokens targets; once a chunk is scored, ttt_steps steps of
@@ -60,7 +60,7 @@ Score EvaluateCached(Engine& model, const ShardSet& val, const ByteTable& table,
 // chunks. No weight has seen a target before it is scored.
 // `model` works on `parameters` and on `gradients`, which are 0. REQUIRES: IsSliding(settings), not published_quirks.
 Score EvaluateAdapting(Engine& model, const NamedTensors& parameters, const NamedTensors& gradients, const ShardSet& val,
-                       const ByteTable& table, const Settings& settings, const OnBatch& on_batch = {}, Witness* witness = nullptr);
+                       const ByteTable& table, const Settings& settings, const OnBatch& on_batch = {}, BatchObserver* observer = nullptr);
 
 // Whether the settings ask for sliding evaluation: 0 < eval_stride < train_seq_len.
 bool IsSliding(const Settings& settings);

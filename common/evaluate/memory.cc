@@ -2,7 +2,7 @@
 
 #include <algorithm>
 
-#include "common/model/fused.h"
+#include "common/plan/plan.h"
 
 namespace fairway {
 namespace {
@@ -14,10 +14,6 @@ double Parameters(const Settings& settings) {
 }
 
 }  // namespace
-
-double EngineBytes(const Settings& s, int64_t sequences, bool training) {
-  return static_cast<double>(FusedTransformer::WorkspaceBytes(s, sequences, s.train_seq_len, training)) + 8 * Parameters(s);
-}
 
 double ScoringBytes(const Settings& s) {
   const int64_t plain = std::max<int64_t>(s.val_batch_size / 8 / s.train_seq_len, 1),

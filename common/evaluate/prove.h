@@ -10,7 +10,7 @@
 #include <utility>
 #include <vector>
 
-#include "common/evaluate/witness.h"
+#include "common/evaluate/batch_observer.h"
 #include "common/score/ledger.h"
 #include "common/score/score.h"
 #include "common/tokens/byte_table.h"
@@ -38,7 +38,7 @@ struct ProofReport {
   std::vector<std::string> failures;  // empty: proved
 };
 
-class Proof : public Witness {
+class Proof : public BatchObserver {
  public:
   // `state` gives a digest of all that scores depend on besides the text. `samples` targets are looked into, spread over the
   // split; fewer where computing cannot be repeated in its place, one of a batch.

@@ -173,8 +173,8 @@ at::Tensor Transformer::Embed(const at::Tensor& ids) const {
   return (1 - gate) * x + gate * shifted(x, settings_.reset_at_bos);
 }
 
-at::Tensor Transformer::Adapted(at::Tensor output, AdapterPlace place, size_t visit, const at::Tensor& input) const {
-  const at::Tensor added = adapter_ ? adapter_(place, visit, input) : at::Tensor();
+at::Tensor Transformer::Adapted(at::Tensor output, AdapterTarget target, size_t visit, const at::Tensor& input) const {
+  const at::Tensor added = adapter_ ? adapter_(target, visit, input) : at::Tensor();
   return added.defined() ? output + added : output;
 }
 
@@ -182,8 +182,8 @@ at::Tensor Transformer::Attention(size_t visit, const at::Tensor& n, const Rotar
   const LayerPlan& layer = LayerOf(visit);
   const int64_t B = n.size(0), T = n.size(1), D = n.size(2), half = plan_.rotated / 2;
   const int64_t H = plan_.H, Hkv = plan_.Hkv, d = plan_.d;
-  const auto heads = [&](int weight, AdapterPlace place, int64_t count) {  // [B, count, T, d]
-    return Adapted(Linear(n, weight), place, visit, n).view({B, T, count, d}).transpose(1, 2);
+  const auto heads = [&](int weight, AdapterTarget target, int64_t count) {  // [B, count, T, d]
+    return Adapted(Linear(n, weight), target, visit, n).view({B, T, count, d}).transpose(1, 2);
   };
   const at::Tensor cos = rotary.cos.to(compute_), sin = rotary.sin.to(compute_);
   const auto rotate = [&](const at::Tensor& x) {
@@ -191,8 +191,8 @@ at::Tensor Transformer::Attention(size_t visit, const at::Tensor& n, const Rotar
     return at::cat({x1 * cos + x2 * sin, x2 * cos - x1 * sin, x.narrow(-1, 2 * half, d - 2 * half)}, -1);
   };
   const std::vector<int>& qkv = layer.qkv.weights;
-  const at::Tensor k = rotate(Rms(heads(qkv[1], AdapterPlace::kKey, Hkv))), v = heads(qkv[2], AdapterPlace::kValue, Hkv);
-  const at::Tensor q = rotate(Rms(heads(qkv[0], AdapterPlace::kQuery, H))) * of(layer.q_gain).to(compute_).view({1, H, 1, 1});
+  const at::Tensor k = rotate(Rms(heads(qkv[1], AdapterTarget::kKey, Hkv))), v = heads(qkv[2], AdapterTarget::kValue, Hkv);
+  const at::Tensor q = rotate(Rms(heads(qkv[0], AdapterTarget::kQuery, H))) * of(layer.q_gain).to(compute_).view({1, H, 1, 1});
   std::vector<at::Tensor> parts;
   for (size_t i = 0; i < std::max<size_t>(starts.size(), 1); ++i) {
     const int64_t first = starts.empty() ? 0 : starts[i], length = (i + 1 < starts.size() ? starts[i + 1] : T) - first;
@@ -212,7 +212,7 @@ at::Tensor Transformer::Attention(size_t visit, const at::Tensor& n, const Rotar
     y = y * at::sigmoid(settings_.sparse_attn_gate_scale * logits).transpose(1, 2).unsqueeze(-1).to(compute_);
   }
   const at::Tensor out = Linear(y.transpose(1, 2).reshape({B, T, D}), layer.attn_proj.weights[0]);
-  return of(layer.attn_scale).to(n.scalar_type()) * Adapted(out, AdapterPlace::kAttentionOutput, visit, n);
+  return of(layer.attn_scale).to(n.scalar_type()) * Adapted(out, AdapterTarget::kAttentionOutput, visit, n);
 }
 
 at::Tensor Transformer::Mlp(size_t visit, const at::Tensor& n) const {
@@ -220,7 +220,7 @@ at::Tensor Transformer::Mlp(size_t visit, const at::Tensor& n) const {
   const at::Tensor h = Linear(n, layer.mlp_fc.weights[0]);
   const at::Tensor hidden = settings_.mlp_negative_slope == 0 ? at::relu(h) : at::leaky_relu(h, settings_.mlp_negative_slope);
   return of(layer.mlp_scale).to(n.scalar_type()) *
-         Adapted(Linear(hidden * hidden, layer.mlp_proj.weights[0]), AdapterPlace::kMlp, visit, n);
+         Adapted(Linear(hidden * hidden, layer.mlp_proj.weights[0]), AdapterTarget::kMlp, visit, n);
 }
 
 at::Tensor Transformer::Logits(const at::Tensor& ids, const std::vector<int64_t>& starts) const {
@@ -259,7 +259,7 @@ at::Tensor Transformer::Logits(const at::Tensor& ids, const std::vector<int64_t>
   const int head = plan_.head.weights[0];
   if (observer_ && plan_.tied) observer_(plan_.weights[head].name, of(head), x);
   const at::Tensor logits =
-      Adapted(plan_.tied ? at::linear(x.to(compute_), of(head).to(compute_)) : Linear(x, head), AdapterPlace::kHead, 0, x);
+      Adapted(plan_.tied ? at::linear(x.to(compute_), of(head).to(compute_)) : Linear(x, head), AdapterTarget::kHead, 0, x);
   return settings_.logit_softcap * at::tanh(logits / settings_.logit_softcap);
 }
 

@@ -73,8 +73,8 @@ class Transformer {
 
   // What is added to a linear layer's output, by its input: of a visit's queries, keys, values, attention output (whose adapter reads the
   // block's normed input) and MLP (likewise), and of the logits before their softcap (visit 0, the final normed stream). Undefined: nothing.
-  enum class AdapterPlace { kQuery, kKey, kValue, kAttentionOutput, kMlp, kHead };
-  using Adapter = std::function<at::Tensor(AdapterPlace place, size_t visit, const at::Tensor& input)>;
+  enum class AdapterTarget { kQuery, kKey, kValue, kAttentionOutput, kMlp, kHead };
+  using Adapter = std::function<at::Tensor(AdapterTarget target, size_t visit, const at::Tensor& input)>;
   void Adapt(Adapter adapter) { adapter_ = std::move(adapter); }
 
   // Late quantisation-aware training: while on, in passes that record gradients, matrices with an export grid go
@@ -104,7 +104,7 @@ class Transformer {
   std::vector<Matrix*> Matrices();
   at::Tensor Linear(const at::Tensor& x, int weight) const;
   at::Tensor Embed(const at::Tensor& ids) const;
-  at::Tensor Adapted(at::Tensor output, AdapterPlace place, size_t visit, const at::Tensor& input) const;
+  at::Tensor Adapted(at::Tensor output, AdapterTarget target, size_t visit, const at::Tensor& input) const;
   at::Tensor Attention(size_t visit, const at::Tensor& n, const Rotary& rotary, const std::vector<int64_t>& starts) const;
   at::Tensor Mlp(size_t visit, const at::Tensor& n) const;
   const LayerPlan& LayerOf(size_t visit) const { return plan_.layers[plan_.visits(looped_)[visit].layer]; }

@@ -1,6 +1,6 @@
 // Who sums what, and who steps what, where ranks train together. A function of the model and the number of ranks alone.
 //
-//   - Muon's matrices are dealt out whole, by the work that Newton-Schulz has with them: their gradients are summed by the rank that
+//   - Muon's matrices are assigned whole, by the work that Newton-Schulz has with them: their gradients are summed by the rank that
 //     steps them, and what comes back to all is the update, in bfloat16.
 //   - All other gradients are summed in equal slices, one a rank, and the sums come back to all, who step them alike.
 //

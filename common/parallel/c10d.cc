@@ -78,8 +78,8 @@ class Watch {
       }
       const double waited = std::chrono::duration<double>(Clock::now() - watched.begin).count();
       if (cause.empty() && !ended && waited > options_.timeout_seconds)
-        cause = NoAnswer("another rank in " + watched.what, options_.timeout_seconds);
-      if (!cause.empty()) options_.give_up(name_ + ": " + cause);
+        cause = TimeoutMessage("another rank in " + watched.what, options_.timeout_seconds);
+      if (!cause.empty()) options_.abort_run(name_ + ": " + cause);
       if (!cause.empty() || ended) {
         const std::lock_guard lock(mutex_);
         watched_.remove_if([&](const Watched& other) { return other.work == watched.work; });
@@ -101,7 +101,7 @@ class C10d : public Communicator {
     char here = 0;
     std::vector<char> all(world_size());
     GatherBytes(&here, 1, all.data());
-    const std::jthread in_time = GiveUpInTime(options_, setup_.name, "the backend's start");
+    const std::jthread in_time = AbortAfterTimeout(options_, setup_.name, "the backend's start");
     backend_ = Plainly("the backend does not start", setup_.make_backend);
     watch_ = std::make_unique<Watch>(options_, setup_);
   }
@@ -112,7 +112,7 @@ class C10d : public Communicator {
     if (backend_ == nullptr) return;
     const bool failed = std::uncaught_exceptions() > 0;
     watch_.reset();
-    const std::jthread in_time = GiveUpInTime(options_, setup_.name, "the backend's end");
+    const std::jthread in_time = AbortAfterTimeout(options_, setup_.name, "the backend's end");
     try {
       if (failed) {
         backend_->abort();
@@ -122,7 +122,7 @@ class C10d : public Communicator {
       if (rank() != 0) setup_.store->set(KeyOf("left", rank()), std::vector<uint8_t>{1});
       else if (world_size() > 1) setup_.store->wait(OthersKeys("left"), Limit());
     } catch (const std::exception& error) {
-      options_.give_up(setup_.name + ": the backend's end: " + FirstLine(error));
+      options_.abort_run(setup_.name + ": the backend's end: " + FirstLine(error));
     }
   }
 
@@ -242,7 +242,7 @@ class C10d : public Communicator {
         // A little longer than rank 0 waits, which knows who is missing.
         store.wait({whole}, Limit() + std::chrono::seconds(2));
       } catch (const std::exception&) {
-        throw std::runtime_error(NoAnswer("rank 0", options_.timeout_seconds));
+        throw std::runtime_error(TimeoutMessage("rank 0", options_.timeout_seconds));
       }
       const std::vector<uint8_t> got = store.get(whole);
       if (got.empty() || got.front() != 0) throw std::runtime_error(got.empty() ? "nothing" : std::string(got.begin() + 1, got.end()));
@@ -261,7 +261,7 @@ class C10d : public Communicator {
       int64_t missing = 0;
       for (size_t i = 0; i < keys.size(); ++i)
         if (!store.check({keys[i]})) who += (++missing > 1 ? " " : "") + std::to_string(i + 1);
-      const std::string cause = missing == 0 ? "all ranks came too late" : NoAnswer((missing == 1 ? "rank " : "ranks ") + who, options_.timeout_seconds);
+      const std::string cause = missing == 0 ? "all ranks came too late" : TimeoutMessage((missing == 1 ? "rank " : "ranks ") + who, options_.timeout_seconds);
       const std::string put = '\1' + cause;
       store.set(whole, std::vector<uint8_t>(put.begin(), put.end()));
       throw std::runtime_error(cause);

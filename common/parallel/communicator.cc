@@ -9,8 +9,8 @@
 #include <stdexcept>
 
 #include "common/base/error.h"
+#include "common/base/hardware.h"
 #include "common/base/log.h"
-#include "common/base/machine.h"
 #include "common/base/plugin.h"
 #include "common/base/text.h"
 
@@ -37,7 +37,7 @@ class SingleProcess : public Communicator {
 
 // Calls a plug-in, and says what it reports as an error of this run.
 template <class Call>
-auto Told(const Communicator& communicator, Call call) {
+auto AsIoError(const Communicator& communicator, Call call) {
   try {
     return call();
   } catch (const std::runtime_error& error) {
@@ -45,7 +45,7 @@ auto Told(const Communicator& communicator, Call call) {
   }
 }
 
-void GiveUp(const std::string& cause) {
+void AbortRun(const std::string& cause) {
   try {
     LogFailure(cause);
   } catch (const IoError&) {
@@ -75,22 +75,22 @@ Communicator& Communicator::Single() {
 
 std::unique_ptr<Communicator::Transfer> Communicator::Exchange(std::span<const Message> sends, std::span<const Message> receives) {
   for (const Message& message : receives) bulk_bytes_ += message.bytes;
-  return Told(*this, [&] { return StartExchange(sends, receives); });
+  return AsIoError(*this, [&] { return StartExchange(sends, receives); });
 }
 
 std::unique_ptr<Communicator::Transfer> Communicator::Broadcast(std::span<const Message> messages) {
   for (const Message& message : messages) bulk_bytes_ += message.rank == rank_ ? 0 : message.bytes;
-  return Told(*this, [&] { return StartBroadcast(messages); });
+  return AsIoError(*this, [&] { return StartBroadcast(messages); });
 }
 
 void Communicator::Wait(std::unique_ptr<Transfer> transfer) {
-  Told(*this, [&] { transfer->Finish(); });
+  AsIoError(*this, [&] { transfer->Finish(); });
 }
 
 std::vector<double> Communicator::Gather(std::span<const double> mine) {
   std::vector<double> all(mine.size() * world_size_);
   gathered_bytes_ += static_cast<int64_t>(mine.size_bytes()) * (world_size_ - 1);
-  Told(*this, [&] { GatherBytes(mine.data(), static_cast<int64_t>(mine.size_bytes()), all.data()); });
+  AsIoError(*this, [&] { GatherBytes(mine.data(), static_cast<int64_t>(mine.size_bytes()), all.data()); });
   return all;
 }
 
@@ -101,7 +101,7 @@ std::vector<std::string> Communicator::Gather(const std::string& mine) {
   std::string padded = mine, all(longest * world_size_, '\0');
   padded.resize(longest);
   gathered_bytes_ += longest * (world_size_ - 1);
-  Told(*this, [&] { GatherBytes(padded.data(), longest, all.data()); });
+  AsIoError(*this, [&] { GatherBytes(padded.data(), longest, all.data()); });
   std::vector<std::string> texts;
   for (int64_t rank = 0; rank < world_size_; ++rank)
     texts.push_back(all.substr(rank * longest, static_cast<size_t>(sizes[rank])));
@@ -145,7 +145,7 @@ void Communicator::OnRankZero(const std::function<void()>& work) {
 }
 
 std::unique_ptr<Communicator> MakeCommunicator(const Settings& settings, bool on_gpu) {
-  const PluginOptions options{LaunchOf(), settings.comm_timeout_seconds, GiveUp};
+  const PluginOptions options{ReadLaunch(), settings.comm_timeout_seconds, AbortRun};
   const int64_t world_size = options.launch.world_size;
   const std::string& asked = settings.backend;
   const std::string backend = asked != "auto" ? asked : world_size == 1 ? "single" : on_gpu ? "nccl" : "mpi";
@@ -167,18 +167,18 @@ std::unique_ptr<Communicator> MakeCommunicator(const Settings& settings, bool on
   return Load("libfairway_mpi.so", kMpiSymbol, options, "mpi");
 }
 
-std::vector<Fact> ProgramFacts(const std::string& version, const std::string& source_digest, const Settings& settings, unsigned stages) {
+std::vector<RankInvariant> ProgramInvariants(const std::string& version, const std::string& source_digest, const Settings& settings, unsigned stages) {
   constexpr std::string_view kOwn[] = {"data_path", "tokenizer_path", "byte_table", "threads", "memory_limit", "run_id"};
-  std::vector<Fact> facts = {{"the program's version", version}, {"its sources", source_digest}};
+  std::vector<RankInvariant> invariants = {{"the program's version", version}, {"its sources", source_digest}};
   for (const auto& [name, value] : settings.Select(stages, /*with_run=*/true))
-    if (std::find(std::begin(kOwn), std::end(kOwn), name) == std::end(kOwn)) facts.push_back({name, value});
-  return facts;
+    if (std::find(std::begin(kOwn), std::end(kOwn), name) == std::end(kOwn)) invariants.push_back({name, value});
+  return invariants;
 }
 
-void RequireAgreement(Communicator& communicator, const std::vector<Fact>& facts) {
-  // Texts of several lines would pass for several facts; none has any.
+void RequireAgreement(Communicator& communicator, const std::vector<RankInvariant>& invariants) {
+  // Texts of several lines would pass for several invariants; none has any.
   std::string mine;
-  for (const Fact& fact : facts) mine += fact.name + "\n" + fact.value + "\n";
+  for (const RankInvariant& invariant : invariants) mine += invariant.name + "\n" + invariant.value + "\n";
   const std::vector<std::string> all = communicator.Gather(mine);
   const std::vector<std::string> expected = Split(all.front(), '\n');
   for (int64_t rank = 1; rank < communicator.world_size(); ++rank) {

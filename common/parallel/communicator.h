@@ -94,21 +94,21 @@ class Communicator {
 std::unique_ptr<Communicator> MakeCommunicator(const Settings& settings, bool on_gpu);
 
 // Something that all ranks must have in common: a setting, a digest.
-struct Fact {
+struct RankInvariant {
   std::string name, value;
 };
 // What every program's ranks have in common: version, sources, and the settings of `stages` but for where things are on a host, how many
 // threads it has, and what rank 0 alone uses.
-std::vector<Fact> ProgramFacts(const std::string& version, const std::string& source_digest, const Settings& settings, unsigned stages);
+std::vector<RankInvariant> ProgramInvariants(const std::string& version, const std::string& source_digest, const Settings& settings, unsigned stages);
 // Throws InputError on every rank where one of them differs from rank 0, and says which, and in what.
-void RequireAgreement(Communicator& communicator, const std::vector<Fact>& facts);
+void RequireAgreement(Communicator& communicator, const std::vector<RankInvariant>& invariants);
 
 // What the plug-ins export: makes the communicator of this process. Throws std::runtime_error.
 struct PluginOptions {
   Launch launch;
   double timeout_seconds;
   // Ends the process with `cause` as an error of this run would: for a thread that watches over a call which does not return.
-  void (*give_up)(const std::string& cause);
+  void (*abort_run)(const std::string& cause);
 };
 using CommunicatorFunction = Communicator*(const PluginOptions& options);
 inline constexpr char kMpiSymbol[] = "FairwayMpiCommunicator", kNcclSymbol[] = "FairwayNcclCommunicator";

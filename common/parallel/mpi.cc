@@ -31,7 +31,7 @@ class Mpi : public Communicator {
   // Where an error ends this rank the others may be gone, and waiting for them here would be for ever: who started them sees them end.
   ~Mpi() override {
     if (std::uncaught_exceptions() > 0) return;
-    const std::jthread watch = GiveUpInTime(options_, "mpi", "MPI_Finalize");
+    const std::jthread watch = AbortAfterTimeout(options_, "mpi", "MPI_Finalize");
     MPI_Finalize();
   }
 
@@ -81,7 +81,7 @@ class Mpi : public Communicator {
       std::sort(missing.begin(), missing.end());
       std::string who = missing.empty() ? "another rank" : missing.size() == 1 ? "rank" : "ranks";
       for (int64_t rank : missing) who += " " + std::to_string(rank);
-      return NoAnswer(who, mpi.options_.timeout_seconds);
+      return TimeoutMessage(who, mpi.options_.timeout_seconds);
     }
     const Mpi& mpi;
     std::vector<MPI_Request> requests;
@@ -136,7 +136,7 @@ extern "C" __attribute__((visibility("default"))) fairway::Communicator* Fairway
     const fairway::PluginOptions& options) {
   int provided = 0, rank = 0, size = 0;
   {
-    const std::jthread watch = fairway::GiveUpInTime(options, "mpi", "MPI_Init");
+    const std::jthread watch = fairway::AbortAfterTimeout(options, "mpi", "MPI_Init");
     fairway::Check(MPI_Init_thread(nullptr, nullptr, MPI_THREAD_FUNNELED, &provided), "cannot start");
   }
   if (provided < MPI_THREAD_FUNNELED) throw std::runtime_error("this MPI library is not for programs with threads");

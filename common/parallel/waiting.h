@@ -12,20 +12,20 @@
 
 namespace fairway {
 
-inline std::string NoAnswer(const std::string& who, double seconds) {
+inline std::string TimeoutMessage(const std::string& who, double seconds) {
   return "no answer from " + who + " for " + std::to_string(static_cast<long>(seconds + 0.5)) +
          " s (COMM_TIMEOUT_SECONDS): it has stopped, or the network has";
 }
 
 // For calls that wait for others and cannot be told to stop: a thread that gives the process up where it has not ended within the time
 // limit.
-inline std::jthread GiveUpInTime(const PluginOptions& options, const std::string& backend, const std::string& call) {
-  return std::jthread([give_up = options.give_up, seconds = options.timeout_seconds, backend, call](std::stop_token stop) {
+inline std::jthread AbortAfterTimeout(const PluginOptions& options, const std::string& backend, const std::string& call) {
+  return std::jthread([abort_run = options.abort_run, seconds = options.timeout_seconds, backend, call](std::stop_token stop) {
     std::mutex mutex;
     std::condition_variable_any ended;
     std::unique_lock lock(mutex);
     const bool in_time = ended.wait_for(lock, stop, std::chrono::duration<double>(seconds), [&] { return stop.stop_requested(); });
-    if (!in_time) give_up(backend + ": " + NoAnswer("another rank in " + call, seconds));
+    if (!in_time) abort_run(backend + ": " + TimeoutMessage("another rank in " + call, seconds));
   });
 }
 

@@ -5,9 +5,9 @@
 #include <iostream>
 
 #include "common/base/error.h"
+#include "common/base/hardware.h"
 #include "common/base/launch.h"
 #include "common/base/log.h"
-#include "common/base/machine.h"
 #include "common/base/number.h"
 #include "common/base/text.h"
 #include "common/tool/command_line_impl.h"
@@ -194,7 +194,7 @@ bool CommandLine::Impl::Parse(int argc, char** argv) {
     }
     return false;
   }
-  if (!parser->log.empty() && LaunchOf().rank == 0) OpenLog(parser->log);
+  if (!parser->log.empty() && ReadLaunch().rank == 0) OpenLog(parser->log);
   LogLine(Printable(QuotedCommand()));
   return true;
 }

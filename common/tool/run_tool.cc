@@ -6,11 +6,11 @@
 #include "common/base/clock.h"
 #include "common/base/error.h"
 #include "common/base/file.h"
+#include "common/base/hardware.h"
 #include "common/base/interrupt.h"
 #include "common/base/launch.h"
 #include "common/base/live_line.h"
 #include "common/base/log.h"
-#include "common/base/machine.h"
 #include "common/base/read_error.h"
 #include "common/base/text.h"
 #include "common/tool/command_line_impl.h"
@@ -51,15 +51,15 @@ int RunTool(CommandLine& line, int argc, char** argv, const std::function<Json()
   std::vector<std::string> words;
   for (int i = 0; i < argc; ++i) words.push_back(ShellQuote(i == 0 ? line.impl_->name : argv[i]));
   quoted_command = Join(words, " ");
-  NameSpeaker(line.impl_->name);
+  SetLogPrefix(line.impl_->name);
   CatchReadErrors(line.impl_->name);
   try {
-    const Launch launch = LaunchOf();
+    const Launch launch = ReadLaunch();
     if (launch.rank > 0) {
       const std::string who = StringPrintf("%s: rank %ld", line.impl_->name.c_str(), launch.rank);
-      NameSpeaker(who);
+      SetLogPrefix(who);
       CatchReadErrors(who);
-      LeaveLogToOthers();
+      SilenceLog();
     }
     if (launch.world_size > 1 && !line.impl_->ranks)
       throw UsageError(StringPrintf("is one process, and was started as one of %ld", launch.world_size));

@@ -1,6 +1,5 @@
 #include "common/train/train.h"
 
-#include <ATen/Parallel.h>
 #include <torch/headeronly/version.h>
 #include <unistd.h>
 
@@ -17,15 +16,14 @@
 #include "common/base/interrupt.h"
 #include "common/base/live_line.h"
 #include "common/base/log.h"
-#include "common/base/machine.h"
 #include "common/base/text.h"
 #include "common/calibrate/calibrate.h"
 #include "common/checkpoint/counter_names.h"
-#include "common/cuda/device.h"
 #include "common/evaluate/evaluate.h"
 #include "common/optim/schedule.h"
 #include "common/quantise/budget.h"
 #include "common/quantise/calibration.h"
+#include "common/runtime/runtime.h"
 #include "common/tokens/byte_table.h"
 #include "common/tokens/manifest.h"
 #include "common/tokens/split_text.h"
@@ -162,24 +160,14 @@ void LogHeader(const Settings& s, const Estimate& estimate, const Communicator& 
   Log("xsa_active_layers:[%s] use_xsa_count:%ld", Join(xsa, ", ").c_str(), s.xsa_last_n);
 }
 
-// What computes: a GPU, or a processor with its threads.
-std::string HardwareUnits(const cuda::Machine* machine, const Communicator& communicator) {
-  std::string units = machine != nullptr ? machine->name() : StringPrintf("%d threads", at::get_num_threads());
-  if (communicator.world_size() > 1) units += StringPrintf(", %ld ranks", communicator.world_size());
-  return units;
-}
-std::string HardwareName(const cuda::Machine* machine, const Communicator& communicator) {
-  return (machine != nullptr ? "" : CpuName() + ", ") + HardwareUnits(machine, communicator);
-}
-
 // What ranks of one run have in common: what they compute, on what, and what decides when they do what.
-std::vector<Fact> FactsOf(const Settings& settings, const Lineage& lineage, const ShardSet& val, const ByteTable& table) {
-  std::vector<Fact> facts = ProgramFacts(lineage.version, lineage.source_digest, settings, kStages);
-  facts.push_back({"LibTorch", TORCH_VERSION});
-  facts.push_back({"the training split", lineage.inputs.front().identity});
-  facts.push_back({"the validation split", val.Identity() + " " + val.BytesIdentity()});
-  facts.push_back({"the byte table", table.digest});
-  return facts;
+std::vector<RankInvariant> InvariantsOf(const Settings& settings, const Lineage& lineage, const ShardSet& val, const ByteTable& table) {
+  std::vector<RankInvariant> invariants = ProgramInvariants(lineage.version, lineage.source_digest, settings, kStages);
+  invariants.push_back({"LibTorch", TORCH_VERSION});
+  invariants.push_back({"the training split", lineage.inputs.front().identity});
+  invariants.push_back({"the validation split", val.Identity() + " " + val.BytesIdentity()});
+  invariants.push_back({"the byte table", table.digest});
+  return invariants;
 }
 
 // A duration in two significant digits, and in whole seconds from ten on; never with an exponent.
@@ -188,15 +176,15 @@ std::string Seconds(double seconds) {
   return StringPrintf("%.*f s", static_cast<int>(std::clamp(digits, 0.0, 9.0)), seconds);
 }
 
-void LogEstimate(const Settings& s, const Estimate& estimate, const cuda::Machine* machine, const Communicator& communicator) {
-  const double rate = MeasureProducts(s, DeviceOf(machine)) * static_cast<double>(communicator.world_size());
+void LogEstimate(const Settings& s, const Estimate& estimate, const Runtime& runtime) {
+  const double rate = MeasureProducts(s, TorchDevice(runtime.device)) * static_cast<double>(runtime.communicator->world_size());
   const double step = estimate.flops_per_step / rate, calibration = estimate.flops_of_calibration / rate, cap = s.max_wallclock_seconds;
   // One step is taken whatever the clock says.
   const double seconds = cap > 0 ? std::max(cap, s.iterations > 0 ? step : 0) : step * static_cast<double>(s.iterations) + calibration;
   const std::string calibrates = calibration > 0 ? "calibration " + Seconds(calibration) + ", " : "";
   Log("estimate: memory %.2f GB; time at %s %s, %sa step %s (%.1f GFLOP of products, %.0f GFLOP/s on %s); artifact %.2f MB",
       std::ceil(estimate.memory_bytes / 1e7) / 100, cap > 0 && step <= cap ? "most" : "least", Seconds(seconds).c_str(), calibrates.c_str(), Seconds(step).c_str(),
-      estimate.flops_per_step / 1e9, rate / 1e9, HardwareUnits(machine, communicator).c_str(), estimate.artifact_bytes / 1e6);
+      estimate.flops_per_step / 1e9, rate / 1e9, runtime.units().c_str(), estimate.artifact_bytes / 1e6);
   if (cap > 0 && s.iterations > 0 && step > cap)
     Log("estimate: one step takes about %s here, longer than MAX_WALLCLOCK_SECONDS = %s: training would end after the first of %ld",
         Seconds(step).c_str(), ShortestDouble(cap).c_str(), s.iterations);
@@ -214,21 +202,21 @@ void LogCrowdedBudget(const Settings& s, int64_t parameters) {
 // The run's state around the Trainer, and what is done with it between steps.
 class Run {
  public:
-  Run(Settings settings, const std::string& out, const std::string& resume, Lineage lineage, cuda::Machine* machine,
-      Communicator& communicator, bool profile_steps)
+  Run(Settings settings, const std::string& out, const std::string& resume, Lineage lineage, const Runtime& runtime,
+      bool profile_steps)
       : settings_(std::move(settings)),
         out_(out),
         partials_(out),
-        machine_(machine),
-        communicator_(communicator),
+        runtime_(runtime),
+        communicator_(*runtime.communicator),
         train_(settings_.data_path, "train", settings_.vocab_size),
-        trainer_(settings_, train_.Part(0, TokensToTrainOn(train_, settings_)), machine, communicator),
+        trainer_(settings_, train_.Part(0, TokensToTrainOn(train_, settings_)), runtime.device, communicator_),
         val_(settings_.data_path, "val", settings_.vocab_size),
         table_(ByteTable::Load(settings_)),
         lineage_(std::move(lineage)),
         profile_steps_(profile_steps) {
     lineage_.settings.emplace_back("torch.version", TORCH_VERSION);
-    lineage_.settings.emplace_back("hardware", HardwareName(machine_, communicator_));
+    lineage_.settings.emplace_back("hardware", runtime_.hardware());
     lineage_.inputs = {LineageOf(trainer_.shards(), settings_)};
     (void)CheckText(val_, table_);  // shards that are not those of their manifest are refused here, not after training
     // What late QAT, or the end of training, would refuse.
@@ -236,7 +224,7 @@ class Run {
     if (settings_.select_tokens > 0) CheckPlain(SelectSlice(), settings_.ForEvaluation());
     const bool sized_qat = HasSize(settings_) && settings_.late_qat_threshold > 0 && settings_.calibration_windows > 0;
     if (TrainingCalibrates(settings_) || sized_qat) CheckWindows(settings_, trainer_.shards());
-    if (communicator_.world_size() > 1) RequireAgreement(communicator_, FactsOf(settings_, lineage_, val_, table_));
+    if (communicator_.world_size() > 1) RequireAgreement(communicator_, InvariantsOf(settings_, lineage_, val_, table_));
     if (Writes()) {
       reservation_.emplace(out);
       partials_.RemoveUnfinished();
@@ -248,14 +236,14 @@ class Run {
   TrainResult Execute() {
     const Estimate estimate = EstimateTraining(settings_, communicator_.world_size());
     LogHeader(settings_, estimate, communicator_);
-    LogEstimate(settings_, estimate, machine_, communicator_);
+    LogEstimate(settings_, estimate, runtime_);
     LogCrowdedBudget(settings_, estimate.parameters);
     if (resumes_ == 0) WarmUp();
     checkpointed_seconds_ = elapsed_ = clock_.seconds();
     if (interrupted_by_ != 0) return Interrupted();
     try {
       ReserveTime();
-    } catch (const Trainer::GivenUp&) {
+    } catch (const Trainer::Cancelled&) {
       return Interrupted();
     }
     clock_.Start();
@@ -266,7 +254,7 @@ class Run {
         if (last || periodic) Validate();
         if (last) return Finish();
         Step();
-      } catch (const Trainer::GivenUp&) {
+      } catch (const Trainer::Cancelled&) {
         Agree();
         return Interrupted();
       }
@@ -337,7 +325,7 @@ class Run {
         Settings few = settings_;
         few.calibration_windows = std::min(rounds * world, settings_.calibration_windows);
         const Stopwatch clock = Stopwatch::Started();
-        calibration = Calibrate(weights, few, trainer_.shards(), [this](int64_t, int64_t) { GiveUpIfAsked(); }, communicator_);
+        calibration = Calibrate(weights, few, trainer_.shards(), [this](int64_t, int64_t) { StopIfAsked(); }, communicator_);
         return clock.seconds();
       };
       double whole = 0;
@@ -393,7 +381,7 @@ class Run {
     const double begun = clock_.seconds();
     clock_.Start();
     const auto progress = [this](int64_t done, int64_t of) {
-      GiveUpIfAsked();
+      StopIfAsked();
       SetLiveLine(StringPrintf("calibration %ld%%", 100 * done / of));
     };
     trainer_.WithWeights(ParseSource(source), [&](Engine&) {
@@ -415,7 +403,7 @@ class Run {
     const double begun = elapsed_;
     if (profile_steps_) trainer_.SetProfile(&profile_);
     const std::vector<float> losses = trainer_.AccumulateGradients();
-    if (losses.empty()) throw Trainer::GivenUp();
+    if (losses.empty()) throw Trainer::Cancelled();
     double loss = 0;
     for (float of_micro : losses) loss += of_micro / static_cast<double>(losses.size());
     const int64_t snapshots = trainer_.swa_snapshots();
@@ -484,8 +472,8 @@ class Run {
     return interrupted_by_ != 0;
   }
 
-  void GiveUpIfAsked() {
-    if (StopAsked()) throw Trainer::GivenUp();
+  void StopIfAsked() {
+    if (StopAsked()) throw Trainer::Cancelled();
   }
 
   // A step whose loss or gradient is no finite number: the end, or a step without an update. Where the weights themselves have
@@ -506,7 +494,7 @@ class Run {
     clock_.Stop();
     const auto begun = Clock::now();
     const auto on_batch = [&](const BatchDone& done) {
-      if (done.batch % communicator_.world_size() == 0) GiveUpIfAsked();
+      if (done.batch % communicator_.world_size() == 0) StopIfAsked();
       if (SecondsSince(begun) < 1 || SecondsSince(shown_) < 0.1) return;
       shown_ = Clock::now();
       SetLiveLine(StringPrintf("step %ld/%ld  validation %ld%%", trainer_.step(), settings_.iterations, 100 * done.windows_done / done.windows));
@@ -659,7 +647,7 @@ class Run {
   const std::string out_;
   std::optional<OutputFile> reservation_;  // keeps other processes from writing `out_` and its checkpoints meanwhile
   const Partials partials_;
-  cuda::Machine* const machine_;  // null: the CPU
+  const Runtime& runtime_;
   Communicator& communicator_;
   const ShardSet train_;
   Trainer trainer_;
@@ -691,21 +679,21 @@ class Run {
 }  // namespace
 
 TrainResult Train(Settings settings, const std::string& out, const std::string& resume, Lineage lineage, bool profile_steps) {
-  settings.CheckTraining(LaunchOf().world_size);
+  settings.CheckTraining(ReadLaunch().world_size);
   CheckSize(settings);
-  const Place place(settings);
-  if (profile_steps && place.machine != nullptr)
+  const Runtime runtime(settings);
+  if (profile_steps && runtime.device != nullptr)
     throw UsageError("--profile-step: operations are timed on the CPU alone; use --device cpu");
   if (settings.run_id.empty()) settings.run_id = StringPrintf("%08lx-%d", std::chrono::system_clock::now().time_since_epoch().count() / 1000000000, getpid());
   // Written at the very end: better to hear of a wrong path now.
   std::error_code ignored;  // told by who writes
   if (!fs::is_directory(DirectoryOf(out), ignored)) throw IoError(out, "its folder does not exist");
   if (fs::is_other(out, ignored)) throw UsageError(out + ": a file is needed; a run keeps checkpoints beside it");
-  settings.CheckMemory(EstimateTraining(settings, place.communicator->world_size()).memory_bytes);
+  settings.CheckMemory(EstimateTraining(settings, runtime.communicator->world_size()).memory_bytes);
   CatchInterrupts();
   // Through a link the checkpoints lie where the file does: they take its name in the end.
   const std::string file = fs::is_symlink(out, ignored) ? fs::weakly_canonical(out, ignored).string() : out;
-  return Run(std::move(settings), file, resume, std::move(lineage), place.machine, *place.communicator, profile_steps).Execute();
+  return Run(std::move(settings), file, resume, std::move(lineage), runtime, profile_steps).Execute();
 }
 
 }  // namespace fairway

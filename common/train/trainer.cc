@@ -31,15 +31,15 @@ FlatTensors InitialFlatParameters(const Settings& settings, const FlatLayout& la
 
 }  // namespace
 
-Trainer::Trainer(const Settings& settings, ShardSet train, cuda::Machine* machine, Communicator& communicator)
+Trainer::Trainer(const Settings& settings, ShardSet train, cuda::Device* device, Communicator& communicator)
     : settings_(settings),
       communicator_(communicator),
       batches_(settings, std::move(train), communicator.rank(), communicator.world_size()),
       layout_(settings),
-      parameters_(InitialFlatParameters(settings, layout_, DeviceOf(machine))),
-      gradients_(layout_, at::kFloat, Group::kEmbeddings, Group::kMatrices, DeviceOf(machine)),
-      model_(MakeEngine(settings, parameters_.tensors(), gradients_.tensors(), machine)),
-      optimizer_(MakeOptimizer(settings, layout_, parameters_, gradients_, machine, communicator)) {
+      parameters_(InitialFlatParameters(settings, layout_, TorchDevice(device))),
+      gradients_(layout_, at::kFloat, Group::kEmbeddings, Group::kMatrices, TorchDevice(device)),
+      model_(MakeEngine(settings, parameters_.tensors(), gradients_.tensors(), device)),
+      optimizer_(MakeOptimizer(settings, layout_, parameters_, gradients_, device, communicator)) {
   model_->SetLooped(false);
   if (communicator.world_size() > 1) exchange_.emplace(Partition(layout_, communicator.world_size()), gradients_, communicator);
   if (settings.ema_enabled) ema_.emplace(layout_, parameters_, settings.ema_decay, settings.ema_from_init);
@@ -60,7 +60,7 @@ void Trainer::SetStop(std::function<bool()> stop) {
 }
 
 void Trainer::CheckStop() const {
-  if (stop_ && stop_()) throw GivenUp();
+  if (stop_ && stop_()) throw Cancelled();
 }
 
 void Trainer::AccumulateAll(const Engine::OnBlock& on_block) {
@@ -69,7 +69,7 @@ void Trainer::AccumulateAll(const Engine::OnBlock& on_block) {
   for (int64_t micro = 0; micro < micro_steps; ++micro) {
     CheckStop();
     const MicroBatch batch = batches_.Take();
-    if (micro + 1 < micro_steps || !exchange_ || optimizer_->ClipsOwn()) model_->AccumulateGradients(batch.segments, share);
+    if (micro + 1 < micro_steps || !exchange_ || optimizer_->ClipsPerRank()) model_->AccumulateGradients(batch.segments, share);
     else model_->AccumulateLastGradients(batch.segments, share, on_block);
   }
 }
@@ -87,7 +87,7 @@ std::vector<float> Trainer::AccumulateGradients() {
         failure = std::current_exception();
       }
     });
-  } catch (const GivenUp&) {
+  } catch (const Cancelled&) {
     for (const at::Tensor& gradients : gradients_.buffers()) gradients.zero_();
     batches_.Seek(position);
     return {};
@@ -98,9 +98,9 @@ std::vector<float> Trainer::AccumulateGradients() {
     model_->FinishGradients();
     return model_->Losses();
   }
-  if (optimizer_->ClipsOwn()) {
+  if (optimizer_->ClipsPerRank()) {
     model_->FinishGradients();
-    own_norm_ = optimizer_->ClipOwn();
+    own_norm_ = optimizer_->ClipPerRank();
   }
   exchange_->Finish();
   // Rank by rank there, side by side in the stream.

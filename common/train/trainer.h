@@ -9,33 +9,33 @@
 
 #include "common/average/source.h"
 #include "common/checkpoint/checkpoint.h"
-#include "common/cuda/device.h"
 #include "common/model/flat.h"
+#include "common/optim/average.h"
 #include "common/optim/exchange.h"
 #include "common/optim/optimizer.h"
 #include "common/parallel/communicator.h"
+#include "common/runtime/runtime.h"
 #include "common/settings/settings.h"
 #include "common/tokens/shards.h"
 #include "common/train/batches.h"
-#include "common/optim/average.h"
 
 namespace fairway {
 
 class Trainer {
  public:
   // Initial weights from settings.seed, the stream at its beginning. REQUIRES: settings.CheckTraining(world size) passed.
-  // On `machine`, or with null on the CPU.
+  // On `device`, or with null on the CPU.
   //
   // Ranks train one model together: each takes its share of every step's micro-batches, side by side in the stream, and all have the
   // same weights after it. What is called here is called by all of them, but for accessors, Save and FindNonFinite.
-  Trainer(const Settings& settings, ShardSet train, cuda::Machine* machine = nullptr,
+  Trainer(const Settings& settings, ShardSet train, cuda::Device* device = nullptr,
           Communicator& communicator = Communicator::Single());
 
   // Asked between micro-batches, by all ranks together, and in a single process between the chunks of one: where it returns true, the step
   // is given up.
   void SetStop(std::function<bool()> stop);
   // What a call that is given up throws, where it has no other way of saying so.
-  struct GivenUp {};
+  struct Cancelled {};
 
   // Forward and backward over the step's micro-batches; the gradients of their mean loss afterwards stand in gradients(): of several
   // ranks, those of a matrix on the rank that steps it.
@@ -51,18 +51,18 @@ class Trainer {
   // of NAME". Empty where there is none.
   std::string FindNonFinite() const;
   // Late QAT from now on, on the export's grid: where that follows from a budget, the steps are chosen here and stay (late_qat.h).
-  // Returns how many matrices it replaces in each step. In a single process it may throw GivenUp, and has changed nothing then.
+  // Returns how many matrices it replaces in each step. In a single process it may throw Cancelled, and has changed nothing then.
   int64_t StartFakeQuantisation();
   // To be called before each step, with the share of the training that is over: from the first on with at least enable_looping_at, and
   // for good, passes visit the looped segment num_loops + 1 times. Returns whether that begins now.
   bool LoopFrom(double fraction);
   // warmup_steps steps, and where the model has loops as many looped ones, or those before one that is given up, that leave no trace: everything is put back to where it was, but with
   // `keeps_momentum` Muon's momentum, which pull request 1855 forgets to put back where ranks train together. `on_step` hears 1, 2, …
-  void WarmUp(const std::function<void(int64_t)>& on_step) { WarmUp(on_step, optimizer_->ClipsOwn()); }
+  void WarmUp(const std::function<void(int64_t)>& on_step) { WarmUp(on_step, optimizer_->ClipsPerRank()); }
   void WarmUp(const std::function<void(int64_t)>& on_step, bool keeps_momentum);
   int64_t WarmUpSteps() const { return settings_.warmup_steps * (settings_.num_loops > 0 ? 2 : 1); }
 
-  // The model with its weights as they are, for scoring between two steps. In a single process it may throw GivenUp.
+  // The model with its weights as they are, for scoring between two steps. In a single process it may throw Cancelled.
   Engine& ModelForScoring();
   // Calls use(model) with the weights of `source` in their place, in their storage dtypes. REQUIRES: the averages it names have begun.
   void WithWeights(const Source& source, const std::function<void(Engine&)>& use);
@@ -97,9 +97,9 @@ class Trainer {
   // What an update multiplies gradients of this norm by.
   double GradientFactor(double norm) const;
 
-  // Throws GivenUp where the step is to be given up.
+  // Throws Cancelled where the step is to be given up.
   void CheckStop() const;
-  // All of this rank's micro-batches. May throw GivenUp.
+  // All of this rank's micro-batches. May throw Cancelled.
   void AccumulateAll(const Engine::OnBlock& on_block);
 
   Settings settings_;

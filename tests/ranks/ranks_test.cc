@@ -7,8 +7,8 @@
 
 #include "common/base/digest.h"
 #include "common/calibrate/calibrate.h"
-#include "common/cuda/device.h"
 #include "common/evaluate/evaluate.h"
+#include "common/runtime/runtime.h"
 #include "common/train/late_qat.h"
 #include "tests/common/train/corpus.h"
 
@@ -297,8 +297,8 @@ int main(int argc, char** argv) {
   const bool by_nccl = argc == 3 && std::string(argv[1]) == "--device";
   settings.Set("device", by_nccl ? argv[2] : "cpu", fairway::Origin::kCommandLine, "test");
   settings.Set("comm_timeout_seconds", "60", fairway::Origin::kCommandLine, "test");
-  const fairway::Place place(settings);
-  fairway::ranks = place.communicator.get();
+  const fairway::Runtime runtime(settings);
+  fairway::ranks = runtime.communicator.get();
   // One rank tells what passes; what fails is told by who finds it.
   testing::TestEventListeners& listeners = testing::UnitTest::GetInstance()->listeners();
   if (fairway::ranks->rank() > 0) {

@@ -39,14 +39,14 @@
 #include <thread>
 
 #include "common/base/error.h"
-#include "common/base/machine.h"
+#include "common/base/hardware.h"
 #include "common/base/text.h"
-#include "common/cuda/device.h"
+#include "common/cuda/engine.h"
 #include "common/cuda/memory.h"
 #include "common/cuda/optimizer.h"
-#include "common/cuda/transformer.h"
+#include "common/runtime/runtime.h"
 #include "tests/common/cuda/defects.h"
-#include "tests/common/cuda/host_machine.h"
+#include "tests/common/cuda/host_device.h"
 #include "tests/common/model/shapes.h"
 
 extern char** environ;
@@ -146,14 +146,14 @@ NamedTensors Copies(const NamedTensors& tensors) {
 
 // A model with its optimiser on one machine.
 struct Training {
-  Training(const Settings& settings, Machine& machine)
+  Training(const Settings& settings, Device& device)
       : layout(settings),
-        parameters(layout, layout.embeddings_dtype(), Group::kEmbeddings, Group::kMatrices, machine.device()),
-        gradients(layout, at::kFloat, Group::kEmbeddings, Group::kMatrices, machine.device()) {
+        parameters(layout, layout.embeddings_dtype(), Group::kEmbeddings, Group::kMatrices, device.torch_device()),
+        gradients(layout, at::kFloat, Group::kEmbeddings, Group::kMatrices, device.torch_device()) {
     const NamedTensors initial = RandomParameters(settings);
     for (size_t i = 0; i < initial.size(); ++i) parameters.tensors()[i].second.copy_(initial[i].second);
-    engine = MakeEngine(settings, parameters.tensors(), gradients.tensors(), machine);
-    optimizer = std::make_unique<DeviceOptimizer>(settings, layout, parameters, gradients, machine);
+    engine = MakeEngine(settings, parameters.tensors(), gradients.tensors(), device);
+    optimizer = std::make_unique<DeviceOptimizer>(settings, layout, parameters, gradients, device);
   }
   void Accumulate(const std::vector<const uint16_t*>& sequences, int64_t T, int64_t micro_steps, bool fake_quantise) {
     engine->Prepare(fake_quantise);
@@ -181,7 +181,7 @@ std::string Named(const Options& options) {
 constexpr double kFloat32 = 1e-4, kBFloat16 = 0.05;
 
 // One model on the machine and on the CPU: losses, gradients, and what two steps add to each parameter.
-void CheckModel(Machine& gpu, const Options& options, bool small) {
+void CheckModel(Device& gpu, const Options& options, bool small) {
   Options all = {{"model_dim", small ? "32" : "64"}, {"vocab_size", "300"}, {"num_layers", small ? "4" : "5"}, {"xsa_last_n", "2"},
                  {"bigram_vocab_size", "200"}, {"grad_clip_norm", "0.05"}};
   for (const auto& [name, value] : options) all[name] = value;
@@ -190,7 +190,7 @@ void CheckModel(Machine& gpu, const Options& options, bool small) {
   const int64_t B = small ? 2 : 6, T = small ? 60 : 150, kScored = T / 2;
   const std::vector<uint16_t> tokens = RandomTokens(settings, B * T + 1);
   const auto sequences = Sequences(tokens, B, T);
-  HostMachine host;
+  HostDevice host;
   Training ours(settings, gpu), theirs(settings, host), again(settings, gpu);
   Worst values, updates;
 
@@ -257,7 +257,7 @@ std::vector<Options> EveryOption(bool few) {
 
 // The first micro-step runs as it is, the second is captured, later ones are replayed: each must add the same to the gradients, also
 // after the weights have changed and after another shape has come between.
-void CheckReplay(Machine& gpu) {
+void CheckReplay(Device& gpu) {
   const Settings settings = Shape({{"model_dim", "32"}, {"vocab_size", "100"}, {"precision", "float32"}});
   constexpr int64_t B = 2, T = 40;
   const std::vector<uint16_t> tokens = RandomTokens(settings, B * T + 1);
@@ -285,7 +285,7 @@ void CheckReplay(Machine& gpu) {
 }
 
 // A run that stops in the middle and goes on from its parts, in this process.
-void CheckResume(Machine& gpu, const std::string& defect) {
+void CheckResume(Device& gpu, const std::string& defect) {
   const Settings settings = Shape({{"model_dim", "32"}, {"vocab_size", "100"}, {"precision", "bfloat16"}});
   constexpr int64_t B = 2, T = 40;
   const std::vector<uint16_t> tokens = RandomTokens(settings, B * T + 1);
@@ -431,17 +431,17 @@ void CheckRanks(bool rehearse, int64_t count) {
 
 // --- times
 
-// Waits for the machine.
-void Synchronise(const Machine& machine) {
-  if (machine.device().is_cuda())
-    c10::impl::VirtualGuardImpl(at::kCUDA).synchronizeDevice(machine.device().index());
+// Waits for the device.
+void Synchronise(const Device& device) {
+  if (device.torch_device().is_cuda())
+    c10::impl::VirtualGuardImpl(at::kCUDA).synchronizeDevice(device.torch_device().index());
 }
 
-// A machine that waits before and after each operation, and adds up their times and bytes by kind.
-class TimingMachine : public Machine {
+// A device that waits before and after each operation, and adds up their times and bytes by kind.
+class TimingDevice : public Device {
  public:
-  explicit TimingMachine(Machine& own) : own_(own) {}
-  at::Device device() const override { return own_.device(); }
+  explicit TimingDevice(Device& own) : own_(own) {}
+  at::Device torch_device() const override { return own_.torch_device(); }
   std::string name() const override { return own_.name(); }
   std::unique_ptr<Graph> Capture(const std::function<void()>& work) override {
     struct Again : Graph {
@@ -476,7 +476,7 @@ class TimingMachine : public Machine {
       ++kind.launches;
     });
   }
-  Machine& own_;
+  Device& own_;
 };
 
 Settings OfProfile(const std::string& profile) {
@@ -486,7 +486,7 @@ Settings OfProfile(const std::string& profile) {
 }
 
 // A micro-step of a record's shape: whole, and by operation.
-void TimeSteps(Machine& gpu, const std::string& profile, bool rehearse) {
+void TimeSteps(Device& gpu, const std::string& profile, bool rehearse) {
   Settings settings = OfProfile(SOURCE_DIR "/pipelines/" + profile + ".profile");
   if (rehearse) {
     settings.num_layers = 3, settings.model_dim = 64, settings.train_seq_len = 64, settings.xsa_last_n = 1;
@@ -518,7 +518,7 @@ void TimeSteps(Machine& gpu, const std::string& profile, bool rehearse) {
     Say("  %s, %s, %d x %d tokens: %.2f ms a micro-step, %.2f ms for the update; 8 ranks' step %.2f ms and the wire\n", profile.c_str(),
         settings.precision.c_str(), static_cast<int>(B), static_cast<int>(T), 1e3 * micro, 1e3 * update, 1e3 * (micro + update));
   }
-  TimingMachine timing(gpu);
+  TimingDevice timing(gpu);
   Training training(settings, timing);
   training.engine->Prepare(false);
   training.engine->AccumulateGradients(sequences, T, 1);
@@ -557,18 +557,18 @@ class PeakMemory : public c10::MemoryReportingInfoBase {
 };
 
 // What a training engine takes against what it is said to take.
-void CheckMemory(Machine& gpu, const std::string& defect) {
+void CheckMemory(Device& gpu, const std::string& defect) {
   for (const char* precision : {"float32", "bfloat16"})
     for (const bool training : {true, false}) {
       const Settings settings = Shape({{"model_dim", "64"}, {"vocab_size", "300"}, {"num_layers", "6"}, {"precision", precision}, {"xsa_last_n", "2"}});
       constexpr int64_t B = 4, T = 200;
       const std::vector<uint16_t> tokens = RandomTokens(settings, B * T + 1);
       const auto sequences = Sequences(tokens, B, T);
-      const auto peak = std::make_shared<PeakMemory>(gpu.device().type());
+      const auto peak = std::make_shared<PeakMemory>(gpu.torch_device().type());
       {
         const FlatLayout layout(settings);
-        const FlatTensors parameters(layout, layout.embeddings_dtype(), Group::kEmbeddings, Group::kMatrices, gpu.device());
-        const FlatTensors gradients(layout, at::kFloat, Group::kEmbeddings, Group::kMatrices, gpu.device());
+        const FlatTensors parameters(layout, layout.embeddings_dtype(), Group::kEmbeddings, Group::kMatrices, gpu.torch_device());
+        const FlatTensors gradients(layout, at::kFloat, Group::kEmbeddings, Group::kMatrices, gpu.torch_device());
         for (const auto& [name, tensor] : RandomParameters(settings))
           for (const auto& [own, to] : parameters.tensors())
             if (own == name) to.copy_(tensor);
@@ -581,7 +581,7 @@ void CheckMemory(Machine& gpu, const std::string& defect) {
           else engine->TokenLosses(sequences, T, 0, losses.data());
         }
       }
-      const double estimate = DeviceEngineBytes(settings, B, T, training, gpu.device()) * (defect == "estimate-short" ? 0.7 : 1);
+      const double estimate = DeviceEngineBytes(settings, B, T, training, gpu.torch_device()) * (defect == "estimate-short" ? 0.7 : 1);
       Say("  %s, %s: %.1f MB estimated, %.1f MB at most\n", precision, training ? "training" : "scoring", 1e-6 * estimate, 1e-6 * static_cast<double>(peak->peak()));
       Expect(static_cast<double>(peak->peak()) <= estimate, "no more than the estimate");
       Expect(static_cast<double>(peak->peak()) >= 0.6 * estimate, "no less than 60% of the estimate");
@@ -590,10 +590,10 @@ void CheckMemory(Machine& gpu, const std::string& defect) {
 
 // --- attention
 
-void TimeAttention(const Machine& gpu) {
-  if (!gpu.device().is_cuda()) throw LeftOut{"the library's kernels for GPUs"};
+void TimeAttention(const Device& gpu) {
+  if (!gpu.torch_device().is_cuda()) throw LeftOut{"the library's kernels for GPUs"};
   constexpr int64_t B = 48, H = 8, T = 2048, d = 64;
-  const auto options = at::TensorOptions().dtype(at::kBFloat16).device(gpu.device());
+  const auto options = at::TensorOptions().dtype(at::kBFloat16).device(gpu.torch_device());
   const at::Tensor q = at::randn({B, H, T, d}, options), k = at::randn({B, H, T, d}, options), v = at::randn({B, H, T, d}, options);
   at::Tensor flash, cudnn;
   const auto time = [&](const char* name, const auto& attend) {
@@ -618,7 +618,7 @@ void TimeAttention(const Machine& gpu) {
 
 // --- versions
 
-void Versions(const Machine& gpu) {
+void Versions(const Device& gpu) {
   Say("  device: %s\n  processor: %s, %d threads\n  LibTorch: %s\n", gpu.name().c_str(), CpuName().c_str(),
       static_cast<int>(std::thread::hardware_concurrency()), TORCH_VERSION);
   // Of the libraries that are loaded; a build for CPUs has none.
@@ -647,12 +647,12 @@ struct Arguments {
 };
 
 // What finds defects; all else only measures.
-void CheckComputation(Machine& gpu, const Arguments& arguments) {
+void CheckComputation(Device& gpu, const Arguments& arguments) {
   const bool small = arguments.rehearse || !arguments.defect.empty();
-  DefectiveMachine machine(gpu, arguments.defect);
+  DefectiveDevice device(gpu, arguments.defect);
   for (const Options& options : EveryOption(!arguments.defect.empty())) {
     if (!arguments.defect.empty() && failures > 0) return;  // found
-    CheckModel(machine, options, small);
+    CheckModel(device, options, small);
   }
 }
 
@@ -662,15 +662,15 @@ bool Found() {
   return false;
 }
 
-void CheckWithDefect(Machine& gpu, const Arguments& arguments) {
-  DefectiveMachine machine(gpu, arguments.defect);
+void CheckWithDefect(Device& gpu, const Arguments& arguments) {
+  DefectiveDevice device(gpu, arguments.defect);
   Try("models against the CPU", [&] { CheckComputation(gpu, arguments); });
-  if (!Found()) Try("capture and replay", [&] { CheckReplay(machine); });
-  if (!Found()) Try("stopped and resumed", [&] { CheckResume(machine, arguments.defect); });
-  if (!Found()) Try("memory", [&] { CheckMemory(machine, arguments.defect); });
+  if (!Found()) Try("capture and replay", [&] { CheckReplay(device); });
+  if (!Found()) Try("stopped and resumed", [&] { CheckResume(device, arguments.defect); });
+  if (!Found()) Try("memory", [&] { CheckMemory(device, arguments.defect); });
 }
 
-int Defects(Machine& gpu, Arguments arguments) {
+int Defects(Device& gpu, Arguments arguments) {
   int missed = 0;
   for (const auto& [name, what] : kDefects) {
     items.clear();
@@ -687,8 +687,8 @@ int Defects(Machine& gpu, Arguments arguments) {
 
 int Main(const Arguments& arguments) {
   const auto begin = Clock::now();
-  HostMachine host;
-  Machine* gpu = &host;
+  HostDevice host;
+  Device* gpu = &host;
   at::set_num_threads(1);
   if (!arguments.rehearse) {
     if (!BuiltWithCuda() || GpuCount() == 0) {
@@ -698,7 +698,7 @@ int Main(const Arguments& arguments) {
     Settings settings;
     settings.Set("device", "cuda", Origin::kCommandLine, "check-gpu");
     gpu = ChooseDevice(settings);
-    at::set_num_threads(settings.ThreadCount());
+    UseThreads(settings);
   }
   report = std::fopen(arguments.report.c_str(), "w");
   if (report == nullptr) throw IoError(arguments.report, "cannot be written");

@@ -1,11 +1,11 @@
-// Deliberate defects of a machine (common/cuda/machine.h) for check_gpu --defects: each must be found by a check. They change what is
+// Deliberate defects of a device (common/cuda/device.h) for check_gpu --defects: each must be found by a check. They change what is
 // launched, on a GPU and on the CPU in its place alike.
 #pragma once
 
 #include <string>
 #include <vector>
 
-#include "common/cuda/machine.h"
+#include "common/cuda/device.h"
 
 namespace fairway::cuda {
 
@@ -29,11 +29,11 @@ inline constexpr Defect kDefects[] = {
     {"estimate-short", "the engine takes more memory than is said"},
 };
 
-class DefectiveMachine : public Machine {
+class DefectiveDevice : public Device {
  public:
-  DefectiveMachine(Machine& own, std::string defect) : own_(own), defect_(std::move(defect)) {}
+  DefectiveDevice(Device& own, std::string defect) : own_(own), defect_(std::move(defect)) {}
 
-  at::Device device() const override { return own_.device(); }
+  at::Device torch_device() const override { return own_.torch_device(); }
   std::string name() const override { return own_.name(); }
   std::unique_ptr<Graph> Capture(const std::function<void()>& work) override {
     struct Losing : Graph {
@@ -89,7 +89,7 @@ class DefectiveMachine : public Machine {
     Operations::At(number, operation, [&](const auto& own) { Damaged(own); });
   }
 
-  Machine& own_;
+  Device& own_;
   const std::string defect_;
   int64_t launches_ = 0;
 };

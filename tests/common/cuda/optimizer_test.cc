@@ -1,4 +1,4 @@
-// DeviceOptimizer with the CPU as its machine, against the CPU's Optimizer: several steps, clipped and not, every group.
+// DeviceOptimizer with the CPU as its device, against the CPU's Optimizer: several steps, clipped and not, every group.
 #include "common/cuda/optimizer.h"
 
 #include <ATen/TensorOperators.h>
@@ -7,8 +7,8 @@
 #include <ATen/ops/randn.h>
 #include <gtest/gtest.h>
 
-#include "common/optim/optimizer.h"
-#include "tests/common/cuda/host_machine.h"
+#include "common/optim/cpu_optimizer.h"
+#include "tests/common/cuda/host_device.h"
 #include "tests/common/model/shapes.h"
 
 namespace fairway::cuda {
@@ -34,9 +34,9 @@ void ExpectSteps(const Options& options, double gradient_scale) {
   const FlatLayout layout(settings);
   const FlatTensors ours = Random(layout, 1, 1), theirs = Random(layout, 1, 1);
   const FlatTensors our_gradients(layout, at::kFloat), their_gradients(layout, at::kFloat);
-  HostMachine machine;
-  DeviceOptimizer device(settings, layout, ours, our_gradients, machine);
-  Optimizer cpu(settings, layout, theirs, their_gradients);
+  HostDevice device;
+  DeviceOptimizer ours_on_device(settings, layout, ours, our_gradients, device);
+  CpuOptimizer cpu(settings, layout, theirs, their_gradients);
   constexpr int64_t kSteps = 3;
   for (int64_t step = 0; step < kSteps; ++step) {
     const FlatTensors gradients = Random(layout, 10 + step, gradient_scale);
@@ -45,13 +45,13 @@ void ExpectSteps(const Options& options, double gradient_scale) {
       their_gradients.tensors()[i].second.copy_(gradients.tensors()[i].second);
     }
     const double norm = cpu.GradientNorm();
-    EXPECT_NEAR(device.GradientNorm(), norm, 1e-5 * norm);
-    for (Optimizer* optimizer : std::initializer_list<Optimizer*>{&device, &cpu})
+    EXPECT_NEAR(ours_on_device.GradientNorm(), norm, 1e-5 * norm);
+    for (Optimizer* optimizer : std::initializer_list<Optimizer*>{&ours_on_device, &cpu})
       optimizer->Step(0.7, 0.9, step == 1 ? 1 : optimizer->ClipFactor(norm));
     for (const at::Tensor& gradients : our_gradients.buffers()) EXPECT_EQ(gradients.abs().max().item<float>(), 0);
   }
   NamedTensors all = ours.tensors(), expected = theirs.tensors(), start = Random(layout, 1, 1).tensors();
-  for (const auto& [name, tensor] : device.State()) all.emplace_back(name, tensor);
+  for (const auto& [name, tensor] : ours_on_device.State()) all.emplace_back(name, tensor);
   for (const auto& [name, tensor] : cpu.State()) expected.emplace_back(name, tensor);
   ASSERT_EQ(all.size(), expected.size());
   for (size_t i = 0; i < all.size(); ++i) {
@@ -62,7 +62,7 @@ void ExpectSteps(const Options& options, double gradient_scale) {
     EXPECT_GT(way, 0) << all[i].first;
     EXPECT_LE(Norm(all[i].second - expected[i].second), Tolerance(layout, i) * way) << all[i].first;
   }
-  EXPECT_EQ(device.adam_steps(), cpu.adam_steps());
+  EXPECT_EQ(ours_on_device.adam_steps(), cpu.adam_steps());
 }
 
 TEST(DeviceOptimizer, StepsAsTheCpuDoes) {
@@ -85,10 +85,10 @@ TEST(DeviceOptimizer, StepsBFloat16EmbeddingsAsTheCpuDoes) {
     const FlatLayout layout(settings);
     const FlatTensors ours = Random(layout, 1, 1, at::kBFloat16), theirs = Random(layout, 1, 1, at::kBFloat16);
     const FlatTensors our_gradients = Random(layout, 2, 1), their_gradients = Random(layout, 2, 1);
-    HostMachine machine;
-    DeviceOptimizer device(settings, layout, ours, our_gradients, machine);
-    Optimizer cpu(settings, layout, theirs, their_gradients);
-    device.Step(1, 0.9);
+    HostDevice device;
+    DeviceOptimizer ours_on_device(settings, layout, ours, our_gradients, device);
+    CpuOptimizer cpu(settings, layout, theirs, their_gradients);
+    ours_on_device.Step(1, 0.9);
     cpu.Step(1, 0.9);
     // The step's last bits may flip a rounding of a bfloat16 weight, 2^-8 of it, and under published_quirks one of a moment.
     const at::Tensor a = ours.group(Group::kEmbeddings).to(at::kFloat), b = theirs.group(Group::kEmbeddings).to(at::kFloat);

@@ -9,7 +9,7 @@
 
 #include "common/base/digest.h"
 #include "common/evaluate/evaluate.h"
-#include "common/model/fused.h"
+#include "common/model/cpu_engine.h"
 #include "common/tokens/case_ops.h"
 #include "common/tokens/manifest.h"
 #include "tests/common/evaluate/program.h"
@@ -50,7 +50,7 @@ class EvalSlidingTest : public testing::Test {
   ScratchFolder folder;
   Settings settings;
   Transformer model;
-  FusedTransformer fused;
+  CpuEngine fused;
   ByteTable table;
   std::optional<ShardSet> val;
 };

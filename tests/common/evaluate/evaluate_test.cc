@@ -12,7 +12,7 @@
 #include <optional>
 
 #include "common/base/error.h"
-#include "common/model/fused.h"
+#include "common/model/cpu_engine.h"
 #include "tests/common/evaluate/tiny_model.h"
 #include "tests/common/model/formula.h"
 
@@ -66,7 +66,7 @@ class EvaluateTest : public testing::Test {
   ScratchFolder folder;
   Settings settings;
   Transformer model;
-  FusedTransformer fused;
+  CpuEngine fused;
   ByteTable table;
   std::vector<uint16_t> tokens;
   std::optional<ShardSet> val;
@@ -105,7 +105,7 @@ TEST_F(EvaluateTest, CachedIsItsDefinition) {
       settings.eval_stride = stride;
       settings.Set("reset_at_bos", reset, Origin::kCommandLine, "test");
       at::set_num_threads(threads);
-      FusedTransformer cached(settings, model.parameters());
+      CpuEngine cached(settings, model.parameters());
       const WindowPlan plan = WindowPlan::Sliding(size - 1, settings.train_seq_len, stride);
       std::vector<int64_t> first_seen;
       for (int64_t w = 0; w < plan.size(); ++w) first_seen.resize(plan[w].end(), plan[w].begin);
@@ -137,7 +137,7 @@ TEST_F(EvaluateTest, CachedTakesBFloat16) {
   Split(100);
   const double exact = EvaluateCached(fused, *val, table, settings).val_loss;
   settings.Set("precision", "bfloat16", Origin::kCommandLine, "test");
-  FusedTransformer cached(settings, TinyModel(settings).parameters());
+  CpuEngine cached(settings, TinyModel(settings).parameters());
   const double rounded = EvaluateCached(cached, *val, table, settings).val_loss;
   EXPECT_NEAR(rounded, exact, 0.02);
   EXPECT_NE(rounded, exact);
@@ -158,7 +158,7 @@ class AdaptTest : public EvaluateTest {
       parameters.emplace_back(name, tensor.clone());
       gradients.emplace_back(name, at::zeros_like(tensor));
     }
-    FusedTransformer learning(settings, parameters, gradients);
+    CpuEngine learning(settings, parameters, gradients);
     std::vector<double> running;
     const Score score = EvaluateAdapting(learning, parameters, gradients, *val, table, settings,
                                          [&](const BatchDone& batch) { running.push_back(batch.bits_per_byte); });
@@ -206,7 +206,7 @@ TEST_F(AdaptTest, LearnsFromWhatWasScored) {
   NamedTensors stepped;
   for (const auto& [name, tensor] : plain.parameters())
     stepped.emplace_back(name, tensor.detach() - settings.ttt_lr * std::min(1.0, 1 / (std::sqrt(squares) + 1e-6)) * tensor.grad());
-  FusedTransformer learnt(settings, stepped);
+  CpuEngine learnt(settings, stepped);
   settings.eval_batch_seqs = 4;
   const auto nats = [&](Engine& engine, int64_t window) {
     std::vector<float> losses(16);

@@ -12,7 +12,7 @@
 
 #include "common/evaluate/document_ttt.h"
 #include "common/evaluate/evaluate.h"
-#include "common/model/fused.h"
+#include "common/model/cpu_engine.h"
 #include "tests/common/evaluate/tiny_model.h"
 
 namespace fairway {
@@ -121,7 +121,7 @@ TEST_F(ProveTest, OursIsProvedByEveryMethod) {
     NamedTensors gradients;
     for (const auto& [name, tensor] : model.parameters())
       gradients.emplace_back(name, at::zeros_like(tensor, at::kFloat));
-    FusedTransformer engine(settings_, model.parameters(), gradients);
+    CpuEngine engine(settings_, model.parameters(), gradients);
     const auto state = [&] {
       double sum = 0;
       for (const auto& [name, tensor] : model.parameters()) sum += tensor.to(at::kDouble).abs().sum().item<double>();
@@ -149,8 +149,8 @@ class ProveDocumentsTest : public ProveTest {
     val_.emplace(WriteVal(folder_, tokens_, kVocabulary));
   }
 
-  // Scored by `score`, which is given the weights and the witness.
-  ProofReport ProveDocuments(const std::function<Score(const NamedTensors&, Witness*)>& score) {
+  // Scored by `score`, which is given the weights and the observer.
+  ProofReport ProveDocuments(const std::function<Score(const NamedTensors&, BatchObserver*)>& score) {
     const Transformer model = TinyModel(settings_);
     weights_ = model.parameters();
     Proof proof(*val_, table_, [&] { return Sum(); }, 6, 1);
@@ -163,8 +163,8 @@ class ProveDocumentsTest : public ProveTest {
     for (const auto& [name, tensor] : weights_) sum += tensor.to(at::kDouble).abs().sum().item<double>();
     return std::bit_cast<uint64_t>(sum);
   }
-  Score Documents(const NamedTensors& weights, Witness* witness) const {
-    return EvaluateDocuments(weights, *val_, table_, settings_, {}, witness);
+  Score Documents(const NamedTensors& weights, BatchObserver* observer) const {
+    return EvaluateDocuments(weights, *val_, table_, settings_, {}, observer);
   }
 
   NamedTensors weights_;
@@ -174,7 +174,7 @@ class ProveDocumentsTest : public ProveTest {
 TEST_F(ProveDocumentsTest, AdaptersAreProvedAndScoreAsUnseen) {
   for (const bool warm : {false, true}) {
     settings_.ttt_warm_start_a = warm;
-    const ProofReport report = ProveDocuments([&](const NamedTensors& weights, Witness* proof) { return Documents(weights, proof); });
+    const ProofReport report = ProveDocuments([&](const NamedTensors& weights, BatchObserver* proof) { return Documents(weights, proof); });
     EXPECT_THAT(report.failures, IsEmpty());
     EXPECT_EQ(report.order.scored, 160);
     EXPECT_EQ(report.order.doubled + report.order.dropped, 0);
@@ -195,16 +195,16 @@ TEST_F(ProveDocumentsTest, AdaptersAreProvedAndScoreAsUnseen) {
 
 TEST_F(ProveDocumentsTest, ThePublishedOrderIsByLengthWhichNobodyKnowsBefore) {
   settings_.published_quirks = true;
-  const ProofReport report = ProveDocuments([&](const NamedTensors& weights, Witness* proof) { return Documents(weights, proof); });
+  const ProofReport report = ProveDocuments([&](const NamedTensors& weights, BatchObserver* proof) { return Documents(weights, proof); });
   EXPECT_EQ(report.order.scored, 160);
   EXPECT_THAT(report.failures, Contains(HasSubstr("out of the order of the text")));
   EXPECT_THAT(report.failures, Contains(HasSubstr("no target was looked into")));
 }
 
 // Stands between an evaluation and its proof, and changes what is seen.
-class Tampering : public Witness {
+class Tampering : public BatchObserver {
  public:
-  explicit Tampering(Witness* to) : to_(to) {}
+  explicit Tampering(BatchObserver* to) : to_(to) {}
   void OnBatch(const Batch& batch, const Compute& again) override { to_->OnBatch(batch, again); }
   void OnAdded(int64_t begin, int64_t end, int64_t bytes) override { to_->OnAdded(begin, end, bytes); }
   void OnLearnt(std::span<const TargetRange> targets) override { to_->OnLearnt(targets); }
@@ -213,7 +213,7 @@ class Tampering : public Witness {
   void OnEnd(const Compute& afresh) override { to_->OnEnd(afresh); }
 
  protected:
-  Witness* to_;
+  BatchObserver* to_;
 };
 
 TEST_F(ProveDocumentsTest, AChunkLearntBeforeItIsScored) {
@@ -225,7 +225,7 @@ TEST_F(ProveDocumentsTest, AChunkLearntBeforeItIsScored) {
       to_->OnBatch(batch, again);
     }
   };
-  const ProofReport report = ProveDocuments([&](const NamedTensors& weights, Witness* proof) {
+  const ProofReport report = ProveDocuments([&](const NamedTensors& weights, BatchObserver* proof) {
     Early early(proof);
     return Documents(weights, &early);
   });
@@ -237,7 +237,7 @@ TEST_F(ProveDocumentsTest, AdaptersThatLearnWithoutAnEvent) {
     using Tampering::Tampering;
     void OnLearnt(std::span<const TargetRange>) override {}
   };
-  const ProofReport report = ProveDocuments([&](const NamedTensors& weights, Witness* proof) {
+  const ProofReport report = ProveDocuments([&](const NamedTensors& weights, BatchObserver* proof) {
     Silent silent(proof);
     return Documents(weights, &silent);
   });
@@ -267,7 +267,7 @@ TEST_F(ProveDocumentsTest, AdaptersThatHaveSeenWhatTheyScore) {
       });
     }
   };
-  const ProofReport report = ProveDocuments([&](const NamedTensors& weights, Witness* proof) {
+  const ProofReport report = ProveDocuments([&](const NamedTensors& weights, BatchObserver* proof) {
     Peeking peeking(proof);
     return Documents(weights, &peeking);
   });
@@ -282,7 +282,7 @@ TEST_F(ProveDocumentsTest, ADocumentScoredTwice) {
       if (begin >= 33 && end <= 73) to_->OnAdded(begin, end, bytes);
     }
   };
-  const ProofReport report = ProveDocuments([&](const NamedTensors& weights, Witness* proof) {
+  const ProofReport report = ProveDocuments([&](const NamedTensors& weights, BatchObserver* proof) {
     Twice twice(proof);
     return Documents(weights, &twice);
   });
@@ -368,7 +368,7 @@ TEST_F(ProveTest, PackedRowsAreProved) {
   for (const char* name : {"packed_documents", "smear_gate_enabled"}) settings_.Set(name, "1", Origin::kCommandLine, "test");
   for (const char* name : {"smear", "bigram_vocab_size"}) settings_.Set(name, "0", Origin::kCommandLine, "test");
   const Transformer model = TinyModel(settings_);
-  FusedTransformer engine(settings_, model.parameters(), {});
+  CpuEngine engine(settings_, model.parameters(), {});
   const ProofReport report = Prove(
       engine, {}, {}, [] { return 1; }, "plain");
   EXPECT_THAT(report.failures, IsEmpty());

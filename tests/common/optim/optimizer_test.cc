@@ -1,5 +1,5 @@
 // Muon, AdamW and the clip against their formulas in float64, entry by entry.
-#include "common/optim/optimizer.h"
+#include "common/optim/cpu_optimizer.h"
 
 #include <ATen/Parallel.h>
 #include <ATen/TensorOperators.h>
@@ -280,7 +280,7 @@ class OptimizerTest : public testing::Test {
 
   Settings settings;
   NamedTensors parameters, gradients;
-  std::optional<Optimizer> optimizer;
+  std::optional<CpuOptimizer> optimizer;
   std::map<std::string, at::Tensor> before, m, v, momentum;  // the formula's, float64
 };
 
@@ -360,7 +360,7 @@ TEST_F(OptimizerTest, PublishedQuirksOf1855RoundMomentum) {
       if (!name.starts_with("muon/")) continue;
       EXPECT_EQ(tensor.to(at::kBFloat16).to(at::kFloat).equal(tensor), entry == std::string("1855")) << name;
     }
-    EXPECT_FALSE(optimizer->ClipsOwn());  // one process has nothing to average
+    EXPECT_FALSE(optimizer->ClipsPerRank());  // one process has nothing to average
   }
 }
 

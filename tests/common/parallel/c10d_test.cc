@@ -26,14 +26,14 @@ using testing::HasSubstr;
 using namespace std::chrono_literals;
 
 std::mutex told_mutex;
-std::string told;  // to give_up
-void GiveUp(const std::string& cause) {
+std::string abort_message;  // to abort_run
+void AbortRun(const std::string& cause) {
   const std::lock_guard lock(told_mutex);
-  if (told.empty()) told = cause;
+  if (abort_message.empty()) abort_message = cause;
 }
-std::string Told() {
+std::string AbortMessage() {
   const std::lock_guard lock(told_mutex);
-  return told;
+  return abort_message;
 }
 
 // Messages between ranks, by sender and receiver.
@@ -112,12 +112,12 @@ class C10dTest : public testing::Test {
  protected:
   C10dTest() {
     MailBackend::ends = MailBackend::aborts = 0;
-    told.clear();
+    abort_message.clear();
   }
 
   // As rank `rank` of `size`; `seconds`: the time limit.
   std::unique_ptr<Communicator> Join(int64_t rank, int64_t size, double seconds = 20) {
-    PluginOptions options{{}, seconds, GiveUp};
+    PluginOptions options{{}, seconds, AbortRun};
     options.launch.rank = rank;
     options.launch.world_size = size;
     return MakeC10dCommunicator(options, {.name = "mail",
@@ -164,7 +164,7 @@ TEST_F(C10dTest, GathersNumbersAndTextsInTheOrderOfTheRanks) {
   });
   EXPECT_EQ(MailBackend::ends, 4);
   EXPECT_EQ(MailBackend::aborts, 0);
-  EXPECT_EQ(Told(), "");
+  EXPECT_EQ(AbortMessage(), "");
   // Nothing is left but the last round's whole and what ranks said when they left.
   EXPECT_LE(store->getNumKeys(), 1 + 3 + 1);
 }
@@ -194,7 +194,7 @@ TEST_F(C10dTest, ExchangesAndBroadcasts) {
     communicator.Wait(communicator.Exchange({}, {}));
     EXPECT_EQ(communicator.bulk_bytes(), 2 * 4 * (me + 1) + 2 * 4);
   });
-  EXPECT_EQ(Told(), "");
+  EXPECT_EQ(AbortMessage(), "");
 }
 
 TEST_F(C10dTest, MemoryThatIsNotTheDevicesPassesThroughIt) {
@@ -280,8 +280,8 @@ TEST_F(C10dTest, GivesUpOnATransferThatDoesNotEnd) {
   const Message message{&x, 4, 0};
   const auto transfer = communicator->Exchange({}, {&message, 1});  // nobody sends
   const auto begin = std::chrono::steady_clock::now();
-  while (Told().empty() && std::chrono::steady_clock::now() - begin < 60s) std::this_thread::sleep_for(1ms);
-  EXPECT_THAT(Told(), HasSubstr("mail: no answer from another rank in an exchange for 0 s"));
+  while (AbortMessage().empty() && std::chrono::steady_clock::now() - begin < 60s) std::this_thread::sleep_for(1ms);
+  EXPECT_THAT(AbortMessage(), HasSubstr("mail: no answer from another rank in an exchange for 0 s"));
 }
 
 TEST_F(C10dTest, GivesUpOnATransferThatHasFailed) {
@@ -291,8 +291,8 @@ TEST_F(C10dTest, GivesUpOnATransferThatHasFailed) {
   const auto transfer = communicator->Broadcast({&message, 1});
   backends[0]->last->failed = true;
   const auto begin = std::chrono::steady_clock::now();
-  while (Told().empty() && std::chrono::steady_clock::now() - begin < 60s) std::this_thread::sleep_for(1ms);
-  EXPECT_EQ(Told(), "mail: a broadcast failed: the peer is gone");
+  while (AbortMessage().empty() && std::chrono::steady_clock::now() - begin < 60s) std::this_thread::sleep_for(1ms);
+  EXPECT_EQ(AbortMessage(), "mail: a broadcast failed: the peer is gone");
 }
 
 TEST_F(C10dTest, AnErrorOfThisRankAbortsTheBackend) {

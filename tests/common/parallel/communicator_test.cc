@@ -14,7 +14,7 @@
 #include <vector>
 
 #include "common/base/error.h"
-#include "common/base/machine.h"
+#include "common/base/hardware.h"
 
 namespace fairway {
 namespace {
@@ -98,9 +98,9 @@ TEST(Communicator, ReportsWhatAPluginThrows) {
 }
 
 // Ranks of one process, a thread each: they meet at every Gather.
-class Meeting {
+class Rendezvous {
  public:
-  explicit Meeting(int64_t ranks) : ranks_(ranks) {}
+  explicit Rendezvous(int64_t ranks) : ranks_(ranks) {}
   void Gather(int64_t rank, const void* mine, int64_t bytes, void* all) {
     std::unique_lock lock(mutex_);
     changed_.wait(lock, [&] { return !leaving_; });
@@ -136,29 +136,29 @@ class Meeting {
 
 class Member : public Communicator {
  public:
-  Member(Meeting& meeting, int64_t rank, int64_t ranks) : Communicator(rank, ranks), meeting_(meeting) { set_timeout(0.001); }
+  Member(Rendezvous& rendezvous, int64_t rank, int64_t ranks) : Communicator(rank, ranks), rendezvous_(rendezvous) { set_timeout(0.001); }
   std::string name() const override { return "member"; }
 
  private:
   std::unique_ptr<Transfer> StartExchange(std::span<const Message>, std::span<const Message>) override { return nullptr; }
   std::unique_ptr<Transfer> StartBroadcast(std::span<const Message>) override { return nullptr; }
-  void GatherBytes(const void* mine, int64_t bytes, void* all) override { meeting_.Gather(rank(), mine, bytes, all); }
-  Meeting& meeting_;
+  void GatherBytes(const void* mine, int64_t bytes, void* all) override { rendezvous_.Gather(rank(), mine, bytes, all); }
+  Rendezvous& rendezvous_;
 };
 
 // The work does not end before the others have heard three times that it goes on.
 TEST(OnRankZero, TheOthersHearThatItIsAtWork) {
-  Meeting meeting(3);
+  Rendezvous rendezvous(3);
   std::atomic<int> calls = 0, over = 0;
   {
     std::vector<std::jthread> ranks;
     for (int64_t rank = 0; rank < 3; ++rank)
       ranks.emplace_back([&, rank] {
-        Member member(meeting, rank, 3);
+        Member member(rendezvous, rank, 3);
         member.OnRankZero([&] {
           EXPECT_EQ(rank, 0);
           ++calls;
-          meeting.Await(3);
+          rendezvous.Await(3);
         });
         EXPECT_EQ(calls, 1);
         // Afterwards they are in step.
@@ -171,14 +171,14 @@ TEST(OnRankZero, TheOthersHearThatItIsAtWork) {
 }
 
 TEST(OnRankZero, AFailureEndsAll) {
-  Meeting meeting(2);
+  Rendezvous rendezvous(2);
   std::string zero, one;
   {
     std::jthread other([&] {
-      Member member(meeting, 1, 2);
+      Member member(rendezvous, 1, 2);
       one = MessageOf<IoError>([&] { member.OnRankZero([] {}); });
     });
-    Member member(meeting, 0, 2);
+    Member member(rendezvous, 0, 2);
     zero = MessageOf<InputError>([&] { member.OnRankZero([] { throw InputError("file", "is bad"); }); });
   }
   EXPECT_EQ(zero, "file: is bad");
@@ -220,13 +220,13 @@ TEST(OnRankZero, ASingleProcessWorksOnItsOwnThread) {
 }
 
 TEST(RequireAgreement, NamesWhoDiffersAndInWhat) {
-  const std::vector<Fact> facts = {{"seed", "1"}, {"model_dim", "512"}};
+  const std::vector<RankInvariant> invariants = {{"seed", "1"}, {"model_dim", "512"}};
   Pair same("seed\n1\nmodel_dim\n512\n");
-  RequireAgreement(same, facts);
+  RequireAgreement(same, invariants);
   Pair other("seed\n2\nmodel_dim\n512\n");
-  EXPECT_EQ(MessageOf<InputError>([&] { RequireAgreement(other, facts); }), "rank 1: disagrees with rank 0: seed is 2 there and 1 on rank 0");
+  EXPECT_EQ(MessageOf<InputError>([&] { RequireAgreement(other, invariants); }), "rank 1: disagrees with rank 0: seed is 2 there and 1 on rank 0");
   Pair fewer("seed\n1\n");
-  EXPECT_EQ(MessageOf<InputError>([&] { RequireAgreement(fewer, facts); }),
+  EXPECT_EQ(MessageOf<InputError>([&] { RequireAgreement(fewer, invariants); }),
             "rank 1: disagrees with rank 0: missing is missing there and 512 on rank 0");
 }
 

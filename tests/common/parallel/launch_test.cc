@@ -24,7 +24,7 @@ class LaunchTest : public testing::Test {
   }
   static std::string Refusal() {
     try {
-      LaunchOf();
+      ReadLaunch();
     } catch (const UsageError& error) {
       return error.what();
     }
@@ -33,34 +33,34 @@ class LaunchTest : public testing::Test {
 };
 
 TEST_F(LaunchTest, AloneWhereNothingIsSaid) {
-  EXPECT_EQ(LaunchOf().world_size, 1);
-  EXPECT_EQ(LaunchOf().launcher, "");
+  EXPECT_EQ(ReadLaunch().world_size, 1);
+  EXPECT_EQ(ReadLaunch().launcher, "");
   Set({{"WORLD_SIZE", "1"}});
-  EXPECT_EQ(LaunchOf().world_size, 1);
-  EXPECT_EQ(LaunchOf().rank, 0);
+  EXPECT_EQ(ReadLaunch().world_size, 1);
+  EXPECT_EQ(ReadLaunch().rank, 0);
 }
 
 TEST_F(LaunchTest, UnderstandsEachLauncher) {
   // A batch script of Slurm's is no step, even where it is to start several tasks.
   Set({{"SLURM_PROCID", "0"}, {"SLURM_NTASKS", "4"}});
-  EXPECT_EQ(LaunchOf().world_size, 1);
+  EXPECT_EQ(ReadLaunch().world_size, 1);
   Set({{"SLURM_STEP_ID", "0"}, {"SLURM_PROCID", "3"}, {"SLURM_STEP_NUM_TASKS", "4"}, {"SLURM_LOCALID", "1"}});
-  EXPECT_EQ(LaunchOf().launcher, "srun");
-  EXPECT_EQ(LaunchOf().rank, 3);
-  EXPECT_EQ(LaunchOf().world_size, 4);
-  EXPECT_EQ(LaunchOf().local_rank, 1);
-  EXPECT_EQ(LaunchOf().local_size, 0);
+  EXPECT_EQ(ReadLaunch().launcher, "srun");
+  EXPECT_EQ(ReadLaunch().rank, 3);
+  EXPECT_EQ(ReadLaunch().world_size, 4);
+  EXPECT_EQ(ReadLaunch().local_rank, 1);
+  EXPECT_EQ(ReadLaunch().local_size, 0);
   // What is started inside a step by another launcher goes by that one.
   Set({{"OMPI_COMM_WORLD_RANK", "1"}, {"OMPI_COMM_WORLD_SIZE", "2"}, {"OMPI_COMM_WORLD_LOCAL_RANK", "0"}, {"OMPI_COMM_WORLD_LOCAL_SIZE", "1"}});
-  EXPECT_EQ(LaunchOf().launcher, "mpirun");
-  EXPECT_EQ(LaunchOf().rank, 1);
-  EXPECT_EQ(LaunchOf().local_rank, 0);
-  EXPECT_EQ(LaunchOf().local_size, 1);
+  EXPECT_EQ(ReadLaunch().launcher, "mpirun");
+  EXPECT_EQ(ReadLaunch().rank, 1);
+  EXPECT_EQ(ReadLaunch().local_rank, 0);
+  EXPECT_EQ(ReadLaunch().local_size, 1);
   Set({{"RANK", "5"}, {"WORLD_SIZE", "8"}, {"LOCAL_RANK", "2"}, {"LOCAL_WORLD_SIZE", "4"}});
-  EXPECT_EQ(LaunchOf().launcher, "torchrun");
-  EXPECT_EQ(LaunchOf().rank, 5);
-  EXPECT_EQ(LaunchOf().local_rank, 2);
-  EXPECT_EQ(LaunchOf().local_size, 4);
+  EXPECT_EQ(ReadLaunch().launcher, "torchrun");
+  EXPECT_EQ(ReadLaunch().rank, 5);
+  EXPECT_EQ(ReadLaunch().local_rank, 2);
+  EXPECT_EQ(ReadLaunch().local_size, 4);
 }
 
 // Without --ntasks-per-node, too, ranks of a host share its processors.
@@ -69,7 +69,7 @@ TEST_F(LaunchTest, KnowsHowManyTasksOfAStepItsNodeHas) {
   for (const auto& [tasks, node, expected] : std::vector<std::tuple<const char*, const char*, int64_t>>{
            {"9", "0", 9}, {"2(x3),3", "0", 2}, {"2(x3),3", "2", 2}, {"2(x3),3", "3", 3}, {"4,5", "1", 5}, {"1,2(x4)", "4", 2}}) {
     Set({{"SLURM_STEP_TASKS_PER_NODE", tasks}, {"SLURM_NODEID", node}});
-    EXPECT_EQ(LaunchOf().local_size, expected) << tasks << ", node " << node;
+    EXPECT_EQ(ReadLaunch().local_size, expected) << tasks << ", node " << node;
   }
   Set({{"SLURM_STEP_TASKS_PER_NODE", "2(x3)"}, {"SLURM_NODEID", "3"}});
   EXPECT_EQ(Refusal(), "environment SLURM_NODEID = 3 is not among the nodes of SLURM_STEP_TASKS_PER_NODE = '2(x3)'");
@@ -78,7 +78,7 @@ TEST_F(LaunchTest, KnowsHowManyTasksOfAStepItsNodeHas) {
     EXPECT_EQ(Refusal(), std::string("environment SLURM_STEP_TASKS_PER_NODE = '") + tasks + "' is no list of numbers of tasks");
   }
   Set({{"SLURM_NTASKS_PER_NODE", "4"}});  // where that is said it counts
-  EXPECT_EQ(LaunchOf().local_size, 4);
+  EXPECT_EQ(ReadLaunch().local_size, 4);
 }
 
 TEST_F(LaunchTest, RefusesWhatMakesNoSense) {

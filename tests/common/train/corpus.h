@@ -57,8 +57,8 @@ class CorpusTest : public testing::Test {
   }
   Settings Make(const Options& more = {}) const { return Shape(Names(more)); }
 
-  static Trainer MakeTrainer(const Settings& settings, cuda::Machine* machine = nullptr) {
-    return Trainer(settings, ShardSet(settings.data_path, "train", settings.vocab_size), machine);
+  static Trainer MakeTrainer(const Settings& settings, cuda::Device* device = nullptr) {
+    return Trainer(settings, ShardSet(settings.data_path, "train", settings.vocab_size), device);
   }
 
   // Steps as Train takes them, bounded by iterations.

@@ -10,7 +10,7 @@
 #include "common/average/source.h"
 #include "common/base/error.h"
 #include "common/evaluate/evaluate.h"
-#include "common/model/fused.h"
+#include "common/model/cpu_engine.h"
 #include "common/optim/schedule.h"
 #include "tests/common/train/corpus.h"
 
@@ -150,7 +150,7 @@ TEST_F(TrainTest, KeepsTokensOutToSelectBy) {
     CheckpointWriter writer(folder / "weights.ckpt", Kind::kWeights, settings.Select(scope::kModel));
     WriteWeights(first, ParseSource(source), /*published_quirks=*/false, writer);
     writer.Finish({}, {});
-    FusedTransformer model(settings, LoadParameters(CheckpointReader(folder / "weights.ckpt"), settings));
+    CpuEngine model(settings, LoadParameters(CheckpointReader(folder / "weights.ckpt"), settings));
     const Score score = EvaluatePlain(model, all.Part(350, 50), TinyTable(kVocab), settings);
     EXPECT_NEAR(losses.at(counter::kSelectPrefix + source), score.val_loss, 1e-6) << source;
   }

@@ -10,7 +10,7 @@
 #include "common/base/error.h"
 #include "common/optim/schedule.h"
 #include "common/tokens/segments.h"
-#include "tests/common/cuda/host_machine.h"
+#include "tests/common/cuda/host_device.h"
 #include "tests/common/train/corpus.h"
 
 namespace fairway {
@@ -31,12 +31,12 @@ std::map<std::string, double> CountersOf(const std::string& path) {
 
 // Cut after every step: before and after the first snapshot, the start of late QAT and the stream's new beginning.
 TEST_F(TrainerTest, GoesOnBitForBitFromEveryStep) {
-  cuda::HostMachine host;
+  cuda::HostDevice host;
   const auto with = [](Options options, Options more) {
     options.merge(more);
     return options;
   };
-  for (const auto& [options, machine] : std::vector<std::pair<Options, cuda::Machine*>>{
+  for (const auto& [options, device] : std::vector<std::pair<Options, cuda::Device*>>{
            {{{"precision", "float32"}}, nullptr},
            {{{"precision", "float32"}, {"data_order", "shuffled"}}, nullptr},
            {{{"precision", "bfloat16"}, {"published_quirks", "1"}}, nullptr},
@@ -44,8 +44,8 @@ TEST_F(TrainerTest, GoesOnBitForBitFromEveryStep) {
            {with(kRtn, {{"precision", "float32"}}), nullptr},
            {with(kGptq, {{"precision", "bfloat16"}}), &host}}) {
     const Settings settings = Make(options);
-    SCOPED_TRACE(settings.precision + " " + settings.quantiser + (settings.published_quirks ? " published_quirks" : "") + (machine != nullptr ? " on a device" : ""));
-    Trainer whole = MakeTrainer(settings, machine);
+    SCOPED_TRACE(settings.precision + " " + settings.quantiser + (settings.published_quirks ? " published_quirks" : "") + (device != nullptr ? " on a device" : ""));
+    Trainer whole = MakeTrainer(settings, device);
     TakeSteps(whole, settings, 8);
     const std::string identity = Save(whole, settings, folder / "whole.ckpt");
     const auto counters = CountersOf(folder / "whole.ckpt");
@@ -59,10 +59,10 @@ TEST_F(TrainerTest, GoesOnBitForBitFromEveryStep) {
       EXPECT_GT(counters.at(counter::kQatStep), 0);
     }
     for (int64_t cut = 0; cut <= 8; ++cut) {
-      Trainer first = MakeTrainer(settings, machine);
+      Trainer first = MakeTrainer(settings, device);
       TakeSteps(first, settings, cut);
       Save(first, settings, folder / "cut.ckpt");
-      Trainer second = MakeTrainer(settings, machine);
+      Trainer second = MakeTrainer(settings, device);
       second.Restore(CheckpointReader(folder / "cut.ckpt"));
       EXPECT_EQ(second.step(), cut);
       EXPECT_EQ(second.fake_quantises(), cut > 5);
@@ -98,7 +98,7 @@ TEST_F(TrainerTest, WhatIsGivenUpLeavesNoTrace) {
       if (scale < settings.late_qat_threshold && !trainer.fake_quantises()) {
         try {
           trainer.StartFakeQuantisation();
-        } catch (const Trainer::GivenUp&) {
+        } catch (const Trainer::Cancelled&) {
           EXPECT_FALSE(trainer.fake_quantises());
           trainer.StartFakeQuantisation();
         }
@@ -134,7 +134,7 @@ TEST_F(TrainerTest, AWarmUpThatIsGivenUpLeavesNoTrace) {
 // A whole schedule: warm-up, late QAT, averages. In bfloat16 both optimisers round Newton-Schulz their own way.
 TEST_F(TrainerTest, TrainsOnADeviceAsOnTheCpu) {
   const Settings settings = Make({{"warmup_steps", "2"}});
-  cuda::HostMachine host;
+  cuda::HostDevice host;
   Trainer ours = MakeTrainer(settings, &host), theirs = MakeTrainer(settings);
   for (Trainer* trainer : {&ours, &theirs}) trainer->WarmUp([](int64_t) {});
   for (int64_t step = 0; step < 8; ++step) {

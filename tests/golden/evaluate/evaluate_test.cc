@@ -6,7 +6,7 @@
 #include <gtest/gtest.h>
 
 #include "common/base/text.h"
-#include "common/model/fused.h"
+#include "common/model/cpu_engine.h"
 #include "tests/common/evaluate/program.h"
 #include "tests/golden/golden.h"
 
@@ -27,7 +27,7 @@ struct Case {
         table(ByteTable::Load(settings)) {
     at::set_num_threads(1);
   }
-  FusedTransformer Model(const std::string& file) const { return {settings, golden::Parameters("tiny", file, settings)}; }
+  CpuEngine Model(const std::string& file) const { return {settings, golden::Parameters("tiny", file, settings)}; }
 };
 
 TEST(GoldenSliding, ScoreAndProgressAreThePublishedOnes) {
@@ -35,7 +35,7 @@ TEST(GoldenSliding, ScoreAndProgressAreThePublishedOnes) {
   const nlohmann::json result = golden::Result("tiny");
   const Case tiny(result, "float32");
   BatchDone first{};
-  FusedTransformer model = tiny.Model("roundtrip");
+  CpuEngine model = tiny.Model("roundtrip");
   const Score score = EvaluateSliding(model, tiny.val, tiny.table, tiny.settings, [&](const BatchDone& batch) {
     if (batch.batch == 0) first = batch;
   });
@@ -56,7 +56,7 @@ TEST(GoldenPlain, ValidationOfTheFirstAndTheLastStepIsThePublishedOne) {
   const Case tiny(result, "float32");
   for (const auto& [file, start] :
        {std::pair("init", "step:0/60 val_loss"), std::pair("last", "step:60/60 val_loss")}) {
-    FusedTransformer model = tiny.Model(file);
+    CpuEngine model = tiny.Model(file);
     const Score score = EvaluatePlain(model, tiny.val, tiny.table, tiny.settings);
     const std::string line = golden::LogLine(result, start);
     EXPECT_NEAR(score.val_loss, golden::Number(line, "val_loss:"), 5e-5 + kRounding) << file;
@@ -71,7 +71,7 @@ TEST(GoldenSliding, BFloat16ScoresWithinTheNoiseOfTheOriginal) {
   SKIP_WITHOUT_GOLDEN();
   const nlohmann::json result = golden::Result("tiny_bf16");
   const Case tiny(result, "bfloat16");
-  FusedTransformer model = tiny.Model("roundtrip");
+  CpuEngine model = tiny.Model("roundtrip");
   const Score score = EvaluateSliding(model, tiny.val, tiny.table, tiny.settings);
   EXPECT_NEAR(score.val_bpb, golden::Number(golden::LogLine(result, "final_int8_zlib_roundtrip_exact"), "val_bpb:"),
               3 * 1.8e-3);

@@ -1,8 +1,8 @@
 // The plain score of the published script's weights over the byte sidecar: rows of packed documents, whole batches only.
 #include <gtest/gtest.h>
 
-#include "common/cuda/device.h"
 #include "common/evaluate/evaluate.h"
+#include "common/runtime/runtime.h"
 #include "tests/golden/field_1855/golden_1855.h"
 
 namespace fairway {

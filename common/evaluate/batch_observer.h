@@ -29,12 +29,12 @@ struct TargetRange {
   int64_t begin, end;
 };
 
-class Witness {
+class BatchObserver {
  public:
   // Computes a batch's losses by the path that scores, in the state that it is in now.
   using Compute = std::function<void(Batch&)>;
 
-  virtual ~Witness() = default;
+  virtual ~BatchObserver() = default;
   // The losses of a batch were computed. `again` repeats that, of this batch or another one; empty where computing leaves something
   // behind that the next batch needs.
   virtual void OnBatch(const Batch& batch, const Compute& again) = 0;

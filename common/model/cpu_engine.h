@@ -26,12 +26,12 @@
 
 namespace fairway {
 
-class FusedTransformer : public Engine {
+class CpuEngine : public Engine {
  public:
   // Works on the storage of `parameters` (as ParameterSpecs says) and, for training, of `gradients`: float32, same names, order
   // and shapes.
-  FusedTransformer(const Settings& settings, NamedTensors parameters, NamedTensors gradients = {});
-  ~FusedTransformer() override;
+  CpuEngine(const Settings& settings, NamedTensors parameters, NamedTensors gradients = {});
+  ~CpuEngine() override;
 
   int64_t Prepare(bool fake_quantise) override;
   void FixSteps(const FixedSteps& steps) override;
@@ -48,9 +48,6 @@ class FusedTransformer : public Engine {
 
   void SetBetweenChunks(std::function<void()> between) override;
   void SetProfile(StepProfile* profile) override;
-
-  // Bytes of working memory for `sequences` sequences of T tokens, or as many tokens in segments of at most T.
-  static int64_t WorkspaceBytes(const Settings& settings, int64_t sequences, int64_t T, bool training);
 
  private:
   class Impl;

@@ -1,4 +1,4 @@
-#include "common/base/machine.h"
+#include "common/base/hardware.h"
 
 #include <dlfcn.h>
 

@@ -1,6 +1,6 @@
 // The device's passes on CPU tensors, operations' bodies launched on the host: what is called with what, every index of every
 // body and every gradient, against the float64 formula; several lanes against one.
-#include "common/cuda/passes.h"
+#include "common/cuda/backend.h"
 
 #include <ATen/TensorOperators.h>
 #include <ATen/ops/norm.h>
@@ -8,13 +8,13 @@
 #include <gtest/gtest.h>
 
 #include "common/base/error.h"
-#include "tests/common/cuda/host_machine.h"
+#include "tests/common/cuda/host_device.h"
 #include "tests/common/model/engines.h"
 
 namespace fairway::cuda {
 namespace {
 
-// float32 against float64, as tests/common/model/fused_test.cc has it.
+// float32 against float64, as tests/common/model/cpu_engine_test.cc has it.
 constexpr double kValue = 5e-5, kGradient = 2e-4, kNothing = 1e-6;
 // bfloat16 products round their operands by up to 2^-9 of them, on the way through some twenty of them: of a gradient's norm,
 // where it has so many elements that they do not all cancel; and of a loss. A forgotten term is of the order of 1.
@@ -34,15 +34,15 @@ struct DeviceBatch : Batch {
 Computed Compute(const Settings& settings, const NamedTensors& parameters, const DeviceBatch& batch, int lanes = 1,
                  bool fake_quantise = false, int times = 1, const FixedSteps& steps = {}) {
   Computed result{.loss = 0, .gradients = ZerosLike(parameters), .rounded = 0};
-  HostMachine machine(lanes);
-  const auto passes = MakePasses(settings, parameters, result.gradients, machine);
-  if (!steps.empty()) passes->FixSteps(steps);
-  result.rounded = passes->Prepare(fake_quantise);
-  passes->Reserve(batch.inputs.B, batch.inputs.T, /*training=*/true);
+  HostDevice device(lanes);
+  const auto backend = MakeBackend(settings, parameters, result.gradients, device);
+  if (!steps.empty()) backend->FixSteps(steps);
+  result.rounded = backend->Prepare(fake_quantise);
+  backend->Reserve(batch.inputs.B, batch.inputs.T, /*training=*/true);
   const double N = static_cast<double>(batch.inputs.N);
   const at::Tensor loss = at::zeros({1}, at::kDouble);
-  for (int i = 0; i < times; ++i) passes->AccumulateGradients(batch.inputs, static_cast<float>(1 / N / times), loss);
-  passes->FinishGradients();
+  for (int i = 0; i < times; ++i) backend->AccumulateGradients(batch.inputs, static_cast<float>(1 / N / times), loss);
+  backend->FinishGradients();
   result.loss = loss.item<double>() / N / times;
   return result;
 }
@@ -70,12 +70,12 @@ void ExpectFormula(const Settings& settings, int64_t B, int64_t T, int lanes = 1
   if (float32) ExpectGradients(computed.gradients, expected, kGradient);
   else ExpectNearInNorm(computed.gradients, expected, kBFloat16);
 
-  HostMachine machine(lanes);
-  const auto passes = MakePasses(settings, parameters, {}, machine);
-  passes->Prepare(false);
-  passes->Reserve(B, T, /*training=*/false);
+  HostDevice device(lanes);
+  const auto backend = MakeBackend(settings, parameters, {}, device);
+  backend->Prepare(false);
+  backend->Reserve(B, T, /*training=*/false);
   for (int64_t first : {int64_t{0}, T / 2, T - 1}) {
-    const at::Tensor scored = passes->TokenLosses(batch.inputs, first);
+    const at::Tensor scored = backend->TokenLosses(batch.inputs, first);
     ASSERT_EQ(scored.sizes(), at::IntArrayRef({B, T - first}));
     EXPECT_LE((scored - losses.narrow(1, first, T - first)).abs().max().item<double>(), float32 ? kValue : kBFloat16) << first;
   }
@@ -95,33 +95,33 @@ TEST_P(PassesTest, EveryOptionAlone) {
   for (const Options& options : OptionsAlone(OnDevice)) ExpectFormula(Shape(options), 2, 7, GetParam());
 }
 
-TEST(Passes, OptionsInPairs) {
+TEST(DeviceBackend, OptionsInPairs) {
   for (const Options& options : OptionsInPairs(OnDevice)) ExpectFormula(Shape(options), 1, 4);
 }
 
-TEST(Passes, RefusesWhatItDoesNotCompute) {
+TEST(DeviceBackend, RefusesWhatItDoesNotCompute) {
   for (const Options& options : OptionsAlone()) {
     if (OnDevice(options)) continue;
     const Settings settings = Shape(options);
-    HostMachine machine;
-    EXPECT_THROW(MakePasses(settings, RandomParameters(settings), {}, machine), UsageError) << NameOf(options);
+    HostDevice device;
+    EXPECT_THROW(MakeBackend(settings, RandomParameters(settings), {}, device), UsageError) << NameOf(options);
   }
 }
 
-TEST(Passes, RandomShapes) {
+TEST(DeviceBackend, RandomShapes) {
   for (uint64_t seed = 1; seed <= 12; ++seed) ExpectFormula(RandomShape(seed, OnDevice), 1 + seed % 3, 2 + seed % 5);
   ExpectFormula(Shape({{"num_layers", "1"}}), 3, 1);
   ExpectFormula(Shape({{"num_layers", "2"}}), 2, 3);  // the skip's block is the one before
 }
 
-TEST(Passes, BFloat16) {
+TEST(DeviceBackend, BFloat16) {
   ExpectFormula(Shape({{"precision", "bfloat16"}}), 2, 7);
   ExpectFormula(Shape({{"precision", "bfloat16"}, {"tie_embeddings", "0"}, {"xsa_last_n", "3"}}), 2, 7);
   ExpectFormula(Shape({{"precision", "bfloat16"}, {"bigram_dim", "16"}}), 2, 7);
 }
 
 // More rows than slabs and than a chunk of logits, and table rows of several pieces.
-TEST(Passes, AgreesWithThePlainCompositionAtLargerShapes) {
+TEST(DeviceBackend, AgreesWithThePlainCompositionAtLargerShapes) {
   const Settings settings = Shape({{"num_heads", "2"}, {"num_kv_heads", "1"}, {"model_dim", "32"}, {"xsa_last_n", "2"}});
   const NamedTensors parameters = RandomParameters(settings);
   const DeviceBatch batch(settings, 27, 305);
@@ -148,7 +148,7 @@ TEST_P(PassesTest, FakeQuantisesAsThePlainCompositionDoes) {
   }
 }
 
-TEST(Passes, MicroBatchesAddUp) {
+TEST(DeviceBackend, MicroBatchesAddUp) {
   for (const char* precision : {"float32", "bfloat16"}) {
     const Settings settings = Shape({{"precision", precision}});
     const NamedTensors parameters = RandomParameters(settings);

@@ -1,4 +1,4 @@
-#include "common/model/fused.h"
+#include "common/model/cpu_engine.h"
 
 #include <ATen/Parallel.h>
 
@@ -6,6 +6,7 @@
 #include <cstring>
 
 #include "common/model/activations.h"
+#include "common/model/memory.h"
 #include "common/model/ops/attention.h"
 #include "common/model/ops/attention_gate.h"
 #include "common/model/ops/cross_entropy.h"
@@ -89,7 +90,7 @@ int64_t ChunkOf(const Settings& s, int64_t threads, int64_t first, int64_t all, 
 
 }  // namespace
 
-class FusedTransformer::Impl {
+class CpuEngine::Impl {
  public:
   Impl(const Settings& settings, NamedTensors parameters, NamedTensors gradients);
 
@@ -104,7 +105,7 @@ class FusedTransformer::Impl {
   bool looped;
 
  private:
-  friend class FusedTransformer;
+  friend class CpuEngine;
   class Pass;
 
   const std::vector<Visit>& visits() const { return plan_.visits(looped); }
@@ -147,7 +148,7 @@ class FusedTransformer::Impl {
 };
 
 // One thread's part of a pass over the chunk: the backend of schedule.h.
-class FusedTransformer::Impl::Pass {
+class CpuEngine::Impl::Pass {
  public:
   // Positions of a segment before `first` are not scored. `on_block` hears of the last backward pass in a step.
   Pass(Impl& engine, const Team& team, int64_t first, const OnBlock* on_block = nullptr)
@@ -221,7 +222,7 @@ class FusedTransformer::Impl::Pass {
   const int64_t D, S, F;
 };
 
-FusedTransformer::Impl::Impl(const Settings& settings, NamedTensors parameters, NamedTensors gradients)
+CpuEngine::Impl::Impl(const Settings& settings, NamedTensors parameters, NamedTensors gradients)
     : settings_(settings),
       parameters_(std::move(parameters)),
       gradients_(std::move(gradients)),
@@ -237,7 +238,7 @@ FusedTransformer::Impl::Impl(const Settings& settings, NamedTensors parameters, 
   Prepare(/*fake_quantise=*/false);
 }
 
-int64_t FusedTransformer::Impl::Prepare(bool fake_quantise) {
+int64_t CpuEngine::Impl::Prepare(bool fake_quantise) {
   const float* smear = memory_.value(plan_.smear_gate);
   for (int64_t j = 0; j < plan_.D; ++j) smear_[j] = smear != nullptr ? formula::Sigmoid(smear[j]) : 0;
   if (const float* gates = memory_.value(plan_.skip_gates)) {
@@ -247,7 +248,7 @@ int64_t FusedTransformer::Impl::Prepare(bool fake_quantise) {
   return weights_.Prepare(fake_quantise, profile);
 }
 
-void FusedTransformer::Impl::Begin(std::span<const Segment> segments, bool training) {
+void CpuEngine::Impl::Begin(std::span<const Segment> segments, bool training) {
   segments_.clear();
   int64_t rows = 0, longest = 0, positions = 0;
   for (const Segment& segment : segments) {
@@ -294,7 +295,7 @@ void FusedTransformer::Impl::Begin(std::span<const Segment> segments, bool train
     before_[j] = precision_ == Precision::kBFloat16 ? formula::FromBFloat16(static_cast<const BFloat16*>(row.data)[j].bits) : row.floats()[j];
 }
 
-MixNorm FusedTransformer::Impl::Pass::InputOf(size_t v) const {
+MixNorm CpuEngine::Impl::Pass::InputOf(size_t v) const {
   MixNorm in{.D = D, .x = a_.x[v], .x0 = a_.x[0], .mix = e_.memory_.value(layer(v).resid_mix)};
   if (const Visit& own = visit(v); own.skip_from >= 0) {
     in.skip = a_.x[own.skip_from + 1];
@@ -304,7 +305,7 @@ MixNorm FusedTransformer::Impl::Pass::InputOf(size_t v) const {
   return in;
 }
 
-Lanes FusedTransformer::Impl::Pass::LanesOf(size_t v) const {
+Lanes CpuEngine::Impl::Pass::LanesOf(size_t v) const {
   const int64_t i = visit(v).layer;
   return {.D = D,
           .resid = e_.memory_.value(plan_.parallel_resid) + 2 * i,
@@ -315,7 +316,7 @@ Lanes FusedTransformer::Impl::Pass::LanesOf(size_t v) const {
           .m = a_.saved[v].m};
 }
 
-AttentionGate FusedTransformer::Impl::Pass::GateOf(size_t v) const {
+AttentionGate CpuEngine::Impl::Pass::GateOf(size_t v) const {
   return {.D = D,
           .H = plan_.H,
           .d = plan_.d,
@@ -324,7 +325,7 @@ AttentionGate FusedTransformer::Impl::Pass::GateOf(size_t v) const {
           .w = e_.memory_.value(layer(v).attn_gate)};
 }
 
-SmearGate FusedTransformer::Impl::Pass::SmearOf() const {
+SmearGate CpuEngine::Impl::Pass::SmearOf() const {
   return {.D = D,
           .window = e_.settings_.gate_window,
           .w = e_.memory_.value(plan_.smear_window),
@@ -334,7 +335,7 @@ SmearGate FusedTransformer::Impl::Pass::SmearOf() const {
           .joined = a_.joined};
 }
 
-void FusedTransformer::Impl::Pass::Embed() {
+void CpuEngine::Impl::Pass::Embed() {
   const int64_t width = plan_.bigram_dim, stride = e_.Stride(width);
   const std::optional<PackedLinear>& projection = e_.weights_.bigram_proj;
   Elements bigram;
@@ -363,7 +364,7 @@ void FusedTransformer::Impl::Pass::Embed() {
   clock_.Done(StepProfile::kEmbed);
 }
 
-void FusedTransformer::Impl::Pass::AttentionInput(size_t v) {
+void CpuEngine::Impl::Pass::AttentionInput(size_t v) {
   const Activations::Saved& saved = a_.saved[v];
   const Product qkv{.a = a_.u, .a_stride = D, .b = weights(v).qkv.forward};
   const int64_t first = FirstOf(v), keys_from = first > 0 ? D / kPanel * kPanel : 0;
@@ -383,7 +384,7 @@ void FusedTransformer::Impl::Pass::AttentionInput(size_t v) {
   Wait();
 }
 
-void FusedTransformer::Impl::Pass::Attention(size_t v) {
+void CpuEngine::Impl::Pass::Attention(size_t v) {
   const Activations::Saved& saved = a_.saved[v];
   const int64_t past = e_.past_, tasks = static_cast<int64_t>(e_.segments_.size()) * plan_.Hkv;
   QkShape seen = e_.heads_;
@@ -397,7 +398,7 @@ void FusedTransformer::Impl::Pass::Attention(size_t v) {
   Wait();
 }
 
-void FusedTransformer::Impl::Pass::Output(size_t v) {
+void CpuEngine::Impl::Pass::Output(size_t v) {
   const Activations::Saved& saved = a_.saved[v];
   const Visit& own = visit(v);
   const PackedWeights::Layer& w = weights(v);
@@ -439,7 +440,7 @@ void FusedTransformer::Impl::Pass::Output(size_t v) {
   });
 }
 
-void FusedTransformer::Impl::Pass::Score() {
+void CpuEngine::Impl::Pass::Score() {
   const int64_t V = plan_.V;
   float* logits = a_.heads[team_.rank].logits;
   EachFrom(first_, [&](Rows rows) {
@@ -452,7 +453,7 @@ void FusedTransformer::Impl::Pass::Score() {
 
 // Final norm, logits and losses, and their gradients: into the stream's, and into the output layer's, of which each thread
 // adds its part from all threads' rows.
-void FusedTransformer::Impl::Pass::HeadWithGradients(float share) {
+void CpuEngine::Impl::Pass::HeadWithGradients(float share) {
   const int64_t V = plan_.V, stride = e_.Stride(V);
   const PackedLinear& head_weights = e_.weights_.head;
   const MixNorm last{.D = D, .x = a_.final};
@@ -502,7 +503,7 @@ void FusedTransformer::Impl::Pass::HeadWithGradients(float share) {
 }
 
 // The matrix's gradient += dout^T in; this thread does its share of the panels.
-void FusedTransformer::Impl::Pass::WeightGradient(const PackedLinear& linear, const Panels& dout, const Panels& in) {
+void CpuEngine::Impl::Pass::WeightGradient(const PackedLinear& linear, const Panels& dout, const Panels& in) {
   const int64_t across = dout.count();
   const Rows tasks = team_.Share(across * in.count());
   for (int64_t q = tasks.first / across; q * across < tasks.last; ++q) {
@@ -511,7 +512,7 @@ void FusedTransformer::Impl::Pass::WeightGradient(const PackedLinear& linear, co
   }
 }
 
-void FusedTransformer::Impl::Pass::OutputBackward(size_t v) {
+void CpuEngine::Impl::Pass::OutputBackward(size_t v) {
   const Activations::Saved& saved = a_.saved[v];
   const PackedWeights::Layer& w = weights(v);
   const bool lanes = visit(v).lanes;
@@ -555,7 +556,7 @@ void FusedTransformer::Impl::Pass::OutputBackward(size_t v) {
   TellOfLayer();
 }
 
-void FusedTransformer::Impl::Pass::AttentionBackward(size_t v) {
+void CpuEngine::Impl::Pass::AttentionBackward(size_t v) {
   const Activations::Saved& saved = a_.saved[v];
   const PackedWeights::Layer& w = weights(v);
   const int64_t tasks = static_cast<int64_t>(e_.segments_.size()) * plan_.Hkv;
@@ -574,7 +575,7 @@ void FusedTransformer::Impl::Pass::AttentionBackward(size_t v) {
   Wait();
 }
 
-void FusedTransformer::Impl::Pass::AttentionInputBackward(size_t v) {
+void CpuEngine::Impl::Pass::AttentionInputBackward(size_t v) {
   const Activations::Saved& saved = a_.saved[v];
   const Visit& own = visit(v);
   const LayerPlan& numbers = layer(v);
@@ -607,7 +608,7 @@ void FusedTransformer::Impl::Pass::AttentionInputBackward(size_t v) {
   clock_.Done(StepProfile::kGradients);
 }
 
-void FusedTransformer::Impl::Pass::LayerDone(int64_t layer) {
+void CpuEngine::Impl::Pass::LayerDone(int64_t layer) {
   if (on_block_ == nullptr) return;
   const PackedWeights::Layer& w = e_.weights_.layers[layer];
   if (w.qkv.scaled()) Wait();  // its gradient was added up by panels
@@ -618,12 +619,12 @@ void FusedTransformer::Impl::Pass::LayerDone(int64_t layer) {
 }
 
 // Behind a barrier: all threads have done what LayerDone says.
-void FusedTransformer::Impl::Pass::TellOfLayer() {
+void CpuEngine::Impl::Pass::TellOfLayer() {
   if (done_ >= 0 && team_.rank == 0) (*on_block_)(done_);
   done_ = -1;
 }
 
-void FusedTransformer::Impl::Pass::EmbedBackward() {
+void CpuEngine::Impl::Pass::EmbedBackward() {
   const int64_t width = plan_.bigram_dim;
   const std::optional<PackedLinear>& projection = e_.weights_.bigram_proj;
   for (int64_t j = mine_.first * D; j < mine_.last * D; ++j) a_.dx0[j] += a_.dx[j];
@@ -662,7 +663,7 @@ void FusedTransformer::Impl::Pass::EmbedBackward() {
   clock_.Done(StepProfile::kEmbed);
 }
 
-double FusedTransformer::Impl::AccumulateGradients(std::span<const Segment> segments, double share, const OnBlock* on_block) {
+double CpuEngine::Impl::AccumulateGradients(std::span<const Segment> segments, double share, const OnBlock* on_block) {
   const int64_t all = static_cast<int64_t>(segments.size()), positions = PositionsIn(segments);
   const float share_of_one = static_cast<float>(share / static_cast<double>(positions));
   double loss = 0;
@@ -685,7 +686,7 @@ double FusedTransformer::Impl::AccumulateGradients(std::span<const Segment> segm
   return loss / static_cast<double>(positions);
 }
 
-void FusedTransformer::Impl::TokenLosses(std::span<const Segment> segments, int64_t first_position, float* losses) {
+void CpuEngine::Impl::TokenLosses(std::span<const Segment> segments, int64_t first_position, float* losses) {
   const int64_t all = static_cast<int64_t>(segments.size());
   for (int64_t first = 0, count = 0; first < all; first += count) {
     count = ChunkOf(settings_, threads_, first, all, [&](int64_t i) { return segments[i].length; });
@@ -702,7 +703,7 @@ void FusedTransformer::Impl::TokenLosses(std::span<const Segment> segments, int6
 }
 
 // A chunk of one segment whose keys and values are computed behind those of the text so far.
-void FusedTransformer::Impl::BeginWithPast(const uint16_t* tokens, int64_t count, int64_t past) {
+void CpuEngine::Impl::BeginWithPast(const uint16_t* tokens, int64_t count, int64_t past) {
   const int64_t S = qkv(), D = plan_.D, row_bytes = S * ElementBytes(precision_);
   const Segment segment{.tokens = tokens, .length = count, .position = 0, .continues = past > 0};
   Begin({&segment, 1}, /*training=*/false);
@@ -748,7 +749,7 @@ void FusedTransformer::Impl::BeginWithPast(const uint16_t* tokens, int64_t count
   past_ = past;
 }
 
-void FusedTransformer::Impl::ContinueLosses(const uint16_t* tokens, int64_t count, int64_t past, float* losses) {
+void CpuEngine::Impl::ContinueLosses(const uint16_t* tokens, int64_t count, int64_t past, float* losses) {
   BeginWithPast(tokens, count, past);
   RunTeam(threads_, [&](const Team& team) {
     Pass pass(*this, team, /*first=*/0);
@@ -763,8 +764,9 @@ void FusedTransformer::Impl::ContinueLosses(const uint16_t* tokens, int64_t coun
   before_.clear();
 }
 
-int64_t FusedTransformer::WorkspaceBytes(const Settings& s, int64_t sequences, int64_t T, bool training) {
+double EngineBytes(const Settings& s, int64_t sequences, bool training) {
   const Plan plan(s);
+  const int64_t T = s.train_seq_len;
   const int threads = s.ThreadCount();
   // Segments of several lengths fill a chunk beyond its mark by less than one of them.
   const int64_t chunk = ChunkOf(s, threads, 0, sequences, [&](int64_t) { return T; });
@@ -778,32 +780,34 @@ int64_t FusedTransformer::WorkspaceBytes(const Settings& s, int64_t sequences, i
                    .training = training,
                    .threads = threads},
                   count);
-  return count.used();
+  double parameters = 0;
+  for (const Weight& weight : plan.weights) parameters += static_cast<double>(weight.numel());
+  return static_cast<double>(count.used()) + 8 * parameters;
 }
 
-FusedTransformer::FusedTransformer(const Settings& settings, NamedTensors parameters, NamedTensors gradients)
+CpuEngine::CpuEngine(const Settings& settings, NamedTensors parameters, NamedTensors gradients)
     : impl_(std::make_unique<Impl>(settings, std::move(parameters), std::move(gradients))) {}
-FusedTransformer::~FusedTransformer() = default;
-int64_t FusedTransformer::Prepare(bool fake_quantise) {
+CpuEngine::~CpuEngine() = default;
+int64_t CpuEngine::Prepare(bool fake_quantise) {
   losses_.clear();
   return impl_->Prepare(fake_quantise);
 }
-void FusedTransformer::FixSteps(const FixedSteps& steps) { impl_->weights_.FixSteps(steps); }
-void FusedTransformer::SetLooped(bool looped) { impl_->looped = looped; }
-void FusedTransformer::AccumulateGradients(std::span<const Segment> segments, double share) {
+void CpuEngine::FixSteps(const FixedSteps& steps) { impl_->weights_.FixSteps(steps); }
+void CpuEngine::SetLooped(bool looped) { impl_->looped = looped; }
+void CpuEngine::AccumulateGradients(std::span<const Segment> segments, double share) {
   losses_.push_back(static_cast<float>(impl_->AccumulateGradients(segments, share)));
 }
-void FusedTransformer::FinishGradients() { impl_->weights_.Finish(impl_->weights_.all(), impl_->profile); }
-void FusedTransformer::AccumulateLastGradients(std::span<const Segment> segments, double share, const OnBlock& on_block) {
+void CpuEngine::FinishGradients() { impl_->weights_.Finish(impl_->weights_.all(), impl_->profile); }
+void CpuEngine::AccumulateLastGradients(std::span<const Segment> segments, double share, const OnBlock& on_block) {
   losses_.push_back(static_cast<float>(impl_->AccumulateGradients(segments, share, &on_block)));
 }
-void FusedTransformer::TokenLosses(std::span<const Segment> segments, int64_t first, float* losses) {
+void CpuEngine::TokenLosses(std::span<const Segment> segments, int64_t first, float* losses) {
   impl_->TokenLosses(segments, first, losses);
 }
-void FusedTransformer::ContinueLosses(const uint16_t* tokens, int64_t count, int64_t past, float* losses) {
+void CpuEngine::ContinueLosses(const uint16_t* tokens, int64_t count, int64_t past, float* losses) {
   impl_->ContinueLosses(tokens, count, past, losses);
 }
-void FusedTransformer::SetBetweenChunks(std::function<void()> between) { impl_->between_chunks = std::move(between); }
-void FusedTransformer::SetProfile(StepProfile* profile) { impl_->profile = profile; }
+void CpuEngine::SetBetweenChunks(std::function<void()> between) { impl_->between_chunks = std::move(between); }
+void CpuEngine::SetProfile(StepProfile* profile) { impl_->profile = profile; }
 
 }  // namespace fairway

@@ -1,11 +1,11 @@
 // Where a run computes, on a machine with or without a GPU, in a build with or without CUDA.
-#include "common/cuda/device.h"
+#include "common/runtime/runtime.h"
 
 #include <dlfcn.h>
 #include <gtest/gtest.h>
 
 #include "common/base/error.h"
-#include "common/base/machine.h"
+#include "common/base/hardware.h"
 
 namespace fairway {
 namespace {

@@ -1,4 +1,4 @@
-// A machine (common/cuda/machine.h) that is the CPU: device operations' bodies run on CPU tensors, and a graph does again what
+// A device (common/cuda/device.h) that is the CPU: device operations' bodies run on CPU tensors, and a graph does again what
 // it was captured from.
 #pragma once
 
@@ -6,17 +6,17 @@
 #include <thread>
 #include <vector>
 
-#include "common/cuda/machine.h"
+#include "common/cuda/device.h"
 
 namespace fairway::cuda {
 
-class HostMachine : public Machine {
+class HostDevice : public Device {
  public:
   // How many lanes work on a unit: 1, on this thread; more, a thread each, so that a lane that reads what another one has not
   // yet written gives another result.
-  explicit HostMachine(int lanes = 1) : lanes_(lanes) {}
+  explicit HostDevice(int lanes = 1) : lanes_(lanes) {}
 
-  at::Device device() const override { return at::kCPU; }
+  at::Device torch_device() const override { return at::kCPU; }
   std::string name() const override { return "the CPU"; }
   int captures() const { return captures_; }
 

@@ -1,13 +1,13 @@
-// The device's engine with the CPU as its machine: what is captured and replayed, when; losses and gradients as FusedTransformer
+// The device's engine with the CPU as its device (host_device.h): what is captured and replayed, when; losses and gradients as CpuEngine
 // has them, chunks, changes of shape between training and scoring.
-#include "common/cuda/transformer.h"
+#include "common/cuda/engine.h"
 
 #include <ATen/Parallel.h>
 #include <ATen/TensorOperators.h>
 #include <gmock/gmock.h>
 
-#include "common/model/fused.h"
-#include "tests/common/cuda/host_machine.h"
+#include "common/model/cpu_engine.h"
+#include "tests/common/cuda/host_device.h"
 #include "tests/common/model/engines.h"
 
 namespace fairway::cuda {
@@ -20,9 +20,9 @@ TEST(DeviceEngine, DoesWhatTheCpuDoesThroughCaptureAndReplay) {
   for (const auto& [at_a_time, captures] : {std::pair("0", 3), {"2", 9}, {"3", 0}}) {
     const Settings settings = Shape({{"micro_batch_seqs", at_a_time}});
     const NamedTensors parameters = RandomParameters(settings), gradients = ZerosLike(parameters), expected = ZerosLike(parameters);
-    HostMachine machine;
-    const auto engine = MakeEngine(settings, parameters, gradients, machine);
-    FusedTransformer fused(settings, parameters, expected);
+    HostDevice device;
+    const auto engine = MakeEngine(settings, parameters, gradients, device);
+    CpuEngine fused(settings, parameters, expected);
     for (int step = 0; step < 3; ++step) {
       for (const NamedTensors* all : {&gradients, &expected})
         for (const auto& [name, tensor] : *all) tensor.zero_();
@@ -44,7 +44,7 @@ TEST(DeviceEngine, DoesWhatTheCpuDoesThroughCaptureAndReplay) {
       fused.TokenLosses(batch.sequences, 12, 3, theirs.data());
       for (size_t i = 0; i < ours.size(); ++i) EXPECT_NEAR(ours[i], theirs[i], 5e-5);
     }
-    EXPECT_EQ(machine.captures(), captures);
+    EXPECT_EQ(device.captures(), captures);
   }
 }
 
@@ -52,15 +52,15 @@ TEST(DeviceEngine, CapturesAgainForAnotherShare) {
   const Settings settings = Shape({});
   const NamedTensors parameters = RandomParameters(settings), gradients = ZerosLike(parameters);
   const Batch batch(settings, 2, 9);
-  HostMachine machine;
-  const auto engine = MakeEngine(settings, parameters, gradients, machine);
+  HostDevice device;
+  const auto engine = MakeEngine(settings, parameters, gradients, device);
   engine->Prepare(false);
   for (double share : {1.0, 1.0, 1.0, 0.5, 0.5, 1.0}) engine->AccumulateGradients(batch.sequences, 9, share);
   EXPECT_THAT(engine->Losses(), testing::SizeIs(6));
   EXPECT_THAT(engine->Losses(), testing::Each(testing::FloatNear(engine->Losses()[0], 1e-6)));
   engine->Prepare(false);
   EXPECT_THAT(engine->Losses(), testing::IsEmpty());
-  EXPECT_EQ(machine.captures(), 3);
+  EXPECT_EQ(device.captures(), 3);
 }
 
 }  // namespace

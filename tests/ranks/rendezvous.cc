@@ -1,4 +1,4 @@
-// meeting [SECONDS]: joins NCCL's ranks as a rank that computes on a GPU would, also where there is none: as far as CUDA then lets it.
+// rendezvous [SECONDS]: joins NCCL's ranks as a rank that computes on a GPU would, also where there is none: as far as CUDA then lets it.
 // Status 3 with what was in the way, which is told before a launcher ends this rank for another one's sake.
 #include <csignal>
 #include <cstdio>
@@ -17,7 +17,7 @@ int main(int argc, char** argv) {
     std::printf("rank %ld: met\n", communicator->rank());
     return 0;
   } catch (const Error& error) {
-    std::fprintf(stderr, "rank %ld: %s\n", LaunchOf().rank, error.what());
+    std::fprintf(stderr, "rank %ld: %s\n", ReadLaunch().rank, error.what());
     return static_cast<int>(error.status());
   }
 }

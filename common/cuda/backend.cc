@@ -1,4 +1,4 @@
-#include "common/cuda/passes.h"
+#include "common/cuda/backend.h"
 
 #include <ATen/ops/addmm.h>
 #include <ATen/ops/empty.h>
@@ -24,7 +24,7 @@ namespace {
 
 constexpr int64_t kHeadRows = 8192;  // rows of logits that exist at a time
 
-// A linear layer's weight and where its products' copy lies: rows of T, rounded and scaled (fused.h).
+// A linear layer's weight and where its products' copy lies: rows of T, rounded and scaled (cpu_engine.h).
 template <class T>
 struct Matrix {
   std::string name;
@@ -36,9 +36,9 @@ struct Matrix {
 };
 
 template <class T>
-class PassesOf : public Passes {
+class BackendOf : public Backend {
  public:
-  PassesOf(const Settings& settings, const NamedTensors& parameters, const NamedTensors& gradients, Machine& machine);
+  BackendOf(const Settings& settings, const NamedTensors& parameters, const NamedTensors& gradients, Device& device);
 
   int64_t Prepare(bool fake_quantise) override;
   void SetLooped(bool looped) override {
@@ -65,16 +65,16 @@ class PassesOf : public Passes {
   // Of a visit, for the backward pass; all the same where there is none.
   struct Saved {
     at::Tensor qkv, qk, xa, h;
-    Attended attended;
+    AttentionOutput attended;
   };
 
   static constexpr at::ScalarType kElement = std::is_same_v<T, float> ? at::kFloat : at::kBFloat16;
 
   at::Tensor Empty(at::IntArrayRef shape, at::ScalarType dtype) const {
-    return at::empty(shape, at::TensorOptions().dtype(dtype).device(device_));
+    return at::empty(shape, at::TensorOptions().dtype(dtype).device(torch_device_));
   }
   at::Tensor Integers(int32_t* data, at::IntArrayRef shape) const {
-    return at::for_blob(data, shape).options(at::TensorOptions().dtype(at::kInt).device(device_)).target_device(device_).make_tensor();
+    return at::for_blob(data, shape).options(at::TensorOptions().dtype(at::kInt).device(torch_device_)).target_device(torch_device_).make_tensor();
   }
   // Undefined, and null, of kNone and where there is no training.
   at::Tensor ValueOf(int weight) const { return weight == kNone ? at::Tensor() : parameters_[weight].second.detach(); }
@@ -88,7 +88,7 @@ class PassesOf : public Passes {
 
   template <class Operation>
   void Run(const Operation& operation) const {
-    machine_.Launch(operation);
+    device_.Launch(operation);
   }
   // sum = beta sum + a b, the sum in float32 whatever the products take.
   static void FloatProduct(at::Tensor sum, const at::Tensor& a, const at::Tensor& b, double beta = 1);
@@ -138,8 +138,8 @@ class PassesOf : public Passes {
 
   const Settings settings_;
   const NamedTensors parameters_, gradients_;
-  Machine& machine_;
-  const at::Device device_;
+  Device& device_;
+  const at::Device torch_device_;
   const Plan plan_;
   const int64_t V_, D_, H_, Hkv_, d_, F_, bigram_dim_;
   const float cap_, negative_slope_;
@@ -171,7 +171,7 @@ class PassesOf : public Passes {
 };
 
 template <class T>
-typename PassesOf<T>::Product PassesOf<T>::ProductOf(const Linear& linear) {
+typename BackendOf<T>::Product BackendOf<T>::ProductOf(const Linear& linear) {
   Product product{.used = Empty({linear.rows, linear.columns}, kElement), .parts = {}};
   int64_t row = 0;
   for (const int number : linear.weights) {
@@ -201,12 +201,12 @@ typename PassesOf<T>::Product PassesOf<T>::ProductOf(const Linear& linear) {
 }
 
 template <class T>
-PassesOf<T>::PassesOf(const Settings& settings, const NamedTensors& parameters, const NamedTensors& gradients, Machine& machine)
+BackendOf<T>::BackendOf(const Settings& settings, const NamedTensors& parameters, const NamedTensors& gradients, Device& device)
     : settings_(settings),
       parameters_(parameters),
       gradients_(gradients),
-      machine_(machine),
-      device_(machine.device()),
+      device_(device),
+      torch_device_(device.torch_device()),
       plan_(settings),
       V_(plan_.V),
       D_(plan_.D),
@@ -219,7 +219,7 @@ PassesOf<T>::PassesOf(const Settings& settings, const NamedTensors& parameters, 
       negative_slope_(static_cast<float>(settings.mlp_negative_slope)),
       looped_(plan_.loops()) {
   const int64_t multiple = std::is_same_v<T, float> ? 4 : 8, largest = 256;
-  if (device_.is_cuda() && (d_ % multiple != 0 || d_ > largest)) {
+  if (torch_device_.is_cuda() && (d_ % multiple != 0 || d_ > largest)) {
     throw UsageError(StringPrintf("MODEL_DIM=%ld and NUM_HEADS=%ld make heads of %ld; on a GPU in %s they must be a multiple of "
                                   "%ld up to %ld",
                                   D_, H_, d_, settings.precision.c_str(), multiple, largest));
@@ -271,7 +271,7 @@ PassesOf<T>::PassesOf(const Settings& settings, const NamedTensors& parameters, 
 }
 
 template <class T>
-void PassesOf<T>::AddWeightGradient(Product& product, const at::Tensor& dout, const at::Tensor& in) const {
+void BackendOf<T>::AddWeightGradient(Product& product, const at::Tensor& dout, const at::Tensor& in) const {
   int64_t row = 0;
   for (Matrix<T>& part : product.parts) {
     FloatProduct(part.gradient, dout.narrow(1, row, part.rows.rows).t(), in);
@@ -280,7 +280,7 @@ void PassesOf<T>::AddWeightGradient(Product& product, const at::Tensor& dout, co
 }
 
 template <class T>
-int64_t PassesOf<T>::Prepare(bool fake_quantise) {
+int64_t BackendOf<T>::Prepare(bool fake_quantise) {
   int64_t rounded = 0;
   for (Matrix<T>* m : matrices_) {
     m->rows.rounded = fake_quantise && m->has_grid;
@@ -291,7 +291,7 @@ int64_t PassesOf<T>::Prepare(bool fake_quantise) {
 }
 
 template <class T>
-void PassesOf<T>::FixSteps(const FixedSteps& steps) {
+void BackendOf<T>::FixSteps(const FixedSteps& steps) {
   steps_ = steps;
   for (Matrix<T>* m : matrices_) {
     const auto own = steps_.find(m->name);
@@ -305,7 +305,7 @@ void PassesOf<T>::FixSteps(const FixedSteps& steps) {
 }
 
 template <class T>
-void PassesOf<T>::FinishGradients() {
+void BackendOf<T>::FinishGradients() {
   for (Matrix<T>* m : matrices_) {
     if (m->rows.scale == nullptr && m->rows.constant == 1) continue;
     Run(FinishRows{.matrix = m->rows,
@@ -317,7 +317,7 @@ void PassesOf<T>::FinishGradients() {
 }
 
 template <class T>
-void PassesOf<T>::Reserve(int64_t B, int64_t T_of, bool training) {
+void BackendOf<T>::Reserve(int64_t B, int64_t T_of, bool training) {
   if (B == B_ && T_of == T_ && training == training_) return;
   B_ = B;
   T_ = T_of;
@@ -330,7 +330,7 @@ void PassesOf<T>::Reserve(int64_t B, int64_t T_of, bool training) {
     if (needed) tensor = Empty(shape, dtype);
   };
   rotary_ = RotaryTables(settings_, T_);
-  rotary_ = {rotary_.cos.to(device_), rotary_.sin.to(device_)};
+  rotary_ = {rotary_.cos.to(torch_device_), rotary_.sin.to(torch_device_)};
   x_.resize(visits().size() + 1);
   for (at::Tensor& x : x_) reserve(x, {N_, D_}, at::kFloat);
   saved_.clear();
@@ -371,7 +371,7 @@ void PassesOf<T>::Reserve(int64_t B, int64_t T_of, bool training) {
 }
 
 template <class T>
-void PassesOf<T>::FloatProduct(at::Tensor sum, const at::Tensor& a, const at::Tensor& b, double beta) {
+void BackendOf<T>::FloatProduct(at::Tensor sum, const at::Tensor& a, const at::Tensor& b, double beta) {
   if (std::is_same_v<T, float>) {
     sum.addmm_(a, b, beta);
   } else if (sum.is_cuda()) {
@@ -383,7 +383,7 @@ void PassesOf<T>::FloatProduct(at::Tensor sum, const at::Tensor& a, const at::Te
 }
 
 template <class T>
-MixNormInput PassesOf<T>::InputOf(size_t v) const {
+MixNormInput BackendOf<T>::InputOf(size_t v) const {
   const Visit& visit = visits()[v];
   MixNormInput in{.D = D_, .x = Data<float>(x_[v]), .x0 = Data<float>(x_[0]), .mix = layers_[visit.layer].resid_mix};
   if (visit.skip_from >= 0) {
@@ -394,12 +394,12 @@ MixNormInput PassesOf<T>::InputOf(size_t v) const {
 }
 
 template <class T>
-Heads PassesOf<T>::HeadsOf() const {
+Heads BackendOf<T>::HeadsOf() const {
   return {.T = T_, .H = H_, .Hkv = Hkv_, .d = d_, .rotated = plan_.rotated, .cos = Data<float>(rotary_.cos), .sin = Data<float>(rotary_.sin)};
 }
 
 template <class T>
-void PassesOf<T>::Embed() {
+void BackendOf<T>::Embed() {
   const bool projected = bigram_proj_.used.defined();
   const T* bigram = nullptr;
   if (bigram_dim_ > 0) {
@@ -419,7 +419,7 @@ void PassesOf<T>::Embed() {
 }
 
 template <class T>
-void PassesOf<T>::AttentionInput(size_t v) {
+void BackendOf<T>::AttentionInput(size_t v) {
   const Layer& own = layers_[visits()[v].layer];
   Saved& saved = saved_[v];
   Norm(InputOf(v), u_, N_, saved.xa);
@@ -428,14 +428,14 @@ void PassesOf<T>::AttentionInput(size_t v) {
 }
 
 template <class T>
-void PassesOf<T>::Attention(size_t v) {
+void BackendOf<T>::Attention(size_t v) {
   Saved& saved = saved_[v];
   saved.attended = Attend(Queries(saved), Keys(saved), Values(saved));
 }
 
 // To the stream between attention and MLP, saved.xa, and through the MLP; behind the last attention, only the scored rows.
 template <class T>
-void PassesOf<T>::Output(size_t v) {
+void BackendOf<T>::Output(size_t v) {
   const Layer& own = layers_[visits()[v].layer];
   Saved& saved = saved_[v];
   at::Tensor y = Rows(saved.attended.y);
@@ -456,7 +456,7 @@ void PassesOf<T>::Output(size_t v) {
 
 // Final norm, logits and losses, and their gradients: into dx, and into the output layer's.
 template <class T>
-void PassesOf<T>::HeadWithGradients(float share) {
+void BackendOf<T>::HeadWithGradients(float share) {
   const MixNormInput last{.D = D_, .x = Data<float>(x_.back())};
   Norm(last, u_, N_);
   for (int64_t first = 0; first < N_; first += kHeadRows) {
@@ -480,14 +480,14 @@ void PassesOf<T>::HeadWithGradients(float share) {
 
 // Completes and runs the way back through a norm: du is there, dx is made.
 template <class T>
-void PassesOf<T>::NormBackward(MixNormBackward<T> operation) {
+void BackendOf<T>::NormBackward(MixNormBackward<T> operation) {
   operation.dx = Data<float>(dx_);
   if (!std::is_same_v<T, float>) operation.dx_rounded = Data<T>(dx_rounded_);
   Run(operation);
 }
 
 template <class T>
-void PassesOf<T>::OutputBackward(size_t v) {
+void BackendOf<T>::OutputBackward(size_t v) {
   Layer& own = layers_[visits()[v].layer];
   Saved& saved = saved_[v];
   const MixNormInput between{.D = D_, .x = Data<float>(saved.xa)};
@@ -514,7 +514,7 @@ void PassesOf<T>::OutputBackward(size_t v) {
 }
 
 template <class T>
-void PassesOf<T>::AttentionBackward(size_t v) {
+void BackendOf<T>::AttentionBackward(size_t v) {
   const Layer& own = layers_[visits()[v].layer];
   Saved& saved = saved_[v];
   const Slabs slabs = SlabsOf(N_);
@@ -535,7 +535,7 @@ void PassesOf<T>::AttentionBackward(size_t v) {
 }
 
 template <class T>
-void PassesOf<T>::AttentionInputBackward(size_t v) {
+void BackendOf<T>::AttentionInputBackward(size_t v) {
   const Visit& visit = visits()[v];
   Layer& own = layers_[visit.layer];
   const Slabs slabs = SlabsOf(N_);
@@ -557,7 +557,7 @@ void PassesOf<T>::AttentionInputBackward(size_t v) {
 }
 
 template <class T>
-void PassesOf<T>::Scatter(const TableInputs& table, const at::Tensor& x, const float* scale, const at::Tensor& gradient) {
+void BackendOf<T>::Scatter(const TableInputs& table, const at::Tensor& x, const float* scale, const at::Tensor& gradient) {
   Run(ScatterPieces<T>{.pieces = table.pieces,
                        .width = x.size(1),
                        .piece = table.piece,
@@ -574,7 +574,7 @@ void PassesOf<T>::Scatter(const TableInputs& table, const at::Tensor& x, const f
 }
 
 template <class T>
-void PassesOf<T>::EmbedBackward() {
+void BackendOf<T>::EmbedBackward() {
   const bool projected = bigram_proj_.used.defined(), scaled = bigram_dim_ > 0 && !projected;
   const Slabs slabs = SlabsOf(N_);
   const at::Tensor& ds = dy_;
@@ -604,7 +604,7 @@ void PassesOf<T>::EmbedBackward() {
 }
 
 template <class T>
-void PassesOf<T>::AccumulateGradients(const Inputs& in, float share, at::Tensor loss) {
+void BackendOf<T>::AccumulateGradients(const Inputs& in, float share, at::Tensor loss) {
   in_ = &in;
   first_ = 0;
   ForwardPass(visits(), *this);
@@ -615,7 +615,7 @@ void PassesOf<T>::AccumulateGradients(const Inputs& in, float share, at::Tensor 
 }
 
 template <class T>
-at::Tensor PassesOf<T>::TokenLosses(const Inputs& in, int64_t first) {
+at::Tensor BackendOf<T>::TokenLosses(const Inputs& in, int64_t first) {
   in_ = &in;
   first_ = first;
   ForwardPass(visits(), *this);
@@ -640,8 +640,8 @@ at::Tensor PassesOf<T>::TokenLosses(const Inputs& in, int64_t first) {
 
 }  // namespace
 
-std::unique_ptr<Passes> MakePasses(const Settings& settings, const NamedTensors& parameters, const NamedTensors& gradients,
-                                   Machine& machine) {
+std::unique_ptr<Backend> MakeBackend(const Settings& settings, const NamedTensors& parameters, const NamedTensors& gradients,
+                                   Device& device) {
   for (const auto& [name, value, off] : std::initializer_list<std::tuple<const char*, std::string, const char*>>{
            {"skip_gates_enabled", settings.Get("skip_gates_enabled"), "0"},
            {"parallel_start_layer", settings.Get("parallel_start_layer"), "0"},
@@ -651,8 +651,8 @@ std::unique_ptr<Passes> MakePasses(const Settings& settings, const NamedTensors&
            {"stream_precision", settings.Get("stream_precision"), "float32"}}) {
     if (value != off) throw UsageError(std::string(name) + " = " + value + " is not computed on a GPU yet; --device cpu does it");
   }
-  if (settings.precision == "float32") return std::make_unique<PassesOf<float>>(settings, parameters, gradients, machine);
-  return std::make_unique<PassesOf<BFloat16>>(settings, parameters, gradients, machine);
+  if (settings.precision == "float32") return std::make_unique<BackendOf<float>>(settings, parameters, gradients, device);
+  return std::make_unique<BackendOf<BFloat16>>(settings, parameters, gradients, device);
 }
 
 }  // namespace fairway::cuda

@@ -1,4 +1,4 @@
-#include "common/cuda/transformer.h"
+#include "common/cuda/engine.h"
 
 #include <ATen/TensorOperators.h>
 #include <ATen/ops/cat.h>
@@ -12,29 +12,29 @@
 #include <optional>
 #include <stdexcept>
 
-#include "common/cuda/passes.h"
+#include "common/cuda/backend.h"
 
 namespace fairway::cuda {
 namespace {
 
 class DeviceEngine : public Engine {
  public:
-  DeviceEngine(const Settings& settings, const NamedTensors& parameters, const NamedTensors& gradients, Machine& machine)
+  DeviceEngine(const Settings& settings, const NamedTensors& parameters, const NamedTensors& gradients, Device& device)
       : settings_(settings),
-        machine_(machine),
-        passes_(MakePasses(settings, parameters, gradients, machine)),
-        loss_(at::zeros({1}, at::TensorOptions().dtype(at::kDouble).device(machine.device()))) {
+        device_(device),
+        backend_(MakeBackend(settings, parameters, gradients, device)),
+        loss_(at::zeros({1}, at::TensorOptions().dtype(at::kDouble).device(device.torch_device()))) {
     Prepare(/*fake_quantise=*/false);
   }
 
   int64_t Prepare(bool fake_quantise) override {
     losses_.clear();
-    return passes_->Prepare(fake_quantise);
+    return backend_->Prepare(fake_quantise);
   }
-  void FixSteps(const FixedSteps& steps) override { passes_->FixSteps(steps); }
-  void FinishGradients() override { passes_->FinishGradients(); }
+  void FixSteps(const FixedSteps& steps) override { backend_->FixSteps(steps); }
+  void FinishGradients() override { backend_->FinishGradients(); }
   void SetLooped(bool looped) override {
-    passes_->SetLooped(looped);
+    backend_->SetLooped(looped);
     shape_ = {0, 0, false};
   }
 
@@ -63,7 +63,7 @@ class DeviceEngine : public Engine {
     const int64_t all = static_cast<int64_t>(segments.size()), at_a_time = AtATime(all), T = LengthOf(segments);
     for (int64_t done = 0; done < all; done += at_a_time) {
       const auto chunk = segments.subspan(done, std::min(at_a_time, all - done));
-      const at::Tensor scored = passes_->TokenLosses(Begin(chunk, T, /*training=*/false), first).cpu();
+      const at::Tensor scored = backend_->TokenLosses(Begin(chunk, T, /*training=*/false), first).cpu();
       losses = std::copy_n(scored.const_data_ptr<float>(), scored.numel(), losses);
     }
   }
@@ -119,9 +119,9 @@ class DeviceEngine : public Engine {
     if (shape != shape_) {
       graph_.reset();  // it works on memory that goes now
       warm_ = false;
-      passes_->Reserve(shape.B, T, training);
-      inputs_ = at::empty({size}, at::TensorOptions().dtype(at::kInt).device(machine_.device()));
-      for (Stage& stage : stages_) stage.Reserve(size, machine_.device());
+      backend_->Reserve(shape.B, T, training);
+      inputs_ = at::empty({size}, at::TensorOptions().dtype(at::kInt).device(device_.torch_device()));
+      for (Stage& stage : stages_) stage.Reserve(size, device_.torch_device());
       shape_ = shape;
     }
     Stage& stage = stages_[turn_++ % stages_.size()];
@@ -132,22 +132,22 @@ class DeviceEngine : public Engine {
 
   // The first micro-step of a shape runs as it is, and lets the libraries take what memory they want; the second is captured.
   void MicroStep(const Inputs& inputs, float share) {
-    const auto work = [this, inputs, share] { passes_->AccumulateGradients(inputs, share, loss_); };
+    const auto work = [this, inputs, share] { backend_->AccumulateGradients(inputs, share, loss_); };
     if (!warm_) {
       work();
       warm_ = true;
       return;
     }
     if (graph_ == nullptr || share != captured_share_) {
-      graph_ = machine_.Capture(work);
+      graph_ = device_.Capture(work);
       captured_share_ = share;
     }
     graph_->Replay();
   }
 
   const Settings settings_;
-  Machine& machine_;
-  const std::unique_ptr<Passes> passes_;
+  Device& device_;
+  const std::unique_ptr<Backend> backend_;
   const at::Tensor loss_;            // float64 [1], where a replayed micro-step adds its losses
   std::vector<at::Tensor> losses_;  // float64 [1] each: what Losses brings to the host
   Shape shape_{0, 0, false};
@@ -161,8 +161,8 @@ class DeviceEngine : public Engine {
 
 }  // namespace
 
-std::unique_ptr<Engine> MakeEngine(const Settings& settings, NamedTensors parameters, NamedTensors gradients, Machine& machine) {
-  return std::make_unique<DeviceEngine>(settings, parameters, gradients, machine);
+std::unique_ptr<Engine> MakeEngine(const Settings& settings, NamedTensors parameters, NamedTensors gradients, Device& device) {
+  return std::make_unique<DeviceEngine>(settings, parameters, gradients, device);
 }
 
 }  // namespace fairway::cuda

@@ -1,4 +1,4 @@
-// Loaded before a rank's libraries: the rank stands still in MPI_Init or MPI_Finalize, by STAND_STILL_IN.
+// Loaded before a rank's libraries: the rank stops (SIGSTOP) in MPI_Init or MPI_Finalize, by SUSPEND_IN.
 #include <mpi.h>
 
 #include <csignal>
@@ -7,18 +7,18 @@
 
 namespace {
 
-void StandStillIn(std::string_view call) {
-  if (std::string_view(std::getenv("STAND_STILL_IN")) == call) raise(SIGSTOP);
+void SuspendIn(std::string_view call) {
+  if (std::string_view(std::getenv("SUSPEND_IN")) == call) raise(SIGSTOP);
 }
 
 }  // namespace
 
 extern "C" int MPI_Init_thread(int* argc, char*** argv, int required, int* provided) {
-  StandStillIn("MPI_Init");
+  SuspendIn("MPI_Init");
   return PMPI_Init_thread(argc, argv, required, provided);
 }
 
 extern "C" int MPI_Finalize() {
-  StandStillIn("MPI_Finalize");
+  SuspendIn("MPI_Finalize");
   return PMPI_Finalize();
 }

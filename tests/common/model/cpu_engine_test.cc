@@ -1,6 +1,6 @@
-// FusedTransformer against the formula in float64 at small shapes, and against the plain composition at larger ones: losses,
+// CpuEngine against the formula in float64 at small shapes, and against the plain composition at larger ones: losses,
 // every gradient, fake quantisation, chunks, threads, scored positions.
-#include "common/model/fused.h"
+#include "common/model/cpu_engine.h"
 
 #include <ATen/Parallel.h>
 #include <ATen/TensorOperators.h>
@@ -20,7 +20,7 @@ constexpr double kGradient = 2e-4;
 Computed Compute(const Settings& settings, const NamedTensors& parameters, const Batch& batch, double share = 1,
                  bool fake_quantise = false, const FixedSteps& steps = {}) {
   Computed result{.loss = 0, .gradients = ZerosLike(parameters), .rounded = 0};
-  FusedTransformer model(settings, parameters, result.gradients);
+  CpuEngine model(settings, parameters, result.gradients);
   if (!steps.empty()) model.FixSteps(steps);
   result.rounded = model.Prepare(fake_quantise);
   model.AccumulateGradients(batch.sequences, batch.ids.size(1), share);
@@ -40,7 +40,7 @@ void ExpectFormula(const Settings& settings, int64_t B, int64_t T) {
   EXPECT_NEAR(computed.loss, losses.mean().item<double>(), kValue);
   ExpectGradients(computed.gradients, FormulaGradients(formula, parameters), kGradient);
 
-  FusedTransformer model(settings, parameters);
+  CpuEngine model(settings, parameters);
   for (int64_t first : {int64_t{0}, T / 2, T - 1}) {
     std::vector<float> scored(B * (T - first));
     model.TokenLosses(batch.sequences, T, first, scored.data());
@@ -50,23 +50,23 @@ void ExpectFormula(const Settings& settings, int64_t B, int64_t T) {
   }
 }
 
-class FusedTest : public testing::TestWithParam<int> {
+class CpuEngineTest : public testing::TestWithParam<int> {
  protected:
-  FusedTest() { at::set_num_threads(GetParam()); }
+  CpuEngineTest() { at::set_num_threads(GetParam()); }
 };
-INSTANTIATE_TEST_SUITE_P(Threads, FusedTest, testing::Values(1, 3));
+INSTANTIATE_TEST_SUITE_P(Threads, CpuEngineTest, testing::Values(1, 3));
 
-TEST_P(FusedTest, EveryOptionAlone) {
+TEST_P(CpuEngineTest, EveryOptionAlone) {
   for (const Options& options : OptionsAlone()) ExpectFormula(Shape(options), 2, 7);
   ExpectFormula(Shape({{"vocab_size", "65536"}, {"num_layers", "1"}, {"bigram_vocab_size", "999"}}), 1, 6);
 }
 
-TEST_P(FusedTest, OptionsInPairs) {
+TEST_P(CpuEngineTest, OptionsInPairs) {
   for (const Options& options : OptionsInPairs()) ExpectFormula(Shape(options), 1, 4);
 }
 
 // Segments of several lengths, in chunks of one, of some and of all: the same as the plain composition of one row with their starts.
-TEST_P(FusedTest, SegmentsOfARow) {
+TEST_P(CpuEngineTest, SegmentsOfARow) {
   for (Options options : OptionsAlone()) {
     // The hashed bigram and the smear of every position see nothing before a segment; the smear gate does.
     if (!options.contains("smear_gate_enabled")) options["smear"] = options["bigram_vocab_size"] = "0";
@@ -87,7 +87,7 @@ TEST_P(FusedTest, SegmentsOfARow) {
       const at::Tensor losses = plain.TokenLosses(batch.ids, batch.targets, starts);
       losses.mean().backward();
       const NamedTensors gradients = ZerosLike(parameters);
-      FusedTransformer model(settings, parameters, gradients);
+      CpuEngine model(settings, parameters, gradients);
       model.AccumulateGradients(segments, 1);
       model.FinishGradients();
       EXPECT_NEAR(model.Losses().at(0), losses.mean().item<double>(), kValue);
@@ -101,12 +101,12 @@ TEST_P(FusedTest, SegmentsOfARow) {
   }
 }
 
-TEST_P(FusedTest, LoopsCanBeSwitchedOff) {
+TEST_P(CpuEngineTest, LoopsCanBeSwitchedOff) {
   const Settings settings = Shape({{"num_loops", "2"}, {"loop_start", "1"}, {"loop_end", "1"}});
   const NamedTensors parameters = RandomParameters(settings), gradients = ZerosLike(parameters);
   const Batch batch(settings, 2, 7);
   Transformer plain(settings, parameters);
-  FusedTransformer model(settings, parameters, gradients);
+  CpuEngine model(settings, parameters, gradients);
   for (const bool looped : {true, false, true}) {
     plain.SetLooped(looped);
     model.SetLooped(looped);
@@ -116,14 +116,14 @@ TEST_P(FusedTest, LoopsCanBeSwitchedOff) {
   }
 }
 
-TEST_P(FusedTest, RandomShapes) {
+TEST_P(CpuEngineTest, RandomShapes) {
   for (uint64_t seed = 1; seed <= 12; ++seed) ExpectFormula(RandomShape(seed), 1 + seed % 3, 2 + seed % 5);
   ExpectFormula(Shape({{"num_layers", "1"}}), 3, 1);
 }
 
 // Shapes that fill several blocks of attention, rows of logits and chunks, unevenly; float32 against float32, so the noise of
 // both sides: sums of some hundred terms more than at the small shapes.
-TEST_P(FusedTest, AgreesWithThePlainCompositionAtLargerShapes) {
+TEST_P(CpuEngineTest, AgreesWithThePlainCompositionAtLargerShapes) {
   for (const auto& [heads, kv_heads, width, T] : std::vector<std::array<int64_t, 4>>{{4, 2, 96, 301}, {2, 1, 128, 530}, {3, 3, 120, 65}}) {
     const Settings settings = Shape({{"num_heads", std::to_string(heads)}, {"num_kv_heads", std::to_string(kv_heads)},
                                      {"model_dim", std::to_string(width)}, {"num_layers", "3"}, {"vocab_size", "300"},
@@ -139,7 +139,7 @@ TEST_P(FusedTest, AgreesWithThePlainCompositionAtLargerShapes) {
 
 // bfloat16 against float64. How far roundings carry depends on the shape; what they may do is twice what they do to the plain
 // composition in bfloat16, and a little where that one is lucky. Losses are held to a unit of 2^-7 of themselves.
-TEST_P(FusedTest, BFloat16StaysWithinItsRoundings) {
+TEST_P(CpuEngineTest, BFloat16StaysWithinItsRoundings) {
   for (uint64_t seed = 1; seed <= 12; ++seed) {
     Settings settings = RandomShape(seed);
     settings.Set("precision", "bfloat16", Origin::kCommandLine, "test");
@@ -162,7 +162,7 @@ TEST_P(FusedTest, BFloat16StaysWithinItsRoundings) {
       EXPECT_LE(apart, 2 * of_plain + 0.1 * norm + 1e-4) << name << " of norm " << norm << ", seed " << seed;
       EXPECT_GT(apart, 1e-5 * norm) << name << " was not computed in bfloat16";
     }
-    FusedTransformer model(settings, parameters);
+    CpuEngine model(settings, parameters);
     std::vector<float> scored(B * 5);
     model.TokenLosses(batch.sequences, T, T - 5, scored.data());
     for (int64_t b = 0; b < B; ++b)
@@ -171,7 +171,7 @@ TEST_P(FusedTest, BFloat16StaysWithinItsRoundings) {
   }
 }
 
-TEST_P(FusedTest, ChunksAddUp) {
+TEST_P(CpuEngineTest, ChunksAddUp) {
   const NamedTensors parameters = RandomParameters(Shape({}));
   const Batch batch(Shape({}), 5, 9);
   const Computed whole = Compute(Shape({{"micro_batch_seqs", "5"}}), parameters, batch, 0.5);
@@ -182,7 +182,7 @@ TEST_P(FusedTest, ChunksAddUp) {
   }
 }
 
-TEST_P(FusedTest, TheSameThreadsGiveTheSameBits) {
+TEST_P(CpuEngineTest, TheSameThreadsGiveTheSameBits) {
   const Settings settings = Shape({{"model_dim", "64"}, {"vocab_size", "100"}});
   const NamedTensors parameters = RandomParameters(settings);
   const Batch batch(settings, 3, 120);
@@ -193,7 +193,7 @@ TEST_P(FusedTest, TheSameThreadsGiveTheSameBits) {
 }
 
 // The grids of every class of matrix, on and off, published and not.
-TEST_P(FusedTest, FakeQuantisesAsThePlainCompositionDoes) {
+TEST_P(CpuEngineTest, FakeQuantisesAsThePlainCompositionDoes) {
   for (const Options& grid : std::vector<Options>{{{"published_quirks", "0"}}, {{"published_quirks", "1"}}, {{"quantiser", "rtn"}}}) {
     Options options = grid;
     options["tie_embeddings"] = "0";
@@ -213,7 +213,7 @@ TEST_P(FusedTest, FakeQuantisesAsThePlainCompositionDoes) {
 // The last call of a step tells of each block, from the last to the first, when nothing is added to its matrices' gradients any more;
 // in the end all are, bit for bit, what FinishGradients makes of them.
 // A step whose last micro-batch tells of layers as they are done, beside one that is finished in the end: every option, in chunks and not.
-TEST_P(FusedTest, StreamedGradientsAreThoseOfTheWholeStep) {
+TEST_P(CpuEngineTest, StreamedGradientsAreThoseOfTheWholeStep) {
   // On several threads what differs is who finishes which rows: of scaled matrices and of others.
   const bool all = GetParam() == 1;
   for (Options options : all ? OptionsAlone() : std::vector<Options>{{}, {{"ln_scale", "1"}}}) {
@@ -224,8 +224,8 @@ TEST_P(FusedTest, StreamedGradientsAreThoseOfTheWholeStep) {
       const NamedTensors parameters = RandomParameters(settings);
       const Batch first(settings, 2, 9), second(settings, 2, 9, /*seed=*/5);
       NamedTensors whole = ZerosLike(parameters), streamed = ZerosLike(parameters);
-      FusedTransformer finished(settings, parameters, whole), telling(settings, parameters, streamed);
-      for (FusedTransformer* model : {&finished, &telling}) {
+      CpuEngine finished(settings, parameters, whole), telling(settings, parameters, streamed);
+      for (CpuEngine* model : {&finished, &telling}) {
         model->Prepare(/*fake_quantise=*/false);
         model->AccumulateGradients(first.sequences, 9, 0.5);
       }
@@ -240,7 +240,7 @@ TEST_P(FusedTest, StreamedGradientsAreThoseOfTheWholeStep) {
   }
 }
 
-TEST_P(FusedTest, TellsOfBlocksAsTheirGradientsAreDone) {
+TEST_P(CpuEngineTest, TellsOfBlocksAsTheirGradientsAreDone) {
   for (Options options : OptionsAlone()) {
     options["micro_batch_seqs"] = "1";
     const Settings settings = Shape(options);
@@ -250,7 +250,7 @@ TEST_P(FusedTest, TellsOfBlocksAsTheirGradientsAreDone) {
     for (const bool fake_quantise : {false, true}) {
       const Computed expected = Compute(settings, parameters, batch, 1, fake_quantise);
       const NamedTensors gradients = ZerosLike(parameters);
-      FusedTransformer model(settings, parameters, gradients);
+      CpuEngine model(settings, parameters, gradients);
       model.Prepare(fake_quantise);
       std::vector<int64_t> blocks, all;
       for (int64_t i = settings.num_layers; i-- > 0;) all.push_back(i);
@@ -271,11 +271,11 @@ TEST_P(FusedTest, TellsOfBlocksAsTheirGradientsAreDone) {
   }
 }
 
-TEST_P(FusedTest, TheProfileCountsEveryOperation) {
+TEST_P(CpuEngineTest, TheProfileCountsEveryOperation) {
   const Settings settings = Shape({});
   const NamedTensors parameters = RandomParameters(settings), gradients = ZerosLike(parameters);
   const Batch batch(settings, 2, 9);
-  FusedTransformer model(settings, parameters, gradients);
+  CpuEngine model(settings, parameters, gradients);
   StepProfile profile;
   model.SetProfile(&profile);
   model.Prepare(/*fake_quantise=*/false);

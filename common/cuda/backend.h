@@ -1,8 +1,8 @@
-// The transformer's forward and backward pass on a device, as common/model/fused.h has it on CPUs: fused operations
+// The transformer's forward and backward pass on a device, as common/model/cpu_engine.h has it on CPUs: fused operations
 // (operations.h), the library's matrix products and attention, gradients written by hand. What is folded into the matrices and
 // what is kept for the way back is the same; here all rows of a micro-batch go through an operation at once.
 //
-// Everything is put on one stream and nothing waits for it, so that a captured graph can replay it. On a machine that is the CPU
+// Everything is put on one stream and nothing waits for it, so that a captured graph can replay it. On a device that is the CPU
 // the same code computes the same: this is how tests prove it without a GPU.
 #pragma once
 
@@ -10,15 +10,15 @@
 
 #include <memory>
 
+#include "common/cuda/device.h"
 #include "common/cuda/inputs.h"
-#include "common/cuda/machine.h"
 #include "common/model/transformer.h"
 
 namespace fairway::cuda {
 
-class Passes {
+class Backend {
  public:
-  virtual ~Passes() = default;
+  virtual ~Backend() = default;
 
   // Takes the parameters as they are now; returns how many matrices were rounded to their export grid.
   virtual int64_t Prepare(bool fake_quantise) = 0;
@@ -42,10 +42,10 @@ class Passes {
   virtual at::Tensor TokenLosses(const Inputs& in, int64_t first) = 0;
 };
 
-// Works on the storage of `parameters` and, for training, `gradients` (float32), all on the machine's device; settings.precision says whether
+// Works on the storage of `parameters` and, for training, `gradients` (float32), all on the device; settings.precision says whether
 // products take float32 or bfloat16. Throws UsageError naming the settings where the library's attention does not take the
 // head size.
-std::unique_ptr<Passes> MakePasses(const Settings& settings, const NamedTensors& parameters, const NamedTensors& gradients,
-                                   Machine& machine);
+std::unique_ptr<Backend> MakeBackend(const Settings& settings, const NamedTensors& parameters, const NamedTensors& gradients,
+                                   Device& device);
 
 }  // namespace fairway::cuda
