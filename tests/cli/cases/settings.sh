@@ -50,4 +50,4 @@ try_last gptq-lite absent.ckpt out.ckpt --print-settings
 try_last gptq-lite data/tokenizer.model out.ckpt --print-settings
 try_last gptq-lite --num-layers 7 weights.ckpt out.ckpt --print-settings
 try sh -c 'pack-zstd --dry-run quantised.ckpt 2>&1 | grep "^pack-zstd:" | sed "s/: [0-9,]* bytes.*; with code [0-9,]*/: N bytes; with code N/"'
-try sh -c 'gptq-lite --quantiser rtn --calibration-windows 0 --target-bytes 40000 weights.ckpt out.ckpt 2>&1 | grep "^budget:"'
+try sh -c 'gptq-lite --quantiser rtn --calibration-windows 0 --target-bytes 40000 weights.ckpt out.ckpt 2>&1 | grep "for the artifact"'

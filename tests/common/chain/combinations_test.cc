@@ -108,7 +108,6 @@ TEST(CheckCombinations, RefusesWhatCannotEndInARecord) {
       {{{"method", "kv_cache"}, {"eval_stride", "2048"}}, "METHOD = kv_cache needs windows that overlap", LastStage::kEval},
       {{{"method", "ttt"}, {"published_quirks", "1"}}, "METHOD = ttt does not go with PUBLISHED_QUIRKS = 1", LastStage::kEval},
       {{{"method", "kv_cache"}, {"device", "cuda"}}, "METHOD = kv_cache is for a CPU", LastStage::kEval},
-      {{{"method", "ttt"}, {"ttt_lora_rank", "4"}, {"device", "cuda"}}, "adapters do not learn on a GPU", LastStage::kEval},
   };
   for (const Case& c : cases) {
     const std::string name = std::string(c.given[0].first) + " " + c.given[0].second + ", " + c.cause;
