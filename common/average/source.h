@@ -1,5 +1,5 @@
 // One set of weights out of the several that a training run ends with: the last ones, their exponential moving average
-// (EMA), the average of snapshots (SWA), or a blend (specification 1, section 5; specification 3, row 3).
+// (EMA), the average of snapshots (SWA), or a blend (pull request 531).
 //
 // In a TRAINING checkpoint the last weights stand under their plain names, the EMA as ema/NAME (float32), and SWA's sum
 // over swa.snapshots snapshots as swa_sum/NAME (float32; with published_quirks in the weight's own dtype).

@@ -44,7 +44,7 @@ class OutputFile {
 
   void Write(std::span<const std::byte> bytes);
   void Write(std::string_view text);
-  void Flush();  // hands what was written to the system, so that a full disk is told now
+  void Flush();  // hands what was written to the system, so that a full disk is noticed now
   void Commit();
 
   uint64_t offset() const { return offset_; }  // bytes written so far

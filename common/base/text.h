@@ -1,4 +1,4 @@
-// Text helpers that every room may use. printf formats rather than fmt: files that include LibTorch see the wheel's
+// Text helpers that every module may use. printf formats rather than fmt: files that include LibTorch see the wheel's
 // copy of fmt in place of Debian's, and the log lines of the field are defined by printf formats anyway.
 #pragma once
 

@@ -13,7 +13,7 @@ inline constexpr char kSteps[] = "train.step";
 inline constexpr char kTrainSeconds[] = "train.seconds";
 inline constexpr char kDataWaitSeconds[] = "train.data_wait_seconds";  // of those, spent waiting for tokens
 inline constexpr char kTokens[] = "train.tokens";                      // targets trained on, over all ranks
-inline constexpr char kLastLoss[] = "loss.last";                       // nats a token, of the last step
+inline constexpr char kLastLoss[] = "loss.last";                       // nats per token, of the last step
 inline constexpr char kWarmupSteps[] = "warmup.steps";
 inline constexpr char kWarmupSeconds[] = "warmup.seconds";
 inline constexpr char kResumes[] = "resumes";
@@ -36,7 +36,7 @@ inline constexpr char kQatWidthPrefix[] = "qat.width.";
 // The share of each set that ema-finalize took: finalize.ema 1, or of a blend finalize.ema 0.5 and finalize.swa 0.5.
 inline constexpr char kFinalizePrefix[] = "finalize.";
 
-// What train found on the slice of select_tokens, nats a target, for each source there is: select.ema, select.ema:0.5,swa:0.5.
+// What train found on the slice of select_tokens, nats per target, for each source there is: select.ema, select.ema:0.5,swa:0.5.
 inline constexpr char kSelectPrefix[] = "select.";
 
 // The quantiser, over all weights; entropy over the coded ones.

@@ -1,4 +1,4 @@
-// What writer and reader of checkpoints must agree on. Only for .cc files of this room: it shows protobuf types.
+// What writer and reader of checkpoints must agree on. Only for .cc files of this module: it shows protobuf types.
 #pragma once
 
 #include <cstddef>

@@ -34,7 +34,7 @@ struct Inputs {
 
   int64_t B, T, N;
   int32_t* targets;  // [N]
-  int32_t* joined;   // [N]: 1 where the position before is seen (specification 3, row 13), else 0
+  int32_t* joined;   // [N]: 1 where the position before is seen (reset_at_bos), else 0
   TableInputs tokens, bigrams;  // bigrams: no pieces without a bigram part
   int64_t size;
 };

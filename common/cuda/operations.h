@@ -659,7 +659,7 @@ struct AddColumns {
   }
 };
 
-// --- steps over flat memory (specification 1, sections 4 and 5); a unit is a run of elements
+// --- steps over flat memory (pull request 531); a unit is a run of elements
 
 constexpr int64_t kRun = 4096;
 

@@ -1,4 +1,4 @@
-// The optimisers of specification 1, section 4, on a device: Newton-Schulz on all matrices of one shape at once, the library's fused
+// The optimisers of pull request 531, on a device: Newton-Schulz on all matrices of one shape at once, the library's fused
 // AdamW. A step waits for nothing; the norm does, which the host decides by.
 #pragma once
 

@@ -1,4 +1,4 @@
-// Scores a model on the validation split (specification 1, section 7).
+// Scores a model on the validation split (pull request 531).
 //
 // Tokens are read from the shards a batch at a time and checked on the way. The model must not be under fake quantisation: a
 // score is of the weights as they are.

@@ -38,7 +38,7 @@
 namespace fairway {
 namespace {
 
-constexpr Grid kPublishedQatGrid{"int6", -32, 31};  // for every matrix: specification 3, row 7
+constexpr Grid kPublishedQatGrid{"int6", -32, 31};  // for every matrix: a quirk of pull request 531
 
 at::Tensor Rms(const at::Tensor& x) { return at::rms_norm(x, {x.size(-1)}); }
 
@@ -46,7 +46,7 @@ at::ScalarType ComputeDType(const Settings& settings) {
   return settings.precision == "bfloat16" ? at::kBFloat16 : at::kFloat;
 }
 
-// w on its grid, computed in float32, w's shape (specification 1, section 4: late QAT). The export stores float16 scales, so
+// w on its grid, computed in float32, w's shape (pull request 531: late QAT). The export stores float16 scales, so
 // training rounds to the same ones (its int8 codes alone come from the scale before that); published_quirks keeps the published float32
 // scale with its floor of 1/31.
 at::Tensor FakeQuantise(const at::Tensor& w, const Grid& grid, bool published_quirks) {

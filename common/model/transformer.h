@@ -42,7 +42,7 @@ struct Rotary {
 Rotary RotaryTables(const Settings& settings, int64_t positions, int64_t first = 0);
 
 // The grid that late quantisation-aware training rounds the linear weight `name` to, if any: its export's; under published_quirks the
-// published int6 for every matrix (specification 3, row 7). Where a budget chooses the export's steps: none, until FixSteps gives it.
+// published int6 for every matrix (a quirk of pull request 531). Where a budget chooses the export's steps: none, until FixSteps gives it.
 std::optional<Grid> TrainingGrid(const std::string& name, int64_t rows, int64_t columns, const Settings& settings);
 
 // The steps of linear weights, by name (common/quantise/steps.h): an element's is rows[r] * columns[c]; codes go to +-kLargestCode.
@@ -78,7 +78,7 @@ class Transformer {
   void Adapt(Adapter adapter) { adapter_ = std::move(adapter); }
 
   // Late quantisation-aware training: while on, in passes that record gradients, matrices with an export grid go
-  // through it (specification 1, section 4; published_quirks: every matrix, on the published grid). Returns how many matrices that are.
+  // through it (pull request 531; published_quirks: every matrix, on the published grid). Returns how many matrices that are.
   int64_t SetFakeQuantisation(bool on);
   // From now on, these matrices go through these steps, and no others do.
   void FixSteps(const FixedSteps& steps);

@@ -1,4 +1,4 @@
-// Averages of the weights that training keeps beside them (specification 1, section 5).
+// Averages of the weights that training keeps beside them (pull request 531).
 #pragma once
 
 #include "common/model/flat.h"
@@ -25,7 +25,7 @@ class Ema {
 };
 
 // Sum of snapshots of the weights; ema-finalize divides. Float32; under published_quirks in each weight's storage dtype, as published
-// (specification 3, row 10).
+// (a quirk of pull request 531).
 class Swa {
  public:
   Swa(const NamedTensors& parameters, bool published_quirks);

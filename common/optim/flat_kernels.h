@@ -10,7 +10,7 @@ namespace fairway {
 // sum += the squares of x, added up in float64 a few thousand at a time.
 FAIRWAY_KERNEL(AddSquares, const float* x, double* sum, Rows range);
 
-// AdamW (specification 1, section 4; Loshchilov and Hutter, arXiv 1711.05101), with g = gradient_factor * gradient:
+// AdamW (pull request 531; Loshchilov and Hutter, arXiv 1711.05101), with g = gradient_factor * gradient:
 //   p = p (1 - lr decay);  m = b1 m + (1 - b1) g;  v = b2 v + (1 - b2) g^2;  p -= lr (m / c1) / (sqrt(v / c2) + eps)
 struct AdamStep {
   float learning_rate, beta1, beta2, eps, weight_decay, gradient_factor;

@@ -1,4 +1,4 @@
-// Muon's update of one matrix (specification 1, section 4), by one thread: what it is, and its application, which may be elsewhere.
+// Muon's update of one matrix (pull request 531), by one thread: what it is, and its application, which may be elsewhere.
 //
 //   buf = m buf + f g;  g' = f g + m buf;  X = bf16(g') / (|g'| + 1e-7), transposed where rows > columns;  each iteration
 //   A = X X^T;  X = a X + (b A + c A A) X;  then p = p (1 - lr decay) - lr sqrt(max(1, rows / columns)) X;  g = 0

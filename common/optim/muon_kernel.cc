@@ -147,7 +147,7 @@ void MuonUpdate(const MuonStep& step, float* gradient, float* momentum, BFloat16
     for (int64_t i = 0; i < m; ++i)
       for (int64_t j = 0; j < n; ++j) Put(Get(y[i * n + j]) / divisor, x + i * stride + j);
   }
-  // A row that ends within a word goes on with 0.
+  // A row that ends within a word is followed by zeros.
   for (int64_t i = 0; i < m; ++i) {
     if (stride > n) x[i * stride + n] = {0};
     if (square > m) scaled[i * square + m] = polynomial[i * square + m] = {0};

@@ -1,4 +1,4 @@
-// The optimisers of specification 1, section 4: Muon for matrices, AdamW for embeddings, vectors and scalars, Adam for an
+// The optimisers of pull request 531: Muon for matrices, AdamW for embeddings, vectors and scalars, Adam for an
 // untied output layer, over flat parameters and gradients. What the CPU's (cpu_optimizer.h) and a device's (cuda/optimizer.h) have in
 // common: state, clipping, what ranks exchange.
 #pragma once

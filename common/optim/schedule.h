@@ -1,4 +1,4 @@
-// The schedule of specification 1, section 4: learning rate scale and Muon's momentum. No LibTorch needed.
+// The schedule of pull request 531: learning rate scale and Muon's momentum. No LibTorch needed.
 #pragma once
 
 #include <cstdint>

@@ -1,4 +1,4 @@
-// The artifact: the one file of weights that counts (specification 2, section 4).
+// The artifact: the one file of weights that counts (docs/formats.md).
 //
 // A QUANTISED checkpoint without counters and lineage, packed (common/checkpoint/packed.h), in one or two zstd frames that declare their
 // content sizes, then one zstd skippable frame with the SHA-256 of the frames before. `zstd -d` reads it; so does OpenWeights, which

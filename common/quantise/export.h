@@ -1,4 +1,4 @@
-// From a set of weights to codes and scales: every tensor of a checkpoint takes the form of specification 1, section 6.
+// From a set of weights to codes and scales: every tensor of a checkpoint takes the form of pull request 531.
 #pragma once
 
 #include <array>

@@ -1,5 +1,5 @@
-// Which grid each tensor is exported on (specification 1, section 6). The quantiser and late quantisation-aware
-// training both ask here, so that training rounds to the very grid that the export will use (specification 3, row 7).
+// Which grid each tensor is exported on (pull request 531). The quantiser and late quantisation-aware
+// training both ask here, so that training rounds to the very grid that the export will use.
 #pragma once
 
 #include <cstdint>

@@ -1,4 +1,4 @@
-// The score of a model on a split: mean loss and bits per byte (specification 1, section 7), summed in float64.
+// The score of a model on a split: mean loss and bits per byte (pull request 531), summed in float64.
 #pragma once
 
 #include <cstdint>
@@ -8,8 +8,8 @@
 namespace fairway {
 
 struct Score {
-  double val_loss = 0;   // nats a target
-  double val_bpb = 0;    // bits a byte of text
+  double val_loss = 0;   // nats per target
+  double val_bpb = 0;    // bits per byte of text
   int64_t targets = 0;   // scored, each as often as it was
   int64_t bytes = 0;     // of text that these stand for
   int64_t rescored = 0;  // of the targets, those that were scored before: 0 but for the published sliding sum

@@ -1,4 +1,4 @@
-// Which targets an evaluation scores, and from how much context (specification 1, section 7).
+// Which targets an evaluation scores, and from how much context (pull request 531).
 //
 // A split of tokens t[0..N] has N targets: target i is t[i+1], predicted from tokens up to t[i]. A window reads tokens
 // [begin, begin + length) and so predicts the targets of the same numbers; it scores those from begin + score_from on.
@@ -26,10 +26,10 @@ class WindowPlan {
 
   // As published: of the targets that fill whole sequences, a window at every multiple of `stride`, shortened by the
   // end, which scores its last `stride` targets at most. So the windows that reach past the end score the tail again
-  // (specification 3, row 11). May have no windows.
+  // (a quirk of pull request 531). May have no windows.
   static WindowPlan Published(int64_t targets, int64_t seq_len, int64_t stride);
 
-  // Plain evaluation: whole sequences side by side, a multiple of `group` of them, the rest is dropped (specification 3, row 12). May have
+  // Plain evaluation: whole sequences side by side, a multiple of `group` of them, the rest is dropped (a quirk of pull request 531). May have
   // no windows.
   static WindowPlan Plain(int64_t targets, int64_t seq_len, int64_t group = 1);
 

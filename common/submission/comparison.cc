@@ -107,7 +107,7 @@ RunComparison CompareRuns(const std::vector<FinishedRun>& a, const std::vector<F
   row("bits per byte", 6, [](const FinishedRun& run) { return run.eval["val_bpb"].get<double>(); });
   if (same_tokens) row("nats per token", 6, [](const FinishedRun& run) { return run.eval["val_loss"].get<double>(); });
   row("steps", 0, [](const FinishedRun& run) { return static_cast<double>(run.steps()); });
-  row("milliseconds a step", 2, [](const FinishedRun& run) { return run.step_ms(); });
+  row("milliseconds per step", 2, [](const FinishedRun& run) { return run.step_ms(); });
   row("bytes of the artifact", 0, [](const FinishedRun& run) { return static_cast<double>(run.artifact.compressed); });
   row("bytes in all", 0, [](const FinishedRun& run) { return static_cast<double>(run.artifact.compressed + run.source_bytes); });
 

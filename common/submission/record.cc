@@ -140,7 +140,7 @@ std::optional<Comparison> Compare(const Record& record) {
   const auto& [loss, bpb] = std::tie(record.options.baseline_loss, record.options.baseline_bpb);
   if (loss && bpb) throw UsageError("--baseline-loss and --baseline-bpb: give one of them");
   if (!loss && !bpb) return std::nullopt;
-  // Nats a token to bits per byte, on this text (specification 1, section 7).
+  // Nats per token to bits per byte, on this text (pull request 531).
   const Json& eval = record.runs[0].eval;
   const double bpb_per_nat = eval["targets"].get<double>() / eval["bytes"].get<double>() / std::numbers::ln2;
   Comparison comparison;

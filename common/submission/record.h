@@ -1,4 +1,4 @@
-// A record: one experiment under one or several seeds, held against its budget and against the standing record.
+// A record: one experiment under one or several seeds, compared with its budget and with the standing record.
 #pragma once
 
 #include <cstdint>
@@ -20,8 +20,8 @@ struct RecordOptions {
   uint64_t budget = 16'000'000;                       // bytes of artifact and code together
 };
 
-// A record must beat the standing one by this, with such a probability of chance, over so many seeds (specification 2,
-// section 6).
+// A record must beat the standing one by this, with such a probability of chance, over so many seeds (docs/formats.md,
+// submission.json).
 inline constexpr double kRequiredNats = 0.005, kRequiredProbability = 0.01;
 inline constexpr size_t kRequiredSeeds = 3;
 
@@ -51,10 +51,10 @@ Record MakeRecord(std::vector<FinishedRun> runs, RecordOptions options);
 // Where the files of one run stand in the record's folder: at its top, or with several seeds in "seed-1337/".
 std::string RunPrefix(const Record& record, const FinishedRun& run);
 
-// submission.json (specification 2, section 6).
+// submission.json (docs/formats.md).
 Json SubmissionJson(const Record& record);
 
-// Reads a record's folder and holds its submission.json against its other files: it must say what SubmissionJson does of the runs
+// Reads a record's folder and compares its submission.json with its other files: it must say what SubmissionJson does of the runs
 // that lie there. What a person said (author, name, blurb, date, the baseline) is taken as it stands. Throws IoError; InputError where
 // a part is missing from submission.json, is of another type, or a file is damaged; GateError where the files do not bear out what it
 // says, and as MakeRecord does.

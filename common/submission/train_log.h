@@ -1,4 +1,4 @@
-// What a training log says (specification 2, section 5): the curve of the losses.
+// What a training log says (docs/formats.md): the curve of the losses.
 #pragma once
 
 #include <cstdint>

@@ -1,4 +1,4 @@
-// The bytes of a token shard (specification 2, section 1): a header of 256 little-endian int32, then N little-endian
+// The bytes of a token shard (docs/formats.md): a header of 256 little-endian int32, then N little-endian
 // uint16.
 #pragma once
 

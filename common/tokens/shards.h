@@ -1,4 +1,4 @@
-// Token shards (specification 2, section 1), read through memory maps; ids are checked as they are used. What has been read
+// Token shards (docs/formats.md), read through memory maps; ids are checked as they are used. What has been read
 // leaves the process again: shards may be far larger than memory.
 #pragma once
 

@@ -32,7 +32,7 @@ void PrintResult(const Json& result, bool to_standard_error) {
   if (std::fflush(stream) != 0) throw IoError("standard output", "cannot write the result line");
 }
 
-// LibTorch appends a stack trace to its messages; a user is told the cause.
+// LibTorch appends a stack trace to its messages; a user sees the cause.
 std::string FirstLine(const char* what) { return std::string(std::string_view(what).substr(0, std::string_view(what).find('\n'))); }
 
 }  // namespace
@@ -47,7 +47,7 @@ int RunTool(CommandLine& line, int argc, char** argv, const std::function<Json()
     }
     return static_cast<int>(status);
   };
-  std::signal(SIGXFSZ, SIG_IGN);  // a limit on the size of files is told as a full disk is
+  std::signal(SIGXFSZ, SIG_IGN);  // a limit on the size of files is reported as a full disk is
   std::vector<std::string> words;
   for (int i = 0; i < argc; ++i) words.push_back(ShellQuote(i == 0 ? line.impl_->name : argv[i]));
   quoted_command = Join(words, " ");

@@ -275,12 +275,12 @@ class Run {
   void Resume(const std::string& resume) {
     const auto partials = partials_.List();
     if (resume.empty() && !partials.empty())
-      throw UsageError(partials.rbegin()->second + ": an unfinished run; go on with --resume newest, or remove it to start afresh");
+      throw UsageError(partials.rbegin()->second + ": an unfinished run; continue with --resume newest, or remove it to start afresh");
     const bool fresh = resume.empty() || (resume == "newest" && partials.empty());
     const std::string path = fresh ? "" : resume == "newest" ? partials.rbegin()->second : resume;
-    // Ranks on other hosts go on from the same file.
+    // Ranks on other hosts continue from the same file.
     if (communicator_.world_size() > 1)
-      RequireAgreement(communicator_, {{"the checkpoint to go on from", fresh ? "none" : CheckpointReader(path).identity()}});
+      RequireAgreement(communicator_, {{"the checkpoint to continue from", fresh ? "none" : CheckpointReader(path).identity()}});
     if (fresh) return;
     const CheckpointReader checkpoint(path);
     CheckResumable(checkpoint, settings_, lineage_);
@@ -424,7 +424,7 @@ class Run {
     step_seconds_ = elapsed_ - begun;
     const double cap = TrainingSeconds(scheduled_);
     // Compat stops after the cap; we stop where the next step, if it is as long as this one, would end behind it
-    // (specification 3, row 20).
+    // (a quirk of pull request 531).
     stopped_by_clock_ = cap > 0 && (settings_.published_quirks ? SecondsOfSteps() >= cap : SecondsOfSteps() + step_seconds_ > cap);
     const int64_t every = settings_.train_log_every;
     ShowState(elapsed_ - begun);
@@ -615,7 +615,7 @@ class Run {
           settings_.iterations);
     ScoreSources();
     CalibrateForQuantiser();
-    // Written as a checkpoint to go on from and then given its name: killed at any point between, the next run finds either that
+    // Written as a checkpoint to continue from and then given its name: killed at any point between, the next run finds either that
     // one or a finished run without checkpoints.
     const std::string newest = partials_.Path(trainer_.step()), identity = Write(newest);
     if (Writes()) {
@@ -632,7 +632,7 @@ class Run {
     LogProfile();
     NoteInterrupt(interrupted_by_);
     const std::string path = partials_.Path(trainer_.step()), identity = WritePartial();
-    Log("interrupted by signal %d after step %ld: %s is written; go on with the same command and --resume newest",
+    Log("interrupted by signal %d after step %ld: %s is written; continue with the same command and --resume newest",
         interrupted_by_, trainer_.step(), path.c_str());
     return Result(path, identity, /*finished=*/false);
   }
@@ -673,7 +673,7 @@ class Run {
   bool validated_ = false;
   double seconds_per_step_ = 0, validation_seconds_ = 0;  // for the live line
   Clock::time_point shown_;
-  std::map<std::string, double> select_losses_;  // of each source, nats a target
+  std::map<std::string, double> select_losses_;  // of each source, nats per target
 };
 
 }  // namespace

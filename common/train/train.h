@@ -9,11 +9,11 @@
 namespace fairway {
 
 struct TrainResult {
-  std::string path;      // of the checkpoint: the finished one, or the one to go on from
+  std::string path;      // of the checkpoint: the finished one, or the one to continue from
   std::string identity;  // of its content
   int64_t steps = 0;
   double seconds = 0;    // training time
-  double loss = 0;       // of the last step, nats a token
+  double loss = 0;       // of the last step, nats per token
   double val_loss = 0, val_bpb = 0;  // of the unaveraged weights, plain evaluation
   bool finished = false;  // false: interrupted
 };
@@ -21,8 +21,8 @@ struct TrainResult {
 // Trains to the end of the schedule and writes `out`. While it runs it keeps checkpoints OUT.partial-STEP.ckpt (OUT without its
 // .ckpt; the newest keep_checkpoints), removed once `out` is there.
 //
-// resume: empty, start afresh (refused with UsageError while partial checkpoints are there: they would be overwritten); "newest", go on from
-// the newest of them, or start afresh where there is none; else the checkpoint to go on from. Settings other than those marked
+// resume: empty, start afresh (refused with UsageError while partial checkpoints are there: they would be overwritten); "newest", continue from
+// the newest of them, or start afresh where there is none; else the checkpoint to continue from. Settings other than those marked
 // R in settings.def, and the training shards, must be the ones that the run was begun with (InputError names what differs).
 //
 // SIGINT, SIGTERM and, unless it is ignored, SIGHUP stop it: after the step, or within one that takes long, which is given up (between

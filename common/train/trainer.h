@@ -1,4 +1,4 @@
-// Everything a training run carries from step to step, and the step itself (specification 1, section 4). No clock, no log, no
+// Everything a training run carries from step to step, and the step itself (pull request 531). No clock, no log, no
 // files but the checkpoint: train.h holds the loop around it.
 #pragma once
 

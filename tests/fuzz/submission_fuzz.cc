@@ -1,4 +1,4 @@
-// submission.json, of a record that is otherwise whole: read, and held against the other files.
+// submission.json, of a record that is otherwise whole: read, and compared with the other files.
 #include "common/submission/record.h"
 #include "tests/common/submission/finished_run.h"
 #include "tests/fuzz/fuzz.h"

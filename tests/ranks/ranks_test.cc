@@ -1,5 +1,5 @@
 // Ranks against a single process, inside the ranks themselves: mpirun -n N ranks_test. Every rank also trains alone, and what they
-// train together is held against that.
+// train together is compared with that.
 #include <ATen/TensorOperators.h>
 #include <gtest/gtest.h>
 

@@ -1,5 +1,5 @@
 // Softcap and cross-entropy over a few rows of logits at a time, so that those of a whole micro-batch never exist
-// (specification 1, section 3).
+// (pull request 531).
 //
 //   z = cap tanh(logit / cap);  loss = log(sum_v e^z_v) - z_target;  dlogit_v = share (softmax(z)_v - [v = target]) (1 - (z_v / cap)^2)
 //

@@ -1,4 +1,4 @@
-// What activations are made of: float32, or bfloat16 where products take bfloat16 (specification 1, end of section 7). Sums,
+// What activations are made of: float32, or bfloat16 where products take bfloat16 (pull request 531). Sums,
 // norms, the residual stream and every gradient of a parameter are float32 in both cases.
 //
 // A *word* is what a product's inner loop multiplies at a time: 32 bits, one float32 or two bfloat16 that are neighbours along

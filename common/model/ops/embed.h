@@ -1,4 +1,4 @@
-// Embedding, hashed bigrams, norm and smear gate (specification 1, section 3).
+// Embedding, hashed bigrams, norm and smear gate (pull request 531).
 //
 //   s  = tok_emb[id] + bigram            bigram: what the table and its projection add, its scale included; [N, D]
 //   x1 = s / sqrt(mean(s^2) + eps)

@@ -1,4 +1,4 @@
-// Late quantisation-aware training's rounding of a weight to its export grid, a row at a time (specification 1, section 4):
+// Late quantisation-aware training's rounding of a weight to its export grid, a row at a time (pull request 531):
 //
 //   s = max(max|row| / q_max, least);  out = scale_row * clamp(round(w / s), q_min, q_max) * s
 //

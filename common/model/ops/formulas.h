@@ -14,7 +14,7 @@
 
 namespace fairway::formula {
 
-// Epsilon of every RMS norm: 2^-23 (specification 1, notation).
+// Epsilon of every RMS norm: 2^-23 (pull request 531).
 constexpr float kRmsEpsilon = 1.1920928955078125e-07f;
 // The least norm that exclusive self attention divides by.
 constexpr float kXsaEpsilon = 1e-12f;
@@ -75,7 +75,7 @@ FAIRWAY_FORMULA float Relu2(float h, float negative) {
 }
 FAIRWAY_FORMULA float Relu2Slope(float h, float negative) { return 2.0f * (h > 0 ? h : negative * negative * h); }
 
-// Row of the bigram table for a token and the one before it (specification 1, section 3): 32-bit wrap-around arithmetic, the
+// Row of the bigram table for a token and the one before it (pull request 531): 32-bit wrap-around arithmetic, the
 // remainder non-negative. The last row, rows - 1, is for the first position.
 FAIRWAY_FORMULA int32_t BigramRow(int32_t token, int32_t previous, int32_t rows) {
   const int32_t mixed = static_cast<int32_t>((36313u * static_cast<uint32_t>(token)) ^ (27191u * static_cast<uint32_t>(previous)));
@@ -83,13 +83,13 @@ FAIRWAY_FORMULA int32_t BigramRow(int32_t token, int32_t previous, int32_t rows)
   return remainder < 0 ? remainder + (rows - 1) : remainder;
 }
 
-// What one position's smear gate does: (1 - g) x + g before (specification 1, section 3).
+// What one position's smear gate does: (1 - g) x + g before (pull request 531).
 FAIRWAY_FORMULA float Smear(float gate, float x, float before) { return (1.0f - gate) * x + gate * before; }
 
 // An RMS norm's input gradient, from its output u = x r and the mean of du u (r = 1 / sqrt(mean(x^2) + eps)).
 FAIRWAY_FORMULA float RmsGradient(float du, float u, float r, float mean_du_u) { return r * (du - u * mean_du_u); }
 
-// Exclusive self attention: the part of y along the unit vector n goes (specification 1, section 3).
+// Exclusive self attention: the part of y along the unit vector n goes (pull request 531).
 FAIRWAY_FORMULA float Exclude(float y, float along, float n) { return y - along * n; }
 
 // A bfloat16's bits as float32, and the bfloat16 nearest to x, halves to even; infinities stay, and so do the NaNs that arithmetic

@@ -43,7 +43,7 @@ struct Product {
 FAIRWAY_KERNEL(MultiplyTo, const Product& product, Elements out, int64_t out_stride, Rows rows, Rows columns);
 // out += A B
 FAIRWAY_KERNEL(MultiplyAddTo, const Product& product, float* out, int64_t out_stride, Rows rows);
-// The MLP's first product and squared ReLU (specification 1, section 3), of slope `negative` below 0: h = A B, act = relu(h)^2;
+// The MLP's first product and squared ReLU (pull request 531), of slope `negative` below 0: h = A B, act = relu(h)^2;
 // both [M, N], their rows `stride` elements apart.
 FAIRWAY_KERNEL(MultiplyRelu2, const Product& product, float negative, Elements h, Elements act, int64_t stride, Rows rows);
 // Its way back: with da = A B, dh = da * 2 relu(h) relu'(h), written twice: as rows [M, N] and packed; relu(h)^2 packed besides.

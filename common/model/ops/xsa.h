@@ -1,4 +1,4 @@
-// Exclusive self attention (specification 1, section 3; arXiv 2603.09078): with v the value at the same position of the query
+// Exclusive self attention (pull request 531; arXiv 2603.09078): with v the value at the same position of the query
 // head's key/value group and n = v / max(|v|, 1e-12),
 //
 //   out = y - (y . n) n

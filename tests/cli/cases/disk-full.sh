@@ -1,4 +1,4 @@
-# A disk that fills up: the cause is told, and neither a product nor a part of one is left.
+# A disk that fills up: the cause is named, and neither a product nor a part of one is left.
 mkdir small
 mount -t tmpfs -o size=16k tmpfs small 2> /dev/null || skip "this user cannot mount a tmpfs"
 trap 'umount small' EXIT

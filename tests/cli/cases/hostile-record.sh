@@ -1,5 +1,5 @@
 # A record that somebody else made: its archive stays where it is unpacked, nothing of it runs before that is said, nothing in
-# its scores becomes an option, and what it says of itself is held against its files.
+# its scores becomes an option, and what it says of itself is compared with its files.
 stand_in_clone clone
 cat > scripts/setup <<'SCRIPT'
 #!/bin/sh

@@ -1,4 +1,4 @@
-# A quota that is used up, of a real file system: the cause is told, what was there stays, and nothing else is left.
+# A quota that is used up, of a real file system: the cause is named, what was there stays, and nothing else is left.
 command -v mkfs.btrfs > /dev/null || skip "there is no mkfs.btrfs (Debian's package btrfs-progs)"
 truncate -s 128M ../disk
 need mkfs.btrfs ../disk
@@ -24,7 +24,7 @@ try_last tokenize-shard --tokenizer data/tokenizer.model --byte-table small/home
 try_last ema-finalize --log small/home/log train.ckpt other.ckpt
 try cat small/home/older
 try ls -A small/home
-# With room again the same command goes on.
+# With room again the same command continues.
 rm small/home/filler
 need sync -f small/home
 need ema-finalize train.ckpt small/home/older

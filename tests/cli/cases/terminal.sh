@@ -9,7 +9,7 @@ need ema-finalize train.ckpt weights.ckpt
 live gptq-lite --profile small.profile --quantiser rtn --calibration shards --bits-per-weight 12 --calibration-windows 2 --calibration-tokens 16 weights.ckpt lite.ckpt
 live gptq-lite --profile small.profile weights.ckpt quantised.ckpt
 try_terminal pack-zstd quantised.ckpt model.bin.zst
-try_terminal pack-zstd --budget 10 quantised.ckpt model.bin.zst  # a failure is told on a line of its own
+try_terminal pack-zstd --budget 10 quantised.ckpt model.bin.zst  # a failure is reported on a line of its own
 live eval-sliding --profile small.profile model.bin.zst
 yes 'in the beginning' | head -n 2000 > text
 live tokenize-shard --out data2 --split train --train-tokenizer data2/tokenizer.model --vocab-size 270 text

@@ -1,4 +1,4 @@
-# However OpenMP is told to keep threads back, programs end: with the threads that there are, or with a line that names the variable.
+# However OpenMP is made to keep threads back, programs end: with the threads that there are, or with a line that names the variable.
 make_shards data
 sed -i 's/^iterations .*/iterations = 2/' small.profile
 THREADS=1 need train --profile small.profile --out train.ckpt

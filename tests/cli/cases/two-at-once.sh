@@ -1,4 +1,4 @@
-# One command at a time works in a run. The second is told which one does, and changes nothing; the lock ends with whoever holds it.
+# One command at a time works in a run. The second says which one does, and changes nothing; the lock ends with whoever holds it.
 stand_in_clone clone
 # refused ARGUMENTS…: what make says, with the process, the host and the time where they are those of the first.
 refused() {

@@ -284,7 +284,7 @@ void CheckReplay(Device& gpu) {
   Say("  micro-steps that ran, were captured and were replayed are the same, bit for bit\n");
 }
 
-// A run that stops in the middle and goes on from its parts, in this process.
+// A run that stops in the middle and continues from its parts, in this process.
 void CheckResume(Device& gpu, const std::string& defect) {
   const Settings settings = Shape({{"model_dim", "32"}, {"vocab_size", "100"}, {"precision", "bfloat16"}});
   constexpr int64_t B = 2, T = 40;

@@ -97,7 +97,7 @@ TEST(DeviceOptimizer, StepsBFloat16EmbeddingsAsTheCpuDoes) {
   }
 }
 
-// The iteration of specification 1, section 4, on one matrix, without a rounding and without its last scaling.
+// The iteration of pull request 531, on one matrix, without a rounding and without its last scaling.
 at::Tensor Formula(const at::Tensor& g, int64_t steps) {
   const bool tall = g.size(0) > g.size(1);
   at::Tensor x = g.to(at::kDouble);

@@ -179,7 +179,7 @@ TEST_F(FakeQuantisationTest, OnlyMatricesThatAreExportedOnAGrid) {
   EXPECT_EQ(matrices(AllGrids({{"keep_max_numel", "65536"}, {"published_quirks", "1"}})), 2 * 6 + 2);
 }
 
-// Published: q_max = 31 for every matrix, steps of at least 1/31 in float32 (specification 3, row 7).
+// Published: q_max = 31 for every matrix, steps of at least 1/31 in float32 (a quirk of pull request 531).
 TEST_F(FakeQuantisationTest, CompatIsThePublishedGrid) {
   const Settings settings = AllGrids({{"published_quirks", "1"}});
   NamedTensors parameters = RandomParameters(settings);

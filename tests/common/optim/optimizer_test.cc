@@ -22,7 +22,7 @@ at::Tensor Random(std::vector<int64_t> shape, uint64_t seed) {
   return at::randn(shape, generator, at::kFloat);
 }
 
-// The iteration of specification 1, section 4 without a rounding; and the one of arXiv 2505.16932.
+// The iteration of pull request 531 without a rounding; and the one of arXiv 2505.16932.
 at::Tensor Formula(const at::Tensor& g, int64_t steps, bool polar_express = false, bool normalize_rows = false) {
   constexpr double kPolar[5][3] = {{8.156554524902461, -22.48329292557795, 15.878769915207462},
                                    {4.042929935166739, -2.808917465908714, 0.5000178451051316},
@@ -224,7 +224,7 @@ class OptimizerTest : public testing::Test {
 
   static bool Embedding(const std::string& name) { return name == "tok_emb.weight" || name == "bigram.embed.weight"; }
 
-  // The group of specification 1, section 2's table.
+  // The group of the published script.
   static bool IsMuon(const std::string& name) {
     return name.ends_with(".weight") && !Embedding(name) && name != "lm_head.weight";
   }
@@ -302,7 +302,7 @@ TEST_F(OptimizerTest, ThreeStepsAreTheirFormulas) {
   }
 }
 
-// Weights of bfloat16 are rounded once a step, by up to 2^-9; their moments are float32 and err as float32 does. Compat
+// Weights of bfloat16 are rounded once per step, by up to 2^-9; their moments are float32 and err as float32 does. Compat
 // keeps the moments in bfloat16 too.
 TEST_F(OptimizerTest, EmbeddingsInBFloat16) {
   for (const char* published_quirks : {"0", "1"}) {

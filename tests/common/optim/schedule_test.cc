@@ -1,4 +1,4 @@
-// The learning rate scale and Muon's momentum at their edges (specification 1, section 4).
+// The learning rate scale and Muon's momentum at their edges (pull request 531).
 #include "common/optim/schedule.h"
 
 #include <gtest/gtest.h>

@@ -91,7 +91,7 @@ TEST(PublishedPlan, HasTheGoldenNumberOfWindows) {
 }
 
 TEST(PublishedPlan, ScoresTheTailAgainOnceAWindowPastTheEnd) {
-  // Specification 3, row 11: on the published split 31 windows of 2,048 run past the end, each scoring 64 targets
+  // A quirk of pull request 531: on the published split 31 windows of 2,048 run past the end, each scoring 64 targets
   // again.
   const WindowPlan plan = WindowPlan::Published(62021845, 2048, 64);
   int64_t scored = 0;

@@ -54,7 +54,7 @@ TEST(Profiles, TheirDataAreFoundFromThemselves) {
   EXPECT_EQ(Load("published-531").tokenizer_path, SOURCE_DIR "/data/tokenizers/fineweb_1024_bpe.model");
 }
 
-// The defaults are specification 1, section 1 (settings_test.cc); the published run has its quirks besides.
+// The defaults are pull request 531 (settings_test.cc); the published run has its quirks besides.
 TEST(Profiles, ThePublishedOneIsThePublishedSettings) {
   EXPECT_THAT(
       Differences(Load("published-531"), Settings()),

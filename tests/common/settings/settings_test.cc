@@ -117,7 +117,7 @@ TEST(SettingTable, ANameHasThreeSpellings) {
   EXPECT_EQ(SettingTable()[1].Environment(), "NUM_LAYERS");
 }
 
-// Specification 1, section 1. The file of the table must not be able to change them unseen.
+// Pull request 531. The file of the table must not be able to change them unseen.
 TEST(SettingTable, DefaultsArePublished) {
   const Settings s;
   EXPECT_EQ(s.seed, 1337);

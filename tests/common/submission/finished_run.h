@@ -43,7 +43,7 @@ struct FakeRun {
   std::string grid = "int6";
   Coder coder = Coder::kArithmetic;
 
-  // 2.5 bytes a token.
+  // 2.5 bytes per token.
   static constexpr double kTargets = 12000, kBytes = 30000;
   static double BitsPerByte(double loss) { return loss * kTargets / kBytes / 0.6931471805599453; }
 

@@ -174,7 +174,7 @@ TEST_F(TrainTest, KeepsTokensOutToSelectBy) {
               HasSubstr("select_tokens = 16 holds no sequence of train_seq_len = 16"));
 }
 
-// A checkpoint from before a setting goes on with it off, and with nothing else.
+// A checkpoint from before a setting continues with it off, and with nothing else.
 TEST_F(TrainTest, GoesOnWithACheckpointThatKnowsFewerSettings) {
   const Settings settings = Make();
   {
@@ -340,7 +340,7 @@ TEST_F(TrainTest, GoesOnFromTheNewestOrFromAFile) {
   EXPECT_EQ(CheckpointReader(out).counters().Get(counter::kResumes), 0);
 }
 
-// A finished run has nothing to go on with; what it says is the same.
+// A finished run has nothing to continue with; what it says is the same.
 TEST_F(TrainTest, GoesOnFromTheEnd) {
   const Settings settings = Make();
   const TrainResult first = Run(settings), second = Run(settings, out);
@@ -352,7 +352,7 @@ TEST_F(TrainTest, GoesOnFromTheEnd) {
 TEST_F(TrainTest, AnUnfinishedRunIsNotOverwritten) {
   LeavePartial(Make(), 2);
   EXPECT_EQ(MessageOf<UsageError>([&] { Run(Make()); }),
-            Partial(2) + ": an unfinished run; go on with --resume newest, or remove it to start afresh");
+            Partial(2) + ": an unfinished run; continue with --resume newest, or remove it to start afresh");
 }
 
 TEST_F(TrainTest, RefusesOtherSettingsByName) {
