@@ -22,7 +22,7 @@ if(DIGEST)
 endif()
 # The code is always written: it is this rule's output, and a stale one would be made again at every build.
 if(PLUGIN)
-  file(WRITE ${CODE} "extern \"C\" __attribute__((visibility(\"default\"))) const char FairwayPluginSources[] = \"${digest}\";\n")
+  file(WRITE ${CODE} "extern \"C\" __attribute__((visibility(\"default\"))) const char* FairwayPluginSources() { return \"${digest}\"; }\n")
 else()
   file(WRITE ${CODE} "namespace fairway {\nextern const char kVersion[] = \"${VERSION}\";\nextern const char kSourceDigest[] = \"${digest}\";\n}\n")
 endif()

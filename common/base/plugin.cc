@@ -8,7 +8,7 @@
 #include "common/base/error.h"
 #include "common/base/text.h"
 
-extern "C" const char FairwayPluginSources[];  // of this program
+extern "C" const char* FairwayPluginSources();  // of this program
 
 namespace fairway {
 
@@ -21,11 +21,12 @@ void* LoadPlugin(const std::string& name, const char* symbol) { return LoadPlugi
 void* LoadPluginAt(const std::string& path, const char* symbol) {
   void* library = dlopen(path.c_str(), RTLD_NOW | RTLD_GLOBAL);
   if (library == nullptr) throw IoError(path, dlerror());
-  // Nothing of the library is called before it is known to have this program's layout of structures and classes.
-  const char* sources = static_cast<const char*>(dlsym(library, "FairwayPluginSources"));
-  if (sources == nullptr || std::string_view(sources) != FairwayPluginSources)
+  // Nothing else of the library is called before it is known to have this program's layout of structures and classes.
+  const auto sources_of = reinterpret_cast<const char* (*)()>(dlsym(library, "FairwayPluginSources"));
+  const char* const sources = sources_of != nullptr ? sources_of() : nullptr;
+  if (sources == nullptr || std::string_view(sources) != FairwayPluginSources())
     throw InputError(path, StringPrintf("was built from other sources (%.12s) than this program (%.12s); build or install both from one checkout",
-                                        sources == nullptr ? "unknown" : sources, FairwayPluginSources));
+                                        sources == nullptr ? "unknown" : sources, FairwayPluginSources()));
   void* found = dlsym(library, symbol);
   if (found == nullptr) throw IoError(path, dlerror());
   return found;

@@ -525,8 +525,9 @@ TEST_F(AuditTest, ARecordOfOurs) {
 }
 
 TEST_F(AuditTest, WhatCannotBeReadIsNamed) {
+  using std::string_literals::operator""s;
   Write("submission.json", "{\"val_bpb\": ");
-  Write("train.log", std::string("\0\xff\n\n===\nstep:x/y train_loss:\nval_bpb:\n", 40));
+  Write("train.log", "\0\xff\n\n===\nstep:x/y train_loss:\nval_bpb:\n"s);
   std::filesystem::create_symlink("/etc/passwd", folder_ + "link.log");
   const Audit audit = Run();
   EXPECT_THAT(audit.findings, AllOf(Contains(Is(kUnknown, "files", "submission.json", "is not JSON")),

@@ -1,7 +1,7 @@
 // What plugin_test loads.
 extern "C" {
 #ifdef OTHER_SOURCES
-__attribute__((visibility("default"))) extern const char FairwayPluginSources[] = OTHER_SOURCES;
+__attribute__((visibility("default"))) const char* FairwayPluginSources() { return OTHER_SOURCES; }
 #endif
 __attribute__((visibility("default"))) int FairwayTestAnswer() { return 42; }
 }
