@@ -647,8 +647,7 @@ std::unique_ptr<Backend> MakeBackend(const Settings& settings, const NamedTensor
            {"parallel_start_layer", settings.Get("parallel_start_layer"), "0"},
            {"sparse_attn_gate_enabled", settings.Get("sparse_attn_gate_enabled"), "0"},
            {"smear_gate_enabled", settings.Get("smear_gate_enabled"), "0"},
-           {"packed_documents", settings.Get("packed_documents"), "0"},
-           {"stream_precision", settings.Get("stream_precision"), "float32"}}) {
+           {"packed_documents", settings.Get("packed_documents"), "0"}}) {
     if (value != off) throw UsageError(std::string(name) + " = " + value + " is not computed on a GPU yet; --device cpu does it");
   }
   if (settings.precision == "float32") return std::make_unique<BackendOf<float>>(settings, parameters, gradients, device);
