@@ -90,10 +90,11 @@ try ran verify-record RECORD=nowhere
 screen() { make help | python3 -c 'import sys; lines = sys.stdin.read().split("\n"); print(len(lines) <= 24, max(map(len, lines)) <= 80)'; }
 try screen
 named() {
-  local target
+  local target help
+  help=$(make help)
   for target in $(sed -n 's/^\.PHONY: //p' Makefile); do
     case $target in FORCE | help | configure | '$(STAGES)') continue ;; esac
-    make help | grep -qw -- "$target" || echo "$target is not named"
+    grep -qw -- "$target" <<< "$help" || echo "$target is not named"
   done
 }
 try named
