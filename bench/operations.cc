@@ -157,7 +157,7 @@ Operation MixAndNorm(const Shape& s, Kind kind) {
                 MixNormBackward({.D = D, .x = F(x), .x0 = F(x0), .mix = F(mix)},
                                 {.du = ElementsOf(du), .dresidual = F(dx), .dx0 = F(dx0), .dmix = F(dmix) + team.rank * 2 * D}, team.Share(N));
               },
-          .plain = [=] { return plain::Rms(plain::Mix(x2, x02, mix2, {}, {})); },
+          .plain = [=] { return plain::Rms(plain::Mix(x2, x02, mix2)); },
           .inputs = {x2, x02, mix2}};
 }
 

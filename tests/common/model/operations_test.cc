@@ -15,6 +15,7 @@
 #include <ATen/ops/ldexp.h>
 #include <ATen/ops/matmul.h>
 #include <ATen/ops/ones.h>
+#include <ATen/ops/ones_like.h>
 #include <ATen/ops/randint.h>
 #include <ATen/ops/randn.h>
 #include <ATen/ops/softmax.h>
@@ -32,11 +33,14 @@
 
 #include "common/model/flat.h"
 #include "common/model/ops/attention.h"
+#include "common/model/ops/attention_gate.h"
 #include "common/model/ops/cross_entropy.h"
 #include "common/model/ops/embed.h"
 #include "common/model/ops/formulas.h"
+#include "common/model/ops/lanes.h"
 #include "common/model/ops/mix_norm.h"
 #include "common/model/ops/product.h"
+#include "common/model/ops/smear_gate.h"
 #include "common/model/ops/xsa.h"
 #include "tests/common/model/plain.h"
 
@@ -48,7 +52,9 @@ namespace {
   X(build, MixNormForward) X(build, MixNormBackward) X(build, QkForward) X(build, QkBackward) X(build, AttentionForward)             \
   X(build, AttentionBackward) X(build, XsaForward) X(build, XsaBackward) X(build, PackTransposed) X(build, PackRows)                 \
   X(build, MultiplyTo) X(build, MultiplyAddTo) X(build, MultiplyRelu2) X(build, MultiplyRelu2Backward) X(build, MultiplyPackedAddTo) \
-  X(build, CrossEntropyForward) X(build, CrossEntropyBackward) X(build, FakeQuantiseRows)
+  X(build, CrossEntropyForward) X(build, CrossEntropyBackward) X(build, FakeQuantiseRows) X(build, AttentionGates)                   \
+  X(build, GateHeads) X(build, GateHeadsBackward) X(build, AttentionGatesBackward) X(build, SmearGateForward)                        \
+  X(build, SmearGateBackward) X(build, SmearGateInputs) X(build, LanesForward) X(build, LanesBackward)
 #define AS_MEMBER(build, name) decltype(&build::name) name;
 #define AS_VALUE(build, name) &build::name,
 #define KERNELS_OF(build) Kernels{#build, EACH_KERNEL(AS_VALUE, build)}
@@ -83,7 +89,7 @@ void ExpectWithin(const std::string& what, const Bound& bound, const at::Tensor&
                   const at::Tensor& magnitude) {
   ASSERT_EQ(actual.sizes(), expected.sizes()) << what;
   ASSERT_EQ(actual.sizes(), magnitude.sizes()) << what;
-  const at::Tensor unit = at::ldexp(at::ones({}, at::kDouble), std::get<1>(at::frexp(magnitude.detach())) - bound.digits);
+  const at::Tensor unit = at::ldexp(at::ones_like(magnitude), std::get<1>(at::frexp(magnitude.detach())) - bound.digits);
   const at::Tensor allowed = at::where(magnitude > 0, bound.units * unit, at::zeros({}, at::kDouble)).flatten();
   const at::Tensor is = actual.detach().to(at::kDouble).flatten(), should = expected.detach().flatten();
   const at::Tensor wrong = (is - should).abs().le(allowed).logical_not();
@@ -228,44 +234,122 @@ TEST_P(OperationsTest, EmbedAndSmear) {
   }
 }
 
+// Terms: of the smeared row, the embedding and the gated one before; of gradients, those of the norm, this row's and the next one's, and what
+// the gate's logit passes on; of the gate's, all rows'. An exponential turns units of its argument, the logit's, into its own. Everything is float32.
+TEST_P(OperationsTest, EmbedAndSmearGate) {
+  const int64_t N = 23, V = 11;
+  for (const auto& [D, window] : std::vector<std::array<int64_t, 2>>{{33, 5}, {128, 12}}) {
+    for (const bool with_before : {false, true}) {
+      SCOPED_TRACE(std::to_string(D) + (with_before ? ", behind another row" : ""));
+      const at::Tensor tok_emb = Values({V, D}), ids = Numbers(N, V), joined = Numbers(N, 4).gt(0).to(at::kByte);
+      const at::Tensor w = Floats({window}), first = Floats({D}), dx0 = Floats({N, D});
+      joined[0] = 1;
+      joined[7] = 0;
+      const float lambda = -0.7f;
+
+      const at::Tensor e = Unset({N, D}), x0 = Unset({N, D}), gates = Unset({N}), norms = Unset({N}), ds = dx0.clone();
+      const at::Tensor dlogits = Unset({N}), de = Unset({N, D}), dw = Floats({window}), dlambda = Floats({1});
+      const at::Tensor dw_before = Leaf(dw), dlambda_before = Leaf(dlambda);
+      InPieces(N, [&](Rows rows) {
+        kernels.EmbedForward(D, ElementsOf(tok_emb), ids.const_data_ptr<int32_t>(), {}, 1, F(e), /*inverse_norms=*/nullptr, rows);
+      });
+      EXPECT_TRUE(e.equal(tok_emb.index_select(0, ids.to(at::kLong)).to(at::kFloat)));
+      const SmearGate smear{.D = D, .window = window, .w = F(w), .lambda = lambda, .e = F(e), .before = with_before ? F(first) : nullptr,
+                            .joined = joined.const_data_ptr<uint8_t>()};
+      InPieces(N, [&](Rows rows) { kernels.SmearGateForward(smear, F(x0), F(gates), F(norms), rows); });
+      InPieces(N, [&](Rows rows) {
+        kernels.SmearGateBackward(smear, F(x0), F(gates), F(norms), F(ds), F(dlogits), F(dw), F(dlambda), rows);
+      });
+      InPieces(N, [&](Rows rows) { kernels.SmearGateInputs(smear, F(gates), F(ds), F(dlogits), F(de), N, rows); });
+
+      const at::Tensor joins = joined.to(at::kBool).unsqueeze(1).clone();
+      if (!with_before) joins[0] = false;
+      const at::Tensor e64 = Leaf(e), w64 = Leaf(w.unsqueeze(0)), lambda64 = at::full({}, lambda, at::kDouble).set_requires_grad(true);
+      const auto before_of = [&](const at::Tensor& rows, const at::Tensor& row0) {
+        return at::cat({row0.to(at::kDouble).unsqueeze(0), rows.narrow(0, 0, N - 1)}).masked_fill(joins.logical_not(), 0);
+      };
+      const at::Tensor logits = plain::GateLogits(e64, w64), s = plain::SmearByGate(e64, before_of(e64, first), logits, lambda64);
+      logits.retain_grad();
+      s.retain_grad();
+      const at::Tensor expected = plain::Rms(s);
+      (expected * dx0).sum().backward();
+
+      const at::Tensor join = joins.to(at::kDouble), g = at::sigmoid(logits.detach()) * join;
+      const at::Tensor m_logit = 1 + plain::GateLogits(Magnitude(e), Magnitude(w).unsqueeze(0)), m_g = g * m_logit;
+      const at::Tensor before = before_of(Magnitude(e), Magnitude(first)), m_s = Magnitude(e) + std::abs(lambda) * m_g * before;
+      const at::Tensor r = InverseNorms(s), m_ds = NormGradient(r, Magnitude(dx0), r * m_s);
+      const at::Tensor m_dc = (m_ds * before).sum(-1, true), m_dlogit = m_dc * std::abs(lambda) * m_g * (1 + g);
+      const at::Tensor next = at::cat({std::abs(lambda) * (m_g * m_ds).narrow(0, 1, N - 1), at::zeros({1, D}, at::kDouble)});
+      ExpectWithin("gates", Single(8), gates.unsqueeze(1), g, m_g);
+      ExpectWithin("inverse norms", Single(8), norms.unsqueeze(1), r, r * MeanOf(r * r * m_s * m_s));
+      ExpectWithin("x0", Single(8), x0, expected, r * m_s);
+      ExpectWithin("ds", Single(8), ds, s.grad(), m_ds);
+      ExpectWithin("dlogits", Single(8), dlogits.unsqueeze(1), logits.grad(), m_dlogit);
+      ExpectWithin("dlambda", Single(8), dlambda, dlambda_before + lambda64.grad(), dlambda_before.abs() + (m_dc * m_g).sum());
+      ExpectWithin("dw", Single(8), dw, dw_before + w64.grad().squeeze(0),
+                   dw_before.abs() + (m_dlogit * Magnitude(e).narrow(1, 0, window)).sum(0));
+      const at::Tensor m_de = m_ds + next;
+      m_de.narrow(1, 0, window).add_(m_dlogit * Magnitude(w));
+      ExpectWithin("de", Single(8), de, e64.grad(), m_de);
+    }
+  }
+}
+
 // Terms: x, weighted skip and x0, each times its factor; of gradients, the residual path's, du's and its projection, and
-// what was there to add to. Only u and dx as elements are rounded.
+// what was there to add to. A gate's lerp goes from the nearer end. Only u and dx as elements are rounded.
 TEST_P(OperationsTest, MixAndNorm) {
   const int64_t N = 19;
   struct Case {
     int64_t D;
-    bool mix, skip, extra, mixed;
+    bool mix = false, skip = false, gate = false, extra = false, lane = false, carried = false;
+    Residual carries = Residual::kMixed;
   };
-  for (const Case& c : std::vector<Case>{{33, false, false, false, false}, {33, true, false, true, true}, {64, true, true, false, true},
-                                         {130, true, true, true, false}}) {
-    SCOPED_TRACE(c.D);
+  for (const Case& c : std::vector<Case>{{.D = 33},
+                                         {.D = 33, .mix = true, .extra = true, .carried = true},
+                                         {.D = 64, .mix = true, .skip = true, .carried = true},
+                                         {.D = 130, .mix = true, .skip = true, .extra = true},
+                                         {.D = 64, .mix = true, .skip = true, .gate = true, .carried = true},
+                                         {.D = 33, .mix = true, .lane = true, .carried = true, .carries = Residual::kInput},
+                                         {.D = 33, .mix = true, .skip = true, .carried = true, .carries = Residual::kInput},
+                                         {.D = 130, .mix = true, .skip = true, .gate = true, .extra = true, .lane = true, .carried = true,
+                                          .carries = Residual::kInput}}) {
+    const bool input = c.carries == Residual::kInput;
+    SCOPED_TRACE(std::to_string(c.D) + (c.skip ? ", skip" : "") + (c.gate ? ", gate" : "") + (input ? ", carries its input" : ""));
     const int64_t D = c.D;
     const at::Tensor x = Floats({N, D}), x0 = Floats({N, D}), mix = Floats({2, D}), skip = Floats({N, D}), weight = Floats({D});
-    const at::Tensor du = Values({N, D}), dmixed = Floats({N, D}), extra = Floats({N, D});
-    const at::Tensor mixed = Unset({N, D}), u = UnsetElements({N, D}), dx = dmixed.clone(), dx_elements = UnsetElements({N, D});
-    const at::Tensor dx0 = Floats({N, D}), dmix = Floats({2, D}), dskip = Unset({N, D}), dweight = Floats({D});
-    const at::Tensor dx0_before = Leaf(dx0), dmix_before = Leaf(dmix), dweight_before = Leaf(dweight);
+    const at::Tensor du = Values({N, D}), dcarried = Floats({N, D}), extra = Floats({N, D}), lane = Floats({N, D}), gate = Floats({D});
+    const at::Tensor carried = Unset({N, D}), u = UnsetElements({N, D}), dx = dcarried.clone(), dx_elements = UnsetElements({N, D});
+    const at::Tensor dx0 = Floats({N, D}), dmix = Floats({2, D}), dskip = Unset({N, D}), dweight = Floats({D}), dgate = Floats({D});
+    const at::Tensor dx0_before = Leaf(dx0), dmix_before = Leaf(dmix), dweight_before = Leaf(dweight), dgate_before = Leaf(dgate);
+    const at::Tensor open = at::zeros({D});
+    for (int64_t j = 0; j < D; ++j) F(open)[j] = formula::Sigmoid(F(gate)[j]);
     MixNorm in{.D = D, .x = F(x)};
-    MixNormGradients out{.du = ElementsOf(du), .dresidual = F(dx), .dx = ElementsOf(dx_elements)};
+    MixNormGradients out{.du = ElementsOf(du), .dresidual = F(dx), .carries = c.carries, .dx = ElementsOf(dx_elements)};
     if (c.mix) in.x0 = F(x0), in.mix = F(mix), out.dx0 = F(dx0), out.dmix = F(dmix);
     if (c.skip) in.skip = F(skip), in.skip_weight = F(weight), out.dskip = F(dskip), out.dskip_weight = F(dweight);
+    if (c.gate) in.skip_gate = F(open), out.dskip_gate = F(dgate);
     if (c.extra) out.extra = F(extra);
-    InPieces(N, [&](Rows rows) { kernels.MixNormForward(in, c.mixed ? F(mixed) : nullptr, ElementsOf(u), rows, Residual::kMixed); });
+    if (c.lane) out.extra_lane = F(lane);
+    InPieces(N, [&](Rows rows) { kernels.MixNormForward(in, c.carried ? F(carried) : nullptr, ElementsOf(u), rows, c.carries); });
     InPieces(N, [&](Rows rows) { kernels.MixNormBackward(in, out, rows); });
 
     const at::Tensor x64 = Leaf(x), x064 = c.mix ? Leaf(x0) : at::Tensor(), mix64 = Leaf(mix);
-    const at::Tensor skip64 = c.skip ? Leaf(skip) : at::Tensor(), weight64 = Leaf(weight);
-    const at::Tensor xm = plain::Mix(x64, x064, mix64, skip64, weight64), normed = plain::Rms(xm);
-    (normed * du + xm * dmixed).sum().backward();
+    const at::Tensor skip64 = c.skip ? Leaf(skip) : at::Tensor(), weight64 = Leaf(weight), gate64 = c.gate ? Leaf(gate) : at::Tensor();
+    const at::Tensor xin = plain::AddSkip(x64, skip64, weight64, gate64), xm = plain::Mix(xin, x064, mix64), normed = plain::Rms(xm);
+    (normed * du + (input ? xin : xm) * dcarried).sum().backward();
 
-    const at::Tensor none = at::zeros({}, at::kDouble), factor = c.mix ? Magnitude(mix)[0] : none + 1;
-    const at::Tensor m_in = Magnitude(x) + (c.skip ? Magnitude(weight) * Magnitude(skip) : none);
+    const at::Tensor none = at::zeros({}, at::kDouble), one = none + 1, factor = c.mix ? Magnitude(mix)[0] : one;
+    const at::Tensor g = c.gate ? at::sigmoid(gate.to(at::kDouble)) : one, shut = c.gate ? 1 + g : one;
+    const at::Tensor m_x = Magnitude(x), m_skip = c.skip ? Magnitude(weight) * Magnitude(skip) : none;
+    const at::Tensor m_in = c.gate ? at::where(g < 0.5, m_skip + g * (m_x + m_skip), m_x + shut * (m_x + m_skip)) : m_x + m_skip;
     const at::Tensor m = factor * m_in + (c.mix ? Magnitude(mix)[1] * Magnitude(x0) : none), r = InverseNorms(xm);
-    if (c.mixed) ExpectWithin("xm", Single(2), mixed, xm, m);
+    if (c.carried) ExpectWithin("carried", Single(c.gate ? 8 : 2), carried, input ? xin : xm, input ? m_in : m);
     ExpectWithin("u", Rounded(8), u, normed, r * m);  // 4 are too few where squares are summed one by one, as under sanitizers
-    const at::Tensor dm = Magnitude(dmixed) + NormGradient(r, Magnitude(du), r * m);
-    const at::Tensor more = c.extra ? extra.to(at::kDouble) : none;
-    ExpectWithin("dx", Single(8), dx, x64.grad() + more, factor * dm + more.abs());
+    const at::Tensor of_norm = NormGradient(r, Magnitude(du), r * m), dm = input ? of_norm : Magnitude(dcarried) + of_norm;
+    const at::Tensor din = input ? Magnitude(dcarried) + factor * dm : factor * dm;
+    const at::Tensor more = (c.extra ? extra.to(at::kDouble) : none) + (c.lane ? lane.to(at::kDouble) : none);
+    const at::Tensor m_more = (c.extra ? Magnitude(extra) : none) + (c.lane ? Magnitude(lane) : none);
+    ExpectWithin("dx", Single(8), dx, x64.grad() + more, g * din + m_more);
     EXPECT_TRUE(dx_elements.equal(dx.to(dtype)));
     if (c.mix) {
       ExpectWithin("dx0", Single(8), dx0, dx0_before + x064.grad(), dx0_before.abs() + Magnitude(mix)[1] * dm);
@@ -273,25 +357,109 @@ TEST_P(OperationsTest, MixAndNorm) {
                    dmix_before.abs() + at::cat({(dm * m_in).sum(0, true), (dm * Magnitude(x0)).sum(0, true)}));
     }
     if (c.skip) {
-      ExpectWithin("dskip", Single(8), dskip, skip64.grad(), Magnitude(weight) * factor * dm);
+      ExpectWithin("dskip", Single(8), dskip, skip64.grad(), Magnitude(weight) * shut * din);
       ExpectWithin("dskip_weight", Single(8), dweight, dweight_before + weight64.grad(),
-                   dweight_before.abs() + (factor * dm * Magnitude(skip)).sum(0));
+                   dweight_before.abs() + (shut * din * Magnitude(skip)).sum(0));
     }
+    if (c.gate)
+      ExpectWithin("dskip_gate", Single(8), dgate, dgate_before + gate64.grad(),
+                   dgate_before.abs() + (din * (m_x + m_skip) * g * shut).sum(0));
   }
 }
 
-// Terms: both halves' share in a rotated element; of gradients, dq^ and its projection, each from both halves; of the gain's, those
+// Terms: a lane, attention's output and the MLP's, each times its factor; of the factors' gradients, those of all elements.
+TEST_P(OperationsTest, TwoLanes) {
+  const int64_t N = 19;
+  for (const int64_t D : {33, 128}) {
+    SCOPED_TRACE(D);
+    const at::Tensor resid = Floats({2}), post = Floats({2, 2}), a = Values({N, D}), m = Values({N, D});
+    const std::array lanes{Floats({N, D}), Floats({N, D})}, dout{Floats({N, D}), Floats({N, D})};
+    const std::array out{Unset({N, D}), Unset({N, D})}, d{dout[0].clone(), dout[1].clone()};
+    const at::Tensor da = UnsetElements({N, D}), dm = UnsetElements({N, D});
+    const at::Tensor dresid = Floats({2}).to(at::kDouble), dpost = Floats({2, 2}).to(at::kDouble);
+    const at::Tensor dresid_before = dresid.clone(), dpost_before = dpost.clone();
+    const Lanes in{.D = D, .resid = F(resid), .post = F(post), .lane0 = F(lanes[0]), .lane1 = F(lanes[1]), .a = ElementsOf(a), .m = ElementsOf(m)};
+    InPieces(N, [&](Rows rows) { kernels.LanesForward(in, F(out[0]), F(out[1]), rows); });
+    InPieces(N, [&](Rows rows) {
+      kernels.LanesBackward(in, F(d[0]), F(d[1]), ElementsOf(da), ElementsOf(dm), dresid.mutable_data_ptr<double>(),
+                            dpost.mutable_data_ptr<double>(), rows);
+    });
+
+    const at::Tensor resid64 = Leaf(resid), post64 = Leaf(post), a64 = Leaf(a), m64 = Leaf(m);
+    const std::array lanes64{Leaf(lanes[0]), Leaf(lanes[1])};
+    std::array<at::Tensor, 2> expected;
+    for (int k = 0; k < 2; ++k) expected[k] = plain::Lane(resid64[k], lanes64[k], post64[0][k], a64, post64[1][k], m64);
+    (expected[0] * dout[0] + expected[1] * dout[1]).sum().backward();
+
+    const at::Tensor r = Magnitude(resid), p = Magnitude(post), m_a = Magnitude(a), m_m = Magnitude(m);
+    for (int k = 0; k < 2; ++k) {
+      SCOPED_TRACE(k);
+      const at::Tensor m_d = Magnitude(dout[k]);
+      ExpectWithin("out", Single(4), out[k], expected[k], r[k] * Magnitude(lanes[k]) + p[0][k] * m_a + p[1][k] * m_m);
+      ExpectWithin("dlane", Single(1), d[k], lanes64[k].grad(), r[k] * m_d);
+      ExpectWithin("dresid", Single(8), dresid[k], dresid_before[k] + resid64.grad()[k], dresid_before[k].abs() + (m_d * Magnitude(lanes[k])).sum());
+      ExpectWithin("dpost of a", Single(8), dpost[0][k], dpost_before[0][k] + post64.grad()[0][k], dpost_before[0][k].abs() + (m_d * m_a).sum());
+      ExpectWithin("dpost of m", Single(8), dpost[1][k], dpost_before[1][k] + post64.grad()[1][k], dpost_before[1][k].abs() + (m_d * m_m).sum());
+    }
+    const auto through = [&](int source) { return p[source][0] * Magnitude(dout[0]) + p[source][1] * Magnitude(dout[1]); };
+    ExpectWithin("da", Rounded(4), da, a64.grad(), through(0));
+    ExpectWithin("dm", Rounded(4), dm, m64.grad(), through(1));
+  }
+}
+
+// Terms: of a gated output, one; of a logit's gradient, the head's products; of the weights', all rows'; of du, what was there and every
+// head's. Gates and logits are float32, with an exponential's units as above.
+TEST_P(OperationsTest, AttentionGates) {
+  const int64_t N = 19;
+  for (const auto& [H, d, window] : std::vector<std::array<int64_t, 3>>{{4, 6, 5}, {3, 11, 12}, {2, 64, 12}}) {
+    SCOPED_TRACE(d);
+    const int64_t D = H * d;
+    const at::Tensor u = Values({N, D}), w = Floats({H, window}), y = Values({N, H, d}), dout = Values({N, H, d});
+    const at::Tensor gates = Unset({N, H}), out = UnsetElements({N, H, d}), dlogits = Unset({N, H}), du = Values({N, D}), dw = Floats({H, window});
+    const at::Tensor in_place = y.clone(), again = y.clone(), dy = dout.clone(), du_before = Leaf(du), dw_before = Leaf(dw);
+    const AttentionGate gate{.D = D, .H = H, .d = d, .window = window, .scale = 0.7f, .w = F(w)};
+    InPieces(N, [&](Rows rows) { kernels.AttentionGates(gate, ElementsOf(u), F(gates), rows); });
+    InPieces(N, [&](Rows rows) {
+      kernels.GateHeads(gate, F(gates), ElementsOf(y), ElementsOf(out), rows);
+      kernels.GateHeads(gate, F(gates), ElementsOf(in_place), ElementsOf(in_place), rows);
+    });
+    InPieces(N, [&](Rows rows) { kernels.GateHeadsBackward(gate, F(gates), ElementsOf(again), ElementsOf(dy), F(dlogits), rows); });
+    InPieces(N, [&](Rows rows) { kernels.AttentionGatesBackward(gate, F(dlogits), ElementsOf(u), ElementsOf(du), F(dw), rows); });
+
+    const at::Tensor u64 = Leaf(u), w64 = Leaf(w), y64 = Leaf(y), logits = plain::GateLogits(u64, w64);
+    logits.retain_grad();
+    const double scale = gate.scale;
+    const at::Tensor expected = at::sigmoid(scale * logits).unsqueeze(-1) * y64;
+    (expected * dout).sum().backward();
+
+    const at::Tensor g = at::sigmoid(scale * logits.detach()), read = Magnitude(u).narrow(1, 0, window);
+    const at::Tensor m_g = g * (1 + scale * plain::GateLogits(Magnitude(u), Magnitude(w))), m_heads = m_g.unsqueeze(-1);
+    const at::Tensor m_dlogit = (Magnitude(y) * Magnitude(dout)).sum(-1) * m_g * (1 + g) * scale;
+    ExpectWithin("gates", Single(8), gates, g, m_g);
+    ExpectWithin("out", Rounded(8), out, expected, m_heads * Magnitude(y));
+    EXPECT_TRUE(in_place.equal(out) && again.equal(out));
+    ExpectWithin("dy", Rounded(8), dy, y64.grad(), m_heads * Magnitude(dout));
+    ExpectWithin("dlogits", Single(8), dlogits, logits.grad(), m_dlogit);
+    ExpectWithin("dw", Single(8), dw, dw_before + w64.grad(), dw_before.abs() + at::matmul(m_dlogit.t(), read));
+    const at::Tensor m_du = du_before.detach().abs();
+    m_du.narrow(1, 0, window).add_(at::matmul(m_dlogit, Magnitude(w)));
+    ExpectWithin("du", Rounded(8), du, du_before + u64.grad(), m_du);
+  }
+}
+
+// Terms: both halves' share in a rotated element, the element itself behind those; of gradients, dq^ and its projection, each from both halves; of the gain's, those
 // of all rows. Values and everything made from the rounded q^ and k^ are bfloat16's.
 TEST_P(OperationsTest, QueriesAndKeys) {
   const int64_t B = 3;
-  for (const auto& [T, H, Hkv, d] : std::vector<std::array<int64_t, 4>>{{7, 4, 2, 6}, {5, 3, 1, 10}, {9, 2, 2, 64}}) {
-    SCOPED_TRACE(d);
-    const int64_t N = B * T, heads = H + Hkv, all = heads + Hkv;
-    const at::Tensor angle = 10 * Floats({T, d / 2}), cos = angle.cos(), sin = angle.sin();
+  for (const auto& [T, H, Hkv, d, turns] :
+       std::vector<std::array<int64_t, 5>>{{7, 4, 2, 6, 6}, {5, 3, 1, 10, 10}, {9, 2, 2, 64, 64}, {7, 4, 2, 6, 2}, {9, 2, 2, 64, 16}}) {
+    SCOPED_TRACE(std::to_string(turns) + " of " + std::to_string(d));
+    const int64_t N = B * T, heads = H + Hkv, all = heads + Hkv, half = turns / 2;
+    const at::Tensor angle = 10 * Floats({T, half}), cos = angle.cos(), sin = angle.sin();
     const at::Tensor qkv = Values({B, T, all, d}), dqkv = Values({B, T, all, d}), gain = Floats({H}), dgain = Floats({H});
     const at::Tensor out = qkv.clone(), dout = dqkv.clone(), norms = Unset({N, heads}), dgain_before = Leaf(dgain);
     const at::Tensor positions = at::arange(T, at::kInt).repeat({B});
-    const QkShape shape{.T = T, .H = H, .Hkv = Hkv, .d = d, .rotated = d, .cos = F(cos), .sin = F(sin),
+    const QkShape shape{.T = T, .H = H, .Hkv = Hkv, .d = d, .rotated = turns, .cos = F(cos), .sin = F(sin),
                         .positions = positions.const_data_ptr<int32_t>()};
     InPieces(N, [&](Rows rows) { kernels.QkForward(shape, ElementsOf(out), F(norms), rows); });
     InPieces(N, [&](Rows rows) { kernels.QkBackward(shape, ElementsOf(out), F(norms), F(gain), ElementsOf(dout), F(dgain), rows); });
@@ -304,9 +472,9 @@ TEST_P(OperationsTest, QueriesAndKeys) {
 
     const at::Tensor r = InverseNorms(x);
     const auto rotated = [&](const at::Tensor& m) {  // of magnitudes; the way back differs in signs alone
-      const at::Tensor m1 = m.narrow(-1, 0, d / 2), m2 = m.narrow(-1, d / 2, d / 2);
+      const at::Tensor m1 = m.narrow(-1, 0, half), m2 = m.narrow(-1, half, half), rest = m.narrow(-1, 2 * half, m.size(-1) - 2 * half);
       const at::Tensor cosine = c.abs().unsqueeze(1), sine = s.abs().unsqueeze(1);
-      return at::cat({m1 * cosine + m2 * sine, m2 * cosine + m1 * sine}, -1);
+      return at::cat({m1 * cosine + m2 * sine, m2 * cosine + m1 * sine, rest}, -1);
     };
     const at::Tensor m = rotated(r * Magnitude(x)), dm = gains.detach().abs() * Magnitude(turned(dqkv));
     ExpectWithin("q^, k^", Rounded(4), turned(out), hat, m);

@@ -41,17 +41,38 @@ inline at::Tensor EmbedSmear(const at::Tensor& ids, const at::Tensor& tok_emb, c
   return (1 - g) * x + g * Before(x, joined);
 }
 
-// What is normalised; x0 and mix, skip and its weight may be undefined.
-inline at::Tensor Mix(at::Tensor x, const at::Tensor& x0, const at::Tensor& mix, const at::Tensor& skip, const at::Tensor& skip_weight) {
-  if (skip.defined()) x = x + skip_weight * skip;
+// x and the weighted skip; skip undefined: x alone; gate [D], before its sigmoid, undefined: their sum.
+inline at::Tensor AddSkip(const at::Tensor& x, const at::Tensor& skip, const at::Tensor& weight, const at::Tensor& gate) {
+  if (!skip.defined()) return x;
+  if (!gate.defined()) return x + weight * skip;
+  const at::Tensor g = at::sigmoid(gate);
+  return g * x + (1 - g) * weight * skip;
+}
+// What is normalised; x0 undefined: x itself.
+inline at::Tensor Mix(const at::Tensor& x, const at::Tensor& x0, const at::Tensor& mix) {
   return x0.defined() ? mix[0] * x + mix[1] * x0 : x;
 }
 
-// Norm and rotation of heads [B, T, heads, d]; cos, sin: [T, d / 2].
+// Logits of gates that read the first dimensions of x [N, D]; w: [gates, window].
+inline at::Tensor GateLogits(const at::Tensor& x, const at::Tensor& w) { return at::linear(x.narrow(-1, 0, w.size(-1)), w); }
+
+// e [N, D] and the gated row before it, before their norm; logits [N, 1]; `before` [N, D] is 0 where a row is joined to none.
+inline at::Tensor SmearByGate(const at::Tensor& e, const at::Tensor& before, const at::Tensor& logits, const at::Tensor& lambda) {
+  return e + lambda * at::sigmoid(logits) * before;
+}
+
+// One of two residual lanes, from one and what attention and MLP add.
+inline at::Tensor Lane(const at::Tensor& resid, const at::Tensor& lane, const at::Tensor& of_a, const at::Tensor& a, const at::Tensor& of_m,
+                       const at::Tensor& m) {
+  return resid * lane + of_a * a + of_m * m;
+}
+
+// Norm and rotation of heads [B, T, heads, d]; cos, sin: [T, rotated / 2], of the head's first `rotated` dimensions.
 inline at::Tensor Rotate(const at::Tensor& x, const at::Tensor& cos, const at::Tensor& sin) {
-  const int64_t half = x.size(-1) / 2;
-  const at::Tensor x1 = x.narrow(-1, 0, half), x2 = x.narrow(-1, half, half), c = cos.unsqueeze(1), s = sin.unsqueeze(1);
-  return at::cat({x1 * c + x2 * s, x2 * c - x1 * s}, -1);
+  const int64_t half = cos.size(-1);
+  const at::Tensor x1 = x.narrow(-1, 0, half), x2 = x.narrow(-1, half, half), rest = x.narrow(-1, 2 * half, x.size(-1) - 2 * half);
+  const at::Tensor c = cos.unsqueeze(1), s = sin.unsqueeze(1);
+  return at::cat({x1 * c + x2 * s, x2 * c - x1 * s, rest}, -1);
 }
 inline at::Tensor Qk(const at::Tensor& x, const at::Tensor& cos, const at::Tensor& sin) { return Rotate(Rms(x), cos, sin); }
 
