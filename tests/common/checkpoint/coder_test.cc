@@ -8,6 +8,7 @@
 
 #include "common/base/digest.h"
 #include "common/checkpoint/checkpoint.h"
+#include "common/checkpoint/coder_model.h"
 
 namespace fairway {
 namespace {
@@ -128,6 +129,39 @@ TEST(Coder, ComesNearTheEntropyOfNormalWeightsWithKnownDeviations) {
     EXPECT_LT(bytes, 1.01 * ideal);
     EXPECT_GT(bytes, 0.99 * ideal);
   }
+}
+
+// Counts the bits that an ideal coder of the same probabilities would take.
+struct Ideal {
+  bool Code(bool bit, int p) {
+    bits -= std::log2((bit ? p : 65536 - p) / 65536.0);
+    return bit;
+  }
+  double bits = 0;
+};
+
+// Whatever the codes are like: near and far from 0, alike and not, with means of columns far from 0, many or few.
+TEST(Coder, ComesNearItsOwnIdeal) {
+  std::mt19937_64 random(7);
+  double furthest = 0;
+  for (const int deviation : {0, 1, 3, 20, 200}) {
+    for (const int64_t columns : {30, 400}) {
+      std::vector<Matrix> matrices = {Normal(random(), 400, columns, deviation), Normal(random(), 100, columns, 2 * deviation + 1)};
+      for (int64_t i = 0; i < matrices[1].rows * columns; ++i) {
+        int8_t& code = matrices[1].codes[i];
+        code = static_cast<int8_t>(std::clamp(code + static_cast<int>(i % columns % 8) * deviation / 2, -127, 127));
+      }
+      Ideal ideal;
+      coder_model::Model model(ideal);
+      for (const CodeMatrix& matrix : Views(matrices)) model.Code(matrix);
+      const double bytes = static_cast<double>(EncodeCodes(Views(matrices)).size()), least = ideal.bits / 8;
+      SCOPED_TRACE(testing::Message() << "deviation " << deviation << ", " << columns << " columns: " << bytes << " bytes, ideal " << least);
+      EXPECT_LE(bytes, 1.005 * least + 2);
+      EXPECT_GE(bytes, least);
+      furthest = std::max(furthest, bytes / least - 1);
+    }
+  }
+  std::printf("summary: coder: at most %.3f%% over the sum of -log2 of its probabilities\n", 100 * furthest);
 }
 
 TEST(Coder, CodesOfOneKindTakeNextToNothing) {
