@@ -5,7 +5,8 @@ part, bytes on the wire, memory. The model and where its constants come from: do
 With --published: what one visit of a layer moves through memory, kernel by kernel, here and in the published scripts of both recipes, and the
 step that the model gives both on 8 H100. Needs no build.
 
-Settings are what build/bin/train --print-settings says of the profile and the environment; so TRAIN_BATCH_TOKENS=… changes them."""
+Settings and the model are what build/bin/train --print-settings and --print-plan say of the profile and the environment; so TRAIN_BATCH_TOKENS=…
+changes them."""
 import argparse
 import json
 import os
@@ -16,35 +17,32 @@ ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 # FLOP/s and bytes/s of one rank, seconds of latency. Sources: docs/scaling.md.
 MACHINES = {"h100": {"ranks_a_host": 8, "linear": 620e12, "attention": 400e12, "newton_schulz": 300e12, "memory": 2.8e12,
                      "inside": 370e9, "between": 45e9, "latency_inside": 8e-6, "latency_between": 15e-6, "launch": 3e-6}}
-STREAM_BYTES = 276  # that pass through memory a token, layer and unit of width: forward 86, backward 190
+STREAM_BYTES = 276  # that pass through memory per token, visit of a layer and unit of width: forward 86, backward 190
+
+
+def said_by_train(profile, flag):
+    said = subprocess.run([os.path.join(ROOT, "build/bin/train"), f"--profile={profile}", flag], capture_output=True, text=True, check=False)
+    if said.returncode != 0:
+        sys.stderr.write(said.stderr)
+        sys.exit(said.returncode)
+    return said.stdout
 
 
 def settings_of(profile):
-    program = os.path.join(ROOT, "build/bin/train")
-    said = subprocess.run([program, f"--profile={profile}", "--print-settings"], stdout=subprocess.PIPE, text=True)
-    if said.returncode != 0:
-        sys.exit(said.returncode)
     values = {}
-    for line in said.stdout.splitlines():
+    for line in said_by_train(profile, "--print-settings").splitlines():
         name, _, value = line.rpartition("  # ")[0].partition(" = ")
         values[name] = float(value) if value.replace(".", "", 1).replace("-", "", 1).replace("e", "", 1).isdigit() else value
     return values
 
 
-def shapes_of(s):
-    """Muon's matrices [rows, columns], and how many elements everything else has (common/model/flat.h)."""
-    D, L, V = int(s["model_dim"]), int(s["num_layers"]), int(s["vocab_size"])
-    kv, F = D // int(s["num_heads"]) * int(s["num_kv_heads"]), int(s["mlp_mult"] * D)
-    matrices = [shape for _ in range(L) for shape in ((D, D), (kv, D), (kv, D), (D, D), (F, D), (D, F))]
-    rows, width = int(s["bigram_vocab_size"]), int(s["bigram_dim"])
-    others = V * D + (0 if s["tie_embeddings"] else V * D)
-    if rows > 0:
-        others += rows * width + 1
-        if width != D:
-            matrices.append((D, width))
-    encoder = L // 2
-    others += D + min(encoder, L - encoder) * D + L * (int(s["num_heads"]) + 4 * D)
-    return matrices, others
+def plan_of(profile):
+    """What the model is (common/plan/plan.h), where a segment of layers is looped with its loops."""
+    plan = json.loads(said_by_train(profile, "--print-plan"))
+    last = lambda name: plan.get(name + "_looped", plan[name])
+    return {"matrices": [w["shape"] for w in plan["weights"] if w["group"] == "matrices"], "parameters": plan["parameters"], "D": plan["model_dim"],
+            "V": plan["vocab_size"], "visits": len(last("visits")), "products": last("multiply_adds_per_token"),
+            "attention": last("attention_multiply_adds_per_token_and_position")}
 
 
 def deal(matrices, ranks):
@@ -58,15 +56,16 @@ def deal(matrices, ranks):
     return max(load), max(count)
 
 
-def step(s, machine, ranks):
-    matrices, others = shapes_of(s)
+def step(s, plan, machine, ranks):
+    matrices, V = plan["matrices"], plan["V"]
     M = sum(rows * columns for rows, columns in matrices)
-    D, L, V, T = s["model_dim"], s["num_layers"], s["vocab_size"], s["train_seq_len"]
+    others = plan["parameters"] - M
     tokens = s["train_batch_tokens"] / ranks
     part = {}
-    part["linear"] = tokens * 6 * (M + V * D) / machine["linear"]
-    part["attention"] = tokens * 6 * L * D * T / machine["attention"]
-    part["stream"] = tokens * (STREAM_BYTES * L * D + 24 * V) / machine["memory"]
+    # Forward and backward: three products of 2 operations per multiply-add; causal attention sees half of the positions.
+    part["linear"] = tokens * 6 * plan["products"] / machine["linear"]
+    part["attention"] = tokens * 6 * plan["attention"] * s["train_seq_len"] / 2 / machine["attention"]
+    part["stream"] = tokens * (STREAM_BYTES * plan["visits"] * plan["D"] + 24 * V) / machine["memory"]
     work, count = deal(matrices, ranks)
     iterations = s["muon_backend_steps"]
     # Products of one shape go together: a handful of launches an iteration whatever the count.
@@ -194,7 +193,7 @@ def main():
         return published(machine)
     if options.profile is None:
         parser.error("a profile, or --published")
-    s = settings_of(options.profile)
+    s, plan = settings_of(options.profile), plan_of(options.profile)
     sequences = int(s["train_batch_tokens"] // s["train_seq_len"])
     print("ranks  sequences  " + "  ".join(f"{name:>9}" for name in ("linear", "attention", "stream", "muon", "elements", "wire", "step ms"))
           + "   MB in  state MB  efficiency")
@@ -203,7 +202,7 @@ def main():
         if sequences % ranks:
             print(f"{ranks:5}  a step's {sequences} sequences do not divide by {ranks}")
             continue
-        part, received, state = step(s, machine, ranks)
+        part, received, state = step(s, plan, machine, ranks)
         total = sum(part.values())
         alone = alone or total * ranks
         print(f"{ranks:5}  {sequences // ranks:9}  " + "  ".join(f"{1e3 * x:9.2f}" for x in (*part.values(), total))

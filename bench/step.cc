@@ -57,10 +57,9 @@ double BestRate(const Settings& settings, int64_t M, int64_t N, int64_t K) {
 // layer, six for causal attention, and Newton-Schulz with the symmetry of two of its three.
 double ProductSeconds(const Settings& s) {
   const Plan plan(s);
-  const int64_t D = plan.D, d = plan.d, T = s.train_seq_len;
+  const int64_t d = plan.d, T = s.train_seq_len;
   const int64_t rows = std::min<int64_t>(s.train_batch_tokens, 4096);
   const double tokens = static_cast<double>(s.train_batch_tokens);
-  const std::vector<Visit>& visits = plan.visits(plan.loops());
   std::map<std::pair<int64_t, int64_t>, double> measured;  // seconds of a linear layer, by its shape
   const auto linear = [&](const Linear& layer) {
     if (layer.weights.empty()) return 0.0;
@@ -71,12 +70,13 @@ double ProductSeconds(const Settings& s) {
     return known->second = one / BestRate(s, rows, out, in) + one / BestRate(s, rows, in, out) + one / BestRate(s, out, in, rows);
   };
   double seconds = linear(plan.head) + linear(plan.bigram_proj);
-  for (const Visit& visit : visits) {
+  for (const Visit& visit : plan.visits(plan.loops())) {
     const LayerPlan& layer = plan.layers[visit.layer];
     for (const Linear* one : {&layer.qkv, &layer.attn_proj, &layer.mlp_fc, &layer.mlp_proj}) seconds += linear(*one);
   }
-  const double attention = 2 * tokens * static_cast<double>(T) / 2 * static_cast<double>(D);  // one product over all heads
-  seconds += static_cast<double>(visits.size()) * 3 * (attention / BestRate(s, T, T, d) + attention / BestRate(s, T, d, T));
+  // Of q k^T and of P v each, over all visits and heads: half of attention's multiply-adds, at half of the positions.
+  const double attention = 2 * tokens * plan.AttentionPerTokenAndPosition(plan.loops()) / 2 * static_cast<double>(T) / 2;
+  seconds += 3 * (attention / BestRate(s, T, T, d) + attention / BestRate(s, T, d, T));
   const auto newton_schulz = [&](int64_t rows_of, int64_t columns) {
     const int64_t m = std::min(rows_of, columns), n = std::max(rows_of, columns);
     const double gram = static_cast<double>(m * m * n), square = static_cast<double>(m * m * m);
