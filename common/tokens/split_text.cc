@@ -10,19 +10,29 @@
 namespace fairway {
 namespace {
 
+// What a sidecar may say that a token stands for, at most, where its piece has `piece` bytes of the transformed text. Upper case has at
+// most 1.5 times the bytes of lower case, markers stand for nothing, and a character in byte pieces may be counted with any one of them.
+int64_t MostBytes(int64_t piece) {
+  return 2 * piece + 4;
+}
+
 int64_t CountBytes(const ShardSet& shards, const ByteTable& table) {
   constexpr int64_t kPart = 1 << 20;
   int64_t bytes = 0;
-  std::vector<uint16_t> tokens;
+  std::vector<uint16_t> tokens, counts;
   for (int64_t begin = 1; begin < shards.tokens(); begin += kPart) {
     const int64_t count = std::min(kPart, shards.tokens() - begin);
-    tokens.resize(count + 1);
-    if (shards.has_bytes()) {
-      shards.ReadBytes(begin, count, tokens.data());
-      for (int64_t i = 0; i < count; ++i) bytes += tokens[i];
-    } else {
-      shards.Read(begin - 1, count + 1, tokens.data());
-      for (int64_t i = 0; i < count; ++i) bytes += table.Bytes(tokens[i], tokens[i + 1]);
+    tokens.resize(count + 1), counts.resize(count);
+    shards.Read(begin - 1, count + 1, tokens.data());
+    if (shards.has_bytes()) shards.ReadBytes(begin, count, counts.data());
+    for (int64_t i = 0; i < count; ++i) {
+      const int64_t piece = table.Bytes(tokens[i], tokens[i + 1]);
+      if (shards.has_bytes() && counts[i] > MostBytes(piece))
+        throw InputError(shards.folder(),
+                         StringPrintf("the byte sidecar of the split %s says that token %ld stands for %d bytes, but its piece has %ld: "
+                                      "it is the sidecar of other shards, or no sidecar",
+                                      shards.split().c_str(), begin + i, counts[i], piece));
+      bytes += shards.has_bytes() ? counts[i] : piece;
     }
   }
   return bytes;

@@ -18,7 +18,8 @@ struct SplitText {
 };
 
 // Reads all of the split. Throws InputError where the manifest of these shards says another number of bytes (the byte table is of
-// another tokenizer, or the sidecar was left out), and for a byte table that cannot count: one that spells blanks in byte pieces.
+// another tokenizer, or the sidecar was left out), for a byte table that cannot count (one that spells blanks in byte pieces), and for
+// a sidecar that gives a token more bytes than its piece can stand for.
 SplitText CheckText(const ShardSet& shards, const ByteTable& table);
 
 }  // namespace fairway

@@ -90,6 +90,17 @@ TEST_F(SplitTextTest, CountsTheSidecar) {
   EXPECT_THROW(Check(), InputError);
 }
 
+// A copy of the tokens, or the sidecar of other shards, would make the denominator as large as one likes.
+TEST_F(SplitTextTest, RefusesASidecarThatAPieceCannotMean) {
+  Write("fineweb_val_bytes_000000.bin", {0, 1, 2, 6, 4});
+  Write("fineweb_val_bytes_000001.bin", {8, 8});
+  EXPECT_EQ(Check().bytes, 29);  // a character of four bytes may be counted with any of its byte pieces
+  Write("fineweb_val_bytes_000001.bin", {8, 9});
+  EXPECT_THAT(MessageOf<InputError>([&] { Check(); }),
+              StrEq(folder_.path() + ": the byte sidecar of the split val says that token 6 stands for 9 bytes, but its piece has 2: it is the "
+                                     "sidecar of other shards, or no sidecar"));
+}
+
 TEST_F(SplitTextTest, RefusesATableThatCannotCount) {
   table_.pieces = {{.text = "<0xE2>", .bytes = 1, .byte = true}, {.text = "<s>", .boundary = true},
                    {.text = "<0x96>", .bytes = 1, .byte = true}, {.text = "<0x81>", .bytes = 1, .byte = true}};
