@@ -226,18 +226,11 @@ Json Evaluate(const Options& options, Settings& settings, const Runtime& runtime
   const Subject subject = Open(options.artifact, settings);
   settings = settings.ForEvaluation();
   const bool sliding = IsSliding(settings), each_anew = settings.method == "sliding";
-  const bool documents = settings.method == "ttt" && settings.ttt_lora_rank > 0;  // adapters per document
-  if (documents && device != nullptr) throw UsageError("ttt_lora_rank > 0: adapters learn on a CPU alone; --device cpu does it");
+  const bool documents = LearnsByDocument(settings);
   const bool final_only = !sliding && !documents;  // plain evaluation is all there is
-  if (!sliding && !each_anew && !documents)
-    throw UsageError(StringPrintf("method = %s needs windows that overlap: eval_stride = %ld is not between 1 and train_seq_len - 1 = %ld",
-                                  settings.method.c_str(), settings.eval_stride, settings.train_seq_len - 1));
-  if (sliding && !each_anew && !documents && settings.published_quirks)
-    throw UsageError("method = " + settings.method + ": the published sum, which published_quirks = 1 asks for, is that of method = sliding");
+  CheckMethod(settings, device != nullptr);
   if (!final_only && !each_anew && communicator.world_size() > 1)
     throw UsageError("method = " + settings.method + ": what is scored depends on all before it: one process does it");
-  if (sliding && settings.method == "kv_cache" && device != nullptr)
-    throw UsageError("method = kv_cache: no keys and values are kept on a GPU; --device cpu evaluates so");
   const ShardSet val(settings.data_path, "val", settings.vocab_size);
   const ByteTable table = ByteTable::Load(settings);
   const SplitText text = CheckText(val, table);

@@ -10,6 +10,7 @@
 #include "common/plan/plan.h"
 #include "common/quantise/budget.h"
 #include "common/quantise/calibration.h"
+#include "common/settings/method.h"
 
 namespace fairway {
 namespace {
@@ -57,25 +58,6 @@ void CheckSource(const Settings& train, const Settings& finalize) {
     if (const std::string cause = WhyNoSnapshot(train); !cause.empty())
       throw UsageError("SOURCE = " + finalize.source + " needs a snapshot of the SWA, and there will be none: " + cause);
   }
-}
-
-bool IsSliding(const Settings& s) { return s.eval_stride > 0 && s.eval_stride < s.train_seq_len; }
-
-// `eval`: as evaluation takes them (Settings::ForEvaluation).
-void CheckEvaluation(const Settings& eval) {
-  if (eval.method == "sliding") return;
-  const std::string method = "METHOD = " + eval.method;
-  const bool on_gpu = eval.device == "cuda" || (eval.device == "auto" && BuiltWithCuda() && GpuCount() > 0);
-  if (eval.method == "ttt" && eval.ttt_lora_rank > 0) {
-    if (on_gpu) throw UsageError(method + " with TTT_LORA_RANK above 0 is for a CPU: DEVICE=cpu evaluates so, METHOD=sliding without adapters");
-    return;
-  }
-  if (!IsSliding(eval))
-    throw UsageError(StringPrintf("%s needs windows that overlap: EVAL_STRIDE = %ld is not between 1 and %s - 1 = %ld", method.c_str(), eval.eval_stride,
-                                  eval.eval_seq_len > 0 ? "EVAL_SEQ_LEN" : "TRAIN_SEQ_LEN", eval.train_seq_len - 1));
-  if (eval.published_quirks) throw UsageError(method + " does not go with PUBLISHED_QUIRKS = 1, whose sum is of sliding windows");
-  if (eval.method == "kv_cache" && on_gpu)
-    throw UsageError(method + " is for a CPU: no keys and values are kept on a GPU; DEVICE=cpu evaluates so");
 }
 
 // Plain evaluation takes batches of whole sequences.
@@ -138,7 +120,7 @@ void CheckCombinations(const ChainSettings& chain, LastStage last, int64_t budge
   }
   if (last >= LastStage::kEval) {
     const Settings eval = chain.eval.ForEvaluation();
-    CheckEvaluation(eval);
+    CheckMethod(eval, eval.device == "cuda" || (eval.device == "auto" && BuiltWithCuda() && GpuCount() > 0));
     CheckValidationBatch(eval);
   }
 }

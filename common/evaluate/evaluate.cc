@@ -174,10 +174,6 @@ class Descent {
 
 }  // namespace
 
-bool IsSliding(const Settings& settings) {
-  return settings.eval_stride > 0 && settings.eval_stride < settings.train_seq_len;
-}
-
 void CheckPlain(const ShardSet& val, const Settings& settings) {
   if (settings.val_batch_size / 8 < settings.train_seq_len) {
     throw UsageError(StringPrintf("VAL_BATCH_SIZE=%ld is less than 8 sequences of TRAIN_SEQ_LEN=%ld",

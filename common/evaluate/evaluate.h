@@ -15,7 +15,7 @@
 #include "common/model/transformer.h"
 #include "common/parallel/communicator.h"
 #include "common/score/score.h"
-#include "common/settings/settings.h"
+#include "common/settings/method.h"
 #include "common/tokens/byte_table.h"
 #include "common/tokens/shards.h"
 
@@ -62,7 +62,5 @@ Score EvaluateCached(Engine& model, const ShardSet& val, const ByteTable& table,
 Score EvaluateAdapting(Engine& model, const NamedTensors& parameters, const NamedTensors& gradients, const ShardSet& val,
                        const ByteTable& table, const Settings& settings, const OnBatch& on_batch = {}, BatchObserver* observer = nullptr);
 
-// Whether the settings ask for sliding evaluation: 0 < eval_stride < train_seq_len.
-bool IsSliding(const Settings& settings);
 
 }  // namespace fairway

@@ -374,6 +374,10 @@ void Settings::CheckTraining(int64_t world_size) const {
           StringPrintf("WORLD_SIZE = %ld does not divide grad_micro_steps = %ld", world_size, grad_micro_steps));
   require(select_tokens == 0 || select_tokens > train_seq_len,
           StringPrintf("select_tokens = %ld holds no sequence of train_seq_len = %ld and its last target", select_tokens, train_seq_len));
+  // Divided by 1 - beta^t, and an average that never moves.
+  for (const char* beta : {"beta1", "beta2"}) require(Get(beta) != "1", StringPrintf("%s = 1 divides by zero; it must be less than 1", beta));
+  require(adam_eps > 0, "adam_eps = 0 divides by zero where a weight has no gradient; it must be more than 0");
+  require(!ema_enabled || ema_decay < 1, "ema_decay = 1 keeps the weights of the first step: set it below 1, or ema_enabled = 0");
   require(max_wallclock_seconds <= 0 || gptq_reserve_seconds < max_wallclock_seconds,
           StringPrintf("gptq_reserve_seconds = %s leaves nothing of max_wallclock_seconds = %s to train in",
                        ShortestDouble(gptq_reserve_seconds).c_str(), ShortestDouble(max_wallclock_seconds).c_str()));

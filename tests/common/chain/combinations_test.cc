@@ -102,12 +102,13 @@ TEST(CheckCombinations, RefusesWhatCannotEndInARecord) {
       {{{"quantiser", "rtn"}, {"bits_per_weight", "32"}, {"model_dim", "512"}}, "BITS_PER_WEIGHT = 32 asks for", LastStage::kTrain},
       {{{"quantiser", "rtn"}, {"target_ratio", "1"}, {"late_qat_threshold", "0"}}, "TARGET_RATIO = 1 asks for", LastStage::kQuantise},
       {{{"quantiser", "rtn"}, {"target_ratio", "1e-12"}}, "target_ratio leaves no byte for the weights", LastStage::kTrain},
-      {{{"method", "ttt"}, {"ttt_lora_rank", "8"}, {"device", "cuda"}}, "TTT_LORA_RANK above 0 is for a CPU", LastStage::kEval},
-      {{{"method", "kv_cache"}, {"eval_seq_len", "64"}, {"device", "cpu"}}, "EVAL_STRIDE = 64 is not between 1 and EVAL_SEQ_LEN - 1 = 63", LastStage::kEval},
-      {{{"method", "ttt"}, {"eval_stride", "0"}}, "METHOD = ttt needs windows that overlap", LastStage::kEval},
-      {{{"method", "kv_cache"}, {"eval_stride", "2048"}}, "METHOD = kv_cache needs windows that overlap", LastStage::kEval},
-      {{{"method", "ttt"}, {"published_quirks", "1"}}, "METHOD = ttt does not go with PUBLISHED_QUIRKS = 1", LastStage::kEval},
-      {{{"method", "kv_cache"}, {"device", "cuda"}}, "METHOD = kv_cache is for a CPU", LastStage::kEval},
+      {{{"method", "ttt"}, {"ttt_lora_rank", "8"}, {"device", "cuda"}}, "ttt_lora_rank above 0 is for a CPU", LastStage::kEval},
+      {{{"method", "kv_cache"}, {"eval_seq_len", "64"}, {"device", "cpu"}}, "eval_stride = 64 is not between 1 and eval_seq_len - 1 = 63", LastStage::kEval},
+      {{{"method", "ttt"}, {"eval_stride", "0"}}, "method = ttt needs windows that overlap", LastStage::kEval},
+      {{{"method", "kv_cache"}, {"eval_stride", "2048"}}, "method = kv_cache needs windows that overlap", LastStage::kEval},
+      {{{"method", "ttt"}, {"published_quirks", "1"}}, "method = ttt: the published sum", LastStage::kEval},
+      {{{"method", "ttt"}, {"ttt_lora_rank", "8"}, {"ttt_beta2", "1"}, {"device", "cpu"}}, "ttt_beta2 = 1 divides by zero", LastStage::kEval},
+      {{{"method", "kv_cache"}, {"device", "cuda"}}, "method = kv_cache is for a CPU", LastStage::kEval},
   };
   for (const Case& c : cases) {
     const std::string name = std::string(c.given[0].first) + " " + c.given[0].second + ", " + c.cause;

@@ -648,6 +648,22 @@ TEST(CheckTraining, NamesABatchThatDoesNotDivide) {
   EXPECT_EQ(ErrorOf([&] { s.CheckTraining(1); }), "2 num_heads = 7 does not divide model_dim = 512");
 }
 
+TEST(CheckTraining, NamesWhatWouldDivideByZeroOrNeverMove) {
+  const auto error = [](const char* name, const char* value) {
+    Settings s;
+    s.Set(name, value, Origin::kCommandLine, "x");
+    return ErrorOf([&] { s.CheckTraining(1); });
+  };
+  EXPECT_EQ(error("beta1", "1"), "2 beta1 = 1 divides by zero; it must be less than 1");
+  EXPECT_EQ(error("beta2", "1.0"), "2 beta2 = 1 divides by zero; it must be less than 1");
+  EXPECT_EQ(error("adam_eps", "0"), "2 adam_eps = 0 divides by zero where a weight has no gradient; it must be more than 0");
+  EXPECT_EQ(error("ema_decay", "1"), "2 ema_decay = 1 keeps the weights of the first step: set it below 1, or ema_enabled = 0");
+  Settings without;
+  without.Set("ema_decay", "1", Origin::kCommandLine, "x");
+  without.Set("ema_enabled", "0", Origin::kCommandLine, "x");
+  EXPECT_NO_THROW(without.CheckTraining(1));
+}
+
 TEST(CheckModel, NamesTheFileThatDescribesIt) {
   Settings s;
   s.Set("num_heads", "7", Origin::kCheckpoint, "x.ckpt");
