@@ -166,6 +166,7 @@ runs:
 	@scripts/runs "$$RUNS"
 
 compare: programs
+	@[ -n "$${A-}" ] && [ -n "$${B-}" ] || { echo "make: compare needs A=DIR and B=DIR, for example A=runs/cpu-demo/seed-1337" >&2; exit 2; }
 	@build/bin/compare-runs --out "$${OUT:-$$RUNS/comparison}" -- "$${A-}" "$${B-}"
 
 prove: programs

@@ -26,6 +26,12 @@ archive() { tar -C ../source --zstd -cPf ../record/source.tar.zst "$@"; }
 verified() { scripts/verify-record ../record 2>&1 | sed 's/SHA-256 [0-9a-f]*/SHA-256 D/'; return "${PIPESTATUS[0]}"; }
 archive .
 try verified
+# Another validation text than the one that was scored is refused before anything is built.
+mkdir ../other
+echo '{"splits": {"val": {"identity": "b2"}}}' > ../other/manifest.json
+echo "{$scores, \"precision\": \"float32\", \"val_digest\": \"a1\"}" > ../record/eval.json
+DATA_PATH=../other try verified
+echo "{$scores, \"precision\": \"float32\"}" > ../record/eval.json
 # Ways out of the folder.
 with() {  # with COMMAND…: an archive that holds besides what this makes in its folder
   (cd ../source && "$@")

@@ -85,6 +85,7 @@ try ran train SEED=10 OMP_NUM_THREADS=1
 
 try ran verify-record
 try ran verify-record RECORD=nowhere
+try ran compare A=runs
 
 # The help fits on a screen of 24 lines of 80 characters, and names each target that a person may want.
 screen() { make help | python3 -c 'import sys; lines = sys.stdin.read().split("\n"); print(len(lines) <= 24, max(map(len, lines)) <= 80)'; }
