@@ -1,7 +1,9 @@
 #include "common/submission/comparison.h"
 
 #include <algorithm>
+#include <cmath>
 #include <filesystem>
+#include <limits>
 #include <map>
 #include <set>
 #include <system_error>
@@ -11,6 +13,7 @@
 #include "common/base/file.h"
 #include "common/base/log.h"
 #include "common/base/text.h"
+#include "common/checkpoint/counter_names.h"
 #include "common/submission/loss_curve.h"
 #include "common/submission/statistics.h"
 
@@ -32,6 +35,23 @@ std::string Summary(std::span<const double> values, int digits) {
   std::string text = StringPrintf("%.*f", digits, Mean(values));
   if (values.size() > 1) text += StringPrintf(" (sd %.*f)", digits, SampleStandardDeviation(values));
   return text;
+}
+
+double BitsPerByte(const FinishedRun& run) { return run.eval["val_bpb"].get<double>(); }
+
+double TrainingSeconds(const FinishedRun& run) { return run.counters.Get(counter::kTrainSeconds); }
+
+// The training time, in seconds, after which a validation in training scored `bpb` or better: the median of the runs, of which those that
+// never did count as infinitely long.
+std::string TimeToScore(const std::vector<FinishedRun>& runs, double bpb) {
+  std::vector<double> seconds;
+  for (const FinishedRun& run : runs) {
+    const auto reached = std::ranges::find_if(run.log.validation, [&](const ValidationPoint& at) { return at.bpb <= bpb && at.train_ms; });
+    seconds.push_back(reached == run.log.validation.end() ? std::numeric_limits<double>::infinity() : *reached->train_ms / 1e3);
+  }
+  std::ranges::sort(seconds);
+  const double median = (seconds[(seconds.size() - 1) / 2] + seconds[seconds.size() / 2]) / 2;
+  return std::isfinite(median) ? StringPrintf("%.1f", median) : "not reached";
 }
 
 // The first digest of what two scores are of that differs, or "".
@@ -104,15 +124,16 @@ RunComparison CompareRuns(const std::vector<FinishedRun>& a, const std::vector<F
     comparison.results.push_back({name, Summary(Values(a, value), digits), Summary(Values(b, value), digits)});
   };
   comparison.results.push_back({"seeds", std::to_string(a.size()), std::to_string(b.size())});
-  row("bits per byte", 6, [](const FinishedRun& run) { return run.eval["val_bpb"].get<double>(); });
+  row("bits per byte", 6, BitsPerByte);
   if (same_tokens) row("nats per token", 6, [](const FinishedRun& run) { return run.eval["val_loss"].get<double>(); });
   row("steps", 0, [](const FinishedRun& run) { return static_cast<double>(run.steps()); });
   row("milliseconds per step", 2, [](const FinishedRun& run) { return run.step_ms(); });
+  row("seconds of training", 1, TrainingSeconds);
+  const std::vector<double> of_a = Values(a, BitsPerByte), of_b = Values(b, BitsPerByte);
+  comparison.results.push_back({"seconds to the other's bits per byte", TimeToScore(a, Mean(of_b)), TimeToScore(b, Mean(of_a))});
   row("bytes of the artifact", 0, [](const FinishedRun& run) { return static_cast<double>(run.artifact.compressed); });
   row("bytes in all", 0, [](const FinishedRun& run) { return static_cast<double>(run.artifact.compressed + run.source_bytes); });
 
-  const auto bpb = [](const FinishedRun& run) { return run.eval["val_bpb"].get<double>(); };
-  const std::vector<double> of_a = Values(a, bpb), of_b = Values(b, bpb);
   comparison.val_bpb = {Mean(of_a), Mean(of_b), std::nullopt};
   if (a.size() > 1 && b.size() > 1) comparison.val_bpb.p_value = ProbabilityOfOneMean(of_a, of_b);
   return comparison;

@@ -121,7 +121,7 @@ TrainLogReader::Line TrainLogReader::Add(std::string_view line, int64_t number) 
     const double loss = fields.Number("val_loss"), bpb = fields.Number("val_bpb");
     DropFrom(log.train, step + 1);
     DropFrom(log.validation, step);
-    log.validation.push_back({step, loss, bpb});
+    log.validation.push_back({step, loss, bpb, fields.Has("train_time") ? std::optional(fields.Milliseconds("train_time")) : std::nullopt});
     return Line::kValidation;
   } catch (const InputError&) {
     if (strict_ && (step_line || seed_line)) throw;

@@ -22,6 +22,7 @@ struct ValidationPoint {
   int64_t step;
   double loss;  // nats per token
   double bpb;   // bits per byte
+  std::optional<double> train_ms = {};  // training time so far, where the line states it
 };
 
 struct TrainLog {

@@ -97,6 +97,25 @@ TEST_F(ComparisonTest, ShowsWhatDiffersAndHowLikelyThatIsChance) {
     EXPECT_THAT(svg, HasSubstr(label));
 }
 
+// Of three seeds the median; one that never did is the slowest.
+TEST_F(ComparisonTest, SaysWhenEachReachedTheOthersScore) {
+  for (int seed : {1, 2, 3}) Add("seed-" + std::to_string(seed), seed, 2.2), Add("fast-seed-" + std::to_string(seed), seed, 2.0);
+  const std::vector<FinishedRun> a = FindRuns(folder_);
+  std::vector<FinishedRun> b = FindRuns(folder_ + "/fast");
+  const auto seconds = [&] {
+    const RunComparison comparison = CompareRuns(a, b);
+    return *std::ranges::find(comparison.results, "seconds to the other's bits per byte", [](const auto& row) { return row[0]; });
+  };
+  // Before quantisation 1.2119 in the end, after 12 s; FakeRun::BitsPerByte(2.2) is 1.2696.
+  EXPECT_THAT(seconds(), ElementsAre(testing::_, "not reached", "12.0"));
+  b[0].log.validation = {{10, 3, 1.27, 2000}, {20, 2, 1.26, 4000}, {30, 2, 1.2, 6000}};
+  b[1].log.validation.clear();
+  EXPECT_THAT(seconds(), ElementsAre(testing::_, "not reached", "12.0"));
+  b[2].log.validation = {{10, 2, 1.2, 2500}};
+  EXPECT_THAT(seconds(), ElementsAre(testing::_, "not reached", "4.0"));
+  EXPECT_THAT(CompareRuns({a[0]}, {b[0]}).results, testing::Contains(ElementsAre("seconds of training", "12.0", "12.0")));
+}
+
 TEST_F(ComparisonTest, TakesPublicLogsOnEitherSide) {
   Add("ours/seed-1", 1, 2.00, {{"matrix_lr", "0.02"}});
   MakeDirectories(folder_ + "/theirs");
