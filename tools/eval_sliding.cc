@@ -14,6 +14,7 @@
 #include "common/base/file.h"
 #include "common/base/json.h"
 #include "common/base/live_line.h"
+#include "common/base/loaded.h"
 #include "common/base/log.h"
 #include "common/base/text.h"
 #include "common/checkpoint/lineage_json.h"
@@ -124,14 +125,21 @@ uint64_t StateOf(const NamedTensors& parameters) {
   return digest.Digest();
 }
 
+// The program and the libraries that the scores were computed with: what decoding needs besides the artifact.
+Json Programs() {
+  Json programs = Json::array();
+  for (const LoadedFile& file : LoadedFiles()) programs.push_back({{"name", file.name}, {"bytes", file.bytes}, {"from", NameOf(file.from)}});
+  return programs;
+}
+
 // Writes what was proved, and the events in their order beside it. Throws GateError where something was not.
-void WriteProof(const Options& options, Proof& proof, const Score& score, const ShardSet& val, const Settings& settings,
+void WriteProof(const Options& options, Proof& proof, const Score& score, const ShardSet& val, const ByteTable& table, const Settings& settings,
                 const SplitText& text, Json about) {
   const int64_t text_bytes = text.text_bytes;
   ProofReport report = proof.Finish(score, text.proved);
   Json data;
   if (HasShards(settings.data_path, "train")) {
-    const Overlap overlap = CompareDocuments(ShardSet(settings.data_path, "train", settings.vocab_size), val);
+    const Overlap overlap = CompareDocuments(ShardSet(settings.data_path, "train", settings.vocab_size), val, table);
     if (overlap.shared > 0)
       report.failures.push_back(StringPrintf("%ld of %ld documents of training are documents of validation: %s",
                                              overlap.shared, overlap.train_documents, overlap.first.c_str()));
@@ -144,6 +152,16 @@ void WriteProof(const Options& options, Proof& proof, const Score& score, const 
   } else {
     LogLine("prove: documents: no training shards in " + settings.data_path +
             ": whether validation documents are among them cannot be told");
+  }
+  Json tokenizer;
+  if (text.tokenizer_documents >= 0) {
+    if (text.tokenizer_shared > 0)
+      report.failures.push_back(StringPrintf("the tokenizer was trained on %ld documents, of which %ld are of validation", text.tokenizer_documents,
+                                             text.tokenizer_shared));
+    tokenizer = {{"documents", text.tokenizer_documents}, {"shared", text.tokenizer_shared}};
+    Log("prove: tokenizer: trained on %ld documents, %ld of them of validation", text.tokenizer_documents, text.tokenizer_shared);
+  } else {
+    LogLine("prove: tokenizer: what it was trained on is not known: whether validation documents are among it cannot be told");
   }
   if (text_bytes >= 0 && report.bytes > text_bytes)
     report.failures.push_back(StringPrintf("the score counts %ld bytes; the text has %ld", report.bytes, text_bytes));
@@ -174,6 +192,7 @@ void WriteProof(const Options& options, Proof& proof, const Score& score, const 
        {"flips", {{"tokens", report.flips}, {"scores_kept", report.kept}}},
        {"sums", {{"distributions", report.sums}, {"worst", report.worst_sum}, {"tolerance", kSumTolerance}}},
        {"documents", data},
+       {"tokenizer", tokenizer},
        {"failures", report.failures},
        {"proved", report.failures.empty()}});
   WriteFile(options.prove + ".events", proof.Events());
@@ -279,7 +298,7 @@ Json Evaluate(const Options& options, Settings& settings, const Runtime& runtime
   val.CheckUnchanged();
   if (!std::isfinite(score.val_loss)) throw InputError(subject.path, "its losses are not finite numbers");
   if (proof) {
-    WriteProof(options, *proof, score, val, settings, text,
+    WriteProof(options, *proof, score, val, table, settings, text,
                {{"tool", "eval-sliding"}, {"artifact_digest", subject.digest}, {"val_digest", val.Identity()}, {"byte_table_digest", table.digest},
                 {"method", final_only ? "plain" : settings.method}, {"val_bpb", score.val_bpb}});
   }
@@ -309,6 +328,8 @@ Json Evaluate(const Options& options, Settings& settings, const Runtime& runtime
       {"bytes_proved", text.proved},
       {"text_bytes", text.text_bytes < 0 ? Json() : Json(text.text_bytes)},
       {"text_digest", text.text_digest.empty() ? Json() : Json(text.text_digest)},
+      {"tokenizer_bytes", text.tokenizer_bytes < 0 ? Json() : Json(text.tokenizer_bytes)},
+      {"programs", Programs()},
       {"precision", settings.precision},
       {"threads", runtime.threads()},
       {"cpu", runtime.processor()},

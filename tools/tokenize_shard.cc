@@ -38,6 +38,7 @@ int main(int argc, char** argv) {
       "manifest.json (counts and digests) into a folder, in place of what the split had there. The bytes that the tokens\n"
       "stand for are counted against each document's text.\n"
       "With --train-tokenizer the tokenizer is first trained on the same text, VOCAB_SIZE pieces large; it keeps text exactly.\n"
+      "Which documents these were is written beside it (FILE.documents).\n"
       "With --byte-table FILE the tokenizer's byte table is written to FILE, which needs no text.\n"
       "With --identify DIR the identities of the splits in DIR are printed; manifest.json is checked against the "
       "shards.",
@@ -134,6 +135,12 @@ int main(int argc, char** argv) {
       result["byte_sidecar"] = !split.byte_files.empty();
       result["tokens"] = split.tokens();
       result["identity"] = split.Identity();
+      if (split.tokenizer_documents >= 0) {
+        result["tokenizer_documents"] = split.tokenizer_documents;
+        result["tokenizer_shared"] = split.tokenizer_shared;
+        if (options.split == "val" && split.tokenizer_shared > 0)
+          Log("warning: the tokenizer was trained on %ld of these %ld documents of validation: no score of them can be proved", split.tokenizer_shared, split.documents);
+      }
       if (split.changed_documents > 0)
         Log("%ld of %ld documents do not come back as they are: the tokenizer has changed them; scores count %ld of their %ld bytes",
             split.changed_documents, split.documents, split.token_bytes, split.text_bytes);

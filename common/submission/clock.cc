@@ -4,6 +4,7 @@
 
 #include "common/base/text.h"
 #include "common/checkpoint/counter_names.h"
+#include "common/submission/bytes.h"
 
 namespace fairway {
 
@@ -26,6 +27,8 @@ std::vector<std::string> OutsideTrack(const std::vector<FinishedRun>& runs) {
   for (const FinishedRun& run : runs) {
     const ClockLedger clock = ClockOf(run);
     const std::string seed = StringPrintf("seed %ld: ", static_cast<long>(run.seed()));
+    if (const uint64_t bytes = CountedBytes(run); bytes > kTrackBytes)
+      reasons.push_back(seed + "artifact, code and what else decoding needs have " + WithCommas(bytes) + " bytes, more than " + WithCommas(kTrackBytes));
     if (clock.training > kTrackSeconds)
       reasons.push_back(seed + StringPrintf("training took %.1f s, more than %.0f", clock.training, kTrackSeconds));
     if (!clock.evaluation)

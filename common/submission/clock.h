@@ -25,7 +25,7 @@ struct ClockLedger {
 
 ClockLedger ClockOf(const FinishedRun& run);
 
-// Why such runs are not of the ten-minute track; empty where they are.
+// Why such runs are not of the ten-minute track, by their clock and their bytes; empty where they are.
 std::vector<std::string> OutsideTrack(const std::vector<FinishedRun>& runs);
 
 }  // namespace fairway

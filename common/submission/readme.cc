@@ -7,6 +7,7 @@
 #include "common/base/file.h"
 #include "common/base/text.h"
 #include "common/checkpoint/counter_names.h"
+#include "common/submission/bytes.h"
 #include "common/submission/clock.h"
 #include "common/submission/record.h"
 
@@ -76,7 +77,27 @@ void AddSizes(const Record& record, SeedTable& table) {
   row("bytes of the artifact (all of these, compressed)", &ArtifactSizes::compressed);
   table.Row("bytes of code (the source archive)", [](const FinishedRun& run) { return WithCommas(run.source_bytes); });
   table.Row("bytes in all, of " + WithCommas(record.options.budget),
-            [](const FinishedRun& run) { return WithCommas(run.artifact.compressed + run.source_bytes); });
+            [](const FinishedRun& run) { return WithCommas(CountedBytes(run)); });
+}
+
+// All that scoring the artifacts needs, and whether it counts.
+Table Bytes(const Record& record) {
+  Table table = {{"bytes", "counts"}};
+  for (const FinishedRun& run : record.runs) table[0].push_back("seed " + std::to_string(run.seed()));
+  std::vector<std::vector<ByteLine>> ledgers;
+  std::set<std::string> shown;
+  for (const FinishedRun& run : record.runs) ledgers.push_back(ByteLedger(run));
+  for (const std::vector<ByteLine>& ledger : ledgers) {
+    for (const ByteLine& line : ledger) {
+      if (!shown.insert(line.what).second) continue;
+      table.push_back({line.what + ": " + line.why, line.counts ? "yes" : "no"});
+      for (const std::vector<ByteLine>& other : ledgers) {
+        const auto found = std::ranges::find(other, line.what, &ByteLine::what);
+        table.back().push_back(found == other.end() || !found->bytes ? "-" : WithCommas(*found->bytes));
+      }
+    }
+  }
+  return table;
 }
 
 // Each technique with how often it acted, from its own counter.
@@ -197,6 +218,10 @@ Table Proved(const Record& record) {
   documents("documents of validation", "val_documents");
   documents("documents of training that are one of validation", "shared");
   documents("documents of training that are nearly one of validation", "near");
+  row("documents that the tokenizer was trained on, of them of validation", [=](const Json& proof) {
+    const Json data = proof.value("tokenizer", Json());
+    return data.is_object() ? count(data["documents"]) + ", " + count(data["shared"]) : std::string("not known");
+  });
   return table.table();
 }
 
@@ -330,7 +355,7 @@ std::string ReadMe(const Record& record) {
     text += ", seed " + SeedList(record);
   }
   text += ". Size: **" + WithCommas(record.bytes_total) + " bytes** of " + WithCommas(record.options.budget) +
-          ", artifact and code together.\n\n";
+          ", everything that counts together.\n\n";
   if (record.comparison) text += Verdict(record) + "\n";
   text += "![training and validation loss against steps](loss-curve.svg)\n\n";
 
@@ -350,6 +375,7 @@ std::string ReadMe(const Record& record) {
     text += "\n";
   }
   text += "## Sizes\n\n" + Markdown(sizes.table()) + "\n";
+  text += "What scoring needs, and what of it counts against the limit:\n\n" + Markdown(Bytes(record)) + "\n";
   text += "## What acted, and how often\n\n" + Markdown(Activity(record)) + "\n";
   text += "## Training\n\n" + Markdown(Training(record)) + "\n";
   text += "## Clock\n\n" + Markdown(Clock(record)) + "\n";
@@ -358,7 +384,9 @@ std::string ReadMe(const Record& record) {
                                                                                "one answers. `make verify-record` proves the score again.\n\n"
                                                      : std::string("None was run here (`make prove`). `make verify-record` proves the score.\n\n"));
   const std::vector<std::string> outside = OutsideTrack(record.runs);
-  text += StringPrintf("The ten-minute track wants training, all that reads training data, and evaluation within %.0f s each. ", kTrackSeconds) +
+  text += StringPrintf("The ten-minute track wants training, all that reads training data, and evaluation within %.0f s each, and everything that "
+                       "counts within %s bytes. ",
+                       kTrackSeconds, WithCommas(kTrackBytes).c_str()) +
           (outside.empty() ? "These runs are.\n\n" : "These runs are outside of it: " + Join(outside, "; ") + ".\n\n");
   text += proof;
   if (!record.hardware.empty()) text += "Hardware: " + record.hardware + ".";

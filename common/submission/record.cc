@@ -13,6 +13,7 @@
 #include "common/base/file.h"
 #include "common/base/text.h"
 #include "common/checkpoint/counter_names.h"
+#include "common/submission/bytes.h"
 #include "common/submission/clock.h"
 #include "common/submission/loss_curve.h"
 #include "common/submission/output_folder.h"
@@ -120,13 +121,16 @@ void CheckOneExperiment(const std::vector<FinishedRun>& runs) {
   }
 }
 
+const FinishedRun& LargestRun(const Record& record) { return *std::ranges::max_element(record.runs, {}, CountedBytes); }
+
 void CheckBudget(const Record& record) {
   if (record.bytes_total <= record.options.budget) return;
-  const FinishedRun& largest =
-      *std::ranges::max_element(record.runs, {}, [](const FinishedRun& run) { return run.artifact.compressed; });
-  throw GateError(StringPrintf("%s: over budget by %s bytes: artifact %s + code %s > %s", largest.directory.c_str(),
-                               WithCommas(record.bytes_total - record.options.budget).c_str(),
-                               WithCommas(largest.artifact.compressed).c_str(), WithCommas(record.bytes_code).c_str(),
+  const FinishedRun& largest = LargestRun(record);
+  std::vector<std::string> parts;
+  for (const ByteLine& line : ByteLedger(largest))
+    if (line.counts) parts.push_back(line.what + " " + WithCommas(*line.bytes));
+  throw GateError(StringPrintf("%s: over budget by %s bytes: %s > %s", largest.directory.c_str(),
+                               WithCommas(record.bytes_total - record.options.budget).c_str(), Join(parts, " + ").c_str(),
                                WithCommas(record.options.budget).c_str()));
 }
 
@@ -270,7 +274,7 @@ Record MakeRecord(std::vector<FinishedRun> runs, RecordOptions options) {
   }
   record.bytes_code = record.runs[0].source_bytes;
   for (const FinishedRun& run : record.runs) {
-    record.bytes_total = std::max(record.bytes_total, run.artifact.compressed + record.bytes_code);
+    record.bytes_total = std::max(record.bytes_total, CountedBytes(run));
   }
   CheckBudget(record);
   record.comparison = Compare(record);
@@ -325,21 +329,26 @@ Json SubmissionJson(const Record& record) {
                                            {"step_avg_ms", Rounded(run.step_ms())}};
   }
   const bool qualifies = record.comparison && record.comparison->qualifies;
+  const bool fits = record.bytes_total <= kTrackBytes;
   const std::vector<std::string> outside = OutsideTrack(record.runs);
   Json json = {{"author", options.author},
                {"github_id", options.github_id},
                {"name", options.name},
                {"blurb", options.blurb},
                {"date", options.date},
-               {"track", qualifies && outside.empty() ? "10min_16mb" : "non-record-16mb"},
+               {"track", !fits ? "non-record" : qualifies && outside.empty() ? "10min_16mb" : "non-record-16mb"},
                {"val_loss", record.val_loss},
                {"val_bpb", record.val_bpb},
                {"bytes_total", record.bytes_total},
                {"bytes_code", record.bytes_code},
                {"seeds", seeds},
                {"seed_results", results}};
-  // What keeps a score that is good enough off the leaderboard.
-  if (qualifies && !outside.empty()) json["track_reasons"] = outside;
+  // What keeps a score that is good enough off the leaderboard, or a record out of both tracks.
+  if ((qualifies || !fits) && !outside.empty()) json["track_reasons"] = outside;
+  if (const FinishedRun& largest = LargestRun(record); largest.eval.contains("programs")) {
+    for (const ByteLine& line : ByteLedger(largest))
+      json["bytes_ledger"].push_back({{"what", line.what}, {"bytes", line.bytes ? Json(*line.bytes) : Json()}, {"counts", line.counts}});
+  }
   if (record.val_bpb_std) {
     json["val_loss_std"] = *record.val_loss_std;
     json["val_bpb_std"] = *record.val_bpb_std;

@@ -17,7 +17,7 @@ struct RecordOptions {
   std::string name, blurb;                            // where empty, made from the settings and counters
   std::string date;                                   // 2026-03-31; where empty, today (UTC)
   std::optional<double> baseline_loss, baseline_bpb;  // the standing record's score: at most one of them
-  uint64_t budget = 16'000'000;                       // bytes of artifact and code together
+  uint64_t budget = 16'000'000;                       // bytes of all that counts: artifact, code, other people's libraries (bytes.h)
 };
 
 // A record must beat the standing one by this, with such a probability of chance, over so many seeds (docs/formats.md,
@@ -38,13 +38,13 @@ struct Record {
   double val_loss = 0, val_bpb = 0;  // means over the seeds
   std::optional<double> val_loss_std, val_bpb_std;
   uint64_t bytes_code = 0;   // the source archive as shipped
-  uint64_t bytes_total = 0;  // with the largest artifact
+  uint64_t bytes_total = 0;  // of the largest run: all that counts (bytes.h)
   std::optional<Comparison> comparison;
   std::string hardware, pytorch_version;  // of the training; empty where train noted none
 };
 
 // Throws GateError where the runs are not one experiment under distinct seeds (settings, data and code the same), or
-// where the largest artifact and the code are over budget; UsageError for two baselines, or a date that is none.
+// where artifact, code and what else counts are over budget; UsageError for two baselines, or a date that is none.
 // REQUIRES: at least one run.
 Record MakeRecord(std::vector<FinishedRun> runs, RecordOptions options);
 

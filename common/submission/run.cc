@@ -59,6 +59,17 @@ void CheckScores(const Json& scores, const std::string& path) {
   require({"artifact_digest", "identity", "val_digest", "byte_table_digest", "method", "precision", "cpu"}, "printable text",
           [](const Json& json) { return json.is_string() && IsPrintable(json.get_ref<const std::string&>()); });
   require({"made_from"}, "list", [](const Json& json) { return json.is_array(); });
+  // Absent from older files. Bytes are added up.
+  const auto is_size = [](const Json& json) { return json.is_number_unsigned() && json.get<uint64_t>() <= uint64_t{1} << 40; };
+  if (scores.contains("tokenizer_bytes"))
+    require({"tokenizer_bytes"}, "count", [&](const Json& json) { return json.is_null() || is_size(json); });
+  if (!scores.contains("programs")) return;
+  require({"programs"}, "list of programs", [&](const Json& json) {
+    return json.is_array() && json.size() <= 10000 && std::ranges::all_of(json, [&](const Json& file) {
+      const auto is_text = [&](const char* name) { return file.contains(name) && file[name].is_string() && IsPrintable(file[name].get_ref<const std::string&>()); };
+      return file.is_object() && is_text("name") && is_text("from") && file.contains("bytes") && is_size(file["bytes"]);
+    });
+  });
 }
 
 ArtifactSizes Measure(const InputFile& file, const CheckpointReader& unpacked) {
@@ -146,6 +157,9 @@ Json ReadProof(const std::string& path, const Json& eval, bool must_belong) {
   if (const Json documents = proof.value("documents", Json()); documents.is_object())
     for (const char* name : {"train_documents", "val_documents", "shared", "near"})
       if (!documents.contains(name) || !documents[name].is_number()) throw misses(std::string("documents.") + name);
+  if (const Json tokenizer = proof.value("tokenizer", Json()); tokenizer.is_object())
+    for (const char* name : {"documents", "shared"})
+      if (!tokenizer.contains(name) || !tokenizer[name].is_number()) throw misses(std::string("tokenizer.") + name);
   if (!proof.contains("proved") || !proof["proved"].is_boolean() || !proof.contains("failures") || !proof["failures"].is_array()) throw misses("proved");
   // It proves this score, computed again: to summation noise of other threads.
   constexpr double kNoise = 1e-4;

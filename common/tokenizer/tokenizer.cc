@@ -5,6 +5,7 @@
 
 #include <algorithm>
 #include <limits>
+#include <optional>
 #include <unordered_map>
 
 #include "common/base/error.h"
@@ -33,6 +34,7 @@ class DocumentIterator : public sentencepiece::SentenceIterator {
         if (done_) return;
         text_ = TextOf(document, documents_.format());
       } while (!Takes(documents_.format(), text_));
+      training_text_.Add(text_);
       if (case_ops_) text_ = EncodeCase(text_);
       if (text_.size() > kMaxTrainingDocument)
         throw InputError(*document.path, StringPrintf("a document of %zu bytes is too long to train on (at most %zu)",
@@ -44,6 +46,7 @@ class DocumentIterator : public sentencepiece::SentenceIterator {
   }
   const std::string& value() const override { return text_; }
   sentencepiece::util::Status status() const override { return {}; }
+  const TrainingText& training_text() const { return training_text_; }
   void Rethrow() const {
     if (error_) std::rethrow_exception(error_);
   }
@@ -52,6 +55,7 @@ class DocumentIterator : public sentencepiece::SentenceIterator {
   DocumentSource& documents_;
   const bool case_ops_;
   std::string text_;
+  TrainingText training_text_;
   std::exception_ptr error_;
   bool done_ = false;
 };
@@ -70,6 +74,8 @@ bool Load(std::string_view bytes, sentencepiece::SentencePieceProcessor& process
 struct Tokenizer::State {
   sentencepiece::SentencePieceProcessor processor;
   std::string digest;
+  int64_t bytes = 0;
+  std::optional<TrainingText> training_text;
 };
 
 Tokenizer::Tokenizer(const std::string& path) : state_(std::make_unique<State>()) {
@@ -83,6 +89,8 @@ Tokenizer::Tokenizer(const std::string& path) : state_(std::make_unique<State>()
     throw InputError(file.path(),
                      StringPrintf("has BOS %d; documents in shards start with id %ld", processor.bos_id(), kBos));
   state_->digest = Sha256Hex(file.bytes());
+  state_->bytes = static_cast<int64_t>(file.bytes().size());
+  state_->training_text = TrainingText::Read(path, state_->digest);
 }
 
 Tokenizer::~Tokenizer() = default;
@@ -114,6 +122,12 @@ int64_t Tokenizer::size() const {
 }
 const std::string& Tokenizer::digest() const {
   return state_->digest;
+}
+int64_t Tokenizer::bytes() const {
+  return state_->bytes;
+}
+const TrainingText* Tokenizer::training_text() const {
+  return state_->training_text ? &*state_->training_text : nullptr;
 }
 
 void TrainTokenizer(DocumentSource& documents, const TokenizerOptions& options, const std::string& path) {
@@ -157,6 +171,7 @@ void TrainTokenizer(DocumentSource& documents, const TokenizerOptions& options, 
     throw InputError("the training text", StringPrintf("gives only %ld pieces, not the %ld that were asked for; ask for fewer, or give more text",
                                                        pieces, options.vocab_size));
   WriteFile(path, model);
+  iterator.training_text().Write(path, Sha256Hex(model));
 }
 
 }  // namespace fairway

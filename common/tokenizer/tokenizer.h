@@ -8,13 +8,14 @@
 #include <vector>
 
 #include "common/tokenizer/documents.h"
+#include "common/tokenizer/training_text.h"
 
 namespace fairway {
 
 class Tokenizer {
  public:
-  // Reads a SentencePiece model. IoError; InputError where it is none, has more pieces than 16 bits number, or its BOS
-  // is not the id that the shard format wants.
+  // Reads a SentencePiece model, and what it was trained on where that is beside it. IoError; InputError where it is none, has more
+  // pieces than 16 bits number, its BOS is not the id that the shard format wants, or the training text is of another model.
   explicit Tokenizer(const std::string& path);
   ~Tokenizer();
 
@@ -26,7 +27,10 @@ class Tokenizer {
   std::vector<uint16_t> EncodeDocument(std::string_view text, std::vector<size_t>& ends) const;
 
   int64_t size() const;               // pieces
+  int64_t bytes() const;              // of the file
   const std::string& digest() const;  // SHA-256 of the file, hexadecimal
+  // The documents that it was trained on; null where that is not known.
+  const TrainingText* training_text() const;
 
  private:
   struct State;
@@ -42,7 +46,8 @@ struct TokenizerOptions {
   bool normalise = false;
 };
 
-// Trains a tokenizer by byte-pair encoding on the documents that the source's format takes, and writes it to `path`: pad, BOS, EOS and
+// Trains a tokenizer by byte-pair encoding on the documents that the source's format takes, and writes it to `path`, and which documents
+// these were beside it (training_text.h): pad, BOS, EOS and
 // unknown first; byte fallback for the rarest thousandth of characters; digits split. The same documents give the same bytes.
 // Throws InputError for documents that are not text or too few to train on, and where they give fewer pieces than asked for.
 void TrainTokenizer(DocumentSource& documents, const TokenizerOptions& options, const std::string& path);

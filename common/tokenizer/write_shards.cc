@@ -96,6 +96,7 @@ struct EncodedDocument {
   std::vector<uint16_t> tokens, bytes;  // the bytes of text that each token stands for
   int64_t table_bytes = 0;              // that the byte table counts
   bool taken = true, changed = false;   // changed: the tokens spell another text
+  bool trained_on = false;              // the tokenizer was
 };
 
 // Bytes that each token stands for. A token counts no more bytes than it spells, nor than it covers of the text: what normalisation
@@ -130,6 +131,7 @@ void Encode(const RawDocument& raw, const DocumentFormat& format, const Tokenize
   document.text = TextOf(raw, format);
   document.taken = Takes(format, document.text);
   if (!document.taken) return;
+  if (const TrainingText* trained = tokenizer.training_text()) document.trained_on = trained->Has(TrainingText::HashOf(document.text));
   const bool case_ops = table.case_ops();
   const std::string coded = case_ops ? EncodeCase(document.text) : "";
   if (case_ops && DecodeCase(coded) != document.text)
@@ -218,6 +220,11 @@ SplitRecord WriteShards(DocumentSource& documents, const Tokenizer& tokenizer, c
   SplitRecord split{.documents = 0, .text_bytes = 0, .corpus_sha256 = documents.Digest(), .tokenizer_sha256 = tokenizer.digest()};
   split.token_bytes = split.changed_documents = 0;
   split.case_ops = byte_table.case_ops();
+  split.tokenizer_bytes = tokenizer.bytes();
+  if (tokenizer.training_text() != nullptr) {
+    split.tokenizer_documents = tokenizer.training_text()->documents();
+    split.tokenizer_shared = 0;
+  }
   TextDigest text_digest;
   int64_t done = 0;
   std::vector<RawDocument> batch;
@@ -231,6 +238,7 @@ SplitRecord WriteShards(DocumentSource& documents, const Tokenizer& tokenizer, c
       has_sidecar = has_sidecar || (validation && bytes != document.table_bytes);
       ++split.documents;
       split.changed_documents += document.changed;
+      split.tokenizer_shared += document.trained_on;
       split.text_bytes += static_cast<int64_t>(document.text.size());
       split.token_bytes += bytes;
       text_digest.Add(document.text);

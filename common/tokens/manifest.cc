@@ -64,6 +64,9 @@ class ManifestReader {
     number("text_bytes", split.text_bytes);
     number("token_bytes", split.token_bytes);
     number("changed_documents", split.changed_documents);
+    number("tokenizer_bytes", split.tokenizer_bytes);
+    number("tokenizer_documents", split.tokenizer_documents);
+    number("tokenizer_shared", split.tokenizer_shared);
     if (json.contains("corpus_sha256")) split.corpus_sha256 = Digest(json, "corpus_sha256");
     if (json.contains("text_sha256")) split.text_sha256 = Digest(json, "text_sha256");
     split.tokenizer_sha256 = Digest(json, "tokenizer_sha256");
@@ -73,6 +76,8 @@ class ManifestReader {
     }
     if (json.contains("byte_files")) split.byte_files = Files(json["byte_files"], "byte_files");
     if (split.token_bytes > split.text_bytes) Fail("token_bytes is more than text_bytes");
+    if (split.tokenizer_shared > split.documents) Fail("tokenizer_shared is more than documents");
+    if ((split.tokenizer_documents < 0) != (split.tokenizer_shared < 0)) Fail("has one of tokenizer_documents and tokenizer_shared");
     return split;
   }
 
@@ -103,6 +108,9 @@ Json WriteSplit(const SplitRecord& split) {
   text("corpus_sha256", split.corpus_sha256);
   text("text_sha256", split.text_sha256);
   json["tokenizer_sha256"] = split.tokenizer_sha256;
+  number("tokenizer_bytes", split.tokenizer_bytes);
+  number("tokenizer_documents", split.tokenizer_documents);
+  number("tokenizer_shared", split.tokenizer_shared);
   if (split.case_ops) json["case_ops"] = true;
   json["identity"] = split.Identity();
   json["files"] = WriteFiles(split.files);

@@ -29,6 +29,9 @@ struct SplitRecord {
   int64_t changed_documents = -1;  // whose tokens spell another text
   bool case_ops = false;           // the tokens are those of EncodeCase(text)
   std::vector<ShardRecord> byte_files = {};  // the byte sidecar, or empty
+  int64_t tokenizer_bytes = -1;    // of the SentencePiece model
+  // Where it is known what the tokenizer was trained on: how many documents, and how many of this split's are among them.
+  int64_t tokenizer_documents = -1, tokenizer_shared = -1;
 
   int64_t tokens() const;
   std::string Identity() const;

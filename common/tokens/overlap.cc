@@ -8,6 +8,7 @@
 
 #include "common/base/digest.h"
 #include "common/base/text.h"
+#include "common/tokens/case_ops.h"
 #include "common/tokens/shard_format.h"
 
 namespace fairway {
@@ -40,11 +41,25 @@ void ForEachDocument(const ShardSet& shards, const std::function<void(int64_t be
   end(shards.tokens());
 }
 
-uint64_t HashOf(Document document) {
-  Xxh3 hash;
-  hash.Update(std::as_bytes(document));
-  return hash.Digest();
-}
+// Hashes of the text that documents spell.
+class TextHash {
+ public:
+  explicit TextHash(const ByteTable& table) : case_ops_(table.case_ops()) {
+    for (int64_t id = 0; id < table.size(); ++id) spelling_.push_back(table.Spell({id}));
+  }
+
+  uint64_t operator()(Document document) const {
+    std::string text;
+    for (const uint16_t id : document) text += spelling_[id];
+    Xxh3 hash;
+    hash.Update(case_ops_ ? DecodeCase(text) : text);
+    return hash.Digest();
+  }
+
+ private:
+  std::vector<std::string> spelling_;  // of each piece
+  const bool case_ops_;
+};
 
 // Hashes of some of the document's runs of tokens; which, their content decides.
 std::vector<uint64_t> Shingles(Document document) {
@@ -54,33 +69,44 @@ std::vector<uint64_t> Shingles(Document document) {
     for (size_t j = 0; j < kShingle; ++j) hash = (hash ^ document[i + j]) * 0xff51afd7ed558ccd, hash ^= hash >> 29;
     if (hash % kSampled == 0) shingles.push_back(hash);
   }
+  // Each once: text that repeats itself has no more in common with another for it.
+  std::ranges::sort(shingles);
+  shingles.erase(std::unique(shingles.begin(), shingles.end()), shingles.end());
   return shingles;
 }
 
 }  // namespace
 
-Overlap CompareDocuments(const ShardSet& train, const ShardSet& val) {
+Overlap CompareDocuments(const ShardSet& train, const ShardSet& val, const ByteTable& table) {
   Overlap overlap;
+  const TextHash hash_of(table);
   std::unordered_map<uint64_t, int64_t> documents;  // by hash: where it begins
   std::unordered_map<uint64_t, int64_t> runs;       // by shingle: the document's number
+  std::vector<size_t> sampled;                      // of each document of validation: its shingles
   ForEachDocument(val, [&](int64_t begin, Document document) {
-    documents.emplace(HashOf(document), begin);
-    for (const uint64_t shingle : Shingles(document)) runs.emplace(shingle, overlap.val_documents);
+    documents.emplace(hash_of(document), begin);
+    const std::vector<uint64_t> shingles = Shingles(document);
+    for (const uint64_t shingle : shingles) runs.emplace(shingle, overlap.val_documents);
+    sampled.push_back(shingles.size());
     ++overlap.val_documents;
   });
   ForEachDocument(train, [&](int64_t begin, Document document) {
     ++overlap.train_documents;
-    if (const auto found = documents.find(HashOf(document)); found != documents.end()) {
+    if (const auto found = documents.find(hash_of(document)); found != documents.end()) {
       if (overlap.shared++ == 0)
         overlap.first = StringPrintf("the document at token %ld of training is that at token %ld of validation", begin, found->second);
       return;
     }
     const std::vector<uint64_t> shingles = Shingles(document);
     std::unordered_map<int64_t, size_t> hits;
-    size_t most = 0;
-    for (const uint64_t shingle : shingles)
-      if (const auto found = runs.find(shingle); found != runs.end()) most = std::max(most, ++hits[found->second]);
-    overlap.near += most >= 4 && 2 * most >= shingles.size();
+    bool near = false;
+    for (const uint64_t shingle : shingles) {
+      const auto found = runs.find(shingle);
+      if (found == runs.end()) continue;
+      const size_t shared = ++hits[found->second];
+      near |= shared >= 4 && 2 * shared >= std::min(shingles.size(), sampled[found->second]);
+    }
+    overlap.near += near;
   });
   return overlap;
 }

@@ -59,6 +59,9 @@ SplitText CheckText(const ShardSet& shards, const ByteTable& table) {
   text.proved = record.BytesIdentity() == shards.BytesIdentity();
   text.text_bytes = record.text_bytes;
   text.text_digest = record.text_sha256;
+  text.tokenizer_bytes = record.tokenizer_bytes;
+  text.tokenizer_documents = record.tokenizer_documents;
+  text.tokenizer_shared = record.tokenizer_shared;
   return text;
 }
 

@@ -15,6 +15,7 @@ struct SplitText {
   bool proved = false;
   int64_t text_bytes = -1;  // of the documents; -1 where it is not known, as of downloaded shards
   std::string text_digest;  // SplitRecord::text_sha256; empty where it is not known
+  int64_t tokenizer_bytes = -1, tokenizer_documents = -1, tokenizer_shared = -1;  // those of SplitRecord
 };
 
 // Reads all of the split. Throws InputError where the manifest of these shards says another number of bytes (the byte table is of

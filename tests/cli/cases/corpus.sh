@@ -11,6 +11,23 @@ need train --profile small.profile --data-path mine --vocab-size 300 --iteration
 # The tokenizer has seen none of what is held out.
 need tokenize-shard --split train --separator blank-line --holdout 20% --vocab-size 300 --train-tokenizer again.model --out other book.txt
 need cmp again.model mine/tokenizer.model
+# A score of it is proved; one with a vocabulary that was learnt from the held-out documents is not.
+proof() {  # proof FOLDER: what a proof says of its documents, and how it ended
+  local status
+  eval-sliding --profile small.profile --vocab-size 300 --data-path "$1" --prove prove.json weights.ckpt > out 2> err
+  status=$?
+  { grep -E '^prove: (documents|tokenizer|FAILED)' err; tail -n 1 err | grep -E '^eval-sliding: '; }
+  return $status
+}
+need ema-finalize --profile small.profile --vocab-size 300 train.ckpt weights.ckpt
+try proof mine
+need tokenize-shard --separator blank-line --vocab-size 300 --train-tokenizer all.model book.txt
+need tokenize-shard --split train --separator blank-line --holdout 20% --tokenizer all.model --out leaky book.txt
+try tokenize-shard --split val --separator blank-line --holdout 20% --tokenizer all.model --out leaky book.txt
+try proof leaky
+# What a tokenizer was trained on belongs to it.
+cp all.model.documents again.model.documents
+try_last tokenize-shard --split val --separator blank-line --holdout 20% --tokenizer again.model --out other book.txt
 # Others are added: what was held out stays so.
 held() { grep -o '"documents": [0-9]*' "$1/manifest.json" | paste -sd ' '; }
 try held mine

@@ -27,6 +27,11 @@ try proof --published-quirks 1
 # The scores are the same whether or not somebody looks on.
 need eval-sliding --profile small.profile --out plain.json model.bin.zst
 try proof --expect plain.json
+# What the scores were computed with is named: a library from anywhere but the system, LibTorch and the program's own folder counts.
+try sh -c "grep -c '\"from\": \"elsewhere\"' plain.json"
+mkdir packer && cp "$(ldd "$bin/eval-sliding" | sed -n 's/.*=> \(.*libxxhash[^ ]*\) .*/\1/p')" packer
+LD_LIBRARY_PATH=packer need eval-sliding --profile small.profile --out packed.json model.bin.zst
+try sh -c "grep -B 2 '\"from\": \"elsewhere\"' packed.json | grep -o 'libxxhash'"
 # The validation text in training.
 cp data/fineweb_val_000000.bin data/fineweb_train_000001.bin
 try proof

@@ -42,6 +42,7 @@ struct FakeRun {
   std::string shards = "5ad5";
   std::string grid = "int6";
   Coder coder = Coder::kArithmetic;
+  Json programs;  // that scored it; null: eval.json does not say, as older ones
 
   // 2.5 bytes per token.
   static constexpr double kTargets = 12000, kBytes = 30000;
@@ -97,8 +98,9 @@ struct FakeRun {
     CheckpointWriter(path(run_file::kLineage), Kind::kQuantised, quantised.settings())
         .Finish(quantised.counters(), lineage);
 
-    WriteFile(path(run_file::kEval),
-              Scores(val_loss, artifact.digest, artifact.identity, Json::array()).dump(2) + "\n");
+    Json eval = Scores(val_loss, artifact.digest, artifact.identity, Json::array());
+    if (!programs.is_null()) eval.update({{"tokenizer_bytes", 254483}, {"programs", programs}});
+    WriteFile(path(run_file::kEval), eval.dump(2) + "\n");
     for (const std::string set : kWeightSets) {
       const Json made_from = Json::array({CheckpointReader(path(run_file::kTrain)).identity()});
       WriteFile(path(run_file::Before(set)), Scores(val_loss - 0.01, "", "", made_from).dump(2) + "\n");

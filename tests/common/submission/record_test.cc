@@ -427,6 +427,98 @@ TEST(MakeRecord, TheTrackFollowsFromTheClock) {
               HasSubstr("calibration read 98,304 training tokens after the clock of training had ended"));
 }
 
+// The programs of an honest evaluation, with a library from somewhere else.
+Json ProgramsWith(uint64_t elsewhere) {
+  Json programs = {{{"name", "eval-sliding"}, {"bytes", 20'000'000}, {"from", "code"}},
+                   {{"name", "libtorch_cpu.so"}, {"bytes", 400'000'000}, {"from", "libtorch"}},
+                   {{"name", "libc10.so"}, {"bytes", 1'000'000}, {"from", "libtorch"}},
+                   {{"name", "libzstd.so.1"}, {"bytes", 700'000}, {"from", "system"}}};
+  if (elsewhere > 0) programs.push_back({{"name", "libpacker.so"}, {"bytes", elsewhere}, {"from", "elsewhere"}});
+  return programs;
+}
+
+FinishedRun ScoredWith(uint64_t elsewhere) {
+  FakeRun run;
+  run.programs = ProgramsWith(elsewhere);
+  return ReadRun(Finished("scored-with", run));
+}
+
+TEST(MakeRecord, AnHonestRecordCountsArtifactAndCode) {
+  const FinishedRun run = ScoredWith(0);
+  const Record record = MakeRecord({run}, Dated());
+  EXPECT_EQ(record.bytes_total, run.artifact.compressed + 18);
+  const Json ledger = SubmissionJson(record)["bytes_ledger"];
+  std::vector<std::string> lines;
+  for (const Json& line : ledger) lines.push_back(line.dump());
+  EXPECT_THAT(lines, ElementsAre("{\"what\":\"artifact\",\"bytes\":" + std::to_string(run.artifact.compressed) + ",\"counts\":true}",
+                                 "{\"what\":\"code\",\"bytes\":18,\"counts\":true}",
+                                 "{\"what\":\"tokenizer\",\"bytes\":254483,\"counts\":false}",
+                                 "{\"what\":\"programs\",\"bytes\":20000000,\"counts\":false}",
+                                 "{\"what\":\"LibTorch and what comes with it\",\"bytes\":401000000,\"counts\":false}",
+                                 "{\"what\":\"libraries of the system\",\"bytes\":700000,\"counts\":false}"));
+  EXPECT_THAT(ReadMe(record), HasSubstr("| tokenizer: scoring reads its byte table, which is in the code | no | 254,483 |"));
+}
+
+// Records of older programs do not say what scored them.
+TEST(MakeRecord, AnOlderRecordHasNoLedgerInItsSubmission) {
+  const Record record = MakeRecord({ReadRun(Finished("older-ledger"))}, Dated());
+  EXPECT_FALSE(SubmissionJson(record).contains("bytes_ledger"));
+  EXPECT_THAT(ReadMe(record), AllOf(HasSubstr("| programs: not recorded | no | - |"), HasSubstr("| code: the source archive as shipped, byte table included | yes | 18 |")));
+}
+
+// The dispute: a size counted without what decoding needs.
+TEST(MakeRecord, CountsALibraryThatDecodingNeeds) {
+  const FinishedRun run = ScoredWith(2'000'000);
+  const uint64_t total = run.artifact.compressed + 18 + 2'000'000;
+  RecordOptions options = Dated();
+  options.budget = total;
+  const Record record = MakeRecord({run}, options);
+  EXPECT_EQ(record.bytes_total, total);
+  EXPECT_EQ(SubmissionJson(record)["bytes_total"], total);
+  EXPECT_THAT(ReadMe(record), HasSubstr("| library libpacker.so: is part of neither the code, LibTorch nor the system | yes | 2,000,000 |"));
+  options.budget = total - 1;
+  EXPECT_EQ(Outcome([&] { MakeRecord({run}, options); }),
+            "5: " + run.directory + ": over budget by 1 bytes: artifact " + WithCommas(run.artifact.compressed) +
+                " + code 18 + library libpacker.so 2,000,000 > " + WithCommas(total - 1));
+
+  // A record that leaves it out, in its total or in its ledger.
+  const std::string out = Fresh("counted-without");
+  WriteRecord(record, out);
+  EXPECT_EQ(Outcome([&] { ReadRecord(out, RecordOptions().budget); }), "done");
+  const auto said = [&](const std::string& from, const std::string& to) {
+    const std::string kept(InputFile(out + "/submission.json").text());
+    Edit(out + "/submission.json", from, to);
+    const std::string outcome = Outcome([&] { ReadRecord(out, RecordOptions().budget); });
+    WriteFile(out + "/submission.json", kept);
+    return outcome;
+  };
+  EXPECT_THAT(said("\"bytes_total\": " + std::to_string(total), "\"bytes_total\": " + std::to_string(total - 2'000'000)),
+              StartsWith("5: " + out + "/submission.json: bytes_total is " + std::to_string(total - 2'000'000)));
+  EXPECT_THAT(said("\"bytes\": 2000000", "\"bytes\": 2"), StartsWith("5: " + out + "/submission.json: bytes_ledger is "));
+}
+
+TEST(MakeRecord, WhatIsTooLargeIsOfNoTrack) {
+  RecordOptions options = Dated();
+  options.budget = 20'000'000;
+  options.baseline_loss = 2.02;
+  std::vector<FinishedRun> runs = ThreeSeeds();
+  runs[1].eval["programs"] = ProgramsWith(16'000'000);
+  const Record record = MakeRecord(runs, options);
+  const Json json = SubmissionJson(record);
+  EXPECT_EQ(json["track"], "non-record");
+  EXPECT_EQ(json["track_reasons"][0], "seed 42: artifact, code and what else decoding needs have " + WithCommas(record.bytes_total) + " bytes, more than 16,000,000");
+  EXPECT_THAT(ReadMe(record), HasSubstr("These runs are outside of it: seed 42: artifact, code"));
+}
+
+TEST(ReadRun, RefusesProgramsThatItCannotCount) {
+  for (const char* programs : {"3", "[3]", "[{\"name\": \"a\", \"from\": \"code\"}]", "[{\"name\": \"a\", \"from\": \"code\", \"bytes\": -1}]",
+                               "[{\"name\": \"a\", \"from\": 1, \"bytes\": 1}]", "[{\"name\": \"a\\u0007\", \"from\": \"code\", \"bytes\": 1}]"}) {
+    FakeRun run;
+    run.programs = Json::parse(programs);
+    EXPECT_THAT(Reading(Finished("programs", run)), HasSubstr("eval.json: programs is no list of programs")) << programs;
+  }
+}
+
 // What took how long: of the checkpoints' counters, and of the log, where each program says it at its end.
 TEST(ReadMe, HasTheClockOfEveryStage) {
   const std::string folder = Finished("clock-of-stages");

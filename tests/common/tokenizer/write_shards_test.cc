@@ -242,6 +242,34 @@ TEST_F(CountedShardsTest, SaysWhenEvenAnExactTokenizerCannotSpellTheText) {
   EXPECT_EQ(split_.token_bytes, 3);
 }
 
+// The dispute: a vocabulary learnt from validation text.
+TEST_F(WriteShardsTest, CountsDocumentsThatTheTokenizerWasTrainedOn) {
+  EXPECT_EQ(Write(OwnHeaders(), "train").tokenizer_documents, -1);  // it is not known here
+  const std::string model = folder_ / "of-some";
+  const std::vector<std::string> headers = OwnHeaders();
+  const std::vector<std::string> trained(headers.begin(), headers.end() - 3), held(headers.end() - 3, headers.end());
+  DocumentSource documents(trained, {});
+  TrainTokenizer(documents, {.vocab_size = 400}, model);
+  tokenizer_ = std::make_unique<Tokenizer>(model);
+  table_ = ByteTable::Read(model);
+  std::filesystem::remove_all(folder_ / "out");
+
+  const auto number = static_cast<int64_t>(trained.size());
+  const SplitRecord train = Write(trained, "train", 1000, 3), val = Write(held, "val");
+  EXPECT_EQ(train.tokenizer_documents, number);
+  EXPECT_EQ(train.tokenizer_shared, number);
+  EXPECT_EQ(train.tokenizer_bytes, static_cast<int64_t>(std::filesystem::file_size(model)));
+  EXPECT_EQ(val.tokenizer_documents, number);
+  EXPECT_EQ(val.tokenizer_shared, 0);
+  std::vector<std::string> leaking = held;
+  leaking.insert(leaking.begin() + 1, {trained[0], trained[5]});
+  EXPECT_EQ(Write(leaking, "val").tokenizer_shared, 2);
+  const SplitText text = CheckText(ShardSet(folder_ / "out", "val", tokenizer_->size()), table_);
+  EXPECT_EQ(text.tokenizer_documents, number);
+  EXPECT_EQ(text.tokenizer_shared, 2);
+  EXPECT_EQ(text.tokenizer_bytes, train.tokenizer_bytes);
+}
+
 TEST_F(CountedShardsTest, TakesHeldOutDocumentsAlone) {
   TrainOnOwnHeaders(folder_ / "m");
   DocumentFormat format{.separator = '\f', .holdout = 0.3, .held_out = true};

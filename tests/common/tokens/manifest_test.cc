@@ -14,6 +14,9 @@ TEST(Manifest, ReadsWhatItWrote) {
   Manifest manifest;
   manifest.splits["train"] = {{{"a.bin", 1, 1026, "11"}, {"b.bin", 2, 1028, "22"}}, 3, 400, "cc", "dd", "ee", 390, 2, true, {}};
   manifest.splits["val"] = {{{"c.bin", 4, 1032, "33"}}, -1, -1, "", "dd", "", -1, -1, false, {{"d.bin", 4, 1032, "44"}}};
+  manifest.splits["train"].tokenizer_bytes = 5000;
+  manifest.splits["train"].tokenizer_documents = 9;
+  manifest.splits["train"].tokenizer_shared = 3;
   WriteBytes(folder / "manifest.json", manifest.ToJson());
   const Manifest read = Manifest::Read(folder.path());
   EXPECT_EQ(read.ToJson(), manifest.ToJson());
@@ -24,6 +27,11 @@ TEST(Manifest, ReadsWhatItWrote) {
   EXPECT_EQ(read.splits.at("train").changed_documents, 2);
   EXPECT_EQ(read.splits.at("train").text_sha256, "ee");
   EXPECT_TRUE(read.splits.at("train").case_ops);
+  EXPECT_EQ(read.splits.at("train").tokenizer_bytes, 5000);
+  EXPECT_EQ(read.splits.at("train").tokenizer_documents, 9);
+  EXPECT_EQ(read.splits.at("train").tokenizer_shared, 3);
+  EXPECT_EQ(read.splits.at("val").tokenizer_documents, -1);
+  EXPECT_EQ(read.splits.at("val").tokenizer_shared, -1);
   EXPECT_EQ(read.splits.at("train").BytesIdentity(), "");
   EXPECT_EQ(read.splits.at("val").token_bytes, -1);
   EXPECT_FALSE(read.splits.at("val").case_ops);
@@ -45,7 +53,9 @@ TEST(Manifest, RefusesWhatIsNone) {
   WriteBytes(folder / "manifest.json", R"({"format": 3, "splits": {}})");
   EXPECT_EQ(MessageOf<InputError>([&] { Manifest::Read(folder.path()); }),
             folder / "manifest.json: is a manifest of format 3; this program reads formats 1 and 2");
-  for (const char* extra : {R"("case_ops": 1)", R"("byte_files": {})", R"("text_sha256": "no digest")", R"("text_bytes": 3, "token_bytes": 4)"}) {
+  for (const char* extra : {R"("case_ops": 1)", R"("byte_files": {})", R"("text_sha256": "no digest")", R"("text_bytes": 3, "token_bytes": 4)",
+                            R"("documents": 3, "tokenizer_documents": 9, "tokenizer_shared": 4)", R"("documents": 3, "tokenizer_documents": 9)",
+                            R"("tokenizer_bytes": -1)"}) {
     WriteBytes(folder / "manifest.json", R"({"format": 2, "splits": {"val": {"files": [], "tokenizer_sha256": "", )" + std::string(extra) + "}}}");
     EXPECT_NE(MessageOf<InputError>([&] { Manifest::Read(folder.path()); }), "") << extra;
   }
