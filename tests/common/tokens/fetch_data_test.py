@@ -262,6 +262,10 @@ class FetchDataTest(unittest.TestCase):
         result = self.fetch("--shards", "1", env={"HF_HUB_OFFLINE": "1"})
         self.assertEqual(self.hub.log, [])
         self.assertEqual((result["val_shards"], result["train_shards"], result["downloaded_bytes"]), (1, 1, 0))
+        message = self.fetch("--set", "SP8192", env={"HF_HUB_OFFLINE": "1"}, status=3)
+        self.assertEqual(message, "fetch-data: datasets/tokenizers/fineweb_8192_bpe.model: is not in the hub's cache, and HF_HUB_OFFLINE is set "
+                                  "(without a network: FAIRWAY_HUB=URL names a mirror, HF_HOME=DIR a filled cache; with a copy of the data "
+                                  "elsewhere, give DATA_PATH=DIR TOKENIZER_PATH=FILE to make record)")
         message = self.fetch("--shards", "2", env={"HF_HUB_OFFLINE": "1"}, status=4)
         self.assertEqual(message, f"fetch-data: {REMOTE}: offers 1 training shards, not 2: fineweb_train_000001.bin is missing")
         # With a hub, only what the cache has not is fetched.
@@ -337,7 +341,7 @@ class FetchDataTest(unittest.TestCase):
         self.assertEqual(self.fetch("--shards", "1", status=3), f"fetch-data: {TOKENIZER_NAME}: {self.hub.url}: answers 404")
         self.hub.shutdown()
         self.hub.server_close()
-        self.assertRegex(self.fetch("--shards", "1", status=3), f"fetch-data: {TOKENIZER_NAME}: {self.hub.url}: .*Connection refused")
+        self.assertRegex(self.fetch("--shards", "1", status=3), f"fetch-data: {TOKENIZER_NAME}: {self.hub.url}: .*Connection refused \\(without a network: .*DATA_PATH=DIR ")
 
     def test_refuses_a_wrong_size(self):
         path = f"{REMOTE}/fineweb_train_000000.bin"
