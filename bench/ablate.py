@@ -9,7 +9,7 @@ WARMDOWN_ITERS=35). It is trained, finalised, quantised, packed and scored (slid
 is not made again, so that a table can grow run by run. --table only prints what is there.
 
 The difference is the mean over the seeds that both have of (variant - base), with its standard error: the standard deviation of
-these paired differences over the root of their number. Negative is better. --docs takes documents (JSON, one a line, key text) in
+these paired differences over the root of their number. Negative is better. --docs takes documents (JSON, one per line, key text) in
 place of the profile's corpus: nine of ten train, every tenth is scored; TOKENIZER_PATH names their tokenizer.
 """
 import argparse, hashlib, json, math, os, statistics, subprocess, sys

@@ -182,7 +182,7 @@ class Optimizers:
 
     @torch.no_grad()
     def step(self, momentum=0.92, decay=0.04, clip=0.3, scale=1.0):
-        """One step on the gradients that stand in the model, with every learning rate times `scale`."""
+        """One step on the gradients that are in the model, with every learning rate times `scale`."""
         torch.nn.utils.clip_grad_norm_(self.model.parameters(), clip)
         for optimizer, rate in zip(self.adam, self.adam_lrs):
             optimizer.param_groups[0]["lr"] = rate * scale
@@ -227,7 +227,7 @@ def bench(a):
 
 
 def windows(a):
-    """Prints one JSON line: seconds a window of sliding evaluation, the published way: the whole model and all logits."""
+    """Prints one JSON line: seconds per window of sliding evaluation, the published way: the whole model and all logits."""
     torch.set_num_threads(a.threads)
     torch.manual_seed(1337)
     model = Model(Config()).eval()

@@ -20,7 +20,7 @@ FORMS = {"int5": 15, "int6": 31, "int8": 127}
 
 
 def published_search(w, form):
-    """One matrix there and back (specification of the published entry: floors of 1/31 and 1/127, one percentile a matrix)."""
+    """Quantises and dequantises one matrix as the published entry does: floors of 1/31 and 1/127, one percentile per matrix."""
     if form == "int8":
         clip = torch.quantile(w.abs(), 0.9999984, dim=1)
         scale = (clip / 127).clamp_min(1 / 127)

@@ -131,7 +131,7 @@ def table(results):
         lines.append(f"| record_shape | sliding evaluation, windows/s over PyTorch's: **{e['eval_ratio']:.2f}** at the published 32 at a time, "
                      f"{e['eval_ratio_best_batch']:.2f} at its best | | |")
     if "growth" in results:
-        lines += ["", "| tokens a step (small shape, cold page cache) | seconds | microseconds a token | waiting for data | peak memory |",
+        lines += ["", "| tokens per step (small shape, cold page cache) | seconds | microseconds per token | waiting for data | peak memory |",
                   "|---:|---:|---:|---:|---:|"]
         lines += [f"| {r['tokens']:,} | {r['step_s']:.2f} | {1e6 * r['step_s'] / r['tokens']:.1f} | {100 * r['data_wait_share']:.2f}% "
                   f"| {r['peak_bytes'] / 1e6:,.0f} MB |" for r in results["growth"]]

@@ -2,7 +2,7 @@
 
     python bench/rate_distortion.py --run runs/cpu-demo/seed-1337 --out build/bench
 
-Writes rate-distortion.tsv, .svg and .png. Beside the score stands the Kullback-Leibler divergence of the artifact's predictions from
+Writes rate-distortion.tsv, .svg and .png. Beside the score is the Kullback-Leibler divergence of the artifact's predictions from
 those of the unrounded weights (nats per token, from the same model in PyTorch): near the unrounded score a change of it is of either
 sign, the divergence is not. --training-tokens N scores the last N tokens of the training split in place of the validation split:
 what is chosen by these figures is to be chosen there. Words behind `--` go to every rtn and gptq (-- --calibration-windows 16).

@@ -70,7 +70,7 @@ def step(s, plan, machine, ranks):
     iterations = s["muon_backend_steps"]
     # Products of one shape go together: a handful of launches an iteration whatever the count.
     part["muon"] = 2 * iterations * work / machine["newton_schulz"] + 4 * min(count, 4) * iterations * machine["launch"]
-    # Weights, gradients, moments and averages walked over once: some 10 values of 4 bytes an element of what is stepped or averaged.
+    # Weights, gradients, moments and averages walked over once: some 10 values of 4 bytes per element of what is stepped or averaged.
     part["elements"] = 40 * (M + others) / machine["memory"]
     received = (8 * others + 6 * M) * (ranks - 1) / ranks
     inside = ranks <= machine["ranks_a_host"]

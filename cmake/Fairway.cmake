@@ -12,7 +12,7 @@ function(fairway_library module)
 endfunction()
 
 # fairway_kernels(MODULE FILE.cc…) adds files that are compiled once for each instruction set in FAIRWAY_KERNEL_TARGETS, each
-# time with FAIRWAY_TARGET naming the namespace that the code stands in; common/model/ops/kernel.h chooses among them when
+# time with FAIRWAY_TARGET naming the namespace of the code; common/model/ops/kernel.h chooses among them when
 # the program starts. Products and sums may fuse there, and nowhere else: kernels promise a tolerance, not a rounding. Such
 # files use neither the standard library nor LibTorch: a template compiled for one processor must not be linked into code that
 # runs on another.
@@ -81,7 +81,7 @@ endfunction()
 
 # fairway_tool(NAME DEPENDS target…) makes bin/NAME from tools/NAME.cc (dashes as underscores) and bin/NAME.digest, the
 # SHA-256 of the sources it is built from: its own file, all files of its modules, the build files and requirements.txt.
-# NAME.digest changes only when that digest does, so that Make can tell a changed program from a rebuilt one.
+# NAME.digest changes only when that digest does, so that Make distinguishes a changed program from a rebuilt one.
 function(fairway_tool name)
   cmake_parse_arguments(ARG "" "" "DEPENDS" ${ARGN})
   string(REPLACE "-" "_" file ${name})
@@ -117,7 +117,7 @@ function(fairway_tool name)
 endfunction()
 
 # fairway_test(NAME SOURCES file… DEPENDS target… [LABELS label…]) makes a GoogleTest program and registers its cases.
-# SHARED_DIR tells tests where the golden numbers lie, when they are there.
+# SHARED_DIR is the folder of the golden numbers, where it exists.
 function(fairway_test name)
   cmake_parse_arguments(ARG "" "" "SOURCES;DEPENDS;LABELS" ${ARGN})
   add_executable(${name} ${ARG_SOURCES} ${PROJECT_SOURCE_DIR}/tests/test_digest.cc)

@@ -24,7 +24,7 @@ class Terminal {
     saved_ = dup(STDERR_FILENO);
     dup2(slave, STDERR_FILENO);
     close(slave);
-    reader_ = std::thread([this] {  // a terminal that nobody reads fills up
+    reader_ = std::thread([this] {  // a terminal that is not read fills up
       char bytes[4096];
       for (ssize_t count; (count = read(master_, bytes, sizeof bytes)) > 0;) text_.append(bytes, count);
     });

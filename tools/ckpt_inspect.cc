@@ -55,7 +55,7 @@ void AddRange(const std::vector<T>& values, Json& tensor) {
   if (not_finite > 0) tensor["not_finite"] = not_finite;
 }
 
-// A copy: a file that somebody else wrote may hold its data at any place.
+// A copy: data in files of other programs may lie at any alignment.
 template <typename T>
 std::vector<T> As(std::span<const std::byte> data) {
   std::vector<T> values(data.size() / sizeof(T));
@@ -202,7 +202,7 @@ void PrintText(const Json& description) {
 
 constexpr std::string_view kSettingPrefix = "setting.";
 
-// Codes are written as the weights that they stand for, in float32 and under the weights' name.
+// Codes are written as weights, in float32 and under the weights' name.
 Json Export(const CheckpointReader& checkpoint, const std::string& path) {
   std::vector<TensorInfo> tensors;
   std::map<std::string, const TensorInfo*> codes;  // by the name of the weights

@@ -214,7 +214,7 @@ void RequireOneEvaluation(Communicator& communicator, const Subject& subject, co
   RequireAgreement(communicator, invariants);
 }
 
-// What the scores were made from, as check-chain compares it; the digests of the text stand beside it.
+// What the scores were made from, as check-chain compares it; the digests of the text are beside it.
 Json LineageOf(const Subject& subject, const Settings& settings) {
   Lineage lineage = OpenLineage("eval-sliding", Version(), SourceDigest(), settings, scope::kEvaluate);
   Lineage made_by;
@@ -365,7 +365,7 @@ Json ReadExpected(const std::string& path) {
   return expected;
 }
 
-// Holds a score to an earlier one of the same evaluation.
+// Compares a score with an earlier one of the same evaluation.
 void Compare(const Json& score, const Json& expected, const Options& options) {
   for (const char* name : kEvaluation) {
     if (expected[name] == score[name]) continue;
@@ -374,7 +374,7 @@ void Compare(const Json& score, const Json& expected, const Options& options) {
   }
   // Of files that older programs wrote the sidecar is absent, as it is of splits without one.
   if (expected.value("byte_sidecar_digest", Json()) != score["byte_sidecar_digest"])
-    throw InputError(options.expect, "is of another evaluation: its tokens stand for bytes by another sidecar");
+    throw InputError(options.expect, "is of another evaluation: its bytes are counted by another sidecar");
   const Json ttt = expected.value("ttt", Json()), ttt_here = score.value("ttt", Json());
   if (ttt != ttt_here)
     throw InputError(options.expect, "is of another evaluation: ttt is " + ttt.dump() + " there and " + ttt_here.dump() + " here");

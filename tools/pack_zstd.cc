@@ -70,7 +70,7 @@ int main(int argc, char** argv) {
       }
       file->Write(artifact.bytes);
       file->Flush();
-      // The lineage first, once the disk has room for both: an artifact never stands without it.
+      // The lineage first, once the disk has space for both: an artifact is never without it.
       if (out != "-") WriteLineage(out + ".lineage", artifact, quantised);
       file->Commit();
     }

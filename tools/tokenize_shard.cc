@@ -54,7 +54,7 @@ int main(int argc, char** argv) {
   line.Optional();
   line.Option("--out", options.folder, "folder for the shards");
   line.Option("--split", options.split, "train or val");
-  line.Option("--key", format.key, "the inputs are JSON, one object a line, whose text stands under this key");
+  line.Option("--key", format.key, "the inputs are JSON, one object per line, whose text is the value of this key");
   line.Option("--separator", separator,
               "the inputs hold documents separated by blank-line, or by this byte: \\0, \\f, \\n, \\r, \\t, \\v or a number");
   line.Option("--holdout", holdout,
@@ -75,7 +75,7 @@ int main(int argc, char** argv) {
     const bool exports = settings.origin("byte_table") == Origin::kCommandLine;
     if (!identified.empty()) {
       if (writes_shards || trains || exports || !inputs.empty())
-        throw UsageError("--identify stands alone: it reads shards and writes nothing");
+        throw UsageError("--identify cannot be combined with other work: it reads shards and writes nothing");
       return Identify(identified);
     }
     if (!writes_shards && !trains && !exports)

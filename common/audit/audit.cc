@@ -203,7 +203,7 @@ Context::Context(const RecordFolder& folder_in, const AuditOptions& options_in)
     }
     for (const FolderLog* log : logs) {
       scored |= log->log.HasFinalScore();
-      // A log of an evaluation alone stands beside that of its training.
+      // A log of an evaluation alone is beside that of its training.
       if (!best || (!steps && log->log.HasSteps())) count(log, best ? nullptr : last_of(*log));
     }
     logged += scored;

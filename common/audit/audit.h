@@ -1,7 +1,7 @@
-// Reads a public record's folder and says of each claim whether its own files bear it out.
+// Reads a public record's folder and reports for each claim whether the record's own files support it.
 //
 // A verdict is "contradicted" only where a line of the folder says otherwise; what no file shows is "cannot be told".
-// Nothing is said of anybody's intentions, and nothing of the folder is executed.
+// Intentions are not judged, and nothing in the folder is executed.
 #pragma once
 
 #include <optional>

@@ -54,7 +54,7 @@ struct Context {
   std::string track_text, track_at;
 };
 
-// A statement on something else than this record's own runs: errata, baselines, reruns.
+// A statement about something other than this record's own runs: errata, baselines, reruns.
 bool IsAside(const Statement& statement);
 // Whether a figure that is stated may be what a file has: rounded, or cut off.
 bool Agrees(const Figure& claim, const Figure& found);

@@ -174,7 +174,7 @@ void ShareDecimals(std::vector<Statement>& statements) {
       statement.number.decimals = found->second;
 }
 
-// Seeds of values that do not stand under one: objects in a list that name theirs, and lists beside the list `seeds`.
+// Seeds of values that are not below a seed's key: objects in a list that name theirs, and lists beside the list `seeds`.
 void FindSeeds(std::vector<Statement>& statements) {
   std::map<std::string, int64_t> of_object;
   std::map<std::string, size_t> lengths;

@@ -1,5 +1,5 @@
 // A public record's folder as it was found: what submission.json states, and what there is to compare it with. Nothing
-// of it is executed or followed: links are passed over, files beyond a size are named and not read.
+// of it is executed or followed: links are skipped, files beyond a size are listed and not read.
 #pragma once
 
 #include <cstdint>
@@ -23,7 +23,7 @@ struct Statement {
   std::optional<int64_t> seed;
   Kind kind;
   Figure number;
-  std::string text;  // the value as it stands there; of a text what is between the quotes
+  std::string text;  // the value as written; of a string, the part between the quotes
   bool on = false;
   int64_t line;
 };

@@ -390,7 +390,7 @@ void CheckSeeds(Context& context) {
         best = std::min(best, found->second->bpb.value);
         others.push_back(StringPrintf("seed %ld %s", static_cast<long>(other), Decimal(found->second->bpb).c_str()));
       }
-      context.Add("seeds", "val_bpb " + top->text + " stands for all seeds", folder.At(*top),
+      context.Add("seeds", "val_bpb " + top->text + " is the score of all seeds", folder.At(*top),
                   StringPrintf("one seed in submission.json of %zu logged: it is seed %ld's; %s", logged.size(),
                                static_cast<long>(seed), Join(others, ", ").c_str()),
                   log->At(score->line), context.seeds.size() == 1 ? Verdict::kHolds : Verdict::kUnknown);

@@ -348,7 +348,7 @@ void CheckTechniques(Context& context) {
         if (match->size() == 2) ReadChanged(body, static_cast<size_t>(match->position() + match->length()), &figure);
         std::vector<const char*> settings;
         for (const char* name : number.settings) {
-          // A fraction of the run and a number of steps are told apart by their size.
+          // A fraction of the run and a number of steps are distinguished by their size.
           const std::string_view of = name;
           if ((of.ends_with("_frac") && figure.value > 1) || (of.ends_with("_iters") && figure.value <= 1)) continue;
           settings.push_back(name);

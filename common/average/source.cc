@@ -12,7 +12,7 @@
 namespace fairway {
 namespace {
 
-// The names of weights hold no slash; what else a training checkpoint keeps stands behind a prefix.
+// The names of weights hold no slash; other tensors of a training checkpoint have a prefix.
 bool IsWeight(const TensorInfo& info) {
   return info.name.find('/') == std::string::npos;
 }

@@ -1,7 +1,7 @@
 // One set of weights out of the several that a training run ends with: the last ones, their exponential moving average
 // (EMA), the average of snapshots (SWA), or a blend (pull request 531).
 //
-// In a TRAINING checkpoint the last weights stand under their plain names, the EMA as ema/NAME (float32), and SWA's sum
+// In a TRAINING checkpoint the last weights have their plain names, the EMA is stored as ema/NAME (float32), and SWA's sum
 // over swa.snapshots snapshots as swa_sum/NAME (float32; with published_quirks in the weight's own dtype).
 #pragma once
 

@@ -1,4 +1,4 @@
-// Time that passes, whatever is done to the calendar's clock.
+// A monotonic clock: changes of the system's date and time do not affect it.
 #pragma once
 
 #include <chrono>

@@ -1,4 +1,4 @@
-// SHA-256 for identities that records quote, XXH3 (64 bits) against accident inside files.
+// SHA-256 for identities that records quote, XXH3 (64 bits) to detect accidental damage inside files.
 #pragma once
 
 #include <cstddef>
@@ -17,7 +17,7 @@ class Sha256 {
   Sha256(Sha256&&) noexcept;
   void Update(std::span<const std::byte> bytes);
   void Update(std::string_view text);
-  std::string Finish();  // 32 raw bytes; the object is spent afterwards
+  std::string Finish();  // 32 raw bytes; the object cannot be used afterwards
 
  private:
   struct State;

@@ -1,4 +1,4 @@
-// Failures that a user can act on, and the exit status each one ends a program with.
+// Failures that a user can act on, and the exit status of each.
 #pragma once
 
 #include <stdexcept>
@@ -19,7 +19,7 @@ enum class ExitStatus : int {
 };
 
 // One line for a person: what is wrong, and with which file or setting. RunTool prints it and ends the program. Paths and
-// damaged files hold anything; what() is printable.
+// damaged files may contain any bytes; what() is printable.
 class Error : public std::runtime_error {
  public:
   Error(ExitStatus status, const std::string& message) : std::runtime_error(Printable(message)), status_(status) {}

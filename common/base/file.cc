@@ -85,7 +85,7 @@ class Synced {
   const Descriptor descriptor_;
 };
 
-// What a name stands for: the file that a link leads to, and the name itself where there is no file yet.
+// The file that a name refers to: the one that a link leads to, and the name itself where there is no file yet.
 std::string Target(const std::string& path) {
   std::error_code error;
   if (!std::filesystem::exists(path, error)) return path;

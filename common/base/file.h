@@ -1,4 +1,4 @@
-// Files as the stages hand them to each other: inputs are whole, outputs appear whole or not at all.
+// Files that the stages exchange: an input is complete, and an output appears complete or not at all.
 #pragma once
 
 #include <cstddef>
@@ -34,7 +34,7 @@ class InputFile {
 // that name in Commit (file flushed, renamed, directory flushed): a reader sees the old file or the whole new one.
 // Uncommitted, it vanishes with the object; what a killed program leaves behind is overwritten by the next writer.
 // Where the name is a link to a file, that file is replaced and the link stays. "-" is standard output; to it, and to a name
-// that is a pipe or a device, bytes go straight. Throws IoError, also where another process is writing the same file.
+// that is a pipe or a device, bytes are written directly. Throws IoError, also where another process is writing the same file.
 class OutputFile {
  public:
   explicit OutputFile(std::string path);
@@ -51,15 +51,15 @@ class OutputFile {
   const std::string& path() const { return path_; }
 
  private:
-  std::string path_, target_, temporary_;  // as given, the file that is replaced, and its stand-in
+  std::string path_, target_, temporary_;  // as given, the file that is replaced, and the temporary file
   std::string buffer_;
   int descriptor_ = -1;
   uint64_t offset_ = 0;
 };
 
-// A file that grows by whole lines: a log. Each line is handed to the system in one piece, so that several writers do not mix
-// theirs and a killed one leaves what it said. What is there of a line that a killed writer or a full disk cut off is ended with
-// kCutOff, so that nobody takes it for one. A name that is a pipe or a device is written straight. Throws IoError.
+// A file that grows by whole lines: a log. Each line is written by one system call, so that lines of several writers do not
+// mix and a killed writer loses nothing. A line that a killed writer or a full disk cut short is ended with kCutOff, so that it is
+// not taken for a whole one. A name that is a pipe or a device is written directly. Throws IoError.
 class AppendedFile {
  public:
   static constexpr std::string_view kCutOff = " [cut off]";
@@ -79,7 +79,7 @@ class AppendedFile {
 // Writes a small text file in one go (atomically, as above).
 void WriteFile(const std::string& path, std::string_view text);
 
-// Gives a file another name in the same file system, in place of what has it (as in OutputFile::Commit: links stay).
+// Renames a file within its file system, replacing a file of the new name (links stay, as in OutputFile::Commit).
 void RenameFile(const std::string& from, const std::string& to);
 
 // Flushes what was written into a file, or the names in a folder, to the disk.
@@ -88,7 +88,7 @@ void SyncFile(const std::string& path);
 // Removes a file; one that is not there is fine.
 void RemoveFile(const std::string& path);
 
-// Removes what killed programs left of OutputFiles whose paths begin so. REQUIRES: nobody is writing one of them.
+// Removes the temporary files that killed programs left of OutputFiles whose paths begin so. REQUIRES: none is being written.
 void RemoveLeftOvers(const std::string& prefix);
 
 // Creates a directory and its parents; an existing one is fine. Throws IoError.

@@ -7,10 +7,11 @@ namespace fairway {
 
 // From now on SIGINT, SIGTERM and SIGHUP no longer end the program but make InterruptSignal return their number (0 before). A second one of
 // them ends it at once. A SIGHUP that is ignored stays ignored (nohup). SIGUSR1 is a batch system's warning: in a job of Slurm, PBS or LSF
-// (SLURM_JOB_ID, PBS_JOBID or LSB_JOBID is set), which ends the job itself when its time is up, it is only counted; elsewhere it is one of them.
+// (SLURM_JOB_ID, PBS_JOBID or LSB_JOBID is set), which ends the job itself when its time is up, it is only counted;
+// elsewhere it is treated as the others.
 void CatchInterrupts();
 int InterruptSignal();
-// As if this process had been sent the signal that another rank of the run was.
+// Acts as if this process had received the signal that another rank of the run received.
 void NoteInterrupt(int signal);
 // How often SIGUSR1 has come: each asks for a checkpoint.
 int64_t CheckpointRequests();

@@ -1,4 +1,4 @@
-// JSON as it comes from files that anybody may have written.
+// JSON from files that are not trusted.
 #pragma once
 
 #include <nlohmann/json.hpp>
@@ -16,7 +16,7 @@ namespace fairway {
 inline constexpr int kMaxJsonDepth = 32;
 
 // Parses `text` from the file `path` into nlohmann::json or ordered_json. Throws InputError, whose cause begins with
-// `subject`, where it is not JSON or nests deeper than kMaxJsonDepth, or where an object has a name twice: JSON lets
+// `subject`, where it is not JSON or nests deeper than kMaxJsonDepth, or where an object has a name twice: JSON allows
 // it, and which of the two counts would be a guess.
 template <typename Json>
 Json ParseJson(std::string_view text, const std::string& path, const std::string& subject = "") {

@@ -7,7 +7,7 @@
 namespace fairway {
 namespace {
 
-// One launcher's names for the same four numbers. `needed`: its numbers count only where this stands in the environment too.
+// One launcher's names for the same four numbers. `needed`: its numbers count only where this is in the environment too.
 struct Names {
   const char *launcher, *needed, *rank, *world_size, *local_rank, *local_size;
 };

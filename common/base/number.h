@@ -1,4 +1,4 @@
-// What is wrong with a number that somebody typed.
+// Messages for numbers that cannot be parsed.
 #pragma once
 
 #include <string>

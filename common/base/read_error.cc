@@ -16,7 +16,7 @@ struct Mapping {
   std::string path;
 };
 
-// By their first byte. A handler may wait for nobody, so this is a flag rather than a mutex; and it allocates nothing.
+// By their first byte. A handler must not wait, so this is a flag rather than a mutex; and it allocates nothing.
 // Both live until the process is gone.
 std::atomic_flag busy;
 std::map<const std::byte*, Mapping>& Mappings() {

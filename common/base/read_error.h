@@ -1,4 +1,4 @@
-// A mapped file can fail while it is used: somebody cut it, or its disk broke. The system then sends SIGBUS to whoever
+// A mapped file can fail while it is used: it was truncated, or the disk failed. The system then sends SIGBUS to whoever
 // touches it.
 #pragma once
 

@@ -33,7 +33,7 @@ std::string ShellQuote(std::string_view word);
 
 // Whether `text` is UTF-8 without control characters: fit for a terminal, for one line, and for JSON.
 bool IsPrintable(std::string_view text);
-// `text` made so: what is neither printable nor part of UTF-8 stands as \n, \r, \t or \xNN.
+// `text` made so: what is neither printable nor part of UTF-8 is written as \n, \r, \t or \xNN.
 std::string Printable(std::string_view text);
 // At most `bytes` of it, the rest as "…"; never half a character.
 std::string Shorten(std::string_view text, size_t bytes);

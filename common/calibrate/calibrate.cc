@@ -343,7 +343,7 @@ double EstimateCalibration(const Settings& settings) {
   }
   Settings window = settings;
   window.train_seq_len = settings.calibration_tokens;
-  // Parameters and gradients, and room for what lies between; for gptq the plain model's activations are fewer than the engine's, and there are a
+  // Parameters and gradients, and memory for intermediate values; for gptq the plain model's activations are fewer than the engine's, and there are a
   // window's products in float32 beside their sums in float64, and what inverts one of these: up to five matrices of its size. Several
   // ranks have products of others instead of sums.
   const double costs = 12 * weights + EngineBytes(window, 1, /*training=*/true);

@@ -1,7 +1,7 @@
 // What an error in each weight costs, from windows of text.
 //
-// Cost: the diagonal of the empirical Fisher matrix, the mean over tokens of squared gradients; near a minimum it stands for the
-// loss's second derivative. Feedback: a linear layer's inputs x, of which H = mean x x^T (GPTQ, arXiv 2210.17323, section 3).
+// Cost: the diagonal of the empirical Fisher matrix, the mean over tokens of squared gradients; near a minimum it approximates
+// the loss's second derivative. Feedback: a linear layer's inputs x, of which H = mean x x^T (GPTQ, arXiv 2210.17323, section 3).
 #pragma once
 
 #include <functional>
@@ -24,13 +24,13 @@ CalibrationWindows DrawWindows(const Settings& settings, const ShardSet& train);
 void CheckWindows(const Settings& settings, const ShardSet& train);
 
 // As many that the weights generate at temperature 1, each from BOS (id 1) on, by calibration_seed and the window's number. Ranks share
-// them out; any number of them comes to the same.
+// the work; the result does not depend on their number.
 CalibrationWindows GenerateWindows(const NamedTensors& weights, const Settings& settings, Communicator& communicator,
                                    const std::function<void(int64_t, int64_t)>& progress);
 
 // Computes on the CPU: of every matrix with an export grid the cost, and for settings.quantiser `gptq` the feedback of linear layers.
-// `weights` are as LoadParameters gives them. progress(done, of) hears of each window and, for gptq, of each matrix.
-// Several ranks share out windows and matrices, and all come to what one alone would have come to, bit for bit.
+// `weights` are as LoadParameters gives them. progress(done, of) is called after each window and, for gptq, each matrix.
+// Several ranks share the windows and matrices; the result is that of a single process, bit for bit.
 // REQUIRES: settings.CheckModel() passed; there are windows.
 Calibration Calibrate(const NamedTensors& weights, const Settings& settings, const CalibrationWindows& windows,
                       const std::function<void(int64_t, int64_t)>& progress,

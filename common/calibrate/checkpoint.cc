@@ -27,7 +27,7 @@ Calibration CalibrateCheckpoint(const CheckpointReader& weights, const std::stri
   settings.CheckModel(weights.path());
   Settings on_cpu = settings;
   on_cpu.device = "cpu";
-  if (ReadLaunch().world_size == 1) on_cpu.backend = "auto";  // alone it talks to nobody, whatever training talks by
+  if (ReadLaunch().world_size == 1) on_cpu.backend = "auto";  // a single process needs no backend, whatever training used
   const Runtime runtime(on_cpu);
   Communicator& communicator = *runtime.communicator;
   std::optional<ShardSet> train;

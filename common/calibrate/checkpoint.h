@@ -17,13 +17,13 @@ namespace fairway {
 // is 0. Names what was read in `lineage`. Throws UsageError for `gptq` without windows, for calibration `train` without `training`, and in a
 // build without LibTorch where anything is to be measured; InputError where the weights are not those of the model that the
 // settings describe, or the split is too short, and as ReadCalibration does.
-// As one of several ranks it computes with the others: all come to the same, and part when they have. Throws as MakeCommunicator and
+// As one of several ranks it computes with the others: all get the same result, and disconnect afterwards. Throws as MakeCommunicator and
 // RequireAgreement do.
 Calibration CalibrateCheckpoint(const CheckpointReader& weights, const std::string& training, const Settings& settings, Lineage& lineage,
                                 const std::function<void(int64_t done, int64_t of)>& progress);
 
 // The codes of QUANTISER=gptq_sdclip: Hessians from the training split in settings.data_path, named in `lineage`, then the matrices.
-// Throws UsageError as one of several ranks, which it could share nothing with, and in a build without LibTorch; else as
+// Throws UsageError as one of several ranks, because the work is not shared, and in a build without LibTorch; otherwise as
 // CalibrateCheckpoint does.
 CodedMatrices CodeCheckpoint(const CheckpointReader& weights, const Settings& settings, Lineage& lineage,
                              const std::function<void(int64_t done, int64_t of)>& progress);

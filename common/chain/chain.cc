@@ -501,7 +501,7 @@ void Chain::WriteSettings(const std::string& stage) const {
     if (info.name == kCodeBytes && settings.origin(info.name) < Origin::kEnvironment)
       std::tie(origin, active) = std::tuple("source.tar.zst", index == kTrain || index == kQuantise);
     if (value.find('#') != std::string::npos || value != Trim(value))
-      throw UsageError(info.Environment() + " = '" + Shorten(value, 100) + "' cannot stand in a profile: it has a # or blanks at an end");
+      throw UsageError(info.Environment() + " = '" + Shorten(value, 100) + "' cannot be written in a profile: it has a # or blanks at an end");
     text += StringPrintf("%s%s = %s  # %s\n", active ? "" : "# ", std::string(info.name).c_str(), value.c_str(), origin.c_str());
   }
   const std::string path = state_->SettingsPath(index);

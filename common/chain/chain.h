@@ -1,9 +1,9 @@
 // Which stages of a run have to be made, decided by content alone: what a stage would be made from is compared with what its product
-// says that it was made from. Times of files, paths, thread counts and the place of the checkout play no part.
+// says that it was made from. Times of files, paths, thread counts and the location of the checkout do not matter.
 //
 // A run is a folder with the products of its stages (train.ckpt … submission/), the links `data` (shards), byte_table.pb and
 // source.tar.zst, and for each stage that was made a file PROGRAM.settings: a profile with every setting of that stage, and where it
-// came from. Settings that were given by hand (in the environment, which is how make hands on its command line) stay those of the run
+// came from. Settings that were given by hand (in the environment, which is how make passes its command line) stay those of the run
 // until others are given.
 #pragma once
 
@@ -34,15 +34,15 @@ struct DueStage {
 
 class Chain {
  public:
-  // Reads what the products up to the goal say. Throws UsageError for a goal that there is not, and what reading throws.
+  // Reads what the products up to the goal say. Throws UsageError for an unknown goal, and what reading throws.
   explicit Chain(ChainOptions options);
   ~Chain();
 
-  // To be called before anything is made. Throws UsageError where a finished stage would be replaced unasked, naming what differs,
+  // To be called before anything is made. Throws UsageError where a finished stage would be replaced without --again, naming what differs,
   // and where the settings of what has to be made cannot end in a record (combinations.h). The stage that is the goal itself is
   // replaced where its settings differ, all others, and training always, only with `again`. Of settings that the goal and a stage
-  // before it share, what is given by hand applies to the goal alone. Returns lines to tell: what is kept though it differs, and what
-  // will not act.
+  // before it share, what is given by hand applies to the goal alone. Returns lines for the user: what is kept though it differs, and what
+  // will have no effect.
   std::vector<std::string> Check() const;
 
   // The stages that have to be made, in order: the first as things are now, those after it unless they come out the same; ask again

@@ -2,7 +2,7 @@
 //
 // A checkpoint is a kind, settings, named tensors, counters (what happened) and lineage (what it was made from). Its
 // identity is the SHA-256 of its kind, settings and tensors: two runs of the same thing have the same identity although
-// their clocks, paths and logs differ. Nothing here knows LibTorch, and no protobuf type reaches a caller.
+// their clocks, paths and logs differ. Nothing here depends on LibTorch, and no protobuf type is visible to callers.
 #pragma once
 
 #include <cstddef>
@@ -26,7 +26,7 @@ std::string_view KindName(Kind kind);  // "training", "weights", "quantised"
 
 enum class DType : uint32_t { kFloat32 = 1, kFloat16 = 2, kBFloat16 = 3, kInt8 = 4, kInt32 = 5, kInt64 = 6 };
 std::string_view DTypeName(DType dtype);  // "float32", …
-size_t DTypeSize(DType dtype);            // bytes an element
+size_t DTypeSize(DType dtype);            // bytes per element
 bool IsFloatingPoint(DType dtype);
 
 // On codes: how they turn back into weights, code * scale[row], or code * (scale[row] * column_scale[column]), plus the product
@@ -34,8 +34,8 @@ bool IsFloatingPoint(DType dtype);
 struct Quantisation {
   std::string grid;  // "int5", "int6", "int8"
   int32_t code_min = 0, code_max = 0;
-  std::string scale;             // name of the tensor with one scale a row
-  std::string column_scale = {}; // of the one with one factor a column; empty: there is none
+  std::string scale;             // name of the tensor with one scale per row
+  std::string column_scale = {}; // of the one with one factor per column; empty: there is none
   int64_t group = 0;             // codes that a scale serves, one after another in row-major order; 0: a row
   std::string low_rank_left = {}, low_rank_right = {};  // names of the factors' codes [rows, rank] and [rank, columns]; empty: none
   bool operator==(const Quantisation&) const = default;

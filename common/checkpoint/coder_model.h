@@ -1,5 +1,5 @@
-// The model behind the coder of codes: it says how probable each decision is, and leaves the decisions to whatever encodes, decodes or
-// only counts them. docs/formats.md describes it.
+// The model of the arithmetic coder: it gives the probability of each decision; the caller encodes the decisions, decodes them or
+// only counts their bits. docs/formats.md describes it.
 #pragma once
 
 #include <algorithm>

@@ -1,5 +1,5 @@
-// What counters are called: whoever counts and whoever reports read the name here. A technique counts itself where it
-// acts, on the path that really runs; a record's README is generated from these numbers and nothing else.
+// Names of counters, for the code that counts and the code that reports. A technique is counted where it
+// acts, on the path that is executed; a record's README is generated from these numbers and nothing else.
 #pragma once
 
 #include <string>
@@ -24,7 +24,7 @@ inline constexpr char kSkippedUpdates[] = "train.skipped_updates";  // left out 
 // Averages and late QAT.
 inline constexpr char kEmaUpdates[] = "ema.updates";
 inline constexpr char kSwaSnapshots[] = "swa.snapshots";
-inline constexpr char kQatReplacements[] = "qat.replacements";  // matrices on their grid, one a step
+inline constexpr char kQatReplacements[] = "qat.replacements";  // matrices on their grid, one per step
 inline constexpr char kQatFirstStep[] = "qat.first_step";       // steps already taken when late QAT began
 
 // Where late QAT's grid follows from a budget: the step that it follows from, and the mean width of each matrix's steps,

@@ -35,7 +35,7 @@ std::optional<std::vector<uint16_t>> Scales(const Found& scale, int64_t size) {
   return values;
 }
 
-// 0 to size - 1 by falling values of the scales, read as whole numbers (of positive ones the same), equal ones as they stand.
+// 0 to size - 1 by falling values of the scales, read as whole numbers (of positive ones the same), equal ones in their order.
 std::optional<std::vector<uint32_t>> FallingScales(const Found& scale, int64_t size) {
   const auto values = Scales(scale, size);
   if (!values) return std::nullopt;
@@ -76,7 +76,7 @@ struct Lines {
   // Calls move(place, at) for each code: the one at `at` of the row-major matrix lies at `place`.
   template <typename Move>
   void ForEach(Move move) const {
-    constexpr size_t kTile = 64;  // of a column's codes: what they stand beside stays in cache for the next columns
+    constexpr size_t kTile = 64;  // of a column's codes: their neighbours stay in cache for the next columns
     const size_t length = by_row ? columns : rows, tile = by_row ? length : kTile;
     for (size_t first = 0; first < length; first += tile) {
       const size_t last = std::min(first + tile, length);
@@ -102,7 +102,7 @@ std::optional<Lines> LinesOf(const TensorInfo& codes, CodeOrder order, const Fin
 }
 
 // Calls visit(tensor, byte) for each byte of an element of each tensor, in the order in which they are packed: tensors of one dtype
-// that follow one another give their highest bytes first, then the next, down to their lowest. Coded ones are passed over.
+// that follow one another give their highest bytes first, then the next, down to their lowest. Coded ones are skipped.
 void VisitPlanes(const std::vector<TensorInfo>& tensors, const std::function<bool(size_t)>& coded,
                  const std::function<void(size_t, size_t)>& visit) {
   std::vector<size_t> places;

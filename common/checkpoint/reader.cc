@@ -362,7 +362,7 @@ void CheckpointReader::ExpectTensors(const std::vector<std::string>& names) cons
   for (const TensorInfo& info : tensors())
     if (!expected.contains(info.name)) unexpected.push_back(info.name);
   const auto list = [](std::vector<std::string> names) {
-    constexpr size_t kMost = 50;  // that anybody reads; a model may have thousands
+    constexpr size_t kMost = 50;  // shown in a message; a model may have thousands
     const size_t more = names.size() - std::min(names.size(), kMost);
     names.resize(names.size() - more);
     return Join(names, ", ") + (more > 0 ? StringPrintf(" and %zu more", more) : "");

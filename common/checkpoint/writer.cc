@@ -30,7 +30,7 @@ void SetSettings(const SettingValues& settings, Message* message) {
 }
 
 void SetLineage(const Lineage& lineage, int depth, pb::Lineage* message) {
-  // Readers of protobuf give up on messages that are nested too deep (100 levels; a generation takes two).
+  // Readers of protobuf refuse messages that are nested too deep (100 levels; a generation takes two).
   Require(depth <= CheckpointWriter::kMaxLineageDepth, "lineage is too deep");
   message->set_tool(Text(lineage.tool));
   message->set_version(Text(lineage.version));

@@ -12,7 +12,7 @@
 
 namespace fairway::cuda {
 
-// Work that has been put on a stream once and can be put there again at the price of one launch.
+// Work that was recorded from a stream and can be launched again at the cost of one launch.
 class Graph {
  public:
   virtual ~Graph() = default;
@@ -26,7 +26,7 @@ class Device {
   virtual at::Device torch_device() const = 0;
   virtual std::string name() const = 0;
 
-  // Puts an operation on the device's stream, where LibTorch's operations of this thread stand too; does not wait. Throws
+  // Puts an operation on the device's stream, which LibTorch's operations of this thread use too; does not wait. Throws
   // std::runtime_error where the launch is refused.
   template <class Operation>
   void Launch(const Operation& operation) {
@@ -41,7 +41,7 @@ class Device {
 };
 
 // The function that libfairway_cuda.so exports: makes GPU number `gpu`, and a stream of its own, current on this thread. Throws
-// what CUDA reports. To be called with one number only.
+// what CUDA reports. May be called with one number only.
 inline constexpr char kDeviceSymbol[] = "FairwayCudaDevice";
 using DeviceFunction = Device*(int gpu);
 

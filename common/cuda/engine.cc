@@ -112,7 +112,7 @@ class DeviceEngine : public Engine {
     return segments.front().length;
   }
 
-  // Makes room for passes of this shape and puts the tokens on their way to the device.
+  // Reserves memory for passes of this shape and starts to copy the tokens to the device.
   Inputs Begin(std::span<const Segment> segments, int64_t T, bool training) {
     const Shape shape{static_cast<int64_t>(segments.size()), T, training};
     const int64_t size = Inputs::Size(settings_, shape.B, T);

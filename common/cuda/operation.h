@@ -42,7 +42,7 @@ FAIRWAY_BODY float Rounded(float x) {
   return ToFloat(To<T>(x));
 }
 
-// Types of operations, numbered, so that a library that is loaded later can be told which one to launch.
+// Types of operations, numbered, so that the caller can name the one to launch to a library that is loaded later.
 template <class... Types>
 struct OperationList {
   template <class Operation>

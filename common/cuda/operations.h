@@ -1,5 +1,5 @@
-// The fused operations on a device. Their formulas stand in the headers of common/model/ops; these are the same row by row, on
-// scalar formulas of common/model/ops/formulas.h.
+// The fused operations on a device. Their formulas are in the headers of common/model/ops; these compute the same row by row, by
+// the scalar formulas of common/model/ops/formulas.h.
 //
 // T is what products take and give: float, or BFloat16. The residual stream, logits, losses, statistics, sums and gradients of
 // the stream and of parameters are float32. What becomes a T is rounded once.
@@ -18,7 +18,7 @@ namespace fairway::cuda {
 
 constexpr int kRowLanes = 256, kHeadLanes = 32;
 
-// N rows dealt out to `slabs` units.
+// N rows divided among `slabs` units.
 struct Slabs {
   int64_t N, slabs;
   FAIRWAY_BODY int64_t first(int64_t slab) const { return N * slab / slabs; }
@@ -641,7 +641,7 @@ struct FinishRows {
   }
 };
 
-// sums[j] += rows' values in column j; the rows stand `stride` apart.
+// sums[j] += rows' values in column j; the rows are `stride` apart.
 struct AddColumns {
   static constexpr int kLanes = kRowLanes;
   int64_t rows, stride, columns;

@@ -1,4 +1,4 @@
-// Somebody who looks on while an evaluation scores: to prove it, or to time it. The evaluation does not depend on them.
+// Observes an evaluation while it scores, to prove or to time it. The evaluation does not depend on the observer.
 #pragma once
 
 #include <cstdint>
@@ -14,7 +14,7 @@ namespace fairway {
 struct Batch {
   std::vector<Window> windows;
   std::vector<uint16_t> tokens;  // from the first window's begin up to the last target of all
-  std::vector<uint16_t> bytes;   // that these stand for, where the split has a byte sidecar
+  std::vector<uint16_t> bytes;   // of text for each token, where the split has a byte sidecar
   int64_t width;
   std::vector<float> losses;     // [windows, width], of the scored positions
   // Where each window is scored by adapters of its own, which learn from its document alone: which ones, by number. Otherwise empty.
@@ -38,14 +38,14 @@ class BatchObserver {
   // The losses of a batch were computed. `again` repeats that, of this batch or another one; empty where computing leaves something
   // behind that the next batch needs.
   virtual void OnBatch(const Batch& batch, const Compute& again) = 0;
-  // Losses of targets [begin, end), which stand for so many bytes, were added to the score.
+  // Losses of targets [begin, end), and this number of bytes of text, were added to the score.
   virtual void OnAdded(int64_t begin, int64_t end, int64_t bytes) = 0;
   // One change of the weights learnt from these targets.
   virtual void OnLearnt(std::span<const TargetRange> targets) = 0;
   // The adapters that score these targets, and no others, were given their first values. `digest` is one of their values, as long as no
   // others are set.
   virtual void OnReset(TargetRange targets, std::function<uint64_t()> digest) = 0;
-  // Documents side by side, one a window, were scored chunk by chunk by adapters that learnt in between. `again` repeats all of that,
+  // Documents side by side, one per window, were scored chunk by chunk by adapters that learnt in between. `again` repeats all of that,
   // learning included, from the adapters' first values.
   virtual void OnDocuments(const Batch& documents, const Compute& again) = 0;
   // All is scored. `afresh` computes a batch from its first window's first token on.

@@ -211,7 +211,7 @@ class Evaluation {
     if (witness_) witness_->OnEnd({});
     const int64_t targets = static_cast<int64_t>(ids_.size()) - 1;
     if (targets_ != targets) throw std::logic_error(StringPrintf("%ld targets were scored of %ld", static_cast<long>(targets_), static_cast<long>(targets)));
-    if (text_bytes_ == 0) throw InputError(path, "its tokens stand for no text: bits per byte are undefined");
+    if (text_bytes_ == 0) throw InputError(path, "its tokens have no bytes of text: bits per byte are undefined");
     return {.val_loss = nats_ / static_cast<double>(targets),
             .val_bpb = nats_ / std::numbers::ln2 / static_cast<double>(text_bytes_),
             .targets = targets,
@@ -466,7 +466,7 @@ class Evaluation {
   const Plan plan_;
   Transformer model_;
   const bool quirks_;
-  std::vector<uint16_t> ids_, bytes_;  // the split's tokens that are read, and what each stands for
+  std::vector<uint16_t> ids_, bytes_;  // the split's tokens that are read, and the bytes of text of each
   std::vector<Document> documents_;
   std::vector<std::vector<Document>> groups_;
   std::vector<size_t> order_;

@@ -30,7 +30,7 @@ struct DocumentTtt {
   // First values of a set of adapters for so many documents: A [documents, rank, in] by the names q_loras.VISIT.A, k_, v_, o_ and mlp_loras.VISIT.A and
   // lm_head_lora.A. Default: drawn from a generator of their own, whose seed is fixed.
   std::function<NamedTensors(int64_t documents)> first_values;
-  // Hears of each chunk of a group: where each document's scored targets begin in its window, their number, and the sum of their losses.
+  // Called after each chunk of a group: where each document's scored targets begin in its window, their number, and the sum of their losses.
   struct Chunk {
     int64_t width;
     std::vector<int64_t> offset, length;
@@ -38,15 +38,15 @@ struct DocumentTtt {
     int64_t bytes;
   };
   std::function<void(const Chunk&)> on_chunk;
-  // Hears of each phase: the mean loss of every step.
+  // Called after each phase, with the mean loss of every step.
   std::function<void(const std::vector<double>&)> on_phase;
-  // Hears how many of all documents are scored, and the score so far in bits per byte.
+  // Called with the number of documents scored so far, of all, and the score so far in bits per byte.
   std::function<void(int64_t done, int64_t all, double bits_per_byte)> on_group;
 };
 
 // `parameters` are the base weights on a CPU; the phases change them. Throws InputError for a split without a target and where its
-// tokens stand for no text. The observer sees batches of a group's chunks, each window with the number of its adapters, and whole groups; with
-// published_quirks it sees the targets added alone.
+// tokens have no bytes of text. The observer sees batches of a group's chunks, each window with the number of its adapters, and whole
+// groups; with published_quirks it sees the targets added alone.
 Score EvaluateDocuments(const NamedTensors& parameters, const ShardSet& val, const ByteTable& table, const Settings& settings,
                         const DocumentTtt& ttt = {}, BatchObserver* observer = nullptr);
 

@@ -35,7 +35,7 @@ Batch ReadBatch(const ShardSet& val, const WindowPlan& plan, int64_t first, int6
   return batch;
 }
 
-// Bytes of text that the scored targets of a window stand for, by the split's sidecar where it has one.
+// Bytes of text of the scored targets of a window, by the split's sidecar where it has one.
 int64_t ScoredBytes(const ByteTable& table, const Batch& batch, const Window& window) {
   if (!batch.bytes.empty()) {
     const auto target_bytes = batch.bytes.begin() + batch.offset_of(window) + 1;
@@ -133,7 +133,7 @@ Score ScoreWindows(const ShardSet& val, const WindowPlan& plan, Batches by, cons
   if (observer) observer->OnEnd(afresh ? afresh : BatchObserver::Compute(compute));
   const Score score = sum.Finish();
   if (score.bytes == 0)
-    throw InputError(val.files().front(), "its tokens stand for no text: bits per byte are undefined");
+    throw InputError(val.files().front(), "its tokens have no bytes of text: bits per byte are undefined");
   return score;
 }
 

@@ -3,8 +3,8 @@
 // Tokens are read from the shards a batch at a time and checked on the way. The model must not be under fake quantisation: a
 // score is of the weights as they are.
 //
-// Several ranks share the batches out, and all come to the score that one alone would have come to, bit for bit: what is summed are
-// the same losses in the same order. A observer looks on; of several ranks, at this one's batches.
+// Several ranks share the batches. All get the score of a single process, bit for bit: the same losses are summed in the same order.
+// An observer sees every batch; with several ranks, those of this rank.
 #pragma once
 
 #include <cstdint>

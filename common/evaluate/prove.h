@@ -29,7 +29,7 @@ struct ProofReport {
   EventLedger::Result order;
   int64_t bytes = 0;          // in the denominator
   int64_t spelt_bytes = 0;    // of the text that the split's tokens spell, by the text of their pieces
-  int64_t sidecar_bytes = -1; // that its byte sidecar says they stand for; -1 without one
+  int64_t sidecar_bytes = -1; // by its byte sidecar; -1 without one
   int64_t repeated = 0;       // scores computed again: bit for bit the same
   int64_t flips = 0;          // tokens changed
   int64_t kept = 0;           // scores before a changed token: bit for bit the same
@@ -51,7 +51,7 @@ class Proof : public BatchObserver {
   void OnDocuments(const Batch& documents, const Compute& again) override;
   void OnEnd(const Compute& afresh) override;
 
-  // What was proved of an evaluation that came to `score`. One that drops targets or scores some again is not proved, whether or not
+  // What was proved about an evaluation whose result is `score`. One that drops targets or scores some again is not proved, whether or not
   // it says so: plain evaluation of a split that is no multiple of its sequences, and the published sum.
   // `text_proved`: the split's number of bytes was counted against its text when the shards were made.
   ProofReport Finish(const Score& score, bool text_proved = false);

@@ -1,4 +1,4 @@
-// The working memory of the CPU engine: where the activations of a chunk of rows lie.
+// The working memory of the CPU engine: the layout of the activations of a chunk of rows.
 #pragma once
 
 #include <cstdint>
@@ -19,7 +19,7 @@ class Workspace {
   Workspace& operator=(const Workspace&) = delete;
   ~Workspace();
 
-  // Makes room for `bytes`; where it grows, what was there is lost.
+  // Provides `bytes`. Where the block has to grow, its contents are lost.
   void Reserve(int64_t bytes);
   char* data() const { return memory_; }
 
@@ -28,7 +28,7 @@ class Workspace {
   int64_t size_ = 0;
 };
 
-// Hands out parts of a workspace; with no memory behind it, only counts.
+// Allocates parts of a workspace; without memory, it only counts bytes.
 class Planner {
  public:
   explicit Planner(char* memory) : memory_(memory) {}

@@ -150,7 +150,7 @@ class CpuEngine::Impl {
 // One thread's part of a pass over the chunk: the backend of schedule.h.
 class CpuEngine::Impl::Pass {
  public:
-  // Positions of a segment before `first` are not scored. `on_block` hears of the last backward pass in a step.
+  // Positions of a segment before `first` are not scored. `on_block` is called in the last backward pass of a step.
   Pass(Impl& engine, const Team& team, int64_t first, const OnBlock* on_block = nullptr)
       : e_(engine),
         plan_(engine.plan_),

@@ -1,4 +1,4 @@
-// What computes the model: losses, and gradients by a backward pass. The weights belong to whoever made the engine.
+// Computes the model: losses, and gradients by a backward pass. The caller owns the weights.
 #pragma once
 
 #include <cstdint>
@@ -33,10 +33,10 @@ class Engine {
   }
   // Makes the gradients those of the parameters.
   virtual void FinishGradients() = 0;
-  // Hears, on the calling thread, that the gradients of the matrices in blocks `block` and later are those of the parameters.
+  // Called on the calling thread when the gradients of the matrices in blocks `block` and later are those of the parameters.
   using OnBlock = std::function<void(int64_t block)>;
-  // The last call of AccumulateGradients in a step, and FinishGradients with it. `on_block` hears of blocks while the backward pass
-  // goes on below them, where the engine can tell; it does not throw.
+  // The last call of AccumulateGradients in a step, and FinishGradients with it. `on_block` is called for blocks while the backward
+  // pass continues with earlier ones, where the engine supports it; it must not throw.
   virtual void AccumulateLastGradients(std::span<const Segment> segments, double share, const OnBlock& on_block) {
     (void)on_block;
     AccumulateGradients(segments, share);
@@ -57,7 +57,7 @@ class Engine {
     TokenLosses(SegmentsOf(sequences, T), first, losses);
   }
 
-  // Goes on in one long text, each position of which is computed once: losses in nats, float32 [count], of `count` targets at
+  // Continues one long text, each position of which is computed once: losses in nats, float32 [count], of `count` targets at
   // the positions after those of the last call. Keys and values of earlier calls are kept as they came out then; attention sees
   // those of the last `past` positions before this call's first and, causally, this call's own. past = 0 begins a text, at
   // position 0. `tokens` points to count + 1 tokens of the text, with the one before them where past > 0. On a CPU alone.
@@ -68,7 +68,7 @@ class Engine {
   // what is accumulated so far is then worth nothing, and Prepare begins anew.
   virtual void SetBetweenChunks(std::function<void()>) {}
 
-  // Times operations from now on, where the engine can tell them apart: on a CPU. Null: no more. `profile` must outlive this or
+  // Times operations from now on, where the engine can separate them: on a CPU. Null stops it. `profile` must outlive this or
   // the next call.
   virtual void SetProfile(StepProfile*) {}
 };

@@ -8,7 +8,7 @@ namespace fairway {
 
 NamedTensors LoadParameters(const CheckpointReader& checkpoint, const Settings& settings) {
   const std::vector<ParameterSpec> specs = ParameterSpecs(settings);
-  // Codes stand under NAME.q, their scales where their Quantisation says.
+  // Codes have the name NAME.q, their scales where their Quantisation says.
   std::vector<std::string> stored, scales;
   for (const ParameterSpec& spec : specs) {
     stored.push_back(checkpoint.Has(spec.name + ".q") ? spec.name + ".q" : spec.name);

@@ -13,7 +13,7 @@ namespace fairway {
 // REQUIRES: nothing is being multiplied.
 void ChooseProducts(const Settings& settings);
 
-// What this processor has for products, its best first: "AMX bfloat16", "AVX-512 bfloat16", "AVX-512", "AVX2", "NEON bfloat16", "NEON"
+// The processor's best instructions for products: "AMX bfloat16", "AVX-512 bfloat16", "AVX-512", "AVX2", "NEON bfloat16", "NEON"
 // or "none".
 std::string ProductCapability();
 // Whether LibTorch has a kernel for products of this precision on this processor.

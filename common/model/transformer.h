@@ -82,12 +82,12 @@ class Transformer {
   int64_t SetFakeQuantisation(bool on);
   // From now on, these matrices go through these steps, and no others do.
   void FixSteps(const FixedSteps& steps);
-  // From now on, hears the name, the weight and the input [B, T, in] of every linear layer that is passed, the output
+  // Called from now on with the name, the weight and the input [B, T, in] of every linear layer that is computed, the output
   // layer among them; where that is tied, under the token embedding's name.
   using Observer = std::function<void(const std::string&, const at::Tensor&, const at::Tensor&)>;
   void Observe(Observer observer) { observer_ = std::move(observer); }
 
-  // How often a matrix was replaced so far: one a matrix and forward pass.
+  // How often a matrix was replaced so far: once per matrix and forward pass.
   int64_t fake_quantisations() const { return fake_quantisations_; }
 
  private:

@@ -1,4 +1,4 @@
-// Averages of the weights that training keeps beside them (pull request 531).
+// Averages of the weights, kept during training (pull request 531).
 #pragma once
 
 #include "common/model/flat.h"

@@ -1,7 +1,7 @@
 // Sums gradients over ranks.
 //
-// Each shard (partition.h) travels from every rank to the one that sums it, and is summed there in the order of the ranks: one number
-// of ranks gives one result, bit for bit, whatever the network does.
+// Each shard (partition.h) travels from every rank to the one that sums it, and is summed there in the order of the ranks: a given
+// number of ranks gives one result, bit for bit, whatever the order of arrival.
 #pragma once
 
 #include <memory>
@@ -17,11 +17,11 @@ class GradientExchange {
   // Works on the memory of `gradients`, all groups of the layout in one buffer.
   GradientExchange(const Partition& partition, FlatTensors gradients, Communicator& communicator);
 
-  // The gradients of the matrices in blocks `block` and later are what they will be in this step, and go on their way, a bucket at
-  // a time. Does not wait.
+  // The gradients of the matrices in blocks `block` and later are complete in this step. Starts to send them, a bucket at a time.
+  // Does not wait.
   void BlocksFrom(int64_t block);
-  // All gradients are. Afterwards those of the matrices that this rank steps, and those of everything but matrices, are sums over
-  // the ranks; other matrices' are this rank's share still.
+  // All gradients are complete; waits for all transfers. Afterwards those of the matrices that this rank steps, and those of
+  // everything but matrices, are sums over the ranks; other matrices' are still this rank's share.
   void Finish();
 
  private:

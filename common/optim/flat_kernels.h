@@ -1,4 +1,4 @@
-// What walks once over flat memory: the norm of all gradients, AdamW, the moving average, of which `range` are elements, and sums
+// Single passes over flat memory: the norm of all gradients, AdamW and the moving average, each over the elements `range`, and sums
 // of squares by row and by column.
 #pragma once
 

@@ -41,7 +41,7 @@ void Symmetric(const Product& product, int64_t m, Elements out) {
   Mirror(m, static_cast<BFloat16*>(out.data));
 }
 
-// g' = f g + m buf as bfloat16, row-major as it stands, and the sum of its squares. The gradient is 0 afterwards.
+// g' = f g + m buf as bfloat16, row-major, not transposed, and the sum of its squares. The gradient is 0 afterwards.
 float Momentum(const MuonStep& step, float* __restrict gradient, float* __restrict momentum, BFloat16* __restrict nesterov) {
   const float m = step.momentum, f = step.gradient_factor;
   double squares = 0;

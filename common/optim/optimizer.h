@@ -20,7 +20,7 @@ class Optimizer {
   double ClipFactor(double norm) const;
   // Whether each of several ranks clips its own gradients before they are summed (published_quirks of pull request 1855).
   bool ClipsPerRank() const;
-  // Does that, to gradients that stand for this rank's share of the mean over all ranks: afterwards their sum over the ranks is
+  // Clips gradients that are this rank's share of the mean over all ranks: afterwards their sum over the ranks is
   // world_size times the mean of what each has clipped, rounded to bfloat16 where Muon steps them. Returns the largest norm of a
   // rank's own mean gradient; where that is no finite number, nothing was done.
   double ClipPerRank();
@@ -29,7 +29,7 @@ class Optimizer {
   // Gives all ranks the momentum that each keeps of its own matrices: State holds everything then.
   void ShareMomentum();
 
-  // Times its parts from now on; null: no more.
+  // Times its parts from now on; null stops it.
   void SetProfile(StepProfile* profile) { profile_ = profile; }
 
   // Moments and momenta under the names they have in a checkpoint (adam_m/NAME, adam_v/NAME, muon/NAME); shared storage.

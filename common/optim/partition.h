@@ -1,8 +1,8 @@
-// Who sums what, and who steps what, where ranks train together. A function of the model and the number of ranks alone.
+// Which rank sums which gradients and steps which parameters. A function of the model and the number of ranks alone.
 //
 //   - Muon's matrices are assigned whole, by the work that Newton-Schulz has with them: their gradients are summed by the rank that
 //     steps them, and what comes back to all is the update, in bfloat16.
-//   - All other gradients are summed in equal slices, one a rank, and the sums come back to all, who step them alike.
+//   - All other gradients are summed in equal slices, one per rank, and the sums come back to all, who step them alike.
 //
 // So a step moves, over all ranks together, (world size - 1) * (8 A + 6 M) bytes, for A elements of other parameters and M of
 // matrices (docs/scaling.md); the published all-reduce of gradients and sum of updates move 8 A + 12 M.
@@ -14,7 +14,7 @@
 
 namespace fairway {
 
-// Deals out tasks by their work, the most first, each to the rank that has the least so far: the rank of each task.
+// Assigns tasks to ranks, the largest first, each to the rank with the least work so far. Returns the rank of each task.
 std::vector<int64_t> Balance(const std::vector<int64_t>& work, int64_t world_size);
 
 class Partition {

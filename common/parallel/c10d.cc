@@ -139,7 +139,7 @@ class C10d : public Communicator {
     void Finish() override {
       if (work == nullptr) return;
       // On a device, what this thread puts on its stream next will wait; this thread does not.
-      if (!Plainly("a transfer", [&] { return work->wait(); })) throw std::runtime_error("a transfer was given up");
+      if (!Plainly("a transfer", [&] { return work->wait(); })) throw std::runtime_error("a transfer was aborted");
       for (Part& part : parts)
         if (part.host != nullptr && part.out) at::from_blob(part.host, {part.memory.numel()}, at::kByte).copy_(part.memory);
     }
@@ -171,7 +171,7 @@ class C10d : public Communicator {
         // A group that is left open would swallow all that comes after it.
         try {
           backend_->endCoalescing();
-        } catch (const std::exception&) {  // the first cause is the one to tell
+        } catch (const std::exception&) {  // the first cause is the one to report
         }
         throw;
       }

@@ -2,7 +2,7 @@
 // What ranks decide goes over the host through a store, so that a decision waits for no device.
 //
 // Time limits: a thread watches every transfer that has begun. Where one has not ended within the limit, or has failed, it ends the
-// process with the cause: the host may be inside a read of the device then, which a transfer that never ends would hold for ever.
+// process with the cause: the host may be blocked in a read of the device, which a transfer that never ends would block forever.
 #pragma once
 
 #include <c10/core/Device.h>

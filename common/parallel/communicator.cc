@@ -49,7 +49,7 @@ void AbortRun(const std::string& cause) {
   try {
     LogFailure(cause);
   } catch (const IoError&) {
-    // The log's file, of which standard error has been told.
+    // The log's file, which standard error has reported.
   }
   _exit(static_cast<int>(ExitStatus::kIo));
 }

@@ -1,12 +1,12 @@
-// What ranks of one run say to each other. Three implementations: a single process, which has nobody to talk to; MPI, in memory of
-// the CPU (mpi.cc); NCCL, in memory of the GPUs (nccl.cc). The last two are libraries of their own that are loaded where they are used.
+// Communication between the ranks of one run. Three implementations: a single process, which communicates with no other; MPI, in
+// memory of the CPU (mpi.cc); NCCL, in memory of the GPUs (nccl.cc). The last two are plug-ins that are loaded where they are used.
 //
 // They move bytes, and nothing more. Who sends what to whom, and in which order sums are taken, is decided once for all of them,
 // by those who use this (optim/exchange.h, evaluate/).
 //
 // REQUIRES, of everything here: all ranks make the same calls in the same order, from one thread.
 //
-// Where a rank has gone, or does not answer within the time limit, what waits for it throws IoError.
+// Where a rank has ended, or does not answer within the time limit, calls that wait for it throw IoError.
 #pragma once
 
 #include <cstdint>
@@ -35,14 +35,14 @@ class Communicator {
   Communicator(const Communicator&) = delete;
   Communicator& operator=(const Communicator&) = delete;
 
-  // The one that a process is alone with.
+  // The communicator of a single process.
   static Communicator& Single();
 
   int64_t rank() const { return rank_; }
   int64_t world_size() const { return world_size_; }
   virtual std::string name() const = 0;  // single, mpi, nccl
 
-  // A transfer that goes on while this rank computes. Its memory is left alone until Wait.
+  // A transfer that runs while this rank computes. Its memory must not be used until Wait.
   class Transfer {
    public:
     virtual ~Transfer() = default;
@@ -58,19 +58,19 @@ class Communicator {
   // Each message from its rank to all others; all list them alike.
   std::unique_ptr<Transfer> Broadcast(std::span<const Message> messages);
   void Wait(std::unique_ptr<Transfer> transfer);
-  // Lets transfers go on that do so only while somebody looks at them (MPI's).
+  // Gives time to transfers that progress only inside calls of the library (MPI's).
   virtual void Progress() {}
 
-  // As many numbers from each rank, in the order of the ranks. Always in the CPU's memory; waits for no GPU. The way in which ranks
-  // come to the same decision.
+  // As many numbers from each rank, in the order of the ranks. Always in the CPU's memory; waits for no GPU. Ranks use it to
+  // agree on a decision.
   std::vector<double> Gather(std::span<const double> mine);
-  // The same of texts.
+  // The same for texts.
   std::vector<std::string> Gather(const std::string& mine);
 
-  // Calls work() on rank 0; the others wait for it however long it takes, as rank 0 tells them all the while that it is at work. There it
+  // Calls work() on rank 0; the others wait for it however long it takes, because rank 0 keeps sending signs of life. There it
   // runs on a thread of its own. What it throws is thrown on rank 0; on the others an IoError that says so.
   void OnRankZero(const std::function<void()>& work);
-  // How long a rank waits for another one; rank 0 at work speaks up four times as often.
+  // How long a rank waits for another one; rank 0 sends its signs of life four times as often.
   void set_timeout(double seconds) { timeout_seconds_ = seconds; }
 
   // Bytes that have come to this rank from others so far: by Exchange and Broadcast, and by Gather.

@@ -68,7 +68,7 @@ class Mpi : public Communicator {
         if (tries < 1000) continue;
         const double waited = std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count();
         if (waited > mpi.options_.timeout_seconds) throw std::runtime_error(Missing());
-        // Ranks may be more than processors: one that waits makes room for those that compute.
+        // Ranks may be more than processors: one that waits yields its processor to those that compute.
         if (waited < 1e-3) std::this_thread::yield();
         else std::this_thread::sleep_for(std::chrono::microseconds(waited < 0.1 ? 50 : 500));
       }

@@ -17,8 +17,8 @@ inline std::string TimeoutMessage(const std::string& who, double seconds) {
          " s (COMM_TIMEOUT_SECONDS): it has stopped, or the network has";
 }
 
-// For calls that wait for others and cannot be told to stop: a thread that gives the process up where it has not ended within the time
-// limit.
+// For calls that wait for other ranks and cannot be interrupted: a thread that ends the process where the call has not returned within
+// the time limit.
 inline std::jthread AbortAfterTimeout(const PluginOptions& options, const std::string& backend, const std::string& call) {
   return std::jthread([abort_run = options.abort_run, seconds = options.timeout_seconds, backend, call](std::stop_token stop) {
     std::mutex mutex;

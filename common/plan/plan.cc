@@ -27,7 +27,7 @@ constexpr RoleTraits kRoles[] = {
 };
 const RoleTraits& TraitsOf(Role role) { return kRoles[static_cast<size_t>(role)]; }
 
-// The names of matrices and tables; a layer's stand behind "blocks.N.".
+// The names of matrices and tables; a layer's have the prefix "blocks.N.".
 struct RoleOfName {
   Role role;
   std::string_view name;

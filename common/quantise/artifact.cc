@@ -42,7 +42,7 @@ struct Content {
 std::string Compress(std::string_view bytes, std::span<const size_t> block_ends, int level) {
   const std::unique_ptr<ZSTD_CCtx, decltype(&ZSTD_freeCCtx)> context(ZSTD_createCCtx(), ZSTD_freeCCtx);
   ZSTD_CCtx_setParameter(context.get(), ZSTD_c_compressionLevel, level);
-  // Codes that stand side by side are independent: what repeats of six or less is chance, and says less than their frequencies do.
+  // Neighbouring codes are independent: repeats of six or fewer are chance, and cost more than coding by frequency.
   ZSTD_CCtx_setParameter(context.get(), ZSTD_c_minMatch, 7);
   ZSTD_CCtx_setPledgedSrcSize(context.get(), bytes.size());
   std::string compressed(ZSTD_compressBound(bytes.size()) + 16 * block_ends.size(), '\0');
@@ -134,7 +134,7 @@ double EntropyOfStretches(std::string_view codes) {
   return bytes;
 }
 
-// Of the orders of a matrix of codes the one that takes the fewest bytes; as they stand where they cannot be ordered.
+// Of the orders of a matrix of codes the one that takes the fewest bytes; row-major where they cannot be ordered.
 CodeOrder BestOrder(const TensorSource& quantised, const TensorInfo& info) {
   CodeOrder best = CodeOrder::kAsTheyStand;
   double least = INFINITY;
@@ -153,7 +153,7 @@ std::string RoleOf(std::string name) {
 }
 
 // Codes first, matrices of most bits first, then scales, factors of columns, and what was kept, float16 before all else. Codes in
-// streams stand last.
+// streams come last.
 Content MakeContent(const TensorSource& quantised, Coder coder, int threads) {
   constexpr double kBlock = 8192;  // bytes of entropy: enough to pay for frequencies of their own
 
@@ -307,12 +307,12 @@ std::vector<float> Dequantise(const CheckpointReader& checkpoint, const TensorIn
   if (quantisation.low_rank_left.empty() != quantisation.low_rank_right.empty()) refuse("its correction has one factor of two");
   if (group > 0 && (numel % group != 0 || scale_info.shape != std::vector<int64_t>{numel / group} || !quantisation.column_scale.empty()))
     refuse(StringPrintf("its scales %s are not one for every %ld codes", scale_info.name.c_str(), group));
-  if (group == 0 && scale_info.shape != std::vector<int64_t>{rows}) refuse("its scales " + scale_info.name + " are not one a row");
+  if (group == 0 && scale_info.shape != std::vector<int64_t>{rows}) refuse("its scales " + scale_info.name + " are not one per row");
   const std::vector<float> scales = checkpoint.Floats(quantisation.scale);
   std::vector<float> factors(columns, 1.0f);
   if (!quantisation.column_scale.empty()) {
     const TensorInfo& factor_info = checkpoint.Find(quantisation.column_scale);
-    if (factor_info.shape != std::vector<int64_t>{columns}) refuse("its factors " + factor_info.name + " are not one a column");
+    if (factor_info.shape != std::vector<int64_t>{columns}) refuse("its factors " + factor_info.name + " are not one per column");
     factors = checkpoint.Floats(quantisation.column_scale);
     for (int64_t j = 0; j < columns; ++j)
       if (!std::isfinite(factors[j])) refuse(StringPrintf("the factor of column %ld is not a finite number", j));

@@ -2,7 +2,7 @@
 //
 // A QUANTISED checkpoint without counters and lineage, packed (common/checkpoint/packed.h), in one or two zstd frames that declare their
 // content sizes, then one zstd skippable frame with the SHA-256 of the frames before. `zstd -d` reads it; so does OpenWeights, which
-// trusts nothing that it has not checked.
+// checks everything before it uses it.
 #pragma once
 
 #include <array>

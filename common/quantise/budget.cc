@@ -13,7 +13,7 @@
 namespace fairway {
 namespace {
 
-// The fast coder's bytes by the logarithm of the step. The ends stand for the finest and the coarsest steps there are.
+// The fast coder's bytes by the logarithm of the step. The ends are those of the finest and the coarsest steps there are.
 class Curve {
  public:
   Curve(double guess, const std::function<uint64_t(double)>& measure) : measure_(measure), guess_(std::log2(guess)) {
@@ -202,7 +202,7 @@ FoundStep FindStep(uint64_t budget, double first_guess, const std::function<uint
       const double part = round % 3 == 2 ? 0.5 : (fine_bytes - aim) / (fine_bytes - coarse_bytes);
       place = fine + std::clamp(part, 0.05, 0.95) * (coarse - fine);
     } else {
-      // zstd splits blocks now so, now so, and sizes jump by more than there is room for. On either side, further and further
+      // zstd's division into blocks varies, and sizes jump by more than the allowed share. On either side, further and further
       // off, another step may fall into it.
       ++beside;
       place = (fine + coarse) / 2 + (beside % 2 == 0 ? kJump : -kJump) * beside;

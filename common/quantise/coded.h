@@ -1,4 +1,4 @@
-// A matrix as codes and scales, whoever chose them: what the export writes.
+// A matrix as codes and scales, by any quantiser: what the export writes.
 #pragma once
 
 #include <cstdint>
@@ -11,7 +11,7 @@
 
 namespace fairway {
 
-// Codes of a matrix, row-major. Scales are float16; each serves an equal run of consecutive codes: one a row, one for all, or one for
+// Codes of a matrix, row-major. Scales are float16; each serves an equal run of consecutive codes: one per row, one for all, or one for
 // a group of neighbours.
 struct ScaledCodes {
   Grid grid;

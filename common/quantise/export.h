@@ -22,7 +22,7 @@ struct ExportedTensor {
   int64_t numel = 0;
   uint64_t bytes = 0;  // of its payload, scales included
   bool coded = false;
-  double entropy_bits = 0;                                 // bits a code (order 0), of codes
+  double entropy_bits = 0;                                 // bits per code (order 0), of codes
   double step_width = 0;                                   // of rtn and gptq: the geometric mean over all elements
   double squared_error = 0;                                // sum of (weight - what comes back)^2
   double squared_norm = 0;                                 // sum of weight^2
@@ -33,13 +33,13 @@ struct ExportedTensor {
   double relative_error() const;  // sqrt(squared_error / squared_norm); 0 for zeros
 };
 
-// Writes every tensor of `weights` to `out`: codes as NAME.q (int8, one a byte) with scales NAME.scale (float16, one a
+// Writes every tensor of `weights` to `out`: codes as NAME.q (int8, one per byte) with scales NAME.scale (float16, one a
 // row), kept ones under their own name. Throws InputError naming the tensor where a weight is not finite or float16
 // cannot hold it or its row's scale. REQUIRES: settings.quantiser is `published`.
 std::vector<ExportedTensor> ExportWeights(const TensorSource& weights, const Settings& settings,
                                           TensorSink& out);
 
-// The same on uniform steps of the given size (steps.h), with factors NAME.column (float16, one a column) where columns differ:
+// The same on uniform steps of the given size (steps.h), with factors NAME.column (float16, one per column) where columns differ:
 // rounded with feedback where the calibration has it for the matrix, else to the nearest code.
 std::vector<ExportedTensor> ExportWeights(const TensorSource& weights, const Settings& settings, const Calibration& calibration,
                                           double step, TensorSink& out);

@@ -23,7 +23,7 @@ struct QuantisedMatrix {
 };
 
 // `weights` is [rows, columns], finite. With `published_quirks` as published: steps of at least 1/31 (int6) and 1/127 (int8), and
-// one percentile a matrix (a quirk of pull request 531). The result does not depend on `threads`. A row so large that
+// one percentile per matrix (a quirk of pull request 531). The result does not depend on `threads`. A row so large that
 // its scale overflows float16 gets an infinite scale; the caller decides what to say about it.
 QuantisedMatrix QuantiseMatrix(std::span<const float> weights, int64_t rows, const Grid& grid, bool published_quirks,
                                int threads);

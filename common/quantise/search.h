@@ -25,8 +25,8 @@ struct TriedSize {
   double packing;  // seconds of that
 };
 
-// What the budget holds: the artifact as shipped, to within kBudgetShare or kExactBudgetShare, or what it will have to within a few
-// percent.
+// The size that is compared with the budget: that of the artifact as shipped, to within kBudgetShare or kExactBudgetShare,
+// or an estimate of it to within a few percent.
 enum class Sizes { kShipped, kRough };
 
 // Bytes of the artifact that an export of `weights` on this step makes, packed at each of zstd's `levels`; `packing` receives the seconds that
@@ -34,7 +34,7 @@ enum class Sizes { kShipped, kRough };
 uint64_t SizeAt(double step, const TensorSource& weights, const Settings& settings, const Calibration& calibration, std::span<const int> levels,
                 double* packing = nullptr);
 
-// The step at which an export of `weights` fills `budget` bytes, beginning at `first_guess`. `on_size` hears of each size. Throws
+// The step at which an export of `weights` fills `budget` bytes, beginning at `first_guess`. `on_size` is called with each size. Throws
 // as ExportWeights and FindStep do; a GateError also names what fills the smallest artifact.
 FoundStep SearchStep(const TensorSource& weights, const Settings& settings, const Calibration& calibration, uint64_t budget,
                      double first_guess, Sizes sizes, const std::function<void(const TriedSize&)>& on_size);

@@ -1,9 +1,9 @@
 // Uniform steps whose width follows from what an error costs: the quantiser `rtn`, and the grid of `gptq`.
 //
-// Entropy coding makes narrow and wide distributions of codes equally good company: at a given number of bytes the expected
+// With entropy coding, matrices need no common width of codes: at a given number of bytes the expected
 // loss is least where every weight's error costs the same, whatever its tensor (reverse water-filling, Cover & Thomas, section
 // 10.3.3; a uniform step and an entropy code stay within 0.25 bit of it). A step of d leaves d^2 / 12 of squared error, which
-// costs h d^2 / 24 where h is the loss's second derivative: d goes with 1 / sqrt(h).
+// costs h d^2 / 24 where h is the loss's second derivative: so d is proportional to 1 / sqrt(h).
 #pragma once
 
 #include <cstdint>

@@ -1,5 +1,5 @@
-// What a process computes with: a GPU or the processor's threads, alone or as one of several ranks. The one module that asks the hardware and
-// the launcher, and that makes devices, communicators, engines and optimisers.
+// What a process computes with: a GPU or the processor's threads, alone or as one of several ranks. The only module that queries
+// the hardware and the launcher, and that makes devices, communicators, engines and optimisers.
 #pragma once
 
 #include <memory>

@@ -7,7 +7,7 @@
 
 namespace fairway {
 
-// One total order of all that an evaluation does. `state` stands for the weights and tables that the scores depend on: a digest.
+// One total order of all that an evaluation does. `state` is a digest of the weights and tables that the scores depend on.
 class EventLedger {
  public:
   struct Event {

@@ -187,7 +187,7 @@ void Settings::Set(std::string_view name, std::string_view text, Origin origin, 
       if (renamed.before == name) fail("'" + std::string(name) + "' is now named '" + std::string(renamed.name) + "'");
     fail("unknown setting '" + Shorten(name, kMaxQuoted) + "'");
   }
-  // Checked even where a stronger value stands already: a mistake in a profile is a mistake.
+  // Checked even where a stronger value is set already: a mistake in a profile is a mistake.
   Settings parsed;
   std::string cause = std::visit([&](auto member) { return Parse(kTable[index], text, parsed.*member); }, kMembers[index]);
   for (const RenamedChoice& renamed : kRenamedChoices)

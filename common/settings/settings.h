@@ -72,7 +72,7 @@ struct Settings {
   // `profile` is a path or the name of a file pipelines/NAME.profile beside the program's build. Lines `name = value`, `#`
   // starts a comment. Relative paths in it (data_path, tokenizer_path, byte_table) are relative to the profile's folder.
   void LoadProfile(const std::string& profile);
-  // Every setting whose upper-case name stands in the environment, or the name that pull request 1855 has for it. UsageError where that
+  // Every setting whose upper-case name is in the environment, or the name that pull request 1855 has for it. UsageError where that
   // pull request's environment switches on what is not here.
   void LoadEnvironment();
 

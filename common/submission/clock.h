@@ -1,4 +1,4 @@
-// The clock of a record: what took how long, and which of it read training data. The ten-minute track follows from it.
+// The clock of a record: how long each part took, and which parts read training data. The ten-minute track follows from it.
 #pragma once
 
 #include <cstdint>

@@ -12,7 +12,7 @@
 
 namespace fairway {
 
-// The finished runs that a name stands for: that directory, or else its seeds: NAME/seed-* where NAME is a folder, NAME-seed-* beside
+// The finished runs that a name refers to: that directory, or else its seeds: NAME/seed-* where NAME is a folder, NAME-seed-* beside
 // it. In the order of their seeds. Throws IoError where there is none, and as ReadRun does.
 std::vector<FinishedRun> FindRuns(const std::string& name);
 

@@ -23,7 +23,7 @@ namespace {
 
 constexpr char kScript[] = "loss-curve.gnuplot";
 constexpr char kMessages[] = "loss-curve.messages";
-// Colours that people who see red and green alike can tell apart (Okabe and Ito).
+// Colours that people with colour blindness can distinguish (Okabe and Ito).
 constexpr std::array<std::string_view, 6> kColours = {"0072B2", "D55E00", "009E73", "CC79A7", "E69F00", "56B4E9"};
 
 // A single-quoted string of gnuplot.

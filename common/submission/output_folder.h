@@ -8,7 +8,7 @@ namespace fairway {
 // Built as .NAME.tmp beside its final place, under a lock, and put there by Commit in one step; an old record folder of
 // that name is there until then and gone afterwards. Uncommitted, it vanishes with the object; what a killed program
 // leaves behind is cleared by the next one. Throws IoError, also where another process is writing the same folder, and
-// InputError rather than replace a folder that has something in it but no `proof`, a file by which an old one is known.
+// InputError rather than replace a folder that is not empty and lacks the file `proof`, by which an old record folder is known.
 class OutputFolder {
  public:
   OutputFolder(const std::string& path, const std::string& proof);

@@ -116,7 +116,7 @@ LoggedScore::Stage StageOf(const std::string& label) {
 // A line with a score in bits per byte, other than of progress.
 std::optional<LoggedScore> ReadScore(std::string_view line, int64_t number) {
   if (line.find("bpb") == std::string_view::npos) return std::nullopt;
-  // The key of the score: val_bpb, with what stands before it in one word, or another that ends so.
+  // The key of the score: val_bpb, with what precedes it in one word, or another that ends so.
   size_t key = std::string_view::npos, key_end = 0;
   bool plain = false;
   for (size_t at = line.find("bpb"); at != std::string_view::npos; at = line.find("bpb", at + 1)) {

@@ -73,7 +73,7 @@ struct PublicLog {
   const LoggedLine* Note(std::initializer_list<std::string_view> signs) const;
 };
 
-// Never fails: lines that it does not know are kept as notes or passed over, and the memory that it takes is bounded.
+// Never fails: lines that it does not know are kept as notes or skipped, and the memory that it takes is bounded.
 // Text in UTF-16 is taken too (what a Windows shell redirects).
 PublicLog ParsePublicLog(std::string_view text);
 

@@ -364,7 +364,7 @@ std::string ReadMe(const Record& record) {
   AddSizes(record, sizes);
   text += "## Scores\n\n" + Markdown(scores.table()) + "\n";
   const Json& eval = record.runs[0].eval;
-  text += "Over " + WithCommas(eval["targets"].get<int64_t>()) + " targets that stand for " +
+  text += "Over " + WithCommas(eval["targets"].get<int64_t>()) + " targets of " +
           WithCommas(eval["bytes"].get<int64_t>()) + " bytes of text, windows of " + eval["seq_len"].dump() +
           " tokens. The last two rows are of a fresh process that read the artifact alone.\n\n";
   text += "## Progression during training\n\n" + Markdown(Progression(record)) + "\n";

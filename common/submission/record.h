@@ -48,16 +48,16 @@ struct Record {
 // REQUIRES: at least one run.
 Record MakeRecord(std::vector<FinishedRun> runs, RecordOptions options);
 
-// Where the files of one run stand in the record's folder: at its top, or with several seeds in "seed-1337/".
+// Where the files of one run are in the record's folder: at its top, or with several seeds in "seed-1337/".
 std::string RunPrefix(const Record& record, const FinishedRun& run);
 
 // submission.json (docs/formats.md).
 Json SubmissionJson(const Record& record);
 
-// Reads a record's folder and compares its submission.json with its other files: it must say what SubmissionJson does of the runs
-// that lie there. What a person said (author, name, blurb, date, the baseline) is taken as it stands. Throws IoError; InputError where
-// a part is missing from submission.json, is of another type, or a file is damaged; GateError where the files do not bear out what it
-// says, and as MakeRecord does.
+// Reads a record's folder and compares its submission.json with its other files: it must agree with SubmissionJson of the runs
+// in the folder. What a person stated (author, name, blurb, date, the baseline) is not checked. Throws IoError; InputError where
+// a part is missing from submission.json, is of another type, or a file is damaged; GateError where the files contradict it, and
+// as MakeRecord does.
 Record ReadRecord(const std::string& folder, uint64_t budget);
 
 // What a person should know before they publish it: rounding that costs more than kCostlyRounding. A line each.
@@ -70,7 +70,7 @@ Table SummaryTable(const Record& record);
 // Texts sampled from the first run's artifact: a line that says how, then the texts, wrapped and indented. Nothing where there is none.
 std::vector<std::string> SampleLines(const Record& record);
 
-// README.md: nothing in it is typed but name and blurb.
+// README.md: all of it is generated, except name and blurb.
 std::string ReadMe(const Record& record);
 
 // Writes the record's folder (docs/formats.md lists its files), replacing an older record of that name. Throws IoError,

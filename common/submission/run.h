@@ -1,4 +1,4 @@
-// One finished run as a record takes it up: every part read, and proved to belong to the others.
+// One finished run, as part of a record: every file read, and checked to belong to the others.
 #pragma once
 
 #include <cstdint>
@@ -82,7 +82,7 @@ struct FinishedRun {
   Action ema() const;
   Action swa() const;
   Action late_qat() const;
-  double step_ms() const;  // training time a step
+  double step_ms() const;  // training time per step
 };
 
 // Reads a run directory. Throws IoError or InputError for a part that is missing or damaged, and GateError
@@ -90,10 +90,10 @@ struct FinishedRun {
 // name the
 //   one before it by its identity, and scores and log must be of these;
 // - where the artifact has int6 matrices and no row's clip was searched for;
-// - where a proof of this artifact failed. One of another artifact or evaluation, from before, is passed over.
+// - where a proof of this artifact failed. One of another artifact or evaluation, from before, is ignored.
 FinishedRun ReadRun(const std::string& directory);
 
-// The same of what a record keeps of a run: its checkpoints are not there, so the lineage of the artifact stands for the chain, and
+// The same of what a record keeps of a run: its checkpoints are not there, so the lineage of the artifact replaces the chain, and
 // for the settings. A proof of something else is GateError. `source` is the path of the source archive.
 FinishedRun ReadRecordedRun(const std::string& directory, const std::string& source);
 

@@ -35,7 +35,7 @@ struct TrainLog {
 };
 
 // Reads a log line by line. A step that does not come after the last one takes its place and that of all later ones: a resumed run
-// goes on where it was cut off, and one that starts again replaces the run before. Other lines are passed over.
+// continues where it was interrupted, and one that starts again replaces the run before. Other lines are skipped.
 class TrainLogReader {
  public:
   // `path` is what errors name. A strict reader throws InputError, with the line's number, for a line `step:…` or `seed:…` that misses a field or

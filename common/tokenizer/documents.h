@@ -47,7 +47,7 @@ class DocumentSource {
   bool Next(RawDocument* document);
   // Back to the first document.
   void Rewind() { file_ = offset_ = line_ = 0; }
-  // The documents' text in bytes as it stands in the files, all together: the measure of progress.
+  // Bytes of text in all files together: the measure of progress.
   int64_t total_bytes() const;
   const DocumentFormat& format() const { return format_; }
   // SHA-256 of the files' bytes, one after another.

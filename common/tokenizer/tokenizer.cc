@@ -150,7 +150,7 @@ void TrainTokenizer(DocumentSource& documents, const TokenizerOptions& options, 
       {"unk_id", "3"},
       {"hard_vocab_limit", "false"},
       // Documents longer than the default of 4,192 bytes would be left out, the number of threads is fixed so that nothing can
-      // depend on the machine, and only errors are heard.
+      // depend on the machine, and only errors are reported.
       {"max_sentence_length", std::to_string(kMaxTrainingDocument)},
       {"num_threads", "1"},
       {"minloglevel", "2"},

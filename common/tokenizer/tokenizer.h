@@ -20,7 +20,7 @@ class Tokenizer {
   ~Tokenizer();
 
   // BOS, then the pieces of `text`. `ends` becomes, for each token, the offset in `text` at which what it covers ends; it begins where
-  // the token before ends. Of pieces that together stand for one character all but the last cover nothing. White space that
+  // the token before ends. Of pieces that together spell one character, all but the last cover nothing. White space that
   // normalisation drops at the text's ends is covered by no token: at the beginning it ends BOS.
   // May be called from several threads at once.
   std::vector<uint16_t> EncodeDocument(std::string_view text) const;

@@ -93,14 +93,14 @@ class ShardWriter {
 
 struct EncodedDocument {
   std::string text;
-  std::vector<uint16_t> tokens, bytes;  // the bytes of text that each token stands for
+  std::vector<uint16_t> tokens, bytes;  // the bytes of text of each token
   int64_t table_bytes = 0;              // that the byte table counts
   bool taken = true, changed = false;   // changed: the tokens spell another text
   bool trained_on = false;              // the tokenizer was
 };
 
-// Bytes that each token stands for. A token counts no more bytes than it spells, nor than it covers of the text: what normalisation
-// drops or adds is no text that a model could have predicted. Tokens that together stand for one character, the last of which alone
+// Bytes of text of each token. A token counts no more bytes than it spells, nor than it covers of the text: what normalisation
+// drops or adds is no text that a model could have predicted. Tokens that together spell one character, the last of which alone
 // covers it, count together.
 std::vector<uint16_t> BytesOfTokens(const std::vector<uint16_t>& tokens, const std::vector<size_t>& ends, const ByteTable& table) {
   std::vector<uint16_t> bytes(tokens.size());
@@ -265,13 +265,13 @@ SplitRecord WriteShards(DocumentSource& documents, const Tokenizer& tokenizer, c
     }
   }
 
-  // All that takes room on the disk comes first.
+  // Everything that takes space on the disk comes first.
   byte_table.Write(staging.path() + "/" + kByteTable);
   manifest.splits[options.split] = split;
   manifest_file.Write(manifest.ToJson());
   manifest_file.Flush();
 
-  // Whatever ends the program between here and the end, nobody takes the folder for whole.
+  // If the program ends between here and the end, the folder is not taken for a complete one.
   const std::string unfinished = options.folder + "/" + UnfinishedName(options.split);
   WriteFile(unfinished, "");
   try {

@@ -26,7 +26,7 @@ constexpr std::string_view kMagicField(
 constexpr size_t kHashFieldBytes = 9;                // a tag of one byte and a fixed64
 constexpr std::string_view kSpace = "\xe2\x96\x81";  // U+2581
 
-// The byte that a byte piece <0xNN> stands for, or -1.
+// The byte of a byte piece <0xNN>, or -1.
 int ByteOf(std::string_view text) {
   if (text.size() != 6 || text.substr(0, 3) != "<0x" || text[5] != '>') return -1;
   const auto digit = [](char c) { return c >= '0' && c <= '9' ? c - '0' : c >= 'A' && c <= 'F' ? c - 'A' + 10 : -1; };
@@ -108,7 +108,7 @@ void ReadTable(std::string_view bytes, const std::string& path, ByteTable& table
     table.pieces.push_back({.text = piece.text(), .boundary = piece.boundary(), .byte = piece.byte(), .user_defined = piece.user_defined()});
   }
   Count(table.pieces, table.exact, path);
-  // What it says must follow from its text: a score stands on it.
+  // Its numbers must follow from its text: the score depends on them.
   for (size_t id = 0; id < table.pieces.size(); ++id) {
     const ByteTable::Piece& piece = table.pieces[id];
     const pb::Piece& said = message.piece(static_cast<int>(id));

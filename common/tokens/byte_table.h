@@ -1,9 +1,9 @@
-// What evaluation needs to know of a tokenizer: the text of each piece, and the bytes of text that it stands for.
+// What evaluation needs to know about a tokenizer: the text of each piece, and the number of bytes of text that it counts.
 //
-// The rule is the field's: a piece stands for its UTF-8 length, a leading U+2581 left out; the blank that this U+2581 is counts unless
+// The rule is the field's: a piece counts its UTF-8 length without a leading U+2581; the blank that this U+2581 means counts unless
 // the token before is a boundary. Every other U+2581 is a blank too, and counts one byte. Where a tokenizer keeps the text exactly
 // (no normalisation, no blank added or removed) the leading U+2581 is like the others, whatever comes before.
-// The four marks of a CaseOps tokenizer (case_ops.h) stand for no bytes.
+// The four marks of a CaseOps tokenizer (case_ops.h) count no bytes.
 #pragma once
 
 #include <cstdint>
@@ -29,7 +29,7 @@ struct ByteTable {
 
   int64_t size() const { return static_cast<int64_t>(pieces.size()); }
 
-  // Bytes of text that `token` stands for after `previous`. REQUIRES: both < size().
+  // Bytes of text of `token` after `previous`. REQUIRES: both < size().
   int64_t Bytes(int64_t previous, int64_t token) const {
     const Piece& piece = pieces[token];
     return piece.bytes + (piece.leading_space && !pieces[previous].boundary ? 1 : 0);

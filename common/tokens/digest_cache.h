@@ -1,6 +1,6 @@
 // Digests of large files, remembered beside them, so that a folder of gigabytes is read once and not by every program.
 //
-// What is remembered counts for a file of the same name, device, inode, size and times (of its content and of its
+// An entry is valid for a file of the same name, device, inode, size and times (of its content and of its
 // inode, to the nanosecond). A file that changed within the last seconds is not remembered: it could change again
 // within a tick of the clock.
 #pragma once
@@ -13,7 +13,7 @@
 
 namespace fairway {
 
-// What tells a file from another one, or from itself after a change, without reading it.
+// Identifies a file and its version without reading it.
 struct FileStamp {
   uint64_t device = 0, inode = 0, size = 0;
   int64_t modified = 0, changed = 0;  // nanoseconds since the epoch: st_mtim, st_ctim

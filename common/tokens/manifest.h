@@ -1,4 +1,4 @@
-// manifest.json beside the shards: what they were made from, how many bytes of it their tokens stand for, and the digest of each.
+// manifest.json beside the shards: what they were made from, how many of its bytes the tokens count, and the digest of each.
 // docs/formats.md describes the file; tokenize-shard and scripts/fetch-data write it.
 #pragma once
 

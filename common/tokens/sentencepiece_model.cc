@@ -12,11 +12,11 @@
 namespace fairway {
 namespace {
 
-// What the library (0.1.97) keeps room for: it counts further matches, and then reads all it has counted.
+// What the library (0.1.97) reserves memory for: it counts further matches, and then reads all that it has counted.
 constexpr size_t kMapMatches = 32, kPieceMatches = 64;
 
 // A character map: the length of a trie in bytes (uint32), the trie, and texts that end with a zero byte. A trie is Darts-clone's
-// double array: units of 32 bits, the first of which is the root. Below unit i stand the units Below(i) ^ c for each byte c that
+// double array: units of 32 bits, the first of which is the root. The children of unit i are the units Below(i) ^ c for each byte c that
 // can follow; they carry c as their label. Where a rule ends at i, the unit Below(i) says where its text begins.
 class CharacterMap {
  public:

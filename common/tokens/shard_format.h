@@ -16,8 +16,7 @@ inline constexpr int64_t kMaxShardTokens = INT32_MAX;
 
 // fineweb_SPLIT_NNNNNN.bin.
 std::string ShardName(const std::string& split, int64_t index);
-// fineweb_SPLIT_bytes_NNNNNN.bin: the byte sidecar of a shard, for each of its tokens the bytes of text that it stands
-// for.
+// fineweb_SPLIT_bytes_NNNNNN.bin: the byte sidecar of a shard, for each of its tokens the number of bytes of text.
 std::string SidecarName(const std::string& split, int64_t index);
 // What a file in a shard folder is to a split, by its name: fineweb_SPLIT_<digits>.bin,
 // fineweb_SPLIT_bytes_<digits>.bin, another fineweb_SPLIT_*.bin (a copy, for instance), or none of the split's.
@@ -25,7 +24,7 @@ enum class ShardFile { kNone, kTokens, kBytes, kOther };
 ShardFile ShardFileOf(std::string_view name, std::string_view split);
 // The number in the name of a shard or sidecar. REQUIRES: ShardFileOf is kTokens or kBytes.
 int64_t ShardNumber(std::string_view name);
-// A file of this name stands in a folder while, and after a program was killed while, the split is replaced by another.
+// A file of this name is in a folder while the split is replaced by another, and after a program was killed during that.
 std::string UnfinishedName(const std::string& split);
 
 std::string ShardHeader(int64_t tokens);

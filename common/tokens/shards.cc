@@ -27,7 +27,7 @@
 namespace fairway {
 namespace {
 
-static_assert(std::endian::native == std::endian::little, "tokens are read from the map as they stand in the file");
+static_assert(std::endian::native == std::endian::little, "tokens are read from the map in the file's byte order");
 
 struct Shard {
   InputFile file;
@@ -179,7 +179,7 @@ struct ShardSet::State {
         const ShardRecord* record = manifest.Find(split, name);
         if (record != nullptr && record->sha256 != result.back())
           throw InputError(file.file.path(), "is not the file that " + Manifest::Path(folder) +
-                                                 " speaks of: its SHA-256 is " + result.back() + " and not " +
+                                                 " lists: its SHA-256 is " + result.back() + " and not " +
                                                  record->sha256);
       }
       return result;
@@ -248,7 +248,7 @@ void ShardSet::Read(int64_t begin, int64_t count, uint16_t* out) const {
     const std::span<const std::byte> payload = shard.Payload(first, part);
     std::memcpy(out, payload.data(), payload.size());
     Release(payload);
-    // A maximum is quick to take; where the culprit stands is looked for only when there is one.
+    // A maximum is quick to take; its position is searched for only when an id is out of range.
     if (*std::max_element(out, out + part) >= state_->vocab_size) {
       const uint16_t* bad = std::find_if(out, out + part, [&](uint16_t id) { return id >= state_->vocab_size; });
       const int64_t token = first + (bad - out);
@@ -320,8 +320,8 @@ void ShardSet::CheckUnchanged() const {
   check(state_->sidecars, known.sidecars);
 }
 
-// The background thread loads ranges of kChunk tokens, one after another from where the stream stands, until it is
-// kAhead tokens ahead; Take waits until its own span is loaded. At 786,432 tokens a step kAhead is some 40 steps, so a
+// The background thread loads ranges of kChunk tokens, one after another from the stream's position, until it is
+// kAhead tokens ahead; Take waits until its own span is loaded. At 786,432 tokens per step kAhead is some 40 steps, so a
 // stall of the file system of a few seconds goes unnoticed.
 struct TokenStream::State {
   static constexpr int64_t kChunk = 1 << 19, kAhead = 1 << 25;
@@ -337,7 +337,7 @@ struct TokenStream::State {
   int64_t position = 0;  // guarded by mutex, as all below; positions count on through the passes
   int64_t wanted = 0;    // what Take waits for, which may lie further ahead than `ahead`
   int64_t loaded = 0;    // everything from position to here is in memory
-  int64_t seeks = 0;     // tells the thread that what it is loading has been left behind
+  int64_t seeks = 0;     // by which the thread notices that the range it loads is no longer needed
   bool stop = false;
   std::thread thread;
 
@@ -367,7 +367,7 @@ struct TokenStream::State {
         loaded = begin + count;
         changed.notify_all();
       }
-      // What the stream has meanwhile left behind, nobody else drops.
+      // Nothing else releases what the stream has left behind meanwhile.
       const int64_t needed_from = seek == seeks ? position : begin + count;
       lock.unlock();
       Drop(begin, std::min(begin + count, needed_from));

@@ -1,5 +1,5 @@
 // Token shards (docs/formats.md), read through memory maps; ids are checked as they are used. What has been read
-// leaves the process again: shards may be far larger than memory.
+// is released again: shards may be far larger than memory.
 #pragma once
 
 #include <cstdint>
@@ -46,7 +46,7 @@ class ShardSet {
   // Takes that range out of this process again; it can still be read.
   void Drop(int64_t begin, int64_t count) const;
 
-  // Whether the split has a byte sidecar: for each token, the bytes of text that it stands for.
+  // Whether the split has a byte sidecar: for each token, the number of bytes of text.
   bool has_bytes() const;
   // Copies those of tokens [begin, begin + count) to `out`. REQUIRES: has_bytes(), the range lies within tokens().
   void ReadBytes(int64_t begin, int64_t count, uint16_t* out) const;

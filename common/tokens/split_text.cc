@@ -10,8 +10,8 @@
 namespace fairway {
 namespace {
 
-// What a sidecar may say that a token stands for, at most, where its piece has `piece` bytes of the transformed text. Upper case has at
-// most 1.5 times the bytes of lower case, markers stand for nothing, and a character in byte pieces may be counted with any one of them.
+// The largest number of bytes that a sidecar may give a token whose piece has `piece` bytes of the transformed text. Upper case has at
+// most 1.5 times the bytes of lower case, markers count nothing, and a character in byte pieces may be counted with any one of them.
 int64_t MostBytes(int64_t piece) {
   return 2 * piece + 4;
 }
@@ -29,7 +29,7 @@ int64_t CountBytes(const ShardSet& shards, const ByteTable& table) {
       const int64_t piece = table.Bytes(tokens[i], tokens[i + 1]);
       if (shards.has_bytes() && counts[i] > MostBytes(piece))
         throw InputError(shards.folder(),
-                         StringPrintf("the byte sidecar of the split %s says that token %ld stands for %d bytes, but its piece has %ld: "
+                         StringPrintf("the byte sidecar of the split %s gives token %ld a size of %d bytes, but its piece has %ld: "
                                       "it is the sidecar of other shards, or no sidecar",
                                       shards.split().c_str(), begin + i, counts[i], piece));
       bytes += shards.has_bytes() ? counts[i] : piece;
@@ -45,7 +45,7 @@ SplitText CheckText(const ShardSet& shards, const ByteTable& table) {
     throw InputError(shards.folder(), "its tokenizer has byte pieces and none for U+2581: a blank would count three bytes; tokenize the text "
                                       "with another one");
   SplitText text;
-  const std::string identity = shards.Identity();  // first: a manifest may speak of other shards
+  const std::string identity = shards.Identity();  // first: a manifest may list other shards
   text.bytes = CountBytes(shards, table);
   const Manifest manifest = Manifest::Read(shards.folder());
   const auto found = manifest.splits.find(shards.split());
@@ -54,7 +54,7 @@ SplitText CheckText(const ShardSet& shards, const ByteTable& table) {
   if (record.Identity() != identity) return text;
   if (record.token_bytes != text.bytes)
     throw InputError(Manifest::Path(shards.folder()),
-                     StringPrintf("the tokens of the split %s stand for %ld bytes, but for %ld by the %s that is here", shards.split().c_str(),
+                     StringPrintf("the tokens of the split %s are %ld bytes of text, but %ld by the %s that is here", shards.split().c_str(),
                                   record.token_bytes, text.bytes, shards.has_bytes() ? "byte sidecar" : "byte table"));
   text.proved = record.BytesIdentity() == shards.BytesIdentity();
   text.text_bytes = record.text_bytes;

@@ -1,4 +1,4 @@
-// What is known of the text behind a split's tokens: how many bytes of it they stand for, and whether that is proved.
+// What is known about the text of a split: how many of its bytes the tokens count, and whether that is proved.
 #pragma once
 
 #include <cstdint>
@@ -10,7 +10,7 @@
 namespace fairway {
 
 struct SplitText {
-  int64_t bytes = 0;        // that the split's targets (all tokens but the first) stand for, by its sidecar or the byte table
+  int64_t bytes = 0;        // of the split's targets (all tokens but the first), by its sidecar or the byte table
   // tokenize-shard counted as many against the text of each document, and manifest.json says so of exactly these shards.
   bool proved = false;
   int64_t text_bytes = -1;  // of the documents; -1 where it is not known, as of downloaded shards

@@ -13,7 +13,7 @@ struct CommandLine::Impl {
 
   Impl();
   ~Impl();
-  // False where everything is said and done: --help, --version, --print-settings. Throws UsageError and what profiles throw.
+  // False where nothing is left to do: --help, --version, --print-settings. Throws UsageError and what profiles throw.
   bool Parse(int argc, char** argv);
   // The file of --log, or nothing.
   const std::string& LogPath() const;

@@ -43,7 +43,7 @@ int RunTool(CommandLine& line, int argc, char** argv, const std::function<Json()
     try {
       LogFailure(Printable(cause));
     } catch (const IoError&) {
-      // The log's file, of which standard error has been told.
+      // The log's file, which standard error has reported.
     }
     return static_cast<int>(status);
   };

@@ -1,4 +1,4 @@
-// What every program has in common: a command line that teaches, settings from four places, one result line on standard
+// What every program has in common: a command line with explanations, settings from four places, one result line on standard
 // output, one error line on standard error, and a documented exit status.
 #pragma once
 
@@ -42,7 +42,7 @@ class CommandLine {
   void Optional();
 
   // Accepts every setting (as --name, from the environment, and from --profile FILE|NAME), adds --print-settings and
-  // --log. --help lists only the settings that `stages` use; the others are taken without a word, so that one
+  // --log. --help lists only the settings that `stages` use; the others are accepted silently, so that one
   // environment serves the whole chain.
   void Use(Settings& settings, unsigned stages);
 
@@ -50,7 +50,7 @@ class CommandLine {
   // and --print-settings shows them where `path` is given. `read` returns them.
   void Inherit(const std::string& path, std::function<SettingValues(const std::string&)> read);
 
-  // The program may be one of several ranks (common/parallel). Rank 0 speaks: the others write no log, print no result where the
+  // The program may be one of several ranks (common/parallel). Only rank 0 writes output: the others write no log, print no result where the
   // body returns none, and say what ended them as "NAME: rank 1: cause". Other programs refuse to be started as one of several.
   void Ranks();
 
@@ -64,7 +64,7 @@ class CommandLine {
 // Errors become one line "NAME: cause" on standard error. Returns the exit status for main.
 int RunTool(CommandLine& line, int argc, char** argv, const std::function<Json()>& body);
 
-// The digest of the sources this program was built from (hexadecimal SHA-256), and its version for people.
+// The digest of the sources this program was built from (hexadecimal SHA-256), and a readable version.
 std::string SourceDigest();
 std::string Version();
 

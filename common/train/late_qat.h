@@ -24,12 +24,12 @@ struct StepsToTrainOn {
 };
 
 // Calibrates `weights`, as LoadParameters gives them, on `train`, and finds the step whose artifact about fills the
-// budget. Ranks do it together and come to the same. Throws as TargetBytes, Calibrate and SearchStep do; `between`, which is called
+// budget. Ranks do it together and get the same result. Throws as TargetBytes, Calibrate and SearchStep do; `between`, which is called
 // between parts of the work, may throw as well.
 StepsToTrainOn FindStepsToTrainOn(const NamedTensors& weights, const Settings& settings, const ShardSet& train,
                                   Communicator& communicator, const std::function<void()>& between = [] {});
 
-// Seconds that this takes beside calibration, at most: one size of such weights is measured, on rank 0. All ranks come to the same.
+// Seconds that this takes beside calibration, at most: one size of such weights is measured, on rank 0. All ranks get the same result.
 double MeasureSearch(const NamedTensors& weights, const Settings& settings, const Calibration& calibration, Communicator& communicator);
 
 }  // namespace fairway

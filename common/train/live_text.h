@@ -1,4 +1,4 @@
-// What train's live line says.
+// The text of train's live line.
 #pragma once
 
 #include <cstdint>
@@ -12,7 +12,7 @@ namespace fairway {
 struct TrainingState {
   int64_t step;                  // steps taken
   double elapsed;                // seconds on the training clock
-  double seconds_per_step;       // of late
+  double seconds_per_step;       // of recent steps
   double validation_seconds;     // of one validation; 0: not known yet
   double loss;                   // of the last step, nats per token
   std::optional<double> val_bpb; // at the last validation

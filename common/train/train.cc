@@ -313,7 +313,7 @@ class Run {
     return weights;
   }
 
-  // The clock leaves room for what the end of the schedule needs beside steps: calibration for the quantiser, and late QAT's search of the
+  // The clock leaves time for what the end of the schedule needs beside steps: calibration for the quantiser, and late QAT's search of the
   // steps to train on. Both are measured here, on the weights as they are, and get a fifth more. Steps are scheduled by the time that is left.
   void ReserveTime() {
     const bool calibrates = TrainingCalibrates(settings_), searches = FindsSteps(settings_) && !trainer_.fake_quantises();
@@ -450,7 +450,7 @@ class Run {
   }
 
   // What all ranks go by until they do so again: the time of the one that has taken the longest, a signal that one of them has
-  // had, and whether one was asked for a checkpoint since the last one. Once a step, and where one of them has done something that the others
+  // had, and whether one was asked for a checkpoint since the last one. Once per step, and where one of them has done something that the others
   // have not.
   void Agree() {
     const double mine[] = {clock_.seconds(), static_cast<double>(InterruptSignal()),
@@ -465,7 +465,7 @@ class Run {
     }
   }
 
-  // Whether to give up what is being computed. Ranks ask each other, which costs as much as a short step.
+  // Whether to abandon what is being computed. Ranks agree on it, which costs as much as a short step.
   bool StopAsked() {
     if (communicator_.world_size() == 1) interrupted_by_ = InterruptSignal();
     else if (step_seconds_ > 1) Agree();
@@ -623,7 +623,7 @@ class Run {
       reservation_.reset();
       RenameFile(newest, out_);
     }
-    Agree();  // nobody ends before the file is there
+    Agree();  // no rank ends before the file is there
     return Result(out_, identity, /*finished=*/true);
   }
 
@@ -685,8 +685,8 @@ TrainResult Train(Settings settings, const std::string& out, const std::string& 
   if (profile_steps && runtime.device != nullptr)
     throw UsageError("--profile-step: operations are timed on the CPU alone; use --device cpu");
   if (settings.run_id.empty()) settings.run_id = StringPrintf("%08lx-%d", std::chrono::system_clock::now().time_since_epoch().count() / 1000000000, getpid());
-  // Written at the very end: better to hear of a wrong path now.
-  std::error_code ignored;  // told by who writes
+  // Written at the very end: a wrong path is reported now.
+  std::error_code ignored;  // reported by the writer
   if (!fs::is_directory(DirectoryOf(out), ignored)) throw IoError(out, "its folder does not exist");
   if (fs::is_other(out, ignored)) throw UsageError(out + ": a file is needed; a run keeps checkpoints beside it");
   settings.CheckMemory(EstimateTraining(settings, runtime.communicator->world_size()).memory_bytes);

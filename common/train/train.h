@@ -25,7 +25,7 @@ struct TrainResult {
 // the newest of them, or start afresh where there is none; else the checkpoint to continue from. Settings other than those marked
 // R in settings.def, and the training shards, must be the ones that the run was begun with (InputError names what differs).
 //
-// SIGINT, SIGTERM and, unless it is ignored, SIGHUP stop it: after the step, or within one that takes long, which is given up (between
+// SIGINT, SIGTERM and, unless it is ignored, SIGHUP stop it: after the step, or within one that takes long, which is abandoned (between
 // micro-batches, and in a single process between the chunks of one). It writes a checkpoint of the last finished step, says how to continue, and
 // returns. In a batch job SIGUSR1 makes it write a checkpoint after the step and continue.
 // `lineage` is the program's own; the inputs are added here. With `profile_steps` the log says at the end where a step's time went, by

@@ -31,15 +31,15 @@ class Trainer {
   Trainer(const Settings& settings, ShardSet train, cuda::Device* device = nullptr,
           Communicator& communicator = Communicator::Single());
 
-  // Asked between micro-batches, by all ranks together, and in a single process between the chunks of one: where it returns true, the step
-  // is given up.
+  // Called between micro-batches, by all ranks together, and in a single process between the chunks of one: where it returns true, the
+  // step is abandoned.
   void SetStop(std::function<bool()> stop);
-  // What a call that is given up throws, where it has no other way of saying so.
+  // Thrown by a call that is abandoned and cannot report it otherwise.
   struct Cancelled {};
 
-  // Forward and backward over the step's micro-batches; the gradients of their mean loss afterwards stand in gradients(): of several
+  // Forward and backward over the step's micro-batches; the gradients of their mean loss are in gradients() afterwards: of several
   // ranks, those of a matrix on the rank that steps it.
-  // Returns each micro-batch's loss in nats, in the order of the stream, all ranks' alike; none where the step was given up, and then
+  // Returns each micro-batch's loss in nats, in the order of the stream, all ranks' alike; none where the step was abandoned, and then
   // everything is as it was before.
   std::vector<float> AccumulateGradients();
   // Clips, steps the optimisers with every learning rate times `scale`, updates the EMA, counts the step, and takes an SWA
@@ -57,7 +57,7 @@ class Trainer {
   // for good, passes visit the looped segment num_loops + 1 times. Returns whether that begins now.
   bool LoopFrom(double fraction);
   // warmup_steps steps, and where the model has loops as many looped ones, or those before one that is given up, that leave no trace: everything is put back to where it was, but with
-  // `keeps_momentum` Muon's momentum, which pull request 1855 forgets to put back where ranks train together. `on_step` hears 1, 2, …
+  // `keeps_momentum` Muon's momentum, which pull request 1855 forgets to put back where ranks train together. `on_step` is called with 1, 2, …
   void WarmUp(const std::function<void(int64_t)>& on_step) { WarmUp(on_step, optimizer_->ClipsPerRank()); }
   void WarmUp(const std::function<void(int64_t)>& on_step, bool keeps_momentum);
   int64_t WarmUpSteps() const { return settings_.warmup_steps * (settings_.num_loops > 0 ? 2 : 1); }
@@ -77,14 +77,14 @@ class Trainer {
   double data_wait_seconds() const { return data_wait_before_ + batches_.wait_seconds(); }
   const ShardSet& shards() const { return batches_.shards(); }
 
-  // Times operations from now on; null: no more. `profile` must outlive this or the next call.
+  // Times operations from now on; null stops it. `profile` must outlive this or the next call.
   void SetProfile(StepProfile* profile);
 
-  // Brings together what ranks keep apart: to be called before Save.
+  // Gathers the state that is distributed over ranks: to be called before Save.
   void ShareState();
   // Adds every tensor and counter that Restore needs. Whichever rank writes it, the checkpoint is the same.
   void Save(CheckpointWriter& writer, Counters& counters) const;
-  // REQUIRES: the checkpoint is of the same settings. Goes on bit for bit where Save left off.
+  // REQUIRES: the checkpoint is of the same settings. Continues bit for bit from where Save was called.
   void Restore(const CheckpointReader& checkpoint);
 
  private:
@@ -97,7 +97,7 @@ class Trainer {
   // What an update multiplies gradients of this norm by.
   double GradientFactor(double norm) const;
 
-  // Throws Cancelled where the step is to be given up.
+  // Throws Cancelled where the step is to be abandoned.
   void CheckStop() const;
   // All of this rank's micro-batches. May throw Cancelled.
   void AccumulateAll(const Engine::OnBlock& on_block);
@@ -116,7 +116,7 @@ class Trainer {
   std::optional<Swa> swa_;
   int64_t step_ = 0, skipped_updates_ = 0;
   std::optional<int64_t> qat_first_step_;
-  int64_t qat_replacements_ = 0;  // matrices, one a step
+  int64_t qat_replacements_ = 0;  // matrices, once per step each
   std::optional<double> qat_step_;  // where a budget chose late QAT's steps: what they follow from, and they
   FixedSteps qat_steps_;
   StepProfile* profile_ = nullptr;

@@ -5,7 +5,7 @@
 //   FAULTS_AT=n        the call, counted from 1, at which …
 //   FAULTS_ON=text     or the first call whose note, without its number, ends with this, at which …
 //   FAULTS_KIND=kind   kill: the process is killed instead of the call; torn: after half of a write, and after any other call;
-//                      full, quota: no room on the disk for this call and all later ones; io: this call fails, EIO;
+//                      full, quota: no space on the disk for this call and all later ones; io: this call fails, EIO;
 //                      short: of this write one half is taken; eintr: this call is interrupted; stall: it takes 8 seconds;
 //                      plain: as kill, on a file system that cannot exchange two folders
 #include <dlfcn.h>
@@ -39,7 +39,7 @@ constexpr const char* kNames[] = {"open", "write", "truncate", "sync", "rename",
 
 bool Is(const char* kind) { return std::strcmp(Environment("FAULTS_KIND"), kind) == 0; }
 
-// What is done to a call. `fails` with `error`, or goes on; `half`: with half of the bytes; `last`: and the process ends then.
+// What is done to a call. `fails` with `error`, or continues; `half`: with half of the bytes; `last`: and the process ends then.
 struct Fault {
   int error = 0;
   bool half = false, last = false;

@@ -18,7 +18,7 @@ FUZZ(input) {
     } catch (const UsageError&) {  // a table without pieces for it
     }
     for (int64_t id : ids)
-      fuzz::Require(table.Bytes(0, id) >= 0 && table.Bytes(0, id) <= 256, "a piece stands for no number of bytes");
+      fuzz::Require(table.Bytes(0, id) >= 0 && table.Bytes(0, id) <= 256, "a piece has no possible number of bytes");
     table.Write(fuzz::Folder() + "/table");
     const ByteTable read = ByteTable::Read(fuzz::Folder() + "/table");
     fuzz::Require(read.size() == table.size(), "what was written reads back otherwise");

@@ -31,7 +31,7 @@ bool Takes(Read read) {
     read();
     return true;
   } catch (const InputError& error) {
-    Require(Printable(error.what()).size() <= 4096, "the message is longer than anybody reads");
+    Require(Printable(error.what()).size() <= 4096, "the message is too long");
     return false;
   }
 }

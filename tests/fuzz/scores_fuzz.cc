@@ -15,7 +15,7 @@ void MakeTexts(const std::string& run) {
       ReadMe(record);
       SubmissionJson(record).dump(2, ' ', false, Json::error_handler_t::replace);
     } catch (const GateError& error) {
-      fuzz::Require(std::string_view(error.what()).size() < 4096, "the message is longer than anybody reads");
+      fuzz::Require(std::string_view(error.what()).size() < 4096, "the message is too long");
     }
   });
 }

@@ -49,7 +49,7 @@ void Checkpoints() {
   writer.Add({"gain", DType::kFloat32, {}, {}}, std::vector<float>{1.5});
   writer.Finish({}, {});
   Seed("checkpoint", "quantised", quantised);
-  std::string stepped;  // with a factor a column
+  std::string stepped;  // with a factor per column
   CheckpointWriter steps(&stepped, Kind::kQuantised, {{"num_layers", "2"}});
   steps.Add({"w.q", DType::kInt8, {2, 5}, Quantisation{"step", -127, 127, "w.scale", "w.columns"}},
             std::vector<int8_t>{1, 2, 3, 4, 5, -6, -7, -8, -9, -10});

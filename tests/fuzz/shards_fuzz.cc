@@ -8,7 +8,7 @@ using namespace fairway;
 
 FUZZ(input) {
   const std::string folder = fuzz::Folder();
-  // Small files: of the header's 1,024 bytes all but the first twelve are zeros that nobody reads.
+  // Small files: of the header's 1,024 bytes all but the first twelve are zeros that are not read.
   const auto shard = [&](std::string_view part) {
     const std::string_view head = part.substr(0, 12), tokens = part.substr(head.size());
     std::string bytes(head);

@@ -72,7 +72,7 @@ class Peer(unittest.TestCase):
         settings = shape(seed)
         with tempfile.TemporaryDirectory() as name:
             folder, steps, seq = pathlib.Path(name), settings["STEPS"], settings["TRAIN_SEQ_LEN"]
-            # The stream begins again before the last step: its end and beginning stand side by side in one span.
+            # The stream begins again before the last step: its end and beginning are in one span.
             span = settings["TRAIN_BATCH_TOKENS"] // settings["GRAD_MICRO_STEPS"] + 1
             held = span * settings["GRAD_MICRO_STEPS"] * (steps - 1) + 7
             subprocess.run([sys.executable, ARGS.source / "tests/cli/make-shards", folder, "--train", str(held), "--val",

@@ -257,7 +257,7 @@ class Python(unittest.TestCase):
         text = self.run_tool("ckpt-inspect", path).stdout
         source = hashlib.sha256((self.root / "source.safetensors").read_bytes()).hexdigest()
         self.assertIn(f"from safetensors file {source}\n", text)
-        # Beside another artifact it would tell a wrong story.
+        # Beside another artifact it would be wrong.
         (self.root / "other.zst").write_bytes((self.root / "model.bin.zst").read_bytes())
         self.assertIsNone(json.loads(self.run_tool("ckpt-inspect", "--json", self.root / "other.zst").stdout)["lineage"])
         self.run_tool("gptq-lite", "--keep-max-numel", "1000", self.root / "weights.ckpt", self.root / "second.ckpt")

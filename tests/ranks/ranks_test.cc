@@ -17,7 +17,7 @@ namespace {
 
 Communicator* ranks = nullptr;  // of this run of the tests
 
-// The largest of one number a rank.
+// The largest of one number per rank.
 double LargestOfRanks(double mine) {
   const std::vector<double> all = ranks->Gather({&mine, 1});
   return *std::max_element(all.begin(), all.end());
@@ -171,7 +171,7 @@ TEST_F(RanksTest, WhicheverRankWritesTheCheckpointIsTheSame) {
   EXPECT_LE(Distance(losses, Losses(alone, settings, 8)), 1e-2);
 }
 
-// (world size - 1) (8 A + 6 M) bytes a step over all ranks, and a few numbers of each (docs/scaling.md).
+// (world size - 1) (8 A + 6 M) bytes per step over all ranks, and a few numbers of each (docs/scaling.md).
 TEST_F(RanksTest, AStepMovesAsManyBytesAsTheFormulaSays) {
   for (const char* tied : {"0", "1"}) {
     const Settings settings = Eight({{"tie_embeddings", tied}});
@@ -261,7 +261,7 @@ TEST_F(RanksTest, CalibrationIsThatOfASingleProcessBitForBit) {
   }
 }
 
-// One rank searches; the others hear of it.
+// One rank searches; the others receive the result.
 TEST_F(RanksTest, LateQatTrainsOnTheStepsOfASingleProcess) {
   const Settings settings = Make({{"quantiser", "gptq"}, {"calibration_windows", "5"}, {"calibration_tokens", "20"},
                                   {"bits_per_weight", "9"}});
@@ -299,7 +299,7 @@ int main(int argc, char** argv) {
   settings.Set("comm_timeout_seconds", "60", fairway::Origin::kCommandLine, "test");
   const fairway::Runtime runtime(settings);
   fairway::ranks = runtime.communicator.get();
-  // One rank tells what passes; what fails is told by who finds it.
+  // One rank reports what passes; the rank that finds a failure reports it.
   testing::TestEventListeners& listeners = testing::UnitTest::GetInstance()->listeners();
   if (fairway::ranks->rank() > 0) {
     delete listeners.Release(listeners.default_result_printer());

@@ -1,5 +1,5 @@
 // rendezvous [SECONDS]: joins NCCL's ranks as a rank that computes on a GPU would, also where there is none: as far as CUDA then lets it.
-// Status 3 with what was in the way, which is told before a launcher ends this rank for another one's sake.
+// Status 3 with the cause, which is printed before the launcher ends this rank because another one ended.
 #include <csignal>
 #include <cstdio>
 

@@ -9,7 +9,7 @@ namespace {
 constexpr int64_t kQueries = kAttentionQueries, kKeys = kAttentionKeys, kStrip = kAttentionStrip, kPairs = kAttentionPairs;
 constexpr float kLog2E = 1.44269504088896341f;
 
-// Where a sequence's heads stand.
+// Where a sequence's heads are in memory.
 struct Frame {
   Frame(const QkShape& shape, int64_t row, int64_t kv)
       : T(shape.T),
@@ -64,7 +64,7 @@ FAIRWAY_INLINE void Scores(const Frame& f, int64_t rows, Strided queries, const 
                 StoreRows<float>{scores + n, kKeys});
 }
 
-// The words of rows i and i + 1 of a block, i even; they stand kPairs apart.
+// The words of rows i and i + 1 of a block, i even; they are kPairs apart.
 template <class E>
 FAIRWAY_INLINE void PutPair(Vector top, Vector bottom, int64_t i, int64_t j, Word* pairs) {
   Word* to = pairs + i / kGroup<E> * kPairs + j;

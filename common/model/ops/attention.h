@@ -22,7 +22,7 @@ constexpr int64_t kAttentionPairs = kAttentionKeys + 16;
 // Bytes of scratch memory that a call below needs.
 inline int64_t AttentionScratchBytes(const QkShape& shape) {
   const int64_t columns = (shape.d + 15) / 16 * 16, positions = (shape.T + 63) / 64 * 64;
-  // Of four bytes at most: eight packed or summed copies of a head, a number a position, three strips of scores, two blocks of
+  // Of four bytes at most: eight packed or summed copies of a head, a number per position, three strips of scores, two blocks of
   // pairs, and what each of these 14 pieces loses before its cache line.
   return static_cast<int64_t>(sizeof(float)) * (8 * positions * columns + positions + 3 * kAttentionStrip * kAttentionKeys +
                                                 2 * kAttentionQueries * kAttentionPairs + 14 * 16);

@@ -29,7 +29,7 @@ FAIRWAY_FORMULA float Lerp(float from, float to, float t) {
 FAIRWAY_FORMULA float Exp(float x) {
   x = x > 88.0f ? 88.0f : x;
   const float clamped = x < -87.0f ? -87.0f : x;
-  // 1.5 * 2^23 leaves no bits behind the point: the integer n stands in the lowest bits of `shifted`.
+  // 1.5 * 2^23 leaves no bits behind the point: the integer n is in the lowest bits of `shifted`.
   const float shifted = clamped * 1.44269504088896341f + 12582912.0f, n = shifted - 12582912.0f;
   const float r = (clamped - n * 0.693359375f) - n * -2.12194440e-4f;
   float p = 1.9875691500e-4f;
@@ -89,7 +89,7 @@ FAIRWAY_FORMULA float Smear(float gate, float x, float before) { return (1.0f - 
 // An RMS norm's input gradient, from its output u = x r and the mean of du u (r = 1 / sqrt(mean(x^2) + eps)).
 FAIRWAY_FORMULA float RmsGradient(float du, float u, float r, float mean_du_u) { return r * (du - u * mean_du_u); }
 
-// Exclusive self attention: the part of y along the unit vector n goes (pull request 531).
+// Exclusive self attention: removes the part of y along the unit vector n (pull request 531).
 FAIRWAY_FORMULA float Exclude(float y, float along, float n) { return y - along * n; }
 
 // A bfloat16's bits as float32, and the bfloat16 nearest to x, halves to even; infinities stay, and so do the NaNs that arithmetic

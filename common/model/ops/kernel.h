@@ -1,7 +1,7 @@
 // How a kernel is declared, and which of its builds runs. A kernel file is compiled once for each instruction set
 // (fairway_kernels in cmake/Fairway.cmake), each time into a namespace of that name; FAIRWAY_KERNEL declares them all and a
-// constant that points to the one for this processor. Kernels take raw pointers and a range of rows, and start no threads: who
-// calls them deals the rows out.
+// constant that points to the one for this processor. Kernels take raw pointers and a range of rows, and start no threads: the
+// caller divides the rows.
 #pragma once
 
 #include <cstdint>

@@ -28,7 +28,7 @@ struct Panels {
 // A matrix W [n, K] packed so that A W^T is a product with it: rows `columns` of W, row-major from `w` on (the first of them),
 // become these columns of the panels [K, N]. REQUIRES: columns.first a multiple of 64.
 FAIRWAY_KERNEL(PackTransposed, Elements w, int64_t stride, const Panels& to, Rows columns);
-// A matrix X [K, N] packed as it stands: rows of it, row-major from `x` on (the first of them), `stride` elements apart.
+// A matrix X [K, N] packed without transposing it: rows of it, row-major from `x` on (the first of them), `stride` elements apart.
 // REQUIRES: rows.first a multiple of G; rows.last too, or K.
 FAIRWAY_KERNEL(PackRows, Elements x, int64_t stride, const Panels& to, Rows rows);
 

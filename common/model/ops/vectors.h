@@ -172,7 +172,7 @@ FAIRWAY_INLINE float JoinLanes(Vector x, Join join) {
   return x[0];
 }
 // 2^x within 2 units in the last place for -126 <= x <= 127; below that 2^-126. 1.5 * 2^23 leaves no bits behind the point: the
-// integer nearest to x stands in the lowest bits, and goes into the exponent's. The polynomial has the least largest relative error
+// integer nearest to x is in the lowest bits, and is shifted into the exponent's. The polynomial has the least largest relative error
 // on [-1/2, 1/2] among those of its degree, 2^-29.
 FAIRWAY_INLINE Vector Exp2(Vector x) {
   x = Larger(Vector{} - 126.0f, x);
@@ -195,7 +195,7 @@ FAIRWAY_INLINE float Dot(const A* __restrict a, const B* __restrict b, int64_t c
   return sum;
 }
 
-// One of A's operands: word (row i, step k) stands at data[i * row + k * step].
+// One of A's operands: word (row i, step k) is data[i * row + k * step].
 struct Strided {
   const Word* data;
   int64_t row, step;
@@ -241,7 +241,7 @@ FAIRWAY_INLINE void Tile(int64_t steps, Strided A, int64_t rows, const Word* B, 
       store(i, j * kLanes, all[i][j], all[i + 1][j], rows - i, lanes - j * kLanes);
 }
 
-// C [M, N] = A B, handed to store(m, n, top, bottom, rows, lanes) as above. B's words stand b_step apart and may be read up to the
+// C [M, N] = A B, handed to store(m, n, top, bottom, rows, lanes) as above. B's words are b_step apart and may be read up to the
 // next multiple of kLanes behind N.
 template <class E, class Store>
 FAIRWAY_INLINE void Multiply(int64_t M, int64_t N, int64_t steps, Strided A, const Word* B, int64_t b_step, Store store) {

@@ -3,13 +3,13 @@ make_shards data
 need train --profile small.profile --out train.ckpt
 need ema-finalize train.ckpt weights.ckpt
 
-# A limit on the size of files: nobody needs a privilege for it.
+# A limit on the size of files, which needs no privilege.
 echo "an older file" > older
 try_last bash -c 'ulimit -f 8; exec ema-finalize train.ckpt older'
 try_last bash -c 'ulimit -f 8; exec train --profile small.profile --out limited.ckpt'
 try cat older
 
-# The folder vanishes while training goes on.
+# The folder vanishes while training continues.
 mkdir gone
 touch log
 train --profile small.profile --iterations 100000 --warmdown-iters 100 --checkpoint-every 50 --log log --out gone/train.ckpt 2> said &
@@ -25,7 +25,7 @@ try ls -A
 mkdir small
 mount -t tmpfs -o nr_inodes=6 tmpfs small 2> /dev/null || skip "this user cannot mount a tmpfs"
 trap 'umount small' EXIT
-# Room for bytes, but none for names.
+# Space for bytes, but none for names.
 cp weights.ckpt small
 touch small/{1,2,3,4}
 try_last ema-finalize train.ckpt small/weights.ckpt

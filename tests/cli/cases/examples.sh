@@ -8,7 +8,7 @@ need env TOKENIZE_SHARD="$bin/tokenize-shard" "$root/scripts/make-corpus" data/b
 bible -f gen1:1-gen50:26 | awk 'NR % 30 == 0 { printf "\f" } { print }' > book.txt
 export PATH=$(pwd)/tree/build/bin:$PATH DATA_PATH=$(pwd)/data/bible-kjv TOKENIZER_PATH=$(pwd)/data/bible-kjv/tokenizer.model
 
-# example PROGRAM: runs each command of its example and tells how it ended.
+# example PROGRAM: runs each command of its example and prints its status.
 example() {
   local command status
   while read -r command; do
@@ -31,7 +31,7 @@ tar -c -C tree pipelines | zstd -q > runs/cpu-demo/seed-1337/source.tar.zst
 example make-submission
 cp -r runs/cpu-demo/seed-1337 runs/cpu-demo/wide-seed-1337
 example compare-runs
-# A record that make-submission wrote is audited as anybody's is.
+# A record that make-submission wrote is audited as any other.
 mkdir -p records/track_10min_16mb
 cp -r submission records/track_10min_16mb/2026-03-20_11L_EMA
 example audit-record

@@ -1,11 +1,11 @@
-# A record that somebody else made: its archive stays where it is unpacked, nothing of it runs before that is said, nothing in
+# A record by another person: its archive stays inside the folder where it is unpacked, nothing of it runs before that is announced, nothing in
 # its scores becomes an option, and what it says of itself is compared with its files.
 stand_in_clone clone
 cat > scripts/setup <<'SCRIPT'
 #!/bin/sh
 echo "setup runs" >&2
 SCRIPT
-# What stands for the build makes a program that says what it was told.
+# In place of a build: a program that prints its arguments and environment.
 cat > ../tools/ninja <<'SCRIPT'
 #!/bin/sh
 [ "$1" = -C ] && mkdir -p "$2/bin" || exit

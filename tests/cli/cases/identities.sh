@@ -1,4 +1,4 @@
-# Every file that a product's identity speaks of: written over in place by another of the same size, and with the times of the first, it is
+# Every file that a product's identity covers: overwritten in place by another of the same size, and with the times of the first, it is
 # refused, or what is made of it names the bytes that were read.
 make_shards data --val 300
 cp -r data kept
@@ -55,7 +55,7 @@ files() {
   cp "$here/../../tests/cli/small.profile" .
   python3 - << 'PY'
 import struct
-# How many bytes each token of the validation shard stands for: a third of them 2, the others 1.
+# Bytes of text of each token of the validation shard: a third of them 2, the others 1.
 open("data/fineweb_val_bytes_000000.bin", "wb").write(struct.pack("<256i", 20240520, 1, 300, *[0] * 253) + struct.pack("<300H", 0, *[1 + (i % 3 == 0) for i in range(299)]))
 PY
   echo "a byte sidecar: $(said eval-sliding $small --out eval.json model.bin.zst)"

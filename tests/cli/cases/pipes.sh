@@ -12,7 +12,7 @@ try diff weights.identity piped.identity
 need sh -c 'zstd -dcq model.bin.zst > plain.ckpt'
 try_last sh -c 'ckpt-inspect --verify plain.ckpt | grep verified'
 
-# The result line stands where the checkpoint does not.
+# The result line goes to the stream that the checkpoint does not use.
 try_last sh -c 'gptq-lite weights.ckpt - 2>&1 > /dev/null | grep -c "^{\"tool\":\"gptq-lite\""'
 # The reader has gone before anything is written.
 try bash -c 'exec 3> >(true); wait $!; ema-finalize train.ckpt - 2> /dev/null >&3; echo $?'

@@ -1,4 +1,4 @@
-# Where a step's time went: every operation once, and shares that add up; nothing where nobody asked.
+# Where a step's time went: every operation once, and shares that add up; nothing without the option.
 make_shards data
 profiled() {  # profiled OPTION…: the parts' names; the sums of their milliseconds over the step's, and of their shares
   train --profile small.profile --out train.ckpt --log log "$@" > /dev/null 2>&1 || return

@@ -24,7 +24,7 @@ try proof $lora --published-quirks 1
 # Targets that are dropped or scored again.
 try proof --eval-stride 0
 try proof --published-quirks 1
-# The scores are the same whether or not somebody looks on.
+# The scores are the same with and without the proof.
 need eval-sliding --profile small.profile --out plain.json model.bin.zst
 try proof --expect plain.json
 # What the scores were computed with is named: a library from anywhere but the system, LibTorch and the program's own folder counts.

@@ -24,7 +24,7 @@ try_last tokenize-shard --tokenizer data/tokenizer.model --byte-table small/home
 try_last ema-finalize --log small/home/log train.ckpt other.ckpt
 try cat small/home/older
 try ls -A small/home
-# With room again the same command continues.
+# With free space again the same command continues.
 rm small/home/filler
 need sync -f small/home
 need ema-finalize train.ckpt small/home/older

@@ -4,7 +4,7 @@ make_shards data
 need train --profile small.profile --out train.ckpt
 mkdir locked
 chmod a-w locked
-# Permissions do not bind root: then somebody else tries.
+# Permissions do not bind root: then another user tries.
 as_user() { if [ "$(id -u)" -eq 0 ]; then setpriv --reuid 65534 --regid 65534 --clear-groups "$@"; else "$@"; fi; }
 chmod a+rx .. .
 as_user test -x "$(command -v ema-finalize)" || skip "another user cannot reach the programs"

@@ -84,7 +84,7 @@ echo '{"val_bpb": "low"}' > odd/tiny/text/eval.json
 echo '[1]' > odd/tiny/list/eval.json
 try sh -c 'make runs RUNS=odd | sed -E "s/ +[0-9]+ s$/ moments/"'
 
-# One run by many processes: of those programs alone whose ranks share its work, and talk to each other.
+# One run by many processes: of those programs alone whose ranks share the work and communicate.
 printf '#!/bin/sh\nprintf "%%s: " "${0##*/}" >> "$RAN"\nexec "$@"\n' | tee ../tools/mpirun ../tools/torchrun > ../tools/srun
 chmod +x ../tools/{mpirun,torchrun,srun}
 try ran record SEED=1 RUN=launched "LAUNCH=mpirun"

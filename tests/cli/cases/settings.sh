@@ -7,7 +7,7 @@ show 'ITERATIONS=40' '--profile some.profile'
 show 'ITERATIONS=40' '--profile some.profile --iterations 50'
 try pack-zstd --print-settings
 
-# Mistakes, each named by where it stands; also in a setting that this program does not use.
+# Mistakes, each reported with its place; also in a setting that this program does not use.
 for program in tokenize-shard train ema-finalize gptq-lite eval-sliding; do
   try env SEED=abc $program --print-settings
 done

@@ -272,7 +272,7 @@ TEST_F(AuditTest, OneSeedInSubmissionOfTwo) {
   WriteLogs();
   Write("submission.json", "{\n\"val_bpb\": 1.1004\n}");
   EXPECT_THAT(Run().findings,
-              Contains(Is(kUnknown, "seeds", "val_bpb 1.1004 stands for all seeds",
+              Contains(Is(kUnknown, "seeds", "val_bpb 1.1004 is the score of all seeds",
                           "one seed in submission.json of 2 logged: it is seed 314's; seed 42 1.1000")));
 }
 

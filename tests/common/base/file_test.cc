@@ -248,7 +248,7 @@ TEST_F(FileTest, AReadOnlyFolderIsNotWritten) {
   WriteFile(Path("out"), "old");
   const pid_t child = fork();
   if (child == 0) {
-    // Permissions do not bind root: then somebody else tries.
+    // Permissions do not bind root: then another user tries.
     chmod(folder_.c_str(), 0555);
     if (getuid() == 0 && (setgid(65534) != 0 || setuid(65534) != 0)) _exit(77);
     _exit(IoMessage([&] { OutputFile file(Path("out")); }) == Path("out") + ": Permission denied" ? 0 : 1);
@@ -257,7 +257,7 @@ TEST_F(FileTest, AReadOnlyFolderIsNotWritten) {
   waitpid(child, &status, 0);
   ASSERT_TRUE(WIFEXITED(status));
   if (WEXITSTATUS(status) == 77)
-    GTEST_SKIP() << "skipped: root writes everywhere, and may not become somebody else here";
+    GTEST_SKIP() << "skipped: root writes everywhere, and may not become another user here";
   EXPECT_EQ(WEXITSTATUS(status), 0);
   EXPECT_EQ(Read(Path("out")), "old");
 }
@@ -321,7 +321,7 @@ TEST_F(FileTest, ADashIsStandardOutput) {
 }
 
 TEST_F(FileTest, ASignalIsNoFailure) {
-  // A handler without SA_RESTART interrupts a write to a full pipe; the write goes on.
+  // A handler without SA_RESTART interrupts a write to a full pipe; the write continues.
   struct sigaction action = {}, before;
   action.sa_handler = [](int) {};
   sigaction(SIGUSR1, &action, &before);

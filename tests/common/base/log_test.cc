@@ -17,7 +17,7 @@ std::string Read(const std::string& path) {
   return std::string(InputFile(path).text());
 }
 
-// The log is one for the whole program, so its ways are told in one test.
+// The log is one for the whole program, so one test covers it.
 TEST(Log, LinesGoToStandardErrorAndToTheFileAsTheyAre) {
   const std::string path = ::testing::TempDir() + "log_test." + std::to_string(getpid());
   WriteFile(path, "from an earlier program\n");
@@ -31,7 +31,7 @@ TEST(Log, LinesGoToStandardErrorAndToTheFileAsTheyAre) {
   Log("  %s", std::string(5000, 'x').c_str());
   const std::string after =
       "step:5/20 train_loss:1.2346\nbraces {} and percent %s are text\n\n  " + std::string(5000, 'x') + "\n";
-  // Each line is in the file at once: whoever watches a run, or finds what a killed one left, sees all of it.
+  // Each line is in the file at once: a reader of a running or killed program's log sees all of it.
   EXPECT_EQ(Read(path), "from an earlier program\n" + after);
   EXPECT_EQ(::testing::internal::GetCapturedStderr(), "before the file is opened\n" + after);
   std::filesystem::remove(path);

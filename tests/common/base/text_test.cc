@@ -160,7 +160,7 @@ TEST(WithCommas, GroupsByThree) {
   EXPECT_EQ(WithCommas(std::numeric_limits<int64_t>::min()), "-9,223,372,036,854,775,808");
 }
 
-// What a shell makes of `words` as it stands on a command line: its arguments, a zero byte after each.
+// What a shell makes of `words` on a command line: its arguments, a zero byte after each.
 std::string ShellReads(const std::string& words) {
   std::FILE* shell = popen(("printf '%s\\0' " + words).c_str(), "r");
   std::string read;

@@ -248,7 +248,7 @@ TEST(CheckpointMessages, OfWhatIsPacked) {
   EXPECT_EQ(order((1ull << 32) - 1, [](RawPacked&) {}), refused((1ull << 32) - 1));
   EXPECT_EQ(order(1, [](RawPacked& file) { file.quantisation += Field(4, "absent"); }), refused(1));
   EXPECT_EQ(order(2, [](RawPacked& file) { file.quantisation += Field(5, "absent"); }), refused(2));
-  EXPECT_EQ(order(2, [](RawPacked& file) { file.quantisation += Field(5, "w.scale"); }), refused(2));  // one a row
+  EXPECT_EQ(order(2, [](RawPacked& file) { file.quantisation += Field(5, "w.scale"); }), refused(2));  // one per row
   EXPECT_EQ(order(1, [](RawPacked& file) { file.scales = Field(1, "w.scale") + Field(2, 3) + Field(3, Varint(2)); }), refused(1));
   EXPECT_EQ(order(1, [](RawPacked& file) { file.codes = Field(1, "w.q") + Field(2, 4) + Field(3, Varint(6)); }), refused(1));
   EXPECT_EQ(order(2, [](RawPacked& file) {

@@ -34,7 +34,7 @@ std::string Written(const std::string& column_scale) {
   return bytes;
 }
 
-// What stands between the last description and the hash.
+// The bytes between the last description and the hash.
 std::string DataOf(const std::string& packed, size_t bytes) { return packed.substr(packed.size() - 9 - bytes, bytes); }
 
 TEST(Packed, CodesLieInTheOrderOfTheirScales) {

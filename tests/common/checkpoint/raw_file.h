@@ -37,7 +37,7 @@ inline uint64_t HashOf(std::string_view bytes) {
   return hash.Digest();
 }
 
-// One message per tensor, as it stands in the file; `data` is the payload within its last bytes.
+// One message per tensor, as in the file; `data` is the payload within its last bytes.
 struct RawTensor {
   std::string name, fields, data;
 };

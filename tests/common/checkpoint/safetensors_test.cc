@@ -12,7 +12,7 @@
 namespace fairway {
 namespace {
 
-// A file with this header (as it stands) and this data.
+// A file with exactly this header and this data.
 std::string Raw(const std::string& header, const std::string& data) {
   std::string file;
   for (int i = 0; i < 8; ++i) file += static_cast<char>(header.size() >> 8 * i);

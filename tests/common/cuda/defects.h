@@ -24,7 +24,7 @@ inline constexpr Defect kDefects[] = {
     {"cap-wrong", "the losses have another softcap"},
     {"table-rows", "embedding gradients of rows in several pieces are lost"},
     {"replay-lost", "every third replay of a captured graph does nothing"},
-    {"bits-differ", "a matrix is now and then 1% larger"},
+    {"bits-differ", "a matrix is 1% larger, in some calls"},
     {"resume-forgets", "a resumed run begins with empty momentum"},
     {"estimate-short", "the engine takes more memory than is said"},
 };

@@ -1,4 +1,4 @@
-// Position lists: every position once, in its row and in order; pieces and joints within the room that shapes alone fix.
+// Position lists: every position once, in its row and in order; pieces and joints within the memory that the shapes alone determine.
 #include "common/cuda/inputs.h"
 
 #include <gtest/gtest.h>

@@ -101,7 +101,7 @@ TEST_F(EvalSlidingTest, SaysWhatTheLibraryScores) {
 TEST_F(EvalSlidingTest, CountsTheBytesOfTheSidecar) {
   const json without = Scored("--out without.json");
   EXPECT_TRUE(without["byte_sidecar_digest"].is_null());
-  // Token i stands for i % 5 bytes, and once for 12, the most that its piece of 4 bytes can mean.
+  // Token i has i % 5 bytes, and once for 12, the most that its piece of 4 bytes can mean.
   std::vector<uint16_t> bytes(62);
   for (int i = 0; i < 62; ++i) bytes[i] = i == 40 ? 12 : i % 5;
   WriteBytes(folder / "fineweb_val_bytes_000000.bin", ShardBytes({bytes.begin(), bytes.begin() + 31}));
@@ -132,7 +132,7 @@ TEST_F(EvalSlidingTest, CountsTheBytesOfTheSidecar) {
   const Ran compared = Evaluate("--expect without.json");
   EXPECT_EQ(compared.status, 4);
   EXPECT_THAT(compared.err,
-              EndsWith("without.json: is of another evaluation: its tokens stand for bytes by another sidecar\n"));
+              EndsWith("without.json: is of another evaluation: its bytes are counted by another sidecar\n"));
 }
 
 TEST_F(EvalSlidingTest, SaysWhetherTheBytesAreProved) {
@@ -162,7 +162,7 @@ TEST_F(EvalSlidingTest, SaysWhetherTheBytesAreProved) {
   WriteBytes(folder / "manifest.json", manifest.ToJson());
   const Ran refused = Evaluate();
   EXPECT_EQ(refused.status, 4);
-  EXPECT_THAT(refused.err, HasSubstr("manifest.json: the tokens of the split val stand for "));
+  EXPECT_THAT(refused.err, HasSubstr("manifest.json: the tokens of the split val are "));
 }
 
 TEST_F(EvalSlidingTest, RefusesShardsThatAreNotThoseOfTheirManifest) {
@@ -177,7 +177,7 @@ TEST_F(EvalSlidingTest, RefusesShardsThatAreNotThoseOfTheirManifest) {
   const Ran refused = Evaluate("--out never.json");
   EXPECT_EQ(refused.status, 4);
   EXPECT_THAT(refused.err,
-              HasSubstr("fineweb_val_000001.bin: is not the file that ./manifest.json speaks of: its SHA-256 is "));
+              HasSubstr("fineweb_val_000001.bin: is not the file that ./manifest.json lists: its SHA-256 is "));
   EXPECT_FALSE(std::filesystem::exists(folder / "never.json"));
 }
 

@@ -382,7 +382,7 @@ TEST_F(EvaluateTest, RefusesWhatItCannotScore) {
               HasSubstr("VAL_BATCH_SIZE=127"));
   for (ByteTable::Piece& piece : table.pieces) piece = {.text = piece.text, .boundary = true};
   EXPECT_THAT(MessageOf<InputError>([&] { EvaluateSliding(fused, *val, table, settings); }),
-              HasSubstr("stand for no text"));
+              HasSubstr("have no bytes of text"));
 }
 
 TEST_F(EvaluateTest, NamesATokenOutOfRange) {

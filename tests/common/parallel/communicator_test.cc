@@ -68,7 +68,7 @@ TEST(Communicator, IsChosenByWhereRanksComputeAndHowManyThereAre) {
   unsetenv("WORLD_SIZE");
 }
 
-// Two ranks, of which this process is the first; the other says what it is told to.
+// Two ranks, of which this process is the first; the other sends what the test wants.
 class Pair : public Communicator {
  public:
   explicit Pair(std::string other) : Communicator(0, 2), other_(std::move(other)) {}
@@ -146,7 +146,7 @@ class Member : public Communicator {
   Rendezvous& rendezvous_;
 };
 
-// The work does not end before the others have heard three times that it goes on.
+// The work does not end before the others have received three signs of life.
 TEST(OnRankZero, TheOthersHearThatItIsAtWork) {
   Rendezvous rendezvous(3);
   std::atomic<int> calls = 0, over = 0;

@@ -290,7 +290,7 @@ TEST_P(ArtifactTest, PacksOnlyQuantisedCheckpoints) {
   EXPECT_THROW(PackArtifact(weights, kLevels, 1, GetParam()), InputError);
 }
 
-// A model of zeros would unpack to more than OpenWeights takes: better to hear of it when packing.
+// A model of zeros would unpack to more than OpenWeights takes: it is better to refuse it when packing.
 TEST_P(ArtifactTest, DoesNotPackWhatCouldNotBeOpened) {
   std::string bytes;
   CheckpointWriter writer(&bytes, Kind::kQuantised, {});

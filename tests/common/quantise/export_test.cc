@@ -196,7 +196,7 @@ TEST_F(Export, DequantiseRefusesCodesThatDoNotFit) {
   EXPECT_EQ(error_of(codes, {-16, 15, 0, 1}, 2), "no error");
   EXPECT_THAT(error_of(codes, {0, 0, 16, 1}, 2), HasSubstr("tensor c: code 16 is outside int5, -16 to 15"));
   EXPECT_THAT(error_of(codes, {0, -17, 1, 1}, 2), HasSubstr("tensor c: code -17 is outside int5, -16 to 15"));
-  EXPECT_THAT(error_of(codes, {0, 0, 0, 0}, 3), HasSubstr("tensor c: its scales s are not one a row"));
+  EXPECT_THAT(error_of(codes, {0, 0, 0, 0}, 3), HasSubstr("tensor c: its scales s are not one per row"));
   EXPECT_THAT(error_of({"c", DType::kInt8, {4}, int5}, {0, 0, 0, 0}, 2), HasSubstr("is no int8 matrix of codes"));
   EXPECT_THAT(error_of({"c", DType::kInt8, {2, 2}, {}}, {0, 0, 0, 0}, 2), HasSubstr("is no int8 matrix of codes"));
   EXPECT_THAT(error_of({"c", DType::kInt8, {2, 2}, Quantisation{"int5", -16, 15, "t"}}, {0, 0, 0, 0}, 2),
@@ -204,7 +204,7 @@ TEST_F(Export, DequantiseRefusesCodesThatDoNotFit) {
   EXPECT_THAT(error_of({"c", DType::kInt8, {2, 2}, Quantisation{"int5", -16, 15, "s", "t"}}, {0, 0, 0, 0}, 2),
               HasSubstr("misses tensor t"));
   EXPECT_THAT(error_of({"c", DType::kInt8, {2, 1}, Quantisation{"int5", -16, 15, "s", "s"}}, {0, 0}, 2),
-              HasSubstr("its factors s are not one a column"));
+              HasSubstr("its factors s are not one per column"));
 }
 
 }  // namespace

@@ -88,7 +88,7 @@ TEST_F(Stages, APipeMakesTheSameArtifactAsFiles) {
   EXPECT_THAT(Text("1.log"), HasSubstr("ema-finalize --source swa train.ckpt -\n"));
   EXPECT_THAT(Text("1.log"), HasSubstr("swa:applying averaged 3 checkpoints\n"));
 
-  // What the artifact leaves out stands beside it.
+  // What the artifact leaves out is in a file beside it.
   const CheckpointReader artifact = OpenWeights(folder_ / "model.bin.zst");
   const CheckpointReader aside(folder_ / "model.bin.zst.lineage");
   EXPECT_TRUE(artifact.counters().all().empty());

@@ -164,7 +164,7 @@ TEST(RoundWithFeedback, MakesGoodInTheOutputsWhatRoundingDid) {
 TEST(RoundWithFeedback, IsTheDefinitionColumnByColumn) {
   const int n = 70;
   Layer layer = Correlated(n);
-  std::ranges::reverse(layer.feedback.order);  // any order is right as long as `upper` is by it; here H stands for that order
+  std::ranges::reverse(layer.feedback.order);  // any order is right as long as `upper` is by it; here H is in that order
   const std::vector<float> weights = Normal(3 * n, 7);
   const Steps steps = ChooseSteps(weights, 3, {}, &layer.feedback, 0.05);
   const RoundedMatrix fed = RoundWithFeedback(weights, steps, layer.feedback, 1);

@@ -49,7 +49,7 @@ TEST(ChooseDevice, RefusesCudaWhereThereIsNone) {
 }
 
 // Run with a driver that offers a GPU and then does nothing (CMakeLists.txt): the library is found and loaded with all that it
-// needs, and the user hears why CUDA does not start.
+// needs, and the message says why CUDA does not start.
 TEST(ChooseDevice, DISABLED_SaysWhyCudaDoesNotStart) {
   ASSERT_EQ(GpuCount(), 1);
   for (const char* device : {"auto", "cuda"}) {

@@ -130,7 +130,7 @@ TEST_F(WriteShardsTest, AHalfReplacedSplitIsNotRead) {
   Write({folder_ / "short"}, "val");
   Write(OwnHeaders(), "train");
   const auto whole = Files();
-  // What takes room comes first: the disk has nothing to refuse once shards are replaced. Here a folder is in the way of one.
+  // What takes disk space comes first: the disk has nothing to refuse once shards are replaced. Here a folder is in the way of one.
   std::filesystem::remove(folder_ / "out/byte_table.pb");
   std::filesystem::create_directory(folder_ / "out/byte_table.pb");
   EXPECT_THAT(MessageOf<IoError>([&] { Write({folder_ / "short"}, "train"); }), testing::HasSubstr("Is a directory"));

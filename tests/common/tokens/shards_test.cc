@@ -191,7 +191,7 @@ TEST(ShardSet, HasTheIdentityOfItsBytesWhateverAManifestSays) {
   WriteBytes(folder / "manifest.json", manifest.ToJson());
   EXPECT_THAT(MessageOf<InputError>([&] { ShardSet(folder.path(), "train", 1024).Identity(); }),
               StrEq(folder / "fineweb_train_000001.bin" + ": is not the file that " + folder / "manifest.json" +
-                    " speaks of: its SHA-256 is " + second + " and not " + first));
+                    " lists: its SHA-256 is " + second + " and not " + first));
 }
 
 TEST(ShardSet, NoticesThatAFileChangedWhileItWasRead) {

@@ -15,7 +15,7 @@ using testing::StrEq;
 class SplitTextTest : public testing::Test {
  protected:
   SplitTextTest() {
-    // BOS stands for nothing, 2 for one byte, 3 for two.
+    // BOS has no bytes, 2 has one byte, 3 has two.
     table_.pieces = {{.text = "<unk>", .boundary = true}, {.text = "<s>", .boundary = true}, {.text = "a", .bytes = 1}, {.text = "bb", .bytes = 2}};
     Write("fineweb_val_000000.bin", {1, 2, 3, 2, 1});
     Write("fineweb_val_000001.bin", {3, 3});
@@ -68,7 +68,7 @@ TEST_F(SplitTextTest, IsProvedByTheManifestOfTheseShards) {
   // Another table counts other bytes.
   table_.pieces[3].bytes = 3;
   EXPECT_THAT(MessageOf<InputError>([&] { Check(); }),
-              StrEq(folder_ / "manifest.json: the tokens of the split val stand for 8 bytes, but for 11 by the byte table that is here"));
+              StrEq(folder_ / "manifest.json: the tokens of the split val are 8 bytes of text, but 11 by the byte table that is here"));
 }
 
 TEST_F(SplitTextTest, CountsTheSidecar) {
@@ -97,7 +97,7 @@ TEST_F(SplitTextTest, RefusesASidecarThatAPieceCannotMean) {
   EXPECT_EQ(Check().bytes, 29);  // a character of four bytes may be counted with any of its byte pieces
   Write("fineweb_val_bytes_000001.bin", {8, 9});
   EXPECT_THAT(MessageOf<InputError>([&] { Check(); }),
-              StrEq(folder_.path() + ": the byte sidecar of the split val says that token 6 stands for 9 bytes, but its piece has 2: it is the "
+              StrEq(folder_.path() + ": the byte sidecar of the split val gives token 6 a size of 9 bytes, but its piece has 2: it is the "
                                      "sidecar of other shards, or no sidecar"));
 }
 

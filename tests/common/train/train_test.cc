@@ -258,7 +258,7 @@ int StepOf(const std::string& message) {
   return 0;
 }
 
-// Where the last update of all breaks the weights, no loss of a step tells.
+// Where the very last update breaks the weights, no loss of a step shows it.
 TEST_F(TrainTest, AnEndThatDivergedIsNoResult) {
   const int step = StepOf(MessageOf<GateError>([&] { Run(Make(Diverging())); }));
   Options options = Diverging();
@@ -388,7 +388,7 @@ TEST_F(TrainTest, RefusesWhatIsNoTrainingCheckpoint) {
 }
 
 TEST_F(TrainTest, RemovesWhatAKilledRunWasWriting) {
-  // Of a checkpoint by the clock nobody knows whether that step will have one again.
+  // Whether a step gets a checkpoint by the clock again is not known.
   WriteBytes(folder / ".train.partial-000007.ckpt.tmp", "half a checkpoint");
   WriteBytes(folder / ".train.ckpt.tmp", "");
   WriteBytes(folder / ".other.partial-000007.ckpt.tmp", "somebody else's");
@@ -415,11 +415,11 @@ TEST_F(TrainTest, ASecondRunOfOneNameIsRefused) {
 TEST_F(TrainTest, AFolderThatCannotBeReadIsNotTakenForOneWithoutCheckpoints) {
   std::filesystem::create_directory(folder / "blind");
   std::filesystem::permissions(folder / "blind", std::filesystem::perms(0300));
-  // Permissions do not bind root, who is somebody else for a moment.
+  // Permissions do not bind root: the test becomes another user for a moment.
   std::filesystem::permissions(folder.path(), std::filesystem::perms(0755));
   const bool root = geteuid() == 0;
   if (root && (chown((folder / "blind").c_str(), 65534, 65534) != 0 || seteuid(65534) != 0))
-    GTEST_SKIP() << "skipped: root reads everything, and may not become somebody else here";
+    GTEST_SKIP() << "skipped: root reads everything, and may not become another user here";
   const std::string message = MessageOf<IoError>([&] { Train(Make(), folder / "blind/train.ckpt", "newest", {}); });
   ASSERT_TRUE(!root || seteuid(0) == 0);
   std::filesystem::permissions(folder / "blind", std::filesystem::perms(0700));

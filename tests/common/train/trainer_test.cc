@@ -73,7 +73,7 @@ TEST_F(TrainerTest, GoesOnBitForBitFromEveryStep) {
   }
 }
 
-// At every fifth of the places where the trainer asks (each micro-batch has three), it is told to stop, and then to do the same again.
+// At every fifth of the places where the trainer asks (each micro-batch has three), it stops, and then does the same again.
 TEST_F(TrainerTest, WhatIsGivenUpLeavesNoTrace) {
   Options options = kRtn;
   options.merge(Options{{"precision", "float32"}, {"micro_batch_seqs", "1"}});
