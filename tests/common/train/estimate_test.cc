@@ -1,0 +1,25 @@
+#include "common/train/estimate.h"
+
+#include <gtest/gtest.h>
+
+namespace fairway {
+namespace {
+
+TEST(EstimateTraining, CountsTheProductsOfAStep) {
+  Settings settings;
+  for (const auto& [name, value] : std::vector<std::pair<const char*, const char*>>{
+           {"vocab_size", "32"}, {"num_layers", "3"}, {"xsa_last_n", "0"}, {"model_dim", "16"}, {"num_heads", "4"}, {"num_kv_heads", "2"},
+           {"mlp_mult", "2"}, {"bigram_vocab_size", "0"}, {"num_loops", "2"}, {"loop_start", "1"}, {"loop_end", "1"},
+           {"train_seq_len", "8"}, {"train_batch_tokens", "64"}, {"grad_micro_steps", "1"}, {"muon_backend_steps", "5"}, {"threads", "1"}})
+    settings.Set(name, value, Origin::kCommandLine, "test");
+  settings.CheckTraining(/*world_size=*/1);
+  // Five visits of queries, keys, values, output and both layers of the MLP, and the output layer; half of 8 positions.
+  const double layer = 16 * 16 + 2 * 8 * 16 + 16 * 16 + 2 * 32 * 16, products = 5 * layer + 32 * 16, attention = 5 * 2 * 16 * 4;
+  // Newton-Schulz of [16, 16] twice, [8, 16] twice and [32, 16] twice per layer: 2 m m n + m m m.
+  const auto newton_schulz = [](double m, double n) { return 2 * m * m * n + m * m * m; };
+  const double muon = 3 * 2 * (newton_schulz(16, 16) + newton_schulz(8, 16) + newton_schulz(16, 32));
+  EXPECT_EQ(EstimateTraining(settings).flops_per_step, 64 * 6 * (products + attention) + 5 * 2 * muon);
+}
+
+}  // namespace
+}  // namespace fairway
