@@ -120,15 +120,19 @@ TEST(DeviceBackend, BFloat16) {
   ExpectFormula(Shape({{"precision", "bfloat16"}, {"bigram_dim", "16"}}), 2, 7);
 }
 
-// More rows than slabs and than a chunk of logits, and table rows of several pieces.
+// More rows than slabs and than a chunk of logits, and table rows of several pieces: of bigrams behind a projection, and with their scale.
 TEST(DeviceBackend, AgreesWithThePlainCompositionAtLargerShapes) {
-  const Settings settings = Shape({{"num_heads", "2"}, {"num_kv_heads", "1"}, {"model_dim", "32"}, {"xsa_last_n", "2"}});
-  const NamedTensors parameters = RandomParameters(settings);
-  const DeviceBatch batch(settings, 27, 305);
-  const Computed computed = Compute(settings, parameters, batch);
-  const Computed plain = ComputePlainly(settings, parameters, batch);
-  EXPECT_NEAR(computed.loss, plain.loss, kValue);
-  ExpectGradients(computed.gradients, plain.gradients, 1e-3);
+  for (const char* bigram_dim : {"6", "32"}) {
+    const Settings settings =
+        Shape({{"num_heads", "2"}, {"num_kv_heads", "1"}, {"model_dim", "32"}, {"xsa_last_n", "2"}, {"bigram_dim", bigram_dim}});
+    SCOPED_TRACE(bigram_dim);
+    const NamedTensors parameters = RandomParameters(settings);
+    const DeviceBatch batch(settings, 27, 305);
+    const Computed computed = Compute(settings, parameters, batch);
+    const Computed plain = ComputePlainly(settings, parameters, batch);
+    EXPECT_NEAR(computed.loss, plain.loss, kValue);
+    ExpectGradients(computed.gradients, plain.gradients, 1e-3);
+  }
 }
 
 TEST_P(PassesTest, FakeQuantisesAsThePlainCompositionDoes) {

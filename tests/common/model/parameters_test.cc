@@ -1,6 +1,7 @@
 // What parameters there are, what they start as, and how they come out of a checkpoint.
 #include <ATen/Parallel.h>
 #include <ATen/TensorOperators.h>
+#include <ATen/ops/empty.h>
 #include <ATen/ops/eye.h>
 #include <ATen/ops/matmul.h>
 #include <gtest/gtest.h>
@@ -140,6 +141,29 @@ TEST(InitialParametersTest, AreThoseOfTheTable) {
       all(1);
     }
   }
+}
+
+// Of all orthogonal factors of the normals that were drawn, those whose triangular factor has a positive diagonal, as torch.nn.init.orthogonal_
+// takes them.
+TEST(InitialParametersTest, OrthogonalMatricesHaveTheSignOfTheirNormals) {
+  const Settings settings = Wide();
+  const Plan plan(settings);
+  const NamedTensors parameters = InitialParameters(settings);
+  at::Generator generator = at::make_generator<at::CPUGeneratorImpl>(static_cast<uint64_t>(settings.seed));
+  int64_t matrices = 0;
+  for (const InitialDraw& draw : plan.draws) {
+    const at::Tensor drawn = at::empty(plan.weights[draw.weight].shape);
+    if (draw.kind == InitialDraw::Kind::kKaimingUniform) drawn.uniform_(0, 1, generator);
+    else drawn.normal_(0, 1, generator);
+    if (draw.kind != InitialDraw::Kind::kOrthogonal) continue;
+    const auto& [name, matrix] = parameters[draw.weight];
+    const bool wide = matrix.size(0) < matrix.size(1);
+    const at::Tensor q = wide ? matrix.t() : matrix, triangle = at::matmul(q.t(), wide ? drawn.t() : drawn);
+    EXPECT_GT(triangle.diagonal().min().item<float>(), 0) << name;
+    EXPECT_LE(triangle.tril(-1).abs().max().item<float>(), 1e-4) << name;
+    ++matrices;
+  }
+  EXPECT_EQ(matrices, 3 * 4);
 }
 
 TEST(InitialParametersTest, SeedsDiffer) {

@@ -78,6 +78,9 @@ TEST_F(LateQatTest, StepsAreFoundWhereLateQatMayBegin) {
   EXPECT_TRUE(finds({{"warmdown_iters", "0"}, {"late_qat_threshold", "1.0001"}}));
   EXPECT_TRUE(finds({{"warmdown_iters", "0"}, {"warmdown_frac", "0.5"}}));
   EXPECT_FALSE(finds({{"warmdown_frac", "0.5"}, {"min_lr", "0.5"}}));
+  // The scale ends at min_lr, and must come below the threshold.
+  EXPECT_FALSE(finds({{"warmdown_frac", "0.5"}, {"min_lr", "0.25"}, {"late_qat_threshold", "0.25"}}));
+  EXPECT_TRUE(finds({{"warmdown_frac", "0.5"}, {"min_lr", "0.24"}, {"late_qat_threshold", "0.25"}}));
   EXPECT_FALSE(finds({{"published_quirks", "1"}}));
 }
 
