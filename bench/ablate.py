@@ -5,7 +5,7 @@ bench/ablate.py [--profile cpu-demo] [--seeds 1337,42,2025] [--only NAME,NAME] [
                 [--list] [--table] [NAME=VALUE …]
 
 Every variant is the profile with the settings of VARIANTS changed (and NAME=VALUE in all of them, for shorter runs: ITERATIONS=70
-WARMDOWN_ITERS=35). It is trained, finalised, quantised, packed and scored (sliding) once a seed, under OUT; what is there already
+WARMDOWN_ITERS=35). It is trained, finalised, quantised, packed and scored (sliding) once per seed, under OUT; what is there already
 is not made again, so that a table can grow run by run. --table only prints what is there.
 
 The difference is the mean over the seeds that both have of (variant - base), with its standard error: the standard deviation of

@@ -200,8 +200,8 @@ void OutputFile::Commit() {
   Flush();
   if (temporary_.empty()) return;
   if (Retry([&] { return fsync(descriptor_); }) != 0) Fail(path_, errno);
-  // The new name is safe from a power cut only once the folder is on the disk. It is opened first, so that one that cannot be
-  // opened is told while the old file is still there.
+  // The new name is safe from a power cut only once the folder is on the disk. It is opened first, so that a
+  // failure to open it is reported while the old file is still there.
   const Synced folder(DirectoryOf(target_));
   if (rename(temporary_.c_str(), target_.c_str()) != 0) Fail(path_, errno);
   temporary_.clear();

@@ -16,3 +16,22 @@ live tokenize-shard --out data2 --split train --train-tokenizer data2/tokenizer.
 # With NO_COLOR, and in a pipe, the lines of the log.
 NO_COLOR=1 try_terminal train --profile small.profile --out third.ckpt --iterations 1
 echo "train_loss in a pipe: $(TERM=xterm train --profile small.profile --out fourth.ckpt --iterations 3 2>&1 > /dev/null | grep -c train_loss)"
+
+# A text appears while it is generated: a document of a million tokens is on the screen long before its end. Only the text is shown, and
+# a pipe gets one line of JSON.
+echo "in a stream: $("$here/terminal" --interrupt-after 400 eval-sliding --profile small.profile --generate bcd --temperature 0 --tokens 1000000 model.bin.zst)"
+try_terminal eval-sliding --profile small.profile --generate bcd --generate '' --temperature 0 --tokens 8 model.bin.zst
+try sh -c "eval-sliding --profile small.profile --generate bcd --temperature 0 --tokens 8 model.bin.zst 2> /dev/null | sed 's/[0-9a-f]\{64\}/#/'"
+
+# The chain: each live line names its stage, and the screen ends with the record's table and its samples.
+printf '#!/bin/sh\n' > nothing && chmod +x nothing
+mkdir tools && cp nothing tools/ninja && cp nothing tools/cmake
+mkdir -p clone/build && cp -r "$root"/{Makefile,Makefile.records,Makefile.runs,CMakeLists.txt,cmake,common,tools,requirements.txt,LICENSE,scripts,pipelines} clone
+cp nothing clone/scripts/setup && ln -s "$bin" clone/build/bin
+folder=$(pwd)
+export PATH=$folder/tools:$PATH
+chain() {  # of the screen what does not depend on the processor: the commands, and the table with its figures replaced
+  try_terminal make -C clone record PROFILE="$folder/small.profile" DATA_PATH="$folder/data" RUN=shown TOKENIZER_PATH="$folder/data/tokenizer.model" |
+    sed -n '/^live|/p; /^\$/p; /^exit/p; /^screen| cd /p; / seed 1337$/,/^screen| samples/p; /^screen| submission:/p' | sed -E 's/ +/ /g; s/(--code-bytes) [0-9]+/\1 N/'
+}
+chain
