@@ -159,8 +159,8 @@ class FetchDataTest(unittest.TestCase):
 
     def fetch(self, *options, program=None, status=0, hub=None, env=None, **kwargs):
         """Runs it; returns its result, or its last line of standard error where another status is expected."""
-        done = subprocess.run([sys.executable, program or self.program, "--hub", hub or self.hub.url, "--timeout", "1", "--retries", "1",
-                               *options, self.folder], capture_output=True, text=True, timeout=120, check=False,
+        done = subprocess.run([sys.executable, program or self.program, "--hub", hub or self.hub.url, "--timeout", "60", "--retries", "1",
+                               *options, self.folder], capture_output=True, text=True, timeout=600, check=False,
                               env={"PATH": os.environ["PATH"], "NO_PROXY": "*", "HF_HOME": self.cache, **(env or {})}, **kwargs)
         self.assertEqual(done.returncode, status, done.stderr)
         return json.loads(done.stdout) if status == 0 else done.stderr.strip().splitlines()[-1]
@@ -325,9 +325,9 @@ class FetchDataTest(unittest.TestCase):
         self.check_everything(train=1)
 
     def test_outlasts_a_stall_and_passing_failures(self):
-        self.hub.stall[f"{REMOTE}/fineweb_val_000000.bin"] = 3  # against a limit of 1 s
+        self.hub.stall[f"{REMOTE}/fineweb_val_000000.bin"] = 8  # against a limit of 5 s
         self.hub.failures[f"{REMOTE}/fineweb_train_000000.bin"] = [503, 502]
-        self.fetch("--shards", "1", "--retries", "2")
+        self.fetch("--shards", "1", "--timeout", "5", "--retries", "2")
         self.check_everything(train=1)
 
     def test_gives_up_on_lasting_failures(self):
