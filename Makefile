@@ -88,7 +88,8 @@ test-all: build
 	@$(MAKE) --no-print-directory test-asan test-tsan
 
 bench: configure
-	@$(NINJA) bench-step bench-products
+	@$(NINJA) bench-step bench-products bench-coder
+	@build/bin/bench-coder
 	@build/bin/bench-products
 	@"$$VENV/bin/python" bench/race.py --bin build/bin --out build/bench $(BENCH_FLAGS)
 

@@ -3,18 +3,15 @@
 
     PYTHON bench/coders.py [--bin build/bin] quantised.ckpt…
 
-For each checkpoint: the artifact by CODER=zstd and by CODER=arithmetic (pack-zstd --dry-run); its codes alone, one byte each, as they
-stand, by zstd 22, xz 9 and brotli 11 where these are installed (brotli as a program or a module of Python); their order-0 entropy, matrix by matrix; and their length were
-the weights of each row normal with that row's deviation, which the decoder would know.
+For each checkpoint: the artifact by CODER=zstd and by CODER=arithmetic (pack-zstd --dry-run); its codes alone by the arithmetic coder,
+beside the coder's own ideal (the sum of -log2 of the probabilities that it used), and, one byte each as they stand, by zstd 22, xz 9
+and brotli 11; their order-0 entropy, matrix by matrix; their length were the weights of each row normal with that row's deviation,
+which the decoder would know; and the seconds to pack and to unpack. Without bench-coder (ninja -C build bench-coder), zstd or
+brotli it says what is missing. Brotli is a module or a program of that name, or the library of Debian's package libbrotli1.
 """
-import argparse, json, math, pathlib, shutil, subprocess
+import argparse, ctypes, ctypes.util, json, lzma, math, pathlib, shutil, subprocess
 
 import torch
-
-try:
-    import brotli
-except ImportError:
-    brotli = None
 
 HERE = pathlib.Path(__file__).resolve().parent
 
@@ -94,26 +91,70 @@ def normal_rows(codes, step):
     return best.sum().item() / 8
 
 
+def zstd(codes):
+    if not shutil.which("zstd"):
+        return "no zstd here: apt-get install zstd"
+    return len(subprocess.run(["zstd", "--ultra", "-22", "-q", "-c"], input=codes, capture_output=True, check=True).stdout)
+
+
+def xz(codes):
+    return len(lzma.compress(codes, preset=9 | lzma.PRESET_EXTREME))
+
+
+def brotli(codes):
+    try:
+        import brotli as module
+
+        return len(module.compress(codes, quality=11, lgwin=24))
+    except ImportError:
+        pass
+    if shutil.which("brotli"):
+        return len(subprocess.run(["brotli", "-q", "11", "-w", "24", "-c"], input=codes, capture_output=True, check=True).stdout)
+    path = ctypes.util.find_library("brotlienc")
+    if not path:
+        return "no brotli here: apt-get install brotli"
+    size, out = ctypes.c_size_t(2 * len(codes) + 1024), ctypes.create_string_buffer(2 * len(codes) + 1024)
+    generic_mode = 0
+    if not ctypes.CDLL(path).BrotliEncoderCompress(11, 24, generic_mode, ctypes.c_size_t(len(codes)), codes, ctypes.byref(size), out):
+        raise SystemExit("coders.py: brotli's encoder failed")
+    return size.value
+
+
+def row(what, size, base=None):
+    share = f"{100 * (size / base - 1):+8.2f}%" if base else ""
+    print(f"  {what:34} {size:11,.0f}{share}" if not isinstance(size, str) else f"  {what:34} {size}", flush=True)
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--bin", type=pathlib.Path, default=HERE.parent / "build" / "bin")
     parser.add_argument("checkpoints", type=pathlib.Path, nargs="+")
     arguments = parser.parse_args()
     for path in arguments.checkpoints:
-        print(path)
-        all_matrices = list(matrices(path))
-        codes = b"".join(bytes(c.flatten().view(torch.uint8).tolist()) for c, _ in all_matrices)
+        print(f"{path}: bytes, and by how much they differ from zstd's")
+        artifacts = []
         for coder in ("zstd", "arithmetic"):
             done = subprocess.run([arguments.bin / "pack-zstd", "--coder", coder, "--dry-run", path], capture_output=True, text=True, check=True)
-            print(f"  artifact, codes by {coder:12} {json.loads(done.stdout)['artifact_bytes']:11,}")
-        for command in (["zstd", "--ultra", "-22", "-q", "-c"], ["xz", "-9e", "-c"], ["brotli", "-q", "11", "-w", "24", "-c"]):
-            if shutil.which(command[0]):
-                size = len(subprocess.run(command, input=codes, capture_output=True, check=True).stdout)
-                print(f"  codes alone by {command[0]:16} {size:11,}")
-        if brotli:
-            print(f"  codes alone by brotli           {len(brotli.compress(codes, quality=11, lgwin=24)):11,}")
-        print(f"  order-0 entropy, by matrix      {sum(entropy(c) for c, _ in all_matrices):11,.0f}")
-        print(f"  rows normal, deviations known   {sum(normal_rows(c, s) for c, s in all_matrices):11,.0f}", flush=True)
+            artifacts.append(json.loads(done.stdout)["artifact_bytes"])
+            row(f"artifact, codes by {coder}", artifacts[-1], artifacts[0])
+        all_matrices = list(matrices(path))
+        codes = b"".join(c.numpy().tobytes() for c, _ in all_matrices)
+        base = zstd(codes)
+        alone = base if not isinstance(base, str) else None
+        row("codes alone by zstd 22", base, alone)
+        row("by xz 9", xz(codes), alone)
+        row("by brotli 11", brotli(codes), alone)
+        row("order-0 entropy, by matrix", sum(entropy(c) for c, _ in all_matrices), alone)
+        if (arguments.bin / "bench-coder").exists():
+            ours = json.loads(subprocess.run([arguments.bin / "bench-coder", path], capture_output=True, text=True, check=True).stdout)
+            row("by the arithmetic coder", ours["bytes"], alone)
+            row("the ideal of its probabilities", ours["ideal_bytes"], alone)
+        else:
+            print("  no bench-coder here: ninja -C build bench-coder")
+        row("rows normal, deviations known", sum(normal_rows(c, s) for c, s in all_matrices), alone)
+        if (arguments.bin / "bench-coder").exists():
+            print(f"  {ours['codes']:,} codes: packed in {ours['pack_seconds']} s ({ours['pack_processor_seconds']} s of processor time), unpacked in "
+                  f"{ours['unpack_seconds']} s ({ours['unpack_processor_seconds']} s), {ours['threads']} threads, {ours['processor']}", flush=True)
 
 
 if __name__ == "__main__":
