@@ -151,4 +151,22 @@ void WriteWeights(const CheckpointReader& training, const Source& source, bool p
   }
 }
 
+void CheckSource(const Settings& train, const Settings& finalize, const std::string& why_no_snapshot) {
+  if (finalize.source == "select") {
+    if (train.select_tokens == 0)
+      throw UsageError("SOURCE = select needs SELECT_TOKENS above 0: train scores the sources on tokens that it keeps from training");
+    return;
+  }
+  const Source source = ParseSource(finalize.source);
+  // The published script takes what there is where no snapshot was taken.
+  const bool published = finalize.published_quirks && source.size() == 1 && source[0].set == "swa";
+  for (const SourcePart& part : source) {
+    if (part.set == "ema" && !train.ema_enabled) throw UsageError("SOURCE = " + finalize.source + " needs the EMA, and EMA_ENABLED = 0");
+    if (part.set != "swa" || published) continue;
+    if (!train.swa_enabled) throw UsageError("SOURCE = " + finalize.source + " needs the SWA, and SWA_ENABLED = 0");
+    if (!why_no_snapshot.empty())
+      throw UsageError("SOURCE = " + finalize.source + " needs a snapshot of the SWA, and there will be none: " + why_no_snapshot);
+  }
+}
+
 }  // namespace fairway

@@ -38,4 +38,8 @@ Source ChooseSource(const CheckpointReader& training, const Settings& settings);
 // them unrounded, or with published_quirks in the weight's dtype, as loading them into the model would leave them.
 void WriteWeights(const CheckpointReader& training, const Source& source, bool published_quirks, CheckpointWriter& out);
 
+// Throws UsageError where training with `train` will not have what finalize.source takes: a set that is switched off, or scores
+// to select by. `why_no_snapshot`: WhyNoSnapshot(train) of common/optim/schedule.h.
+void CheckSource(const Settings& train, const Settings& finalize, const std::string& why_no_snapshot);
+
 }  // namespace fairway

@@ -17,48 +17,7 @@ namespace {
 
 std::string InEnvironment(std::string_view name) { return std::ranges::find(SettingTable(), name, &SettingInfo::name)->Environment(); }
 
-// Why the learning rate scale never comes below `threshold`, a setting's value; empty where it does, or where a clock decides as it goes.
-// `last`: the last step (from 0) that counts.
-std::string WhyNeverBelow(const Settings& s, double threshold, const char* name, int64_t last) {
-  const std::string setting = name;
-  if (threshold > 1) return "";
-  if (s.warmdown_frac > 0 && s.min_lr >= threshold)
-    return StringPrintf("MIN_LR = %s keeps the learning rate above ", ShortestDouble(s.min_lr).c_str()) + setting;
-  if (s.warmdown_frac <= 0 && s.warmdown_iters <= 0)
-    return StringPrintf("WARMDOWN_ITERS = %ld keeps the learning rate above ", s.warmdown_iters) + setting;
-  if (s.max_wallclock_seconds > 0 || LearningRateScale(s, last, 0) < threshold) return "";
-  return (s.warmdown_frac > 0 ? "WARMDOWN_FRAC = " + ShortestDouble(s.warmdown_frac) : StringPrintf("WARMDOWN_ITERS = %ld", s.warmdown_iters)) +
-         " leaves no step below " + setting + " = " + ShortestDouble(threshold);
-}
-
-// Why the SWA has no snapshot; empty where it may have one. A clock may end a run before the first one.
-std::string WhyNoSnapshot(const Settings& s) {
-  if (s.swa_every > s.iterations) return StringPrintf("SWA_EVERY = %ld is more than ITERATIONS = %ld", s.swa_every, s.iterations);
-  const int64_t last = s.iterations - s.iterations % s.swa_every;  // of all snapshots the one at the lowest scale
-  std::string cause = WhyNeverBelow(s, s.swa_start_frac, "SWA_START_FRAC", last - 1);
-  if (cause.find("leaves no step") != std::string::npos) cause += StringPrintf(" at which a snapshot is due (SWA_EVERY = %ld)", s.swa_every);
-  return cause;
-}
-
 std::string WhyNoLateQat(const Settings& s) { return WhyNeverBelow(s, s.late_qat_threshold, "LATE_QAT_THRESHOLD", s.iterations - 1); }
-
-void CheckSource(const Settings& train, const Settings& finalize) {
-  if (finalize.source == "select") {
-    if (train.select_tokens == 0)
-      throw UsageError("SOURCE = select needs SELECT_TOKENS above 0: train scores the sources on tokens that it keeps from training");
-    return;
-  }
-  const Source source = ParseSource(finalize.source);
-  // The published script takes what there is where no snapshot was taken.
-  const bool published = finalize.published_quirks && source.size() == 1 && source[0].set == "swa";
-  for (const SourcePart& part : source) {
-    if (part.set == "ema" && !train.ema_enabled) throw UsageError("SOURCE = " + finalize.source + " needs the EMA, and EMA_ENABLED = 0");
-    if (part.set != "swa" || published) continue;
-    if (!train.swa_enabled) throw UsageError("SOURCE = " + finalize.source + " needs the SWA, and SWA_ENABLED = 0");
-    if (const std::string cause = WhyNoSnapshot(train); !cause.empty())
-      throw UsageError("SOURCE = " + finalize.source + " needs a snapshot of the SWA, and there will be none: " + cause);
-  }
-}
 
 // Plain evaluation takes batches of whole sequences.
 void CheckValidationBatch(const Settings& eval) {
@@ -111,7 +70,7 @@ void CheckCombinations(const ChainSettings& chain, LastStage last, int64_t budge
   CheckValidationBatch(chain.train.ForEvaluation());
   if (chain.train.select_tokens > 0 && chain.train.select_tokens <= chain.train.ForEvaluation().train_seq_len)
     throw UsageError(StringPrintf("SELECT_TOKENS = %ld holds no sequence of EVAL_SEQ_LEN = %ld and its last target", chain.train.select_tokens, chain.train.eval_seq_len));
-  if (last >= LastStage::kFinalize) CheckSource(chain.train, chain.finalize);
+  if (last >= LastStage::kFinalize) CheckSource(chain.train, chain.finalize, WhyNoSnapshot(chain.train));
   if (last >= LastStage::kQuantise) {
     CheckQuantiser(chain.quantise);
     CheckBudget(chain.quantise, weights, budget);

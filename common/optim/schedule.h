@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstdint>
+#include <string>
 
 #include "common/settings/settings.h"
 
@@ -20,5 +21,12 @@ double LearningRateScale(const Settings& settings, int64_t step, double elapsed_
 
 // Muon's momentum in step number `step` (from 0).
 double MuonMomentum(const Settings& settings, int64_t step);
+
+// Why the learning rate scale never comes below `threshold`, the value of setting `name`; empty where it does, or where a clock decides as
+// it goes. `last`: the last step (from 0) that counts.
+std::string WhyNeverBelow(const Settings& settings, double threshold, const char* name, int64_t last);
+
+// Why the SWA will have no snapshot; empty where it may have one. A clock may end a run before the first one.
+std::string WhyNoSnapshot(const Settings& settings);
 
 }  // namespace fairway

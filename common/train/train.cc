@@ -10,6 +10,7 @@
 #include <filesystem>
 #include <map>
 
+#include "common/average/source.h"
 #include "common/base/clock.h"
 #include "common/base/error.h"
 #include "common/base/file.h"
@@ -377,7 +378,10 @@ class Run {
     std::string source = settings_.source;
     if (source == "select") source = std::ranges::min_element(select_losses_, {}, &std::pair<const std::string, double>::second)->first;
     for (const SourcePart& part : ParseSource(source))
-      if ((part.set == "ema" && trainer_.ema_updates() == 0) || (part.set == "swa" && trainer_.swa_snapshots() == 0)) return;
+      if ((part.set == "ema" && trainer_.ema_updates() == 0) || (part.set == "swa" && trainer_.swa_snapshots() == 0)) {
+        Log("calibration: none, for SOURCE = %s needs the %s, and training ended before it began", source.c_str(), part.set == "ema" ? "EMA" : "SWA");
+        return;
+      }
     const double begun = clock_.seconds();
     clock_.Start();
     const auto progress = [this](int64_t done, int64_t of) {
@@ -681,6 +685,7 @@ class Run {
 TrainResult Train(Settings settings, const std::string& out, const std::string& resume, Lineage lineage, bool profile_steps) {
   settings.CheckTraining(ReadLaunch().world_size);
   CheckSize(settings);
+  if (TrainingCalibrates(settings)) CheckSource(settings, settings, WhyNoSnapshot(settings));
   const Runtime runtime(settings);
   if (profile_steps && runtime.device != nullptr)
     throw UsageError("--profile-step: operations are timed on the CPU alone; use --device cpu");

@@ -88,6 +88,11 @@ TEST_F(TrainTest, RefusesFirstWhatWouldFailAtTheEnd) {
       {with(kRtn, {{"calibration_tokens", "400"}, {"late_qat_threshold", "0"}}), "the training split holds 400 tokens where a calibration window needs 401"},
       {with(kRtn, {{"calibration_tokens", "400"}, {"calibration", "self"}}), "a calibration window needs 401"},  // late QAT's own
       {with(kRtn, {{"calibration_tokens", "380"}, {"select_tokens", "40"}}), "the training split holds 360 tokens where a calibration window needs 381"},
+      // Which weights training calibrates.
+      {with(kRtn, {{"source", "mean"}}), "source: \"mean\" is none of last, ema, swa"},
+      {with(kRtn, {{"source", "select"}}), "SOURCE = select needs SELECT_TOKENS"},
+      {with(kRtn, {{"source", "ema:0.5,swa:0.5"}, {"ema_enabled", "0"}}), "SOURCE = ema:0.5,swa:0.5 needs the EMA, and EMA_ENABLED = 0"},
+      {with(kRtn, {{"source", "swa"}, {"swa_every", "100"}}), "there will be none: SWA_EVERY = 100 is more than ITERATIONS"},
       {{{"eval_seq_len", "100"}}, "the validation split holds 50 tokens where at least 101 are needed"},
       {{{"select_tokens", "40"}, {"eval_seq_len", "48"}}, "the training split holds 40 tokens where at least 49 are needed"},
       {{{"val_batch_size", "100"}}, "VAL_BATCH_SIZE=100 is less than 8 sequences"},
