@@ -5,6 +5,7 @@
 #include <ATen/core/grad_mode.h>
 #include <ATen/ops/cholesky_inverse.h>
 #include <ATen/ops/empty.h>
+#include <ATen/ops/eye.h>
 #include <ATen/ops/from_blob.h>
 #include <ATen/ops/linalg_cholesky.h>
 #include <ATen/ops/linalg_svd.h>
@@ -16,6 +17,8 @@
 #include <cmath>
 #include <cstring>
 
+#include "common/base/error.h"
+#include "common/base/text.h"
 #include "common/base/threads.h"
 #include "common/plan/plan.h"
 #include "common/quantise/grid.h"
@@ -127,7 +130,10 @@ Hessians MeasureHessians(const NamedTensors& weights, const Settings& settings, 
     if (const auto [found, is_new] = hessians.try_emplace(name, product.clone()); !is_new) found->second.add_(product);
   });
   const int64_t T = settings.train_seq_len, batches = settings.gptq_calibration_batches;
-  const int64_t windows = batches * (settings.train_batch_tokens / settings.grad_micro_steps / T);
+  const int64_t of_micro_batch = settings.train_batch_tokens / settings.grad_micro_steps, windows = batches * (of_micro_batch / T);
+  if (windows == 0)
+    throw UsageError(StringPrintf("QUANTISER=gptq_sdclip: a micro-batch of TRAIN_BATCH_TOKENS / GRAD_MICRO_STEPS = %ld tokens holds no window of "
+                                  "TRAIN_SEQ_LEN = %ld to calibrate on", of_micro_batch, T));
   ShuffledWindows source(train, T, settings.published_quirks ? 0 : static_cast<uint64_t>(settings.calibration_seed));
   for (int64_t first = 0; first < windows;) {
     const int64_t count = std::min(std::max<int64_t>(kTokens / T, 1), windows - first);
@@ -142,6 +148,10 @@ Hessians MeasureHessians(const NamedTensors& weights, const Settings& settings, 
     progress(first, windows);
   }
   for (auto& [name, hessian] : hessians) hessian.div_(static_cast<double>(batches));
+  // Of a table whose rows are only looked up no error makes good another one.
+  for (const auto& [name, weight] : weights)
+    if (weight.dim() == 2 && IsTable(RoleOf(name)) && ExportGrid(name, weight.size(0), weight.size(1), settings))
+      hessians.try_emplace(name, at::eye(weight.size(1), at::kFloat));
   return hessians;
 }
 

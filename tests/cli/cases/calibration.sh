@@ -35,3 +35,7 @@ try_last gptq-lite --calibration train --training without.ckpt without-weights.c
 try_status train $small --max-wallclock-seconds 0.001 --out x.ckpt
 need train $small --max-wallclock-seconds 60 --log clock.log --out clock.ckpt
 try sh -c 'grep -c "are kept for calibration at the end" clock.log; grep -c "windows of 16 tokens, of the weights of ema, in" clock.log'
+
+# gptq_sdclip calibrates on micro-batches of training; tables that no layer multiplies by are rounded as they stand.
+try_status gptq-lite --profile small.profile --quantiser gptq_sdclip weights.ckpt sdclip.ckpt
+try_last gptq-lite --profile small.profile --quantiser gptq_sdclip --grad-micro-steps 8 weights.ckpt x.ckpt
