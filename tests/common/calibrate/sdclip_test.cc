@@ -2,6 +2,7 @@
 
 #include <ATen/Parallel.h>
 #include <ATen/TensorOperators.h>
+#include <ATen/ops/equal.h>
 #include <ATen/ops/eye.h>
 #include <ATen/ops/from_blob.h>
 #include <ATen/ops/randn.h>
@@ -9,6 +10,8 @@
 
 #include <cmath>
 
+#include "common/base/error.h"
+#include "common/plan/plan.h"
 #include "common/quantise/artifact.h"
 #include "common/tokens/shuffled_windows.h"
 #include "tests/common/evaluate/tiny_model.h"
@@ -134,9 +137,22 @@ TEST_F(SdClip, HessiansAreSumsOverTheDrawnWindowsByBatches) {
     model.Logits(at::from_blob(const_cast<int64_t*>(ids.data()), {1, 8}, at::kLong));
   }
   EXPECT_TRUE(hessians.contains("tok_emb.weight"));
+  EXPECT_TRUE(hessians.contains("bigram.embed.weight"));
   for (const auto& [name, hessian] : hessians) {
+    if (!sums.contains(name)) {  // a table that is only looked up
+      EXPECT_TRUE(IsTable(RoleOf(name)) && at::equal(hessian, at::eye(hessian.size(0)))) << name;
+      continue;
+    }
     const at::Tensor expected = sums.at(name) / 2;
     EXPECT_LE((hessian.to(at::kDouble) - expected).norm().item<double>(), 1e-6 * expected.norm().item<double>()) << name;
+  }
+
+  settings.train_batch_tokens = 14;
+  try {
+    MeasureHessians(tiny.parameters(), settings, train, [](int64_t, int64_t) {});
+    ADD_FAILURE() << "not refused";
+  } catch (const UsageError& error) {
+    EXPECT_THAT(error.what(), testing::HasSubstr("TRAIN_BATCH_TOKENS / GRAD_MICRO_STEPS = 7 tokens holds no window of TRAIN_SEQ_LEN = 8"));
   }
 }
 
