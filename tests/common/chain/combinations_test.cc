@@ -99,6 +99,7 @@ TEST(CheckCombinations, RefusesWhatCannotEndInARecord) {
       {{{"quantiser", "gptq"}, {"target_bytes", "1000000"}, {"fp16_keep_name_patterns", "tok_emb"}}, "tok_emb.weight alone 1,048,576", LastStage::kTrain},
       {{{"quantiser", "gptq"}, {"target_bytes", "16000001"}}, "TARGET_BYTES = 16000001 asks for 16,000,001 bytes of artifact and code; a record has 16,000,000",
        LastStage::kTrain},
+      {{{"quantiser", "gptq"}, {"target_bytes", "16100000"}, {"code_bytes", "200000"}}, "TARGET_BYTES = 16100000 asks for 16,100,000 bytes", LastStage::kTrain},
       {{{"quantiser", "rtn"}, {"bits_per_weight", "32"}, {"model_dim", "512"}}, "BITS_PER_WEIGHT = 32 asks for", LastStage::kTrain},
       {{{"quantiser", "rtn"}, {"target_ratio", "1"}, {"late_qat_threshold", "0"}}, "TARGET_RATIO = 1 asks for", LastStage::kQuantise},
       {{{"quantiser", "rtn"}, {"target_ratio", "1e-12"}}, "target_ratio leaves no byte for the weights", LastStage::kTrain},

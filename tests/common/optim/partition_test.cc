@@ -65,6 +65,11 @@ TEST(Partition, EveryGradientIsSummedOnce) {
   }
 }
 
+TEST(Balance, GoesByTheWork) {
+  EXPECT_EQ(Balance({1, 1, 5, 1, 1, 1}, 2), (std::vector<int64_t>{1, 1, 0, 1, 1, 1}));
+  EXPECT_EQ(Balance({3, 3, 2, 2, 2}, 2), (std::vector<int64_t>{0, 1, 0, 1, 0}));
+}
+
 TEST(Partition, TheRecordsShapeOverlapsAndIsBalanced) {
   const Settings settings;
   const FlatLayout layout(settings);

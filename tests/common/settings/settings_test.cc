@@ -627,6 +627,11 @@ TEST(CheckModel, NamesSettingsThatDoNotGoTogether) {
   EXPECT_EQ(ModelError({{"bigram_vocab_size", "1"}}),
             "2 bigram_vocab_size = 1 leaves no row for a bigram: at least 2, or 0 for none");
   EXPECT_EQ(ModelError({{"bigram_vocab_size", "0"}}), "nothing was thrown");
+  EXPECT_EQ(ModelError({{"num_loops", "1"}, {"loop_start", "5"}, {"loop_end", "10"}}), "nothing was thrown");
+  EXPECT_EQ(ModelError({{"num_loops", "1"}, {"loop_start", "5"}, {"loop_end", "11"}}),
+            "2 loop_start = 5 and loop_end = 11 are no segment of num_layers = 11 layers");
+  EXPECT_EQ(ModelError({{"num_loops", "1"}, {"loop_start", "5"}, {"loop_end", "4"}}),
+            "2 loop_start = 5 and loop_end = 4 are no segment of num_layers = 11 layers");
   EXPECT_EQ(ModelError({{"num_layers", "3"}}), "2 xsa_last_n = 4 is more than num_layers = 3");
   EXPECT_EQ(ModelError({{"num_layers", "4"}}), "nothing was thrown");
   EXPECT_EQ(ModelError({{"packed_documents", "1"}}),

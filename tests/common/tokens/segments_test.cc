@@ -61,6 +61,11 @@ TEST_F(PackedSpansTest, OfAPartEndWithIt) {
   EXPECT_EQ(spans.Next(13), 14 + 3);
 }
 
+TEST_F(PackedSpansTest, MayFillWhatFollowsTheFirstBos) {
+  Write(0, Documents(8, {3}));
+  EXPECT_EQ(PackedSpans(Shards(), 5).Next(0), 3);
+}
+
 TEST_F(PackedSpansTest, NameAShardWithoutDocumentsAndASplitWithoutASpan) {
   Write(0, Documents(20, {3}));
   Write(1, Documents(20, {}));

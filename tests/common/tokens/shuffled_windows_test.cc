@@ -36,6 +36,16 @@ TEST(ShuffledWindows, TakeEachWindowOfEachShardOnceAndThenBeginAgain) {
   }
 }
 
+TEST(ShuffledWindows, LeaveATokenForTheLastTargetWhateverThePhase) {
+  const ScratchFolder folder;
+  WriteBytes(folder / "fineweb_train_000000.bin", ShardBytes(Counting(0, 50)));
+  const ShardSet shards(folder.path(), "train", 1024);
+  for (uint64_t seed = 0; seed < 20; ++seed) {
+    ShuffledWindows windows(shards, 7, seed);
+    for (int i = 0; i < 14; ++i) EXPECT_LE(windows.Next().start + 7 + 1, 50) << "seed " << seed;
+  }
+}
+
 TEST(ShuffledWindows, HoldTheShardsTokens) {
   const ScratchFolder folder;
   WriteBytes(folder / "fineweb_train_000000.bin", ShardBytes(Counting(0, 50)));
