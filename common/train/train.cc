@@ -26,179 +26,20 @@
 #include "common/quantise/calibration.h"
 #include "common/runtime/runtime.h"
 #include "common/tokens/byte_table.h"
-#include "common/tokens/manifest.h"
 #include "common/tokens/split_text.h"
+#include "common/train/clock_budget.h"
 #include "common/train/estimate.h"
-#include "common/train/late_qat.h"
+#include "common/train/inputs.h"
 #include "common/train/live_text.h"
+#include "common/train/partials.h"
+#include "common/train/report.h"
+#include "common/train/stopwatch.h"
 #include "common/train/trainer.h"
 
 namespace fairway {
 namespace {
 
 namespace fs = std::filesystem;
-
-constexpr unsigned kStages = scope::kModel | scope::kTrain;
-
-// Counts seconds while it runs.
-class Stopwatch {
- public:
-  explicit Stopwatch(double seconds) : before_(seconds) {}
-  static Stopwatch Started() {
-    Stopwatch watch(0);
-    watch.Start();
-    return watch;
-  }
-  void Start() { begin_ = Clock::now(); }
-  void Stop() {
-    before_ = seconds();
-    begin_.reset();
-  }
-  double seconds() const {
-    return before_ + (begin_ ? SecondsSince(*begin_) : 0.0);
-  }
-
- private:
-  double before_;
-  std::optional<Clock::time_point> begin_;
-};
-
-// The periodic checkpoints of `out`, by step.
-class Partials {
- public:
-  explicit Partials(const std::string& out)
-      : prefix_((out.ends_with(".ckpt") ? out.substr(0, out.size() - 5) : out) + ".partial-") {}
-
-  std::string Path(int64_t step) const { return prefix_ + StringPrintf("%06ld.ckpt", step); }
-
-  std::map<int64_t, std::string> List() const {
-    std::map<int64_t, std::string> found;
-    std::error_code error;
-    for (fs::directory_iterator entry(DirectoryOf(prefix_), error), end; !error && entry != end; entry.increment(error)) {
-      const std::string name = entry->path().filename(), begin = BaseName(prefix_);
-      int64_t step;
-      if (!name.starts_with(begin) || !name.ends_with(".ckpt")) continue;
-      if (!ParseInt(std::string_view(name).substr(begin.size(), name.size() - begin.size() - 5), &step)) continue;
-      if (BaseName(Path(step)) == name) found[step] = Path(step);
-    }
-    // A folder that cannot be read must not pass for one without a checkpoint.
-    if (error) throw IoError(DirectoryOf(prefix_), error.message());
-    return found;
-  }
-
-  void KeepNewest(size_t count) const {
-    const auto found = List();
-    auto oldest = found.begin();
-    for (size_t left = found.size(); left > count; --left) RemoveFile((oldest++)->second);
-  }
-
-  void RemoveUnfinished() const { RemoveLeftOvers(prefix_); }
-
- private:
-  std::string prefix_;
-};
-
-Lineage::Input LineageOf(const ShardSet& shards, const Settings& settings) {
-  Lineage::Input input{.role = "train shards", .identity = shards.Identity(), .lineage = {}};
-  const Manifest manifest = Manifest::Read(settings.data_path);
-  // What the manifest says of the text is said of exactly the shards that it lists.
-  if (const auto split = manifest.splits.find("train");
-      split != manifest.splits.end() && split->second.Identity() == input.identity) {
-    const auto add = [&](const char* role, const std::string& identity) {
-      if (!identity.empty()) input.lineage.inputs.push_back({role, identity, {}});
-    };
-    input.lineage.tool = "tokenize-shard";
-    add("text", split->second.corpus_sha256);
-    add("tokenizer", split->second.tokenizer_sha256);
-  }
-  return input;
-}
-
-// Of the training split, all but the end that select_tokens keeps out of training.
-int64_t TokensToTrainOn(const ShardSet& train, const Settings& settings) {
-  const int64_t left = train.tokens() - settings.select_tokens;
-  if (settings.select_tokens > 0 && left <= settings.train_seq_len)
-    throw InputError(train.files().front(), StringPrintf("the training split holds %ld tokens; select_tokens = %ld leaves too few of them",
-                                                         train.tokens(), settings.select_tokens));
-  return left;
-}
-
-constexpr char kHowToContinue[] = " (give those of then to continue; remove the checkpoint, or choose another --out, to start afresh)";
-
-// Settings that decide what is computed must be those that the run was begun with; so must the data.
-void CheckResumable(const CheckpointReader& checkpoint, const Settings& settings, const Lineage& lineage) {
-  checkpoint.Expect({Kind::kTraining});
-  std::vector<std::string> differences;
-  const SettingValues now = settings.Select(kStages);
-  const SettingValues begun_with = CurrentSpelling(checkpoint.settings());
-  std::map<std::string, std::string> then(begun_with.begin(), begun_with.end());
-  const Settings defaults;  // of settings that came after the checkpoint's version
-  for (const auto& [name, value] : now)
-    if (then.try_emplace(name, defaults.Get(name)).first->second != value)
-      differences.push_back(StringPrintf("%s was %s and is %s now", name.c_str(), then[name].c_str(), value.c_str()));
-  if (!differences.empty())
-    throw InputError(checkpoint.path(), "was begun with other settings: " + Join(differences, "; ") + kHowToContinue);
-  const std::vector<Lineage::Input>& inputs = checkpoint.lineage().inputs;
-  if (inputs.empty() || inputs.front().identity != lineage.inputs.front().identity)
-    throw InputError(checkpoint.path(), "was begun on other training shards than those in " + settings.data_path + kHowToContinue);
-}
-
-void LogHeader(const Settings& s, const Estimate& estimate, const Communicator& communicator) {
-  const int64_t xsa_first = s.num_layers - s.xsa_last_n;
-  std::vector<std::string> xsa;
-  for (int64_t i = xsa_first; i < s.num_layers; ++i) xsa.push_back(std::to_string(i));
-  Log("run_id:%s", s.run_id.c_str());
-  Log("model_params:%ld", estimate.parameters);
-  Log("world_size:%ld grad_accum_steps:%ld backend:%s", communicator.world_size(), s.grad_micro_steps / communicator.world_size(),
-      communicator.name().c_str());
-  Log("attention_mode:gqa num_heads:%ld num_kv_heads:%ld", s.num_heads, s.num_kv_heads);
-  Log("tie_embeddings:%s embed_lr:%s matrix_lr:%s scalar_lr:%s", s.tie_embeddings ? "True" : "False",
-      ShortestDouble(s.tie_embeddings ? s.tied_embed_lr : s.embed_lr).c_str(), ShortestDouble(s.matrix_lr).c_str(),
-      ShortestDouble(s.scalar_lr).c_str());
-  Log("train_batch_tokens:%ld train_seq_len:%ld iterations:%ld warmup_steps:%ld max_wallclock_seconds:%.3f",
-      s.train_batch_tokens, s.train_seq_len, s.iterations, s.warmup_steps, s.max_wallclock_seconds);
-  Log("seed:%ld", s.seed);
-  Log("xsa_active_layers:[%s] use_xsa_count:%ld", Join(xsa, ", ").c_str(), s.xsa_last_n);
-}
-
-// What ranks of one run have in common: what they compute, on what, and what decides when they do what.
-std::vector<RankInvariant> InvariantsOf(const Settings& settings, const Lineage& lineage, const ShardSet& val, const ByteTable& table) {
-  std::vector<RankInvariant> invariants = ProgramInvariants(lineage.version, lineage.source_digest, settings, kStages);
-  invariants.push_back({"LibTorch", TORCH_VERSION});
-  invariants.push_back({"the training split", lineage.inputs.front().identity});
-  invariants.push_back({"the validation split", val.Identity() + " " + val.BytesIdentity()});
-  invariants.push_back({"the byte table", table.digest});
-  return invariants;
-}
-
-// A duration in two significant digits, and in whole seconds from ten on; never with an exponent.
-std::string Seconds(double seconds) {
-  const double digits = seconds > 0 ? 1 - std::floor(std::log10(seconds)) : 0;
-  return StringPrintf("%.*f s", static_cast<int>(std::clamp(digits, 0.0, 9.0)), seconds);
-}
-
-void LogEstimate(const Settings& s, const Estimate& estimate, const Runtime& runtime) {
-  const double rate = MeasureProducts(s, TorchDevice(runtime.device)) * static_cast<double>(runtime.communicator->world_size());
-  const double step = estimate.flops_per_step / rate, calibration = estimate.flops_of_calibration / rate, cap = s.max_wallclock_seconds;
-  // One step is taken whatever the clock says.
-  const double seconds = cap > 0 ? std::max(cap, s.iterations > 0 ? step : 0) : step * static_cast<double>(s.iterations) + calibration;
-  const std::string calibrates = calibration > 0 ? "calibration " + Seconds(calibration) + ", " : "";
-  Log("estimate: memory %.2f GB; time at %s %s, %sa step %s (%.1f GFLOP of products, %.0f GFLOP/s on %s); artifact %.2f MB",
-      std::ceil(estimate.memory_bytes / 1e7) / 100, cap > 0 && step <= cap ? "most" : "least", Seconds(seconds).c_str(), calibrates.c_str(), Seconds(step).c_str(),
-      estimate.flops_per_step / 1e9, rate / 1e9, runtime.units().c_str(), estimate.artifact_bytes / 1e6);
-  if (cap > 0 && s.iterations > 0 && step > cap)
-    Log("estimate: one step takes about %s here, longer than MAX_WALLCLOCK_SECONDS = %s: training would end after the first of %ld",
-        Seconds(step).c_str(), ShortestDouble(cap).c_str(), s.iterations);
-  if (s.warmup_steps > 0 && step * static_cast<double>(s.warmup_steps) > 60)
-    Log("estimate: %ld warm-up steps before the clock starts take about %s", s.warmup_steps,
-        Seconds(step * static_cast<double>(s.warmup_steps)).c_str());
-}
-
-// What is kept in floating point is known before training, and so is what it takes of the artifact.
-void LogCrowdedBudget(const Settings& s, int64_t parameters) {
-  if (!HasSize(s) || (s.target_bytes <= 0 && s.target_ratio <= 0 && s.bits_per_weight <= 0)) return;
-  if (const std::string crowded = CrowdedBudget(KeptOf(s), TargetBytes(s, parameters)); !crowded.empty()) Log("%s", crowded.c_str());
-}
 
 // The run's state around the Trainer, and what is done with it between steps.
 class Run {
@@ -243,7 +84,7 @@ class Run {
     checkpointed_seconds_ = elapsed_ = clock_.seconds();
     if (interrupted_by_ != 0) return Interrupted();
     try {
-      ReserveTime();
+      budget_.Reserve([this] { return WeightsOnCpu(); }, trainer_.fake_quantises(), trainer_.shards(), communicator_, [this] { StopIfAsked(); });
     } catch (const Trainer::Cancelled&) {
       return Interrupted();
     }
@@ -292,7 +133,7 @@ class Run {
     warmup_seconds_ = counters.Get(counter::kWarmupSeconds);
     loss_ = counters.Get(counter::kLastLoss);
     stopped_by_clock_ = counters.Get(counter::kStoppedByClock) != 0;
-    search_seconds_ = counters.Get(counter::kQatSeconds);
+    budget_.RestoreSearch(counters.Get(counter::kQatSeconds));
     resumes_ = counters.Get(counter::kResumes) + 1;
     Log("resume: from step %ld of %s", trainer_.step(), checkpoint.path().c_str());
   }
@@ -314,49 +155,11 @@ class Run {
     return weights;
   }
 
-  // The clock leaves time for what the end of the schedule needs beside steps: calibration for the quantiser, and late QAT's search of the
-  // steps to train on. Both are measured here, on the weights as they are, and get a fifth more. Steps are scheduled by the time that is left.
-  void ReserveTime() {
-    const bool calibrates = TrainingCalibrates(settings_), searches = FindsSteps(settings_) && !trainer_.fake_quantises();
-    if (settings_.max_wallclock_seconds > 0 && (calibrates || searches)) {
-      const NamedTensors weights = WeightsOnCpu();
-      const int64_t world = communicator_.world_size();
-      Calibration calibration;
-      const auto seconds = [&](int64_t rounds) {
-        Settings few = settings_;
-        few.calibration_windows = std::min(rounds * world, settings_.calibration_windows);
-        const Stopwatch clock = Stopwatch::Started();
-        calibration = Calibrate(weights, few, trainer_.shards(), [this](int64_t, int64_t) { StopIfAsked(); }, communicator_);
-        return clock.seconds();
-      };
-      double whole = 0;
-      if (settings_.calibration_windows > 0) {
-        seconds(1);  // what is only done the first time
-        // A round is a window for each rank. What one takes, and one more for each further round.
-        const int64_t rounds = (settings_.calibration_windows + world - 1) / world;
-        const double one = seconds(1), three = seconds(3);
-        whole = 1.2 * (one + std::max(three - one, 0.0) / 2 * static_cast<double>(rounds - 1));
-        const std::vector<double> of_ranks = communicator_.Gather(std::vector<double>{whole});
-        whole = *std::ranges::max_element(of_ranks);
-      }
-      if (calibrates) calibration_reserve_ = whole;
-      if (searches) search_reserve_ = whole + 1.2 * MeasureSearch(weights, settings_, calibration, communicator_);
-      if (calibration_reserve_ + search_reserve_ >= settings_.max_wallclock_seconds)
-        throw UsageError(StringPrintf("MAX_WALLCLOCK_SECONDS=%g leaves no time to train: QUANTISER=%s takes %.3g s of it for calibration at the end "
-                                      "and %.3g s to prepare late QAT. CALIBRATION=self, LATE_QAT_THRESHOLD=0 and fewer CALIBRATION_WINDOWS take less",
-                                      settings_.max_wallclock_seconds, settings_.quantiser.c_str(), calibration_reserve_, search_reserve_));
-      Log("clock: %.1f s are kept for calibration at the end, %.1f s to prepare late QAT", calibration_reserve_, search_reserve_);
-    }
-    ScheduleSteps();
-  }
+  double SecondsOfSteps() const { return budget_.SecondsOfSteps(elapsed_); }
 
-  // The time that steps may take is what is neither kept for something else nor was taken by it.
-  void ScheduleSteps() {
-    if (settings_.max_wallclock_seconds <= 0) return;
-    const double search = trainer_.fake_quantises() ? search_seconds_ : search_reserve_;
-    scheduled_.max_wallclock_seconds = std::max(settings_.max_wallclock_seconds - calibration_reserve_ - search, 1e-9);
+  void ReportProfile() const {
+    if (profile_steps_ && profiled_steps_ > 0) LogProfile(profile_, profiled_steps_, profiled_seconds_);
   }
-  double SecondsOfSteps() const { return elapsed_ - search_seconds_; }
 
   void PrepareLateQat(double scale) {
     SetLiveLine(StringPrintf("step %ld/%ld  preparing late QAT", trainer_.step(), settings_.iterations));
@@ -365,8 +168,7 @@ class Run {
     if (trainer_.qat_step()) {
       const double before = elapsed_;
       Agree();
-      search_seconds_ = elapsed_ - before;
-      ScheduleSteps();
+      budget_.SearchTook(elapsed_ - before);
       grid = StringPrintf(" quantise_step:%.6g", *trainer_.qat_step());
     }
     Log("late_qat: enabled at step %ld (scale=%.6f) matrices:%ld%s", trainer_.step(), scale, matrices, grid.c_str());
@@ -400,9 +202,9 @@ class Run {
   }
 
   void Step() {
-    const double scale = LearningRateScale(scheduled_, trainer_.step(), SecondsOfSteps());
+    const double scale = LearningRateScale(budget_.scheduled(), trainer_.step(), SecondsOfSteps());
     if (scale < settings_.late_qat_threshold && !trainer_.fake_quantises()) PrepareLateQat(scale);
-    const double fraction = TrainingFraction(scheduled_, trainer_.step(), SecondsOfSteps());
+    const double fraction = TrainingFraction(budget_.scheduled(), trainer_.step(), SecondsOfSteps());
     if (trainer_.LoopFrom(fraction)) Log("layer_loop:enabled step:%ld frac:%.3f", trainer_.step(), fraction);
     const double begun = elapsed_;
     if (profile_steps_) trainer_.SetProfile(&profile_);
@@ -426,7 +228,7 @@ class Run {
 
     Agree();
     step_seconds_ = elapsed_ - begun;
-    const double cap = TrainingSeconds(scheduled_);
+    const double cap = TrainingSeconds(budget_.scheduled());
     // Compat stops after the cap; we stop where the next step, if it is as long as this one, would end behind it
     // (a quirk of pull request 531).
     stopped_by_clock_ = cap > 0 && (settings_.published_quirks ? SecondsOfSteps() >= cap : SecondsOfSteps() + step_seconds_ > cap);
@@ -514,23 +316,6 @@ class Run {
     clock_.Start();
   }
 
-  // Where the steps' time went, the largest share first; what no operation claims is "other".
-  void LogProfile() const {
-    if (!profile_steps_ || profiled_steps_ == 0) return;
-    std::vector<std::pair<double, std::string>> parts;
-    double rest = profiled_seconds_;
-    for (int i = 0; i < StepProfile::kOperations; ++i) {
-      parts.emplace_back(profile_.seconds[i], StepProfile::kNames[i]);
-      rest -= profile_.seconds[i];
-    }
-    parts.emplace_back(rest, "other");
-    std::sort(parts.rbegin(), parts.rend());
-    Log("step_profile: %ld steps of %.3f ms", profiled_steps_, 1e3 * profiled_seconds_ / static_cast<double>(profiled_steps_));
-    for (const auto& [seconds, name] : parts)
-      Log("step_profile:%-9s %10.3f ms %5.1f%%", name.c_str(), 1e3 * seconds / static_cast<double>(profiled_steps_),
-          100 * seconds / profiled_seconds_);
-  }
-
   ShardSet SelectSlice() const { return train_.Part(train_.tokens() - settings_.select_tokens, settings_.select_tokens); }
 
   // Scores what ema-finalize may select from, on the end of the training split, which was kept out of training.
@@ -570,7 +355,7 @@ class Run {
   std::string WriteAlone(const std::string& path) {
     if (const std::string tensor = trainer_.FindNonFinite(); !tensor.empty())
       throw Diverged(StringPrintf("after step %ld %s is not finite", trainer_.step(), tensor.c_str()));
-    CheckpointWriter writer(path, Kind::kTraining, settings_.Select(kStages));
+    CheckpointWriter writer(path, Kind::kTraining, settings_.Select(kTrainingStages));
     Counters counters;
     trainer_.Save(writer, counters);
     counters.Set(counter::kTrainSeconds, clock_.seconds());
@@ -579,7 +364,7 @@ class Run {
     counters.Set(counter::kLastLoss, loss_);
     counters.Set(counter::kStoppedByClock, stopped_by_clock_);
     counters.Set(counter::kResumes, resumes_);
-    if (search_seconds_ > 0) counters.Set(counter::kQatSeconds, search_seconds_);
+    if (budget_.search_seconds() > 0) counters.Set(counter::kQatSeconds, budget_.search_seconds());
     for (const auto& [source, loss] : select_losses_) counters.Set(counter::kSelectPrefix + source, loss);
     if (calibration_) {
       AddCalibration(*calibration_, writer);
@@ -612,7 +397,7 @@ class Run {
     clock_.Stop();
     train_.CheckUnchanged();
     val_.CheckUnchanged();
-    LogProfile();
+    ReportProfile();
     Agree();
     if (stopped_by_clock_ && trainer_.step() < settings_.iterations)
       Log("stopping_early: wallclock_cap train_time:%.0fms step:%ld/%ld", 1e3 * elapsed_, trainer_.step(),
@@ -633,7 +418,7 @@ class Run {
 
   TrainResult Interrupted() {
     clock_.Stop();
-    LogProfile();
+    ReportProfile();
     NoteInterrupt(interrupted_by_);
     const std::string path = partials_.Path(trainer_.step()), identity = WritePartial();
     Log("interrupted by signal %d after step %ld: %s is written; continue with the same command and --resume newest",
@@ -642,9 +427,7 @@ class Run {
   }
 
   const Settings settings_;
-  Settings scheduled_ = settings_;  // the same, with the wallclock that steps may take
-  double calibration_reserve_ = 0, search_reserve_ = 0;  // seconds that are kept from steps
-  double search_seconds_ = 0;                            // that late QAT's search took, of all processes of this run
+  ClockBudget budget_{settings_};
   std::optional<Calibration> calibration_;
   std::string calibrated_source_;
   double calibration_seconds_ = 0;
