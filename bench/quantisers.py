@@ -36,7 +36,7 @@ class Quantisers(Bench):
         if done.returncode != 0:
             raise SystemExit(done.stderr.strip().splitlines()[-1])
         after = resource.getrusage(resource.RUSAGE_CHILDREN)
-        calibration = re.search(r"^calibration: .* in ([0-9.]+) s$", done.stderr, re.M)
+        calibration = re.search(r"^(?:calibration|gptq_sdclip): .* in ([0-9.]+) s$", done.stderr, re.M)
         size = self.program("pack-zstd", "--dry-run", self.folder / "quantised.ckpt")["artifact_bytes"]
         return size, float(calibration[1]) if calibration else math.nan, after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
 
