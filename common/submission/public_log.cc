@@ -411,7 +411,7 @@ bool ReadFigure(std::string_view text, Figure* figure, size_t* length) {
 
 bool PublicLog::HasFinalScore() const {
   return std::ranges::any_of(scores,
-                             [](const LoggedScore& score) { return score.stage == LoggedScore::Stage::kFinal; });
+                             [](const LoggedScore& score) { return score.stage == LoggedScore::Stage::kFinal && !Contains(Lower(score.label), {"diagnostic"}); });
 }
 
 const LoggedLine* PublicLog::Setting(std::initializer_list<const char*> names) const {

@@ -284,6 +284,29 @@ TEST_F(AuditTest, StepsThatDisagree) {
             Contains(Is(kUnknown, "steps", "equal length", "steps disagree: 4,000 (seed 42), 5,000 (seed 314)"))));
 }
 
+// A log that ends before its score, after a diagnostic one of the same artifact, contradicts no score.
+TEST_F(AuditTest, ALogThatEndsAfterADiagnosticScore) {
+  for (Seed& seed : seeds_) seed.after = "diagnostic quantized val_loss:1.90000000 val_bpb:1.12500000 eval_time:9129ms\n";
+  WriteLogs();
+  for (const Seed& seed : seeds_) {
+    const std::string name = StringPrintf("train_seed%d.log", seed.seed), log = Log(seed);
+    Write(name, log.substr(0, log.find("final_int6")));
+  }
+  Write("submission.json", Submission());
+  const Audit audit = Run();
+  EXPECT_EQ(Contradictions(audit), "");
+  EXPECT_THAT(audit.findings, Contains(Is(kUnknown, "score", "val_bpb 1.1004", "")));
+}
+
+// The logs have 120.00 and 119.80 ms; a clock that was read elsewhere may have come to 120.30.
+TEST_F(AuditTest, AStepTimeHasNoExactPlace) {
+  EXPECT_THAT(Whole(" \"step_avg_ms\": 119.80,\n").findings, Contains(Is(kHolds, "steps", "step_avg_ms 119.80", "ms per step")));
+  const Audit near = Whole(" \"step_avg_ms\": 120.30,\n");
+  EXPECT_EQ(Contradictions(near), "");
+  EXPECT_THAT(near.findings, Contains(Is(kUnknown, "steps", "step_avg_ms 120.30", "no log has it; the nearest is 120")));
+  EXPECT_THAT(Whole(" \"step_avg_ms\": 121.50,\n").findings, Contains(Is(kContradicted, "steps", "step_avg_ms 121.50", "no log has it; the nearest is 120")));
+}
+
 TEST_F(AuditTest, StepsOfTheReadmesTable) {
   Write("README.md", "| Seed | Steps | BPB |\n|---|---|---|\n| 42 | 5,000 | 1.1 |\n| 314 | 5,722 | 1.1 |\n");
   EXPECT_THAT(Whole().findings,
