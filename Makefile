@@ -54,7 +54,7 @@ make test | test-all | test-asan | test-tsan | test-faults [KILLS=200] | fuzz
 make test-arm64 | check-gpu [RANKS=8] | bench | bench-operations
 Settings
 NAME=value changes a setting (ITERATIONS=9); `PROGRAM --help` lists them.
-PROFILE=cpu-demo|beyond|published-531|field-1855|record-h100x8|FILE
+PROFILE=cpu-demo|beyond|beyond-10min|published-531|field-1855|record-h100x8|FILE
 RUN=NAME keeps a run of its own in RUNS/PROFILE/NAME-seed-SEED (RUNS=runs).
 LAUNCH="mpirun -n 2": several processes. AUTHOR=, GITHUB_ID=: who submits.
 endef

@@ -41,8 +41,13 @@ quantiser = gptq
 target_bytes = 1060000              # with the code: no larger than cpu-demo's
 
 eval_stride = 64
-method = ttt                      # score first, then learn
-ttt_chunk_tokens = 4096
+# Each document of the validation text is scored 24 targets at a time, and low-rank adapters learn from each piece once it is scored. The
+# next document begins without them.
+method = ttt
+ttt_lora_rank = 8
+ttt_lora_lr = 0.004
+ttt_chunk_size = 24
+ttt_eval_seq_len = 256
 precision = float32
 val_loss_every = 50
 train_log_every = 5

@@ -23,7 +23,7 @@ inline constexpr double kSumTolerance = 1e-4;  // of a distribution's sum from 1
 // runs of blanks, which the sidecar counts in full. Scores that were withdrawn had blanks counted twice (17%) or marks of CaseOps (9%).
 inline constexpr double kSidecarTolerance = 0.02;
 inline constexpr int64_t kProofGroups = 2;     // groups of documents that are scored again, learning included, at most
-inline constexpr int64_t kProofContext = 256;  // tokens before a target whose whole distribution is computed, at most
+inline constexpr int64_t kProofContext = 64;  // tokens before a target whose whole distribution is computed, at most
 
 struct ProofReport {
   EventLedger::Result order;

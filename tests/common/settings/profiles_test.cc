@@ -40,7 +40,7 @@ TEST(Profiles, EachLoadsAndCanBeTrained) {
     names.push_back(entry.path().stem());
     EXPECT_NO_THROW(Load(names.back()).CheckTraining(1)) << names.back();
   }
-  EXPECT_THAT(names, UnorderedElementsAre("beyond", "cpu-demo", "field-1855", "published-531", "record-h100x8", "tiny"));
+  EXPECT_THAT(names, UnorderedElementsAre("beyond", "beyond-10min", "cpu-demo", "field-1855", "published-531", "record-h100x8", "tiny"));
 }
 
 TEST(Profiles, ThoseForEightCardsShareOutTheirMicroSteps) {
@@ -112,8 +112,15 @@ TEST(Profiles, BeyondDiffersFromTheDemoInItsRecipeAlone) {
               UnorderedElementsAre("vocab_size = 4096", "num_layers = 6", "train_batch_tokens = 2048", "data_order = shuffled",
                                    "grad_micro_steps = 1", "iterations = 650", "warmdown_iters = 325",
                                    "muon_momentum_warmup_steps = 100", "swa_every = 5", "late_qat_threshold = 0", "method = ttt",
-                                   "ttt_chunk_tokens = 4096", "val_loss_every = 50", "fp16_keep_name_patterns = ",
+                                   "ttt_lora_rank = 8", "ttt_lora_lr = 0.004", "ttt_chunk_size = 24", "ttt_eval_seq_len = 256", "val_loss_every = 50", "fp16_keep_name_patterns = ",
                                    "quantiser = gptq", "target_bytes = 1060000"));
+}
+
+TEST(Profiles, TenMinutesDifferInWidthAndLengthAlone) {
+  EXPECT_THAT(Differences(Load("beyond-10min"), Load("beyond")),
+              UnorderedElementsAre("model_dim = 128", "num_heads = 8", "num_kv_heads = 4", "iterations = 6000", "warmdown_iters = 3600",
+                                   "muon_momentum_warmup_steps = 1500", "ema_decay = 0.98", "swa_enabled = 0", "swa_every = 50",
+                                   "val_loss_every = 500", "train_log_every = 50"));
 }
 
 // What the demo must show (its profile's own words): all of the architecture, and every late technique acts.
