@@ -17,6 +17,7 @@ diff <(sha256sum -- * .[!.]* 2>/dev/null) - <<'EXPECTED'
 09f038b3f383b75160113d803a92b24b3d2049504070d0529dad2e84a990a9d5  byte_table.pb
 39472ab743f529b5b38ddaa1cf06c5b7117dbb2b19389d44cf1a4dddf664544d  fineweb_train_000000.bin
 bebc20c79b37e5d4ba8a12cf0d91ab9bae41aa817f6c860fb85d60d69493db2e  fineweb_val_000000.bin
-3fd8137c1b60df10b0d9532f0448532a15c60a0d1ebf34a04181596ae44125ef  manifest.json
+928ccee33da0496f63f7296768b42172d7b017f5843bd56002287402bb2d637b  manifest.json
 ac4f6346f953e1d38a9f96dad6641f4eae2bf69eec8a80f1c32b54b3cee7d664  tokenizer.model
+ecbcbec58ba58a07eef6a11b9349fffb4d9e4e5523c2b5e9cb6a104e0fd2a297  tokenizer.model.documents
 EXPECTED
