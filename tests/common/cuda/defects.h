@@ -72,7 +72,7 @@ class DefectiveDevice : public Device {
       if (Is("rotation-reversed")) std::swap(operation.heads.cos, operation.heads.sin);
     }
     if constexpr (is_same_v<Operation, MixNormBackward<float>> || is_same_v<Operation, MixNormBackward<BFloat16>>) {
-      if (Is("norm-biased") && operation.in.x0 == nullptr) operation.dmixed = nullptr;
+      if (Is("norm-biased") && operation.in.x0 == nullptr) operation.dresidual = nullptr;
     }
     if constexpr (is_same_v<Operation, CrossEntropy<float>> || is_same_v<Operation, CrossEntropy<BFloat16>>) {
       if (Is("cap-wrong")) operation.cap *= 1.1f;
