@@ -487,25 +487,34 @@ struct LanesBackward {
   template <class Lanes>
   FAIRWAY_BODY void operator()(const Lanes& lanes, int64_t slab) const {
     float r0 = 0, r1 = 0, a0 = 0, a1 = 0, m0 = 0, m1 = 0;
-    for (int64_t row = rows.first(slab); row < rows.first(slab + 1); ++row) {
-      for (int64_t at = row * in.D + lanes.first(); at < (row + 1) * in.D; at += lanes.count()) {
-        const float whole = d0[at], x0 = in.last ? in.share0 * whole : whole, x1 = in.last ? (1.0f - in.share0) * whole : d1[at];
-        const float a = ToFloat(in.a[at]), m = ToFloat(in.m[at]);
-        r0 += x0 * in.lane0[at];
-        r1 += x1 * in.lane1[at];
-        a0 += x0 * a;
-        a1 += x1 * a;
-        m0 += x0 * m;
-        m1 += x1 * m;
-        da[at] = To<T>(in.post[0] * x0 + in.post[1] * x1);
-        dm[at] = To<T>(in.post[2] * x0 + in.post[3] * x1);
-        d0[at] = in.resid[0] * x0;
-        d1[at] = in.resid[1] * x1;
-      }
+    const int64_t end = rows.first(slab + 1) * in.D;
+    for (int64_t at = rows.first(slab) * in.D + lanes.first(); at < end; at += lanes.count()) {
+      const float whole = d0[at], x0 = in.last ? in.share0 * whole : whole, x1 = in.last ? (1.0f - in.share0) * whole : d1[at];
+      const float a = ToFloat(in.a[at]), m = ToFloat(in.m[at]);
+      r0 += x0 * in.lane0[at];
+      r1 += x1 * in.lane1[at];
+      a0 += x0 * a;
+      a1 += x1 * a;
+      m0 += x0 * m;
+      m1 += x1 * m;
+      da[at] = To<T>(in.post[0] * x0 + in.post[1] * x1);
+      dm[at] = To<T>(in.post[2] * x0 + in.post[3] * x1);
+      d0[at] = in.resid[0] * x0;
+      d1[at] = in.resid[1] * x1;
     }
-    const float sums[kSums] = {lanes.Sum(r0), lanes.Sum(r1), lanes.Sum(a0), lanes.Sum(a1), lanes.Sum(m0), lanes.Sum(m1)};
-    if (lanes.first() == 0)
-      for (int i = 0; i < kSums; ++i) partials[slab * kSums + i] = sums[i];
+    Put(lanes, slab, 0, r0);
+    Put(lanes, slab, 1, r1);
+    Put(lanes, slab, 2, a0);
+    Put(lanes, slab, 3, a1);
+    Put(lanes, slab, 4, m0);
+    Put(lanes, slab, 5, m1);
+  }
+
+ private:
+  template <class Lanes>
+  FAIRWAY_BODY void Put(const Lanes& lanes, int64_t slab, int number, float sum) const {
+    sum = lanes.Sum(sum);
+    if (lanes.first() == 0) partials[slab * kSums + number] = sum;
   }
 };
 

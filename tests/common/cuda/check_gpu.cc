@@ -253,14 +253,14 @@ std::vector<Options> EveryOption(bool few) {
   for (const char* precision : {"float32", "bfloat16"}) {
     const std::vector<Options> options = {{{"bigram_vocab_size", "2"}},  // rows that are looked up so often that they come in pieces
                                           {{"tie_embeddings", "0"}, {"num_kv_heads", "4"}},
-                                          {{"reset_at_bos", "1"}, {"bigram_dim", few ? "32" : "64"}},
+                                          k1855,
+                                          {{"reset_at_bos", "1"}, {"bigram_dim", "64"}},
                                           {{"bigram_vocab_size", "0"}, {"smear", "0"}},
                                           {{"xsa_last_n", "0"}, {"rope_dims", "4"}},
                                           {{"ln_scale", "1"}, {"mlp_negative_slope", "0.5"}},
                                           {{"num_loops", "2"}, {"loop_start", "1"}, {"loop_end", "2"}, {"skip_gates_enabled", "1"}},
-                                          {{"parallel_start_layer", "3"}, {"sparse_attn_gate_enabled", "1"}, {"gate_window", "12"}},
-                                          k1855};
-    for (size_t i = 0; i < options.size() && (!few || i < 2); ++i) {
+                                          {{"parallel_start_layer", "3"}, {"sparse_attn_gate_enabled", "1"}, {"gate_window", "12"}}};
+    for (size_t i = 0; i < options.size() && (!few || i < 3); ++i) {
       all.push_back(options[i]);
       all.back()["precision"] = precision;
     }
