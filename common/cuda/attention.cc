@@ -77,7 +77,8 @@ void EachSegment(const Span& span, Work work) {
 AttentionOutput AttendSegments(const Span& span, const at::Tensor& q, const at::Tensor& k, const at::Tensor& v) {
   if (TakesGroups(q)) {
     const auto [y, lse, random_state, unused, mask] =
-        at::_flash_attention_forward(q, k, v, span.starts, span.starts, span.longest, span.longest, kNoDropout, kCausal, /*return_debug_mask=*/false);
+        at::_flash_attention_forward(q, k, v, span.starts, span.starts, span.longest, span.longest, kNoDropout, kCausal,
+                                     /*return_debug_mask=*/false);
     return {y.unsqueeze(0).transpose(1, 2), lse, random_state, unused};
   }
   const int64_t H = q.size(1);
@@ -101,14 +102,14 @@ AttentionGradients AttendSegmentsBackward(const Span& span, const AttentionOutpu
   const auto& [y, lse, random_state, unused] = attended;
   const int64_t N = q.size(0), H = q.size(1), Hkv = k.size(1), d = q.size(2);
   if (TakesGroups(q)) {
-    const auto [dq, dk, dv] = at::_flash_attention_backward(dy, q, k, v, y.transpose(1, 2).squeeze(0), lse, span.starts, span.starts, span.longest, span.longest,
-                                                            kNoDropout, kCausal, random_state, unused);
+    const auto [dq, dk, dv] = at::_flash_attention_backward(dy, q, k, v, y.transpose(1, 2).squeeze(0), lse, span.starts, span.starts,
+                                                            span.longest, span.longest, kNoDropout, kCausal, random_state, unused);
     return {dq.reshape({N, H * d}), dk.reshape({N, Hkv * d}), dv.reshape({N, Hkv * d})};
   }
   if (q.is_cuda()) {
     const auto [dq, dk, dv, dbias] = at::_efficient_attention_backward(
-        dy.unsqueeze(0), q.unsqueeze(0), RepeatedRows(k, H), RepeatedRows(v, H), {}, y.transpose(1, 2), span.starts, span.starts, span.longest, span.longest, lse,
-        kNoDropout, random_state, unused, kCausalFromTopLeft, /*bias_requires_grad=*/false);
+        dy.unsqueeze(0), q.unsqueeze(0), RepeatedRows(k, H), RepeatedRows(v, H), {}, y.transpose(1, 2), span.starts, span.starts,
+        span.longest, span.longest, lse, kNoDropout, random_state, unused, kCausalFromTopLeft, /*bias_requires_grad=*/false);
     return {dq.reshape({N, H * d}), SumOfRows(dk, Hkv), SumOfRows(dv, Hkv)};
   }
   std::vector<at::Tensor> dqs, dks, dvs;

@@ -51,7 +51,7 @@ struct Inputs {
   int32_t* targets;    // [N]
   int32_t* joined;     // [N]: 1 where the position before is seen (reset_at_bos), else 0
   int32_t* positions;  // [N]
-  int32_t* starts;     // [segments + 1]: first row of each; N behind the last one. Null where there are sequences
+  int32_t* starts;     // [segments + 1]: the first row of each, N behind the last one; empty where there are sequences
   int32_t* before;     // [1]: the token before the first, where the first is joined to it
   TableInputs tokens, bigrams;  // bigrams: no pieces without a bigram part
   int64_t size;
