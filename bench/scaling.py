@@ -85,9 +85,9 @@ def step(s, plan, machine, ranks):
 # The published records' shapes: pull requests 531 and 1855 of openai/parameter-golf. `visits`: of layers per token (1855 loops layers 3 to 5
 # twice); published_ms: milliseconds per step that their logs say.
 RECIPES = {
-    "531": {"D": 512, "V": 1024, "visits": 11, "layers": 11, "mlp": 3, "kv": 0.5, "skips": 5, "xsa": 4, "lanes": 0, "T": 2048,
+    "531": {"D": 512, "V": 1024, "visits": 11, "layers": 11, "mlp": 3, "kv": 0.5, "skips": 5, "xsa": 4, "gated": 0, "lanes": 0, "T": 2048,
             "fused_mlp": False, "published_ms": 83.7},
-    "1855": {"D": 512, "V": 8192, "visits": 17, "layers": 11, "mlp": 4, "kv": 0.5, "skips": 8, "xsa": 11, "lanes": 6, "T": 2048,
+    "1855": {"D": 512, "V": 8192, "visits": 17, "layers": 11, "mlp": 4, "kv": 0.5, "skips": 8, "xsa": 11, "gated": 17, "lanes": 6, "T": 2048,
              "fused_mlp": True, "published_ms": 121.7},
 }
 TOKENS = 786432
@@ -99,7 +99,8 @@ def kernels(r, stream, ours):
     common/cuda/backend.cc launches them; the published scripts as torch.compile does (a norm or an activation with the elementwise
     operations around it, nothing with a product), 1855's with its own kernel of MLP product and activation."""
     e, s, f, kv = 2, stream, r["mlp"], r["kv"]
-    share = {name: r[name] / r["visits"] for name in ("skips", "xsa", "lanes")}
+    share = {name: r[name] / r["visits"] for name in ("skips", "xsa", "gated", "lanes")}
+    single = 1 - share["lanes"]
     qkv = 1 + 2 * kv
     rows = []
     add = lambda name, amount: rows.append((name, amount))
@@ -109,14 +110,16 @@ def kernels(r, stream, ours):
     add("norm and rotation of heads", 2 * e * (1 + kv))
     add("attention", e * qkv + e)
     add("exclusive attention", share["xsa"] * e * (2 + kv))
-    add("output projection", e + 2 * s if ours else 2 * e)
-    add("norm before the MLP", 2 * s + e if ours else 3 * s + e)
+    if ours:  # in the published script the gate is part of the kernel before
+        add("attention gates", share["gated"] * 2 * e)
+    add("output projection", e + single * 2 * s + share["lanes"] * e if ours else 2 * e)
+    add("norm before the MLP", s + single * s + e if ours else 3 * s + e)
     if r["fused_mlp"] and not ours:
         add("MLP up and activation", e + 2 * e * f)
     else:
         add("MLP up", e + e * f)
         add("activation", 2 * e * f)
-    add("MLP down", e * f + 2 * s if ours else e * f + e)
+    add("MLP down", e * f + single * 2 * s + share["lanes"] * e if ours else e * f + e)
     add("lanes", share["lanes"] * (2 * e + 4 * s))
     forward = len(rows)
     # Backward.
@@ -129,11 +132,13 @@ def kernels(r, stream, ours):
     if ours:
         add("norm again", s + e)
     add("MLP up, input", e * f + e)
-    add("norm before the MLP", e + 3 * s + e if ours else e + 3 * s)
+    add("norm before the MLP", e + 3 * s + single * e if ours else e + 3 * s)
     # Gradients of attn_scale and mlp_scale: ours come from the weights', once per step; autograd reads both factors and writes the scaled gradient.
     if not ours:
         add("scales of attention and MLP", 2 * 3 * s)
     add("output projection, input and weight", 4 * e)
+    if ours:  # what it gates is computed again
+        add("attention gates", share["gated"] * (4 * e + share["xsa"] * e * (2 + kv)))
     add("exclusive attention", share["xsa"] * (e * (4 + kv) + (4 * kv if ours else e * kv)))
     add("attention", e * (qkv + 2) + e * qkv + 8)  # and a float32 accumulator of the queries' gradient, written and read
     add("norm and rotation of heads", e * (3 + 5 * kv) if ours else e * (3 + 3 * kv))

@@ -10,7 +10,6 @@
 #include <algorithm>
 #include <limits>
 #include <optional>
-#include <tuple>
 #include <type_traits>
 
 #include "common/base/error.h"
@@ -21,8 +20,6 @@
 
 namespace fairway::cuda {
 namespace {
-
-constexpr int64_t kHeadRows = 8192;  // rows of logits that exist at a time
 
 // A linear layer's weight and where its products' copy lies: rows of T, rounded and scaled (cpu_engine.h).
 template <class T>
@@ -42,11 +39,11 @@ class BackendOf : public Backend {
 
   int64_t Prepare(bool fake_quantise) override;
   void SetLooped(bool looped) override {
-    if (looped != looped_) B_ = 0;  // memory is of another number of visits
+    if (looped != looped_) shape_ = {};  // memory is of another number of visits
     looped_ = looped;
   }
   void FixSteps(const FixedSteps& steps) override;
-  void Reserve(int64_t B, int64_t T_, bool training) override;
+  void Reserve(const BatchShape& shape, bool training) override;
   void AccumulateGradients(const Inputs& in, float share, at::Tensor loss) override;
   void FinishGradients() override;
   at::Tensor TokenLosses(const Inputs& in, int64_t first) override;
@@ -58,13 +55,15 @@ class BackendOf : public Backend {
     std::vector<Matrix<T>> parts;
   };
   struct Layer {
-    const float *resid_mix, *q_gain;
-    float *resid_mix_gradient, *q_gain_gradient;
+    const float *resid_mix, *q_gain, *attn_gate;  // attn_gate: null where there is none
+    float *resid_mix_gradient, *q_gain_gradient, *attn_gate_gradient;
     Product qkv, attn_proj, mlp_fc, mlp_proj;
   };
   // Of a visit, for the backward pass; all the same where there is none.
   struct Saved {
-    at::Tensor qkv, qk, xa, h;
+    at::Tensor qkv, qk, xa, h;  // xa: the stream between attention and MLP; with two lanes, lane 0 behind the skip
+    at::Tensor gates;           // [N, H], of attention gates
+    at::Tensor a, m;            // [N, D], with two lanes: what attention and MLP add
     AttentionOutput attended;
   };
 
@@ -92,8 +91,8 @@ class BackendOf : public Backend {
   }
   // sum = beta sum + a b, the sum in float32 whatever the products take.
   static void FloatProduct(at::Tensor sum, const at::Tensor& a, const at::Tensor& b, double beta = 1);
-  void Norm(const MixNormInput& in, const at::Tensor& u, int64_t N, const at::Tensor& mixed = {}) const {
-    Run(MixNormForward<T>{.N = N, .in = in, .mixed = Data<float>(mixed), .u = Data<T>(u)});
+  void Norm(const MixNormInput& in, const at::Tensor& u, int64_t N, const at::Tensor& residual = {}, bool carries_input = false) const {
+    Run(MixNormForward<T>{.N = N, .in = in, .carries_input = carries_input, .residual = Data<float>(residual), .u = Data<T>(u)});
   }
   // sums [columns] += the rows' partial sums.
   void AddPartials(const float* values, int64_t rows, int64_t stride, int64_t columns, float* sums) const {
@@ -104,8 +103,14 @@ class BackendOf : public Backend {
   const LayerPlan& layer(size_t v) const { return plan_.layers[visits()[v].layer]; }
   MixNormInput InputOf(size_t v) const;
   Heads HeadsOf() const;
-  // [N, width] as [B, width / d, T, d]
-  at::Tensor AsHeads(const at::Tensor& rows) const { return rows.view({B_, T_, rows.size(1) / d_, d_}).transpose(1, 2); }
+  LanesInput<T> LanesOf(size_t v, const at::Tensor& lane0, const at::Tensor& lane1, const at::Tensor& a, const at::Tensor& m) const;
+  AttentionGate<T> GateOf(size_t v) const;
+  SmearGate<T> SmearOf() const;
+  Span SpanOf() const;
+  // What the MLP of a visit with two lanes reads.
+  const at::Tensor& Lane1(size_t v) const { return visits()[v].enters_lanes ? x_[v] : lane1_[v]; }
+  // [N, width] as [N, width / d, d]
+  at::Tensor AsHeads(const at::Tensor& rows) const { return rows.view({N_, rows.size(1) / d_, d_}); }
   at::Tensor Queries(const Saved& s) const { return AsHeads(s.qk).narrow(1, 0, H_); }
   at::Tensor Keys(const Saved& s) const { return AsHeads(s.qk).narrow(1, H_, Hkv_); }
   at::Tensor Values(const Saved& s) const { return AsHeads(s.qkv).narrow(1, H_ + Hkv_, Hkv_); }
@@ -115,7 +120,8 @@ class BackendOf : public Backend {
 
   // The scored rows of [N, width], side by side.
   at::Tensor Tail(const at::Tensor& rows) const {
-    return first_ == 0 ? rows : rows.view({B_, T_, -1}).narrow(1, first_, T_ - first_).contiguous().view({B_ * (T_ - first_), -1});
+    if (first_ == 0) return rows;
+    return rows.view({shape_.B, shape_.T, -1}).narrow(1, first_, shape_.T - first_).contiguous().view({-1, rows.size(1)});
   }
   // The backend of schedule.h.
   template <class Backend>
@@ -131,6 +137,7 @@ class BackendOf : public Backend {
   void AttentionInputBackward(size_t v);
   void LayerDone(int64_t) {}
   void EmbedBackward();
+  void SmearGateBackward();
 
   void HeadWithGradients(float share);
   void NormBackward(MixNormBackward<T> operation);
@@ -150,24 +157,28 @@ class BackendOf : public Backend {
   at::Tensor tok_emb_, output_;  // output_: the table that logits come from, as products use it
   at::Tensor tok_emb_gradient_, output_gradient_, bigram_embed_, bigram_embed_gradient_;
   Product bigram_proj_, lm_head_;  // without parts where there is none
-  const float *skip_weights_, *gate_, *bigram_scale_ = nullptr;
-  float *skip_weights_gradient_, *gate_gradient_ = nullptr, *bigram_scale_gradient_ = nullptr;
+  // Null of what the model does not have; gate_ has a stand-in.
+  const float *skip_weights_, *skip_gates_, *gate_, *bigram_scale_ = nullptr, *smear_window_, *smear_lambda_, *parallel_post_, *parallel_resid_;
+  float *skip_weights_gradient_, *skip_gates_gradient_, *gate_gradient_ = nullptr, *bigram_scale_gradient_ = nullptr, *smear_window_gradient_,
+      *smear_lambda_gradient_, *parallel_post_gradient_, *parallel_resid_gradient_;
 
   FixedSteps steps_;        // what matrices point into
   at::Tensor closed_gate_;  // float32 [D], where there is no smear gate
   at::Tensor sums_;         // float32 [D]: of one operation for the next
 
   // Memory of the reserved shape.
-  int64_t B_ = 0, T_ = 0, N_ = 0;
+  BatchShape shape_;
+  int64_t N_ = 0;
   bool training_ = false;
   const Inputs* in_ = nullptr;  // of the pass that runs
   int64_t first_ = 0;           // positions before this one are not scored in it
   Rotary rotary_;
-  std::vector<at::Tensor> x_;  // [visits + 1] of [N, D]: the stream before each visit and behind the last
+  std::vector<at::Tensor> x_;      // [visits + 1] of [N, D]: the stream, or lane 0, before each visit; the stream behind the last
+  std::vector<at::Tensor> lane1_;  // lane 1 before each visit, where it differs
   std::vector<Saved> saved_;
   std::vector<at::Tensor> dskip_;
-  at::Tensor x1_, embed_norms_, bigram_, u_, act_, logits_, losses_;
-  at::Tensor dlogits_, da_, dx_, dx_rounded_, dx0_, dy_, dqkv_, dbigram_, dv_exclusive_, partials_, pieces_;
+  at::Tensor x1_, embed_norms_, smear_gates_, bigram_, u_, act_, logits_, losses_;
+  at::Tensor dlogits_, dh_, dx_, dx_rounded_, dx_lane1_, dx0_, da_, dm_, dy_, dqkv_, dbigram_, dv_exclusive_, dgates_, dsmear_, partials_, pieces_;
 };
 
 template <class T>
@@ -229,6 +240,16 @@ BackendOf<T>::BackendOf(const Settings& settings, const NamedTensors& parameters
   tok_emb_gradient_ = GradientOf(plan_.tok_emb);
   skip_weights_ = Data<float>(ValueOf(plan_.skip_weights));
   skip_weights_gradient_ = Data<float>(GradientOf(plan_.skip_weights));
+  skip_gates_ = Data<float>(ValueOf(plan_.skip_gates));
+  skip_gates_gradient_ = Data<float>(GradientOf(plan_.skip_gates));
+  smear_window_ = Data<float>(ValueOf(plan_.smear_window));
+  smear_window_gradient_ = Data<float>(GradientOf(plan_.smear_window));
+  smear_lambda_ = Data<float>(ValueOf(plan_.smear_lambda));
+  smear_lambda_gradient_ = Data<float>(GradientOf(plan_.smear_lambda));
+  parallel_post_ = Data<float>(ValueOf(plan_.parallel_post));
+  parallel_post_gradient_ = Data<float>(GradientOf(plan_.parallel_post));
+  parallel_resid_ = Data<float>(ValueOf(plan_.parallel_resid));
+  parallel_resid_gradient_ = Data<float>(GradientOf(plan_.parallel_resid));
   if (plan_.smear_gate != kNone) {
     gate_ = Data<float>(ValueOf(plan_.smear_gate));
     gate_gradient_ = Data<float>(GradientOf(plan_.smear_gate));
@@ -254,8 +275,10 @@ BackendOf<T>::BackendOf(const Settings& settings, const NamedTensors& parameters
   for (const LayerPlan& layer : plan_.layers) {
     layers_.push_back({.resid_mix = Data<float>(ValueOf(layer.resid_mix)),
                        .q_gain = Data<float>(ValueOf(layer.q_gain)),
+                       .attn_gate = Data<float>(ValueOf(layer.attn_gate)),
                        .resid_mix_gradient = Data<float>(GradientOf(layer.resid_mix)),
                        .q_gain_gradient = Data<float>(GradientOf(layer.q_gain)),
+                       .attn_gate_gradient = Data<float>(GradientOf(layer.attn_gate)),
                        .qkv = ProductOf(layer.qkv),
                        .attn_proj = ProductOf(layer.attn_proj),
                        .mlp_fc = ProductOf(layer.mlp_fc),
@@ -317,24 +340,26 @@ void BackendOf<T>::FinishGradients() {
 }
 
 template <class T>
-void BackendOf<T>::Reserve(int64_t B, int64_t T_of, bool training) {
-  if (B == B_ && T_of == T_ && training == training_) return;
-  B_ = B;
-  T_ = T_of;
-  N_ = B * T_of;
+void BackendOf<T>::Reserve(const BatchShape& shape, bool training) {
+  if (shape == shape_ && training == training_) return;
+  shape_ = shape;
+  N_ = shape.N();
   training_ = training;
-  const int64_t qkv = (H_ + 2 * Hkv_) * d_, kv = Hkv_ * d_;
+  const int64_t qkv = (H_ + 2 * Hkv_) * d_, kv = Hkv_ * d_, window = settings_.gate_window;
+  const bool gated = plan_.layers[0].attn_gate != kNone, lanes = visits().back().lanes, smears = plan_.smear_window != kNone;
   // Each is given back before its successor is taken.
   const auto reserve = [&](at::Tensor& tensor, at::IntArrayRef shape, at::ScalarType dtype, bool needed = true) {
     tensor.reset();
     if (needed) tensor = Empty(shape, dtype);
   };
-  rotary_ = RotaryTables(settings_, T_);
+  rotary_ = RotaryTables(settings_, shape.rotary_positions());
   rotary_ = {rotary_.cos.to(torch_device_), rotary_.sin.to(torch_device_)};
   x_.resize(visits().size() + 1);
   for (at::Tensor& x : x_) reserve(x, {N_, D_}, at::kFloat);
+  lane1_.resize(visits().size());
   saved_.clear();
   for (size_t v = 0; v < visits().size(); ++v) {
+    reserve(lane1_[v], {N_, D_}, at::kFloat, visits()[v].lanes && !visits()[v].enters_lanes);
     if (v > 0 && !training) {
       saved_.push_back(saved_[0]);
       continue;
@@ -344,29 +369,36 @@ void BackendOf<T>::Reserve(int64_t B, int64_t T_of, bool training) {
     reserve(saved.qk, {N_, D_ + kv}, kElement);
     reserve(saved.xa, {N_, D_}, at::kFloat);
     reserve(saved.h, {N_, F_}, kElement);
+    reserve(saved.gates, {N_, H_}, at::kFloat, gated);
+    for (at::Tensor* added : {&saved.a, &saved.m}) reserve(*added, {N_, D_}, kElement, training ? visits()[v].lanes : lanes);
   }
   const int64_t head_rows = std::min(kHeadRows, N_), slabs = SlabsOf(N_).slabs;
-  reserve(x1_, {N_, D_}, at::kFloat);
+  reserve(x1_, {N_, D_}, at::kFloat, !smears);
   reserve(embed_norms_, {N_}, at::kFloat);
+  reserve(smear_gates_, {N_}, at::kFloat, smears);
   reserve(bigram_, {N_, bigram_dim_}, kElement, bigram_dim_ > 0);
   reserve(u_, {N_, D_}, kElement);
   reserve(act_, {N_, F_}, kElement);
   reserve(logits_, {head_rows, V_}, at::kFloat);
   reserve(losses_, {N_}, at::kFloat);
   reserve(dlogits_, {head_rows, V_}, kElement, training);
-  reserve(da_, {N_, F_}, kElement, training);
+  reserve(dh_, {N_, F_}, kElement, training);
   reserve(dx_, {N_, D_}, at::kFloat, training);
   dx_rounded_.reset();
   if (training) dx_rounded_ = std::is_same_v<T, float> ? dx_ : Empty({N_, D_}, kElement);
+  reserve(dx_lane1_, {N_, D_}, at::kFloat, training && lanes);
   reserve(dx0_, {N_, D_}, at::kFloat, training);
+  for (at::Tensor* added : {&da_, &dm_}) reserve(*added, {N_, D_}, kElement, training && lanes);
   reserve(dy_, {N_, D_}, kElement, training);
   reserve(dqkv_, {N_, qkv}, kElement, training);
   reserve(dbigram_, {N_, bigram_dim_}, kElement, training && bigram_proj_.used.defined());
   reserve(dv_exclusive_, {N_, kv}, at::kFloat, training);
-  reserve(partials_, {slabs, std::max(3 * D_, H_)}, at::kFloat, training);
+  reserve(dgates_, {N_, H_}, at::kFloat, training && gated);
+  reserve(dsmear_, {N_}, at::kFloat, training && smears);
+  reserve(partials_, {slabs, PartialSums(plan_, window)}, at::kFloat, training);
   dskip_.resize(training ? visits().size() / 2 : 0);
   for (at::Tensor& dskip : dskip_) reserve(dskip, {N_, D_}, at::kFloat);
-  const Inputs sizes(settings_, B_, T_, nullptr);
+  const Inputs sizes(settings_, shape_, nullptr);
   reserve(pieces_, {std::max(sizes.tokens.partials() * D_, sizes.bigrams.partials() * bigram_dim_)}, at::kFloat, training);
 }
 
@@ -389,17 +421,74 @@ MixNormInput BackendOf<T>::InputOf(size_t v) const {
   if (visit.skip_from >= 0) {
     in.skip = Data<float>(x_[visit.skip_from + 1]);
     in.skip_weight = skip_weights_ + visit.skip_row * D_;
+    if (skip_gates_ != nullptr) in.skip_gate = skip_gates_ + visit.skip_row * D_;
   }
   return in;
 }
 
 template <class T>
+LanesInput<T> BackendOf<T>::LanesOf(size_t v, const at::Tensor& lane0, const at::Tensor& lane1, const at::Tensor& a,
+                                    const at::Tensor& m) const {
+  const int64_t i = visits()[v].layer;
+  const std::string& from = settings_.parallel_final_lane;
+  return {.D = D_,
+          .resid = parallel_resid_ + 2 * i,
+          .post = parallel_post_ + 4 * i,
+          .lane0 = Data<float>(lane0),
+          .lane1 = Data<float>(lane1),
+          .a = Data<T>(a),
+          .m = Data<T>(m),
+          .last = v + 1 == visits().size(),
+          .share0 = from == "attn" ? 1.0f : from == "mlp" ? 0.0f : 0.5f};
+}
+
+// The normed input is in u_.
+template <class T>
+AttentionGate<T> BackendOf<T>::GateOf(size_t v) const {
+  return {.D = D_,
+          .H = H_,
+          .d = d_,
+          .window = settings_.gate_window,
+          .scale = static_cast<float>(settings_.sparse_attn_gate_scale * layer(v).input_scale),
+          .w = layers_[visits()[v].layer].attn_gate,
+          .u = Data<T>(u_)};
+}
+
+template <class T>
+SmearGate<T> BackendOf<T>::SmearOf() const {
+  return {.N = N_,
+          .D = D_,
+          .window = settings_.gate_window,
+          .tok_emb = Data<T>(tok_emb_),
+          .ids = in_->tokens.row,
+          .before = in_->before,
+          .joined = in_->joined,
+          .w = smear_window_,
+          .lambda = smear_lambda_};
+}
+
+template <class T>
+Span BackendOf<T>::SpanOf() const {
+  Span span{.B = shape_.B, .T = shape_.T};
+  if (shape_.segments > 0) {
+    span.starts = Integers(in_->starts, {shape_.segments + 1});
+    span.longest = shape_.longest;
+  }
+  return span;
+}
+
+template <class T>
 Heads BackendOf<T>::HeadsOf() const {
-  return {.T = T_, .H = H_, .Hkv = Hkv_, .d = d_, .rotated = plan_.rotated, .cos = Data<float>(rotary_.cos), .sin = Data<float>(rotary_.sin)};
+  return {.H = H_, .Hkv = Hkv_, .d = d_, .rotated = plan_.rotated, .positions = in_->positions, .cos = Data<float>(rotary_.cos), .sin = Data<float>(rotary_.sin)};
 }
 
 template <class T>
 void BackendOf<T>::Embed() {
+  if (smear_window_ != nullptr) {
+    Run(SmearGateForward<T>{
+        .in = SmearOf(), .x0 = Data<float>(x_[0]), .gates = Data<float>(smear_gates_), .inverse_norms = Data<float>(embed_norms_)});
+    return;
+  }
   const bool projected = bigram_proj_.used.defined();
   const T* bigram = nullptr;
   if (bigram_dim_ > 0) {
@@ -422,7 +511,8 @@ template <class T>
 void BackendOf<T>::AttentionInput(size_t v) {
   const Layer& own = layers_[visits()[v].layer];
   Saved& saved = saved_[v];
-  Norm(InputOf(v), u_, N_, saved.xa);
+  Norm(InputOf(v), u_, N_, saved.xa, /*carries_input=*/visits()[v].lanes);
+  if (own.attn_gate != nullptr) Run(AttentionGates<T>{.N = N_, .gate = GateOf(v), .gates = Data<float>(saved.gates)});
   at::mm_out(saved.qkv, u_, own.qkv.used.t());
   Run(QkForward<T>{.N = N_, .heads = HeadsOf(), .gain = own.q_gain, .qkv = Data<T>(saved.qkv), .qk = Data<T>(saved.qk)});
 }
@@ -430,28 +520,43 @@ void BackendOf<T>::AttentionInput(size_t v) {
 template <class T>
 void BackendOf<T>::Attention(size_t v) {
   Saved& saved = saved_[v];
-  saved.attended = Attend(Queries(saved), Keys(saved), Values(saved));
+  saved.attended = Attend(SpanOf(), Queries(saved), Keys(saved), Values(saved));
 }
 
-// To the stream between attention and MLP, saved.xa, and through the MLP; behind the last attention, only the scored rows.
+// To the stream between attention and MLP, saved.xa, and through the MLP, or to both lanes; behind the last attention, only the scored
+// rows.
 template <class T>
 void BackendOf<T>::Output(size_t v) {
   const Layer& own = layers_[visits()[v].layer];
   Saved& saved = saved_[v];
+  const bool lanes = visits()[v].lanes, last = v + 1 == visits().size();
   at::Tensor y = Rows(saved.attended.y);
   if (layer(v).exclusive) {
     Run(XsaForward<T>{.N = N_, .heads = HeadsOf(), .qkv = Data<T>(saved.qkv), .y = Data<T>(y), .out = Data<T>(u_)});
     y = u_;
   }
-  FloatProduct(saved.xa, y, own.attn_proj.used.t());
-  const at::Tensor xa = v + 1 == visits().size() ? Tail(saved.xa) : saved.xa;
-  const int64_t N = xa.size(0);
+  if (own.attn_gate != nullptr) {
+    Run(GateHeads<T>{.N = N_, .H = H_, .d = d_, .gates = Data<float>(saved.gates), .y = Data<T>(y), .out = Data<T>(u_)});
+    y = u_;
+  }
+  if (lanes) at::mm_out(saved.a, y, own.attn_proj.used.t());
+  else FloatProduct(saved.xa, y, own.attn_proj.used.t());
+  const auto scored = [&](const at::Tensor& rows) { return last ? Tail(rows) : rows; };
+  const at::Tensor middle = scored(lanes ? Lane1(v) : saved.xa);
+  const int64_t N = middle.size(0);
   at::Tensor act = act_.narrow(0, 0, N), u = u_.narrow(0, 0, N), h = saved.h.narrow(0, 0, N);
   const at::Tensor out = x_[v + 1].narrow(0, 0, N);
-  Norm({.D = D_, .x = Data<float>(xa)}, u, N, out);
+  Norm({.D = D_, .x = Data<float>(middle)}, u, N, lanes ? at::Tensor() : out);
   at::mm_out(h, u, own.mlp_fc.used.t());
   Run(Relu2Forward<T>{.N = N, .F = F_, .negative = negative_slope_, .h = Data<T>(h), .a = Data<T>(act)});
-  FloatProduct(out, act, own.mlp_proj.used.t());
+  if (!lanes) return FloatProduct(out, act, own.mlp_proj.used.t());
+  at::Tensor m = saved.m.narrow(0, 0, N);
+  at::mm_out(m, act, own.mlp_proj.used.t());
+  const at::Tensor lane0 = scored(saved.xa), a = scored(saved.a);
+  Run(LanesForward<T>{.N = N,
+                      .in = LanesOf(v, lane0, middle, a, m),
+                      .out0 = Data<float>(out),
+                      .out1 = last ? nullptr : Data<float>(lane1_[v + 1])});
 }
 
 // Final norm, logits and losses, and their gradients: into dx, and into the output layer's.
@@ -488,19 +593,53 @@ void BackendOf<T>::NormBackward(MixNormBackward<T> operation) {
 
 template <class T>
 void BackendOf<T>::OutputBackward(size_t v) {
-  Layer& own = layers_[visits()[v].layer];
+  const Visit& visit = visits()[v];
+  Layer& own = layers_[visit.layer];
   Saved& saved = saved_[v];
-  const MixNormInput between{.D = D_, .x = Data<float>(saved.xa)};
-  at::mm_out(da_, dx_rounded_, own.mlp_proj.used);
-  Run(Relu2Backward<T>{.N = N_, .F = F_, .negative = negative_slope_, .h = Data<T>(saved.h), .a = Data<T>(act_), .da = Data<T>(da_)});
+  const Slabs slabs = SlabsOf(N_);
+  const bool exclusive = layer(v).exclusive, gated = own.attn_gate != nullptr;
+  const MixNormInput between{.D = D_, .x = Data<float>(visit.lanes ? Lane1(v) : saved.xa)};
+  // Gradients of what MLP and attention add: the stream's own, before and behind the MLP's norm, where there are no lanes.
+  const at::Tensor &dm = visit.lanes ? dm_ : dx_rounded_, &da = visit.lanes ? da_ : dx_rounded_;
+  if (visit.lanes) {
+    Run(LanesBackward<T>{.rows = slabs,
+                         .in = LanesOf(v, saved.xa, Lane1(v), saved.a, saved.m),
+                         .d0 = Data<float>(dx_),
+                         .d1 = Data<float>(dx_lane1_),
+                         .da = Data<T>(da_),
+                         .dm = Data<T>(dm_),
+                         .partials = Data<float>(partials_)});
+    constexpr int64_t kSums = LanesBackward<T>::kSums;
+    AddPartials(Data<float>(partials_), slabs.slabs, kSums, 2, parallel_resid_gradient_ + 2 * visit.layer);
+    AddPartials(Data<float>(partials_) + 2, slabs.slabs, kSums, 4, parallel_post_gradient_ + 4 * visit.layer);
+  }
+  at::mm_out(dh_, dm, own.mlp_proj.used);
+  Run(Relu2Backward<T>{.N = N_, .F = F_, .negative = negative_slope_, .h = Data<T>(saved.h), .a = Data<T>(act_), .da = Data<T>(dh_)});
   Norm(between, u_, N_);
-  at::mm_out(dy_, da_, own.mlp_fc.used);
-  AddWeightGradient(own.mlp_proj, dx_rounded_, act_);
-  AddWeightGradient(own.mlp_fc, da_, u_);
-  NormBackward({.rows = SlabsOf(N_), .in = between, .du = Data<T>(dy_), .dmixed = Data<float>(dx_)});
-  at::mm_out(dy_, dx_rounded_, own.attn_proj.used);
-  at::Tensor y = Rows(saved.attended.y);
-  if (layer(v).exclusive) {
+  at::mm_out(dy_, dh_, own.mlp_fc.used);
+  AddWeightGradient(own.mlp_proj, dm, act_);
+  AddWeightGradient(own.mlp_fc, dh_, u_);
+  if (visit.lanes)
+    Run(MixNormBackward<T>{
+        .rows = slabs, .in = between, .du = Data<T>(dy_), .dresidual = Data<float>(dx_lane1_), .dx = Data<float>(dx_lane1_)});
+  else
+    NormBackward({.rows = slabs, .in = between, .du = Data<T>(dy_), .dresidual = Data<float>(dx_)});
+  at::mm_out(dy_, da, own.attn_proj.used);
+  const at::Tensor y = Rows(saved.attended.y);
+  if (gated) {
+    if (exclusive) Run(XsaForward<T>{.N = N_, .heads = HeadsOf(), .qkv = Data<T>(saved.qkv), .y = Data<T>(y), .out = Data<T>(u_)});
+    Run(GateHeadsBackward<T>{.N = N_,
+                             .H = H_,
+                             .d = d_,
+                             .scale = GateOf(v).scale,
+                             .gates = Data<float>(saved.gates),
+                             .y = Data<T>(exclusive ? u_ : y),
+                             .out = Data<T>(u_),
+                             .dout = Data<T>(dy_),
+                             .dlogits = Data<float>(dgates_)});
+    AddWeightGradient(own.attn_proj, da, u_);
+  }
+  if (exclusive)
     Run(XsaBackward<T>{.N = N_,
                        .heads = HeadsOf(),
                        .qkv = Data<T>(saved.qkv),
@@ -508,9 +647,7 @@ void BackendOf<T>::OutputBackward(size_t v) {
                        .out = Data<T>(u_),
                        .dout = Data<T>(dy_),
                        .dv = Data<float>(dv_exclusive_)});
-    y = u_;
-  }
-  AddWeightGradient(own.attn_proj, dx_rounded_, y);
+  if (!gated) AddWeightGradient(own.attn_proj, da, exclusive ? u_ : y);
 }
 
 template <class T>
@@ -519,7 +656,7 @@ void BackendOf<T>::AttentionBackward(size_t v) {
   Saved& saved = saved_[v];
   const Slabs slabs = SlabsOf(N_);
   const AttentionGradients gradients =
-      AttendBackward(saved.attended, Queries(saved), Keys(saved), Values(saved), AsHeads(dy_));
+      AttendBackward(SpanOf(), saved.attended, Queries(saved), Keys(saved), Values(saved), AsHeads(dy_));
   saved.attended = {};
   Run(QkBackward<T>{.rows = slabs,
                     .heads = HeadsOf(),
@@ -542,18 +679,29 @@ void BackendOf<T>::AttentionInputBackward(size_t v) {
   Norm(InputOf(v), u_, N_);
   at::mm_out(dy_, dqkv_, own.qkv.used);
   AddWeightGradient(own.qkv, dqkv_, u_);
+  if (own.attn_gate != nullptr) {
+    Run(AttentionGatesBackward<T>{
+        .rows = slabs, .gate = GateOf(v), .dlogits = Data<float>(dgates_), .du = Data<T>(dy_), .partials = Data<float>(partials_)});
+    const int64_t weights = H_ * settings_.gate_window;
+    AddPartials(Data<float>(partials_), slabs.slabs, weights, weights, own.attn_gate_gradient);
+  }
   const bool skips = visit.skip_from >= 0;
   NormBackward({.rows = slabs,
                 .in = InputOf(v),
+                .carries_input = visit.lanes,
                 .du = Data<T>(dy_),
-                .dmixed = Data<float>(dx_),
+                .dresidual = Data<float>(dx_),
                 .dextra = visit.input_is_skip ? Data<float>(dskip_[v - 1]) : nullptr,
+                .dextra_lane = visit.enters_lanes ? Data<float>(dx_lane1_) : nullptr,
                 .dx0 = Data<float>(dx0_),
                 .dskip = skips ? Data<float>(dskip_[visit.skip_from]) : nullptr,
                 .partials = Data<float>(partials_)});
-  AddPartials(Data<float>(partials_), slabs.slabs, 3 * D_, 2 * D_, own.resid_mix_gradient);
-  if (skips)
-    AddPartials(Data<float>(partials_) + 2 * D_, slabs.slabs, 3 * D_, D_, skip_weights_gradient_ + visit.skip_row * D_);
+  const auto add = [&](int64_t first, int64_t columns, float* sums) {
+    AddPartials(Data<float>(partials_) + first * D_, slabs.slabs, MixNormBackward<T>::kSums * D_, columns * D_, sums);
+  };
+  add(0, 2, own.resid_mix_gradient);
+  if (skips) add(2, 1, skip_weights_gradient_ + visit.skip_row * D_);
+  if (skips && skip_gates_ != nullptr) add(3, 1, skip_gates_gradient_ + visit.skip_row * D_);
 }
 
 template <class T>
@@ -574,7 +722,32 @@ void BackendOf<T>::Scatter(const TableInputs& table, const at::Tensor& x, const 
 }
 
 template <class T>
+void BackendOf<T>::SmearGateBackward() {
+  const Slabs slabs = SlabsOf(N_);
+  const int64_t window = settings_.gate_window;
+  Run(cuda::SmearGateBackward<T>{.rows = slabs,
+                                 .in = SmearOf(),
+                                 .x0 = Data<float>(x_[0]),
+                                 .gates = Data<float>(smear_gates_),
+                                 .inverse_norms = Data<float>(embed_norms_),
+                                 .dx0 = Data<float>(dx0_),
+                                 .dx = Data<float>(dx_),
+                                 .dlogits = Data<float>(dsmear_),
+                                 .partials = Data<float>(partials_)});
+  AddPartials(Data<float>(partials_), slabs.slabs, window + 1, window, smear_window_gradient_);
+  AddPartials(Data<float>(partials_) + window, slabs.slabs, window + 1, 1, smear_lambda_gradient_);
+  Run(SmearGateInputs<T>{.in = SmearOf(),
+                         .gates = Data<float>(smear_gates_),
+                         .dlogits = Data<float>(dsmear_),
+                         .ds = Data<float>(dx0_),
+                         .de = Data<T>(dy_),
+                         .table = Data<float>(tok_emb_gradient_)});
+  Scatter(in_->tokens, dy_, nullptr, tok_emb_gradient_);
+}
+
+template <class T>
 void BackendOf<T>::EmbedBackward() {
+  if (smear_window_ != nullptr) return SmearGateBackward();
   const bool projected = bigram_proj_.used.defined(), scaled = bigram_dim_ > 0 && !projected;
   const Slabs slabs = SlabsOf(N_);
   const at::Tensor& ds = dy_;
@@ -619,10 +792,10 @@ at::Tensor BackendOf<T>::TokenLosses(const Inputs& in, int64_t first) {
   in_ = &in;
   first_ = first;
   ForwardPass(visits(), *this);
-  const int64_t scored = T_ - first, N = B_ * scored;
+  const int64_t B = shape_.B, scored = shape_.T - first, N = B * scored;
   Norm({.D = D_, .x = Data<float>(x_.back())}, u_, N);
   const at::Tensor targets = Tail(Integers(in.targets, {N_, 1}));
-  at::Tensor losses = Empty({B_, scored}, at::kFloat);
+  at::Tensor losses = Empty({B, scored}, at::kFloat);
   for (int64_t begin = 0; begin < N; begin += kHeadRows) {
     const int64_t rows = std::min(kHeadRows, N - begin);
     const at::Tensor logits = logits_.narrow(0, 0, rows);
@@ -642,14 +815,6 @@ at::Tensor BackendOf<T>::TokenLosses(const Inputs& in, int64_t first) {
 
 std::unique_ptr<Backend> MakeBackend(const Settings& settings, const NamedTensors& parameters, const NamedTensors& gradients,
                                    Device& device) {
-  for (const auto& [name, value, off] : std::initializer_list<std::tuple<const char*, std::string, const char*>>{
-           {"skip_gates_enabled", settings.Get("skip_gates_enabled"), "0"},
-           {"parallel_start_layer", settings.Get("parallel_start_layer"), "0"},
-           {"sparse_attn_gate_enabled", settings.Get("sparse_attn_gate_enabled"), "0"},
-           {"smear_gate_enabled", settings.Get("smear_gate_enabled"), "0"},
-           {"packed_documents", settings.Get("packed_documents"), "0"}}) {
-    if (value != off) throw UsageError(std::string(name) + " = " + value + " is not computed on a GPU yet; --device cpu does it");
-  }
   if (settings.precision == "float32") return std::make_unique<BackendOf<float>>(settings, parameters, gradients, device);
   return std::make_unique<BackendOf<BFloat16>>(settings, parameters, gradients, device);
 }

@@ -8,6 +8,7 @@
 
 #include <ATen/core/Tensor.h>
 
+#include <algorithm>
 #include <memory>
 
 #include "common/cuda/device.h"
@@ -15,6 +16,11 @@
 #include "common/model/transformer.h"
 
 namespace fairway::cuda {
+
+constexpr int64_t kHeadRows = 8192;  // rows of logits that exist at a time
+
+// Numbers that one slab of rows leaves to be added up, at most.
+inline int64_t PartialSums(const Plan& plan, int64_t window) { return std::max({4 * plan.D, plan.H * window, window + 1, int64_t{6}}); }
 
 class Backend {
  public:
@@ -28,9 +34,9 @@ class Backend {
   // Whether passes visit the looped segment num_loops + 1 times. Reserve is to be called after a change.
   virtual void SetLooped(bool looped) = 0;
 
-  // Memory for passes over N = B T rows; that of other shapes is given back. Before a pass of this shape, and not between those
-  // that a graph has captured.
-  virtual void Reserve(int64_t B, int64_t T, bool training) = 0;
+  // Memory for passes over micro-batches of this shape; that of other shapes is given back. Before a pass of this shape, and not
+  // between those that a graph has captured.
+  virtual void Reserve(const BatchShape& shape, bool training) = 0;
 
   // Adds to the gradients those of `share` times the sum of the losses, and to `loss`, float64 [1] on the device, that sum.
   virtual void AccumulateGradients(const Inputs& in, float share, at::Tensor loss) = 0;
@@ -38,7 +44,7 @@ class Backend {
   virtual void FinishGradients() = 0;
 
   // Losses in nats at positions first … T - 1: float32 [B, T - first] on the device. After attention, the last block is
-  // computed for these positions alone.
+  // computed for these positions alone. Of a row of segments, all: first is 0.
   virtual at::Tensor TokenLosses(const Inputs& in, int64_t first) = 0;
 };
 

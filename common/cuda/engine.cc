@@ -35,19 +35,16 @@ class DeviceEngine : public Engine {
   void FinishGradients() override { backend_->FinishGradients(); }
   void SetLooped(bool looped) override {
     backend_->SetLooped(looped);
-    shape_ = {0, 0, false};
+    shape_ = {};
   }
 
   using Engine::AccumulateGradients;
   using Engine::TokenLosses;
   void AccumulateGradients(std::span<const Segment> segments, double share) override {
-    const int64_t all = static_cast<int64_t>(segments.size()), at_a_time = AtATime(all), T = LengthOf(segments);
-    const float share_of_one = static_cast<float>(share / static_cast<double>(all * T));
-    for (int64_t first = 0; first < all; first += at_a_time) {
-      const Inputs inputs = Begin(segments.subspan(first, std::min(at_a_time, all - first)), T, /*training=*/true);
-      MicroStep(inputs, share_of_one);
-    }
-    losses_.push_back(loss_ / static_cast<double>(all * T));
+    const auto positions = static_cast<double>(PositionsIn(segments));
+    const float share_of_one = static_cast<float>(share / positions);
+    EachChunk(segments, [&](std::span<const Segment> chunk) { MicroStep(Begin(chunk, /*training=*/true), share_of_one); });
+    losses_.push_back(loss_ / positions);
     loss_.zero_();
   }
 
@@ -60,12 +57,20 @@ class DeviceEngine : public Engine {
   }
 
   void TokenLosses(std::span<const Segment> segments, int64_t first, float* losses) override {
-    const int64_t all = static_cast<int64_t>(segments.size()), at_a_time = AtATime(all), T = LengthOf(segments);
-    for (int64_t done = 0; done < all; done += at_a_time) {
-      const auto chunk = segments.subspan(done, std::min(at_a_time, all - done));
-      const at::Tensor scored = backend_->TokenLosses(Begin(chunk, T, /*training=*/false), first).cpu();
-      losses = std::copy_n(scored.const_data_ptr<float>(), scored.numel(), losses);
-    }
+    EachChunk(segments, [&](std::span<const Segment> chunk) {
+      const Inputs inputs = Begin(chunk, /*training=*/false);
+      const bool sequences = inputs.shape.segments == 0;
+      const at::Tensor scored = backend_->TokenLosses(inputs, sequences ? first : 0).cpu();
+      const float* own = scored.const_data_ptr<float>();
+      if (sequences) {
+        losses = std::copy_n(own, scored.numel(), losses);
+        return;
+      }
+      for (const Segment& segment : chunk) {
+        losses = std::copy(own + first, own + segment.length, losses);
+        own += segment.length;
+      }
+    });
   }
 
   void ContinueLosses(const uint16_t*, int64_t, int64_t, float*) override {
@@ -73,11 +78,6 @@ class DeviceEngine : public Engine {
   }
 
  private:
-  struct Shape {
-    int64_t B, T;
-    bool training;
-    bool operator==(const Shape&) const = default;
-  };
   // Where the host puts a micro-batch together: page-locked memory, so that its copy to the device waits for nothing.
   class Stage {
    public:
@@ -102,32 +102,40 @@ class DeviceEngine : public Engine {
     std::optional<c10::Event> copied_;  // none where host and device are one
   };
 
-  int64_t AtATime(int64_t all) const { return settings_.micro_batch_seqs > 0 ? std::min(settings_.micro_batch_seqs, all) : all; }
-
-  // All segments are sequences of one length.
-  static int64_t LengthOf(std::span<const Segment> segments) {
-    for (const Segment& segment : segments)
-      if (segment.length != segments.front().length || segment.position != 0)
-        throw std::logic_error("segments of several lengths are not computed on a device");
-    return segments.front().length;
+  // Calls work(chunk) for as many segments at a time as micro_batch_seqs says, or for as many short ones as have the rows of these.
+  template <class Work>
+  void EachChunk(std::span<const Segment> segments, Work work) {
+    int64_t most = PositionsIn(segments);
+    if (settings_.micro_batch_seqs > 0) {
+      int64_t longest = 0;
+      for (const Segment& segment : segments) longest = std::max(longest, segment.length);
+      most = settings_.micro_batch_seqs * longest;
+    }
+    for (size_t first = 0, count = 0; first < segments.size(); first += count) {
+      count = 0;
+      for (int64_t rows = 0; first + count < segments.size() && rows + segments[first + count].length <= most; ++count)
+        rows += segments[first + count].length;
+      work(segments.subspan(first, count));
+    }
   }
 
   // Reserves memory for passes of this shape and starts to copy the tokens to the device.
-  Inputs Begin(std::span<const Segment> segments, int64_t T, bool training) {
-    const Shape shape{static_cast<int64_t>(segments.size()), T, training};
-    const int64_t size = Inputs::Size(settings_, shape.B, T);
-    if (shape != shape_) {
+  Inputs Begin(std::span<const Segment> segments, bool training) {
+    const BatchShape shape = BatchShapeOf(settings_, segments);
+    const int64_t size = Inputs::Size(settings_, shape);
+    if (shape != shape_ || training != training_) {
       graph_.reset();  // it works on memory that goes now
       warm_ = false;
-      backend_->Reserve(shape.B, T, training);
+      backend_->Reserve(shape, training);
       inputs_ = at::empty({size}, at::TensorOptions().dtype(at::kInt).device(device_.torch_device()));
       for (Stage& stage : stages_) stage.Reserve(size, device_.torch_device());
       shape_ = shape;
+      training_ = training;
     }
     Stage& stage = stages_[turn_++ % stages_.size()];
-    Inputs(settings_, shape.B, T, stage.Wait()).Fill(settings_, segments);
+    Inputs(settings_, shape, stage.Wait()).Fill(settings_, segments);
     stage.CopyTo(inputs_);
-    return Inputs(settings_, shape.B, T, inputs_.mutable_data_ptr<int32_t>());
+    return Inputs(settings_, shape, inputs_.mutable_data_ptr<int32_t>());
   }
 
   // The first micro-step of a shape runs as it is, and lets the libraries take what memory they want; the second is captured.
@@ -150,7 +158,8 @@ class DeviceEngine : public Engine {
   const std::unique_ptr<Backend> backend_;
   const at::Tensor loss_;            // float64 [1], where a replayed micro-step adds its losses
   std::vector<at::Tensor> losses_;  // float64 [1] each: what Losses brings to the host
-  Shape shape_{0, 0, false};
+  BatchShape shape_;
+  bool training_ = false;
   at::Tensor inputs_;
   std::array<Stage, 2> stages_;
   size_t turn_ = 0;

@@ -3,11 +3,11 @@
 #include <algorithm>
 #include <numeric>
 
-
 namespace fairway::cuda {
 namespace {
 
 constexpr int64_t kPositionsPerPiece = 64;
+constexpr int64_t kSegmentsAtATime = 64;  // a row's number of segments is rounded up to these
 constexpr int64_t kIntegersPerPiece = sizeof(Piece) / sizeof(int32_t);
 
 // Sorts by counting: stable, and linear in positions and rows.
@@ -37,7 +37,22 @@ void SortByRow(TableInputs& table, int64_t N, int64_t rows) {
 
 }  // namespace
 
-Inputs::Inputs(const Settings& settings, int64_t B, int64_t T, int32_t* memory) : B(B), T(T), N(B * T), size(0) {
+BatchShape BatchShapeOf(const Settings& settings, std::span<const Segment> segments) {
+  const Segment& first = segments.front();
+  const auto alike = [&](const Segment& other) { return other.length == first.length && other.position == 0 && !other.continues; };
+  const auto count = static_cast<int64_t>(segments.size());
+  if (std::all_of(segments.begin(), segments.end(), alike)) return {.B = count, .T = first.length};
+  BatchShape shape{.B = 1, .T = PositionsIn(segments), .segments = (count + kSegmentsAtATime - 1) / kSegmentsAtATime * kSegmentsAtATime,
+                   .longest = settings.train_seq_len};
+  for (const Segment& segment : segments) {
+    shape.longest = std::max(shape.longest, segment.length);
+    shape.positions = std::max(shape.positions, segment.position + segment.length);
+  }
+  shape.longest = std::min(shape.longest, shape.T);
+  return shape;
+}
+
+Inputs::Inputs(const Settings& settings, const BatchShape& shape, int32_t* memory) : shape(shape), N(shape.N()), size(0) {
   const auto take = [&](int64_t integers) {
     int32_t* piece = memory == nullptr ? nullptr : memory + size;
     size += (integers + 3) / 4 * 4;  // pieces are read 16 bytes at a time
@@ -56,6 +71,9 @@ Inputs::Inputs(const Settings& settings, int64_t B, int64_t T, int32_t* memory) 
   };
   targets = take(N);
   joined = take(N);
+  positions = take(N);
+  starts = take(shape.segments > 0 ? shape.segments + 1 : 0);
+  before = take(1);
   tokens = take_table(settings.vocab_size);
   bigrams = take_table(settings.bigram_vocab_size);
 }
@@ -66,8 +84,14 @@ void Inputs::Fill(const Settings& settings, std::span<const Segment> segments) {
     tokens.row[n] = position.id;
     targets[n] = position.target;
     joined[n] = position.joined;
+    positions[n] = position.position;
     if (rows > 0) bigrams.row[n] = position.bigram_row;
   });
+  *before = segments.front().continues ? segments.front().tokens[-1] : 0;
+  if (shape.segments > 0) {
+    std::fill_n(starts, shape.segments + 1, static_cast<int32_t>(N));
+    for (size_t i = 0, row = 0; i < segments.size(); row += static_cast<size_t>(segments[i++].length)) starts[i] = static_cast<int32_t>(row);
+  }
   SortByRow(tokens, N, settings.vocab_size);
   if (rows > 0) SortByRow(bigrams, N, rows);
 }

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <vector>
 
+#include "common/cuda/backend.h"
 #include "common/cuda/inputs.h"
 #include "common/cuda/operations.h"
 #include "common/plan/plan.h"
@@ -10,14 +11,19 @@
 namespace fairway {
 
 double DeviceEngineBytes(const Settings& s, int64_t B, int64_t T, bool training, at::Device device) {
-  constexpr int64_t kHeadRows = 8192, kFloat = 4;  // backend.cc
+  constexpr int64_t kFloat = 4;
   const Plan plan(s);
   const bool bfloat16 = s.precision == "bfloat16";
   const int64_t element = bfloat16 ? 2 : kFloat, N = B * T, D = plan.D, H = plan.H, kv = plan.Hkv * plan.d, qkv = D + 2 * kv, F = plan.F, V = plan.V,
-                bigram = plan.bigram_dim, rows = std::min(N, kHeadRows);
+                bigram = plan.bigram_dim, rows = std::min(N, cuda::kHeadRows);
   const std::vector<Visit>& visits = plan.visits(plan.loops());
   const auto passes = static_cast<int64_t>(visits.size());
   const int64_t skips = std::count_if(visits.begin(), visits.end(), [](const Visit& visit) { return visit.input_is_skip; });
+  const int64_t lane_visits = std::count_if(visits.begin(), visits.end(), [](const Visit& visit) { return visit.lanes; });
+  const bool gated = plan.layers[0].attn_gate != kNone, lanes = lane_visits > 0, smears = plan.smear_window != kNone;
+  // A row of documents, as many as there may be; the rotary embedding goes through it.
+  const cuda::BatchShape shape = s.packed_documents ? cuda::BatchShape{.B = 1, .T = N, .segments = N, .longest = T, .positions = N}
+                                                    : cuda::BatchShape{.B = B, .T = T};
   double bytes = 0;
   const auto take = [&](int64_t count, int64_t size) { bytes += static_cast<double>(count) * static_cast<double>(size); };
   const auto linear = [&](const Linear& product) { take(product.rows * product.columns, element); };
@@ -30,23 +36,35 @@ double DeviceEngineBytes(const Settings& s, int64_t B, int64_t T, bool training,
   const int64_t kept = training ? passes : 1;
   take(kept * N * (qkv + D + kv + F), element);
   take(kept * N * D, kFloat);
+  if (gated) take(kept * N * H, kFloat);
+  if (lanes) {
+    take((lane_visits - 1) * N * D, kFloat);
+    take((training ? lane_visits : 1) * 2 * N * D, element);
+  }
   take(passes * N * D, element);  // attention's output, which scoring keeps of each visit too
   take(passes * N * H, kFloat);
   take(2 * N * D, element);  // keys and values, repeated for the queries' heads where the library's kernel wants that
   // Of the pass at hand.
-  take(N * D + 2 * N + rows * V, kFloat);
+  take((smears ? N : N * D) + 2 * N + rows * V, kFloat);
   take(N * (bigram + D + F), element);
-  take(T * plan.d, kFloat);
-  take(cuda::Inputs::Size(s, B, T), 2 * kFloat);
+  take(shape.rotary_positions() * plan.rotated, kFloat);
+  take(cuda::Inputs::Size(s, shape), 2 * kFloat);
   if (training) {
     take(rows * V + N * (F + D + qkv + bigram), element);
-    take(N * (2 * D + kv) + skips * N * D + cuda::SlabsOf(N).slabs * std::max(3 * D, H), kFloat);
+    take(N * (2 * D + kv) + skips * N * D + cuda::SlabsOf(N).slabs * cuda::PartialSums(plan, s.gate_window), kFloat);
+    if (gated) take(N * H, kFloat);
+    if (smears) take(N, kFloat);
+    if (lanes) {
+      take(N * D, kFloat);
+      take(2 * N * D, element);
+    }
     if (bfloat16) take(N * D, element);
-    const cuda::Inputs sizes(s, B, T, nullptr);
+    const cuda::Inputs sizes(s, shape, nullptr);
     take(std::max(sizes.tokens.partials() * D, sizes.bigrams.partials() * bigram), kFloat);
     take(2 * N * qkv, element);  // the gradients that attention gives, and once more side by side
   } else {
     take(N * 2 * D, kFloat);  // the scored rows of a last block
+    if (lanes) take(N * 2 * D, kFloat);
   }
   if (device.is_cpu() && bfloat16) take(N * (D + F) + V * D, kFloat);
   // Scalars, partial sums of the library's reductions; a caching allocator's rounding up to 512 bytes of some hundred tensors.

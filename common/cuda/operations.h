@@ -134,6 +134,133 @@ struct EmbedBackward {
   }
 };
 
+// --- ops/smear_gate.h
+
+template <class T>
+struct SmearGate {
+  int64_t N, D, window;
+  const T* tok_emb;
+  const int32_t* ids;     // [N]
+  const int32_t* before;  // the token before the first row, where that row is joined to it
+  const int32_t* joined;  // [N]
+  const float* w;         // [window]
+  const float* lambda;
+
+  FAIRWAY_BODY const T* Own(int64_t row) const { return tok_emb + ids[row] * D; }
+  // Null where the row is joined to none.
+  FAIRWAY_BODY const T* Before(int64_t row) const {
+    return joined[row] ? tok_emb + (row > 0 ? ids[row - 1] : *before) * D : nullptr;
+  }
+};
+
+template <class T>
+struct SmearGateForward {
+  static constexpr int kLanes = kRowLanes;
+  SmearGate<T> in;
+  float* x0;             // [N, D]
+  float* gates;          // [N]; 0 where a row is joined to none
+  float* inverse_norms;  // [N]
+
+  double bytes() const { return static_cast<double>(in.N * in.D * (2 * int64_t{sizeof(T)} + 4)); }
+  int64_t units() const { return in.N; }
+  template <class Lanes>
+  FAIRWAY_BODY void operator()(const Lanes& lanes, int64_t row) const {
+    const T *own = in.Own(row), *before = in.Before(row);
+    float logit = 0;
+    for (int64_t j = lanes.first(); j < in.window; j += lanes.count()) logit += in.w[j] * ToFloat(own[j]);
+    logit = lanes.Sum(logit);
+    const float gate = before != nullptr ? formula::Sigmoid(logit) : 0.0f, c = *in.lambda * gate;
+    float squares = 0;
+    for (int64_t j = lanes.first(); j < in.D; j += lanes.count()) {
+      const float s = Sum(own, before, c, j);
+      squares += s * s;
+    }
+    const float r = InverseRms(lanes.Sum(squares), in.D);
+    if (lanes.first() == 0) {
+      gates[row] = gate;
+      inverse_norms[row] = r;
+    }
+    for (int64_t j = lanes.first(); j < in.D; j += lanes.count()) x0[row * in.D + j] = Sum(own, before, c, j) * r;
+  }
+
+ private:
+  FAIRWAY_BODY static float Sum(const T* own, const T* before, float c, int64_t j) {
+    return ToFloat(own[j]) + (before != nullptr ? c * ToFloat(before[j]) : 0.0f);
+  }
+};
+
+// The gradient of x0 is dx0 + dx, as in EmbedBackward.
+template <class T>
+struct SmearGateBackward {
+  static constexpr int kLanes = kRowLanes;
+  Slabs rows;
+  SmearGate<T> in;
+  const float* x0;
+  const float* gates;
+  const float* inverse_norms;
+  float* dx0;        // becomes the gradient of the sum before the norm in place
+  const float* dx;
+  float* dlogits;    // [N], of w . e[:window]
+  float* partials;   // [slabs, window + 1]: of w, and of lambda
+
+  double bytes() const { return static_cast<double>(in.N * in.D * (16 + int64_t{sizeof(T)})); }
+  int64_t units() const { return rows.slabs; }
+  template <class Lanes>
+  FAIRWAY_BODY void operator()(const Lanes& lanes, int64_t slab) const {
+    const int64_t D = in.D;
+    float* dw = partials + slab * (in.window + 1);
+    for (int64_t j = lanes.first(); j < in.window; j += lanes.count()) dw[j] = 0;
+    float dlambda = 0;
+    for (int64_t row = rows.first(slab); row < rows.first(slab + 1); ++row) {
+      const T *own = in.Own(row), *before = in.Before(row);
+      float product = 0;
+      for (int64_t at = row * D + lanes.first(); at < (row + 1) * D; at += lanes.count()) product += (dx0[at] + dx[at]) * x0[at];
+      const float mean = lanes.Sum(product) / static_cast<float>(D), r = inverse_norms[row];
+      float dc = 0;
+      for (int64_t j = lanes.first(); j < D; j += lanes.count()) {
+        const int64_t at = row * D + j;
+        const float d = formula::RmsGradient(dx0[at] + dx[at], x0[at], r, mean);
+        dx0[at] = d;
+        if (before != nullptr) dc += d * ToFloat(before[j]);
+      }
+      dc = lanes.Sum(dc);
+      const float gate = gates[row], dlogit = dc * *in.lambda * gate * (1.0f - gate);  // 0 where there is no row before
+      dlambda += dc * gate;
+      if (lanes.first() == 0) dlogits[row] = dlogit;
+      for (int64_t j = lanes.first(); j < in.window; j += lanes.count()) dw[j] += dlogit * ToFloat(own[j]);
+    }
+    if (lanes.first() == 0) dw[in.window] = dlambda;
+  }
+};
+
+// From the gradient of the sums to those of the embeddings, by position; and to that of the token before the first row, which no
+// position looks up.
+template <class T>
+struct SmearGateInputs {
+  static constexpr int kLanes = kRowLanes;
+  SmearGate<T> in;
+  const float* gates;
+  const float* dlogits;
+  const float* ds;  // [N, D]
+  T* de;            // [N, D]
+  float* table;     // gradient of tok_emb, to which that of the token before is added
+
+  double bytes() const { return static_cast<double>(in.N * in.D * (4 + int64_t{sizeof(T)})); }
+  int64_t units() const { return in.N; }
+  template <class Lanes>
+  FAIRWAY_BODY void operator()(const Lanes& lanes, int64_t row) const {
+    const int64_t D = in.D;
+    const bool seen = row + 1 < in.N && in.joined[row + 1];
+    for (int64_t j = lanes.first(); j < D; j += lanes.count()) {
+      float d = ds[row * D + j];
+      if (seen) d += *in.lambda * gates[row + 1] * ds[(row + 1) * D + j];
+      if (j < in.window) d += dlogits[row] * in.w[j];
+      de[row * D + j] = To<T>(d);
+      if (row == 0 && in.joined[0]) table[*in.before * D + j] += *in.lambda * gates[0] * ds[j];
+    }
+  }
+};
+
 // Positions order[first … last - 1] look up one row of a table. Rows with many positions are cut into several pieces, which
 // leave their sums in `partials`; `partial` < 0: the only piece of its row.
 struct Piece {
@@ -199,10 +326,13 @@ struct MixNormInput {
   const float* mix = nullptr;          // [2, D]
   const float* skip = nullptr;         // [N, D]; null: no skip
   const float* skip_weight = nullptr;  // [D]
+  const float* skip_gate = nullptr;    // [D], before the sigmoid; null: no gates
 
   FAIRWAY_BODY float Xin(int64_t row, int64_t j) const {
     const float own = x[row * D + j];
-    return skip != nullptr ? own + skip_weight[j] * skip[row * D + j] : own;
+    if (skip == nullptr) return own;
+    const float other = skip_weight[j] * skip[row * D + j];
+    return skip_gate != nullptr ? formula::Lerp(other, own, formula::Sigmoid(skip_gate[j])) : own + other;
   }
   FAIRWAY_BODY float Xm(int64_t row, int64_t j) const {
     const float xin = Xin(row, j);
@@ -215,10 +345,11 @@ struct MixNormForward {
   static constexpr int kLanes = kRowLanes;
   int64_t N;
   MixNormInput in;
-  float* mixed = nullptr;  // [N, D]
-  T* u;                    // [N, D]
+  bool carries_input = false;  // the residual path carries xin, not xm (two lanes)
+  float* residual = nullptr;   // [N, D]: what it carries
+  T* u;                        // [N, D]
 
-  double bytes() const { return static_cast<double>(N * in.D * (4 * (1 + (in.x0 != nullptr) + (in.skip != nullptr) + (mixed != nullptr)) + int64_t{sizeof(T)})); }
+  double bytes() const { return static_cast<double>(N * in.D * (4 * (1 + (in.x0 != nullptr) + (in.skip != nullptr) + (residual != nullptr)) + int64_t{sizeof(T)})); }
   int64_t units() const { return N; }
   template <class Lanes>
   FAIRWAY_BODY void operator()(const Lanes& lanes, int64_t row) const {
@@ -230,7 +361,7 @@ struct MixNormForward {
     const float r = InverseRms(lanes.Sum(squares), in.D);
     for (int64_t j = lanes.first(); j < in.D; j += lanes.count()) {
       const float xm = in.Xm(row, j);
-      if (mixed != nullptr) mixed[row * in.D + j] = xm;
+      if (residual != nullptr) residual[row * in.D + j] = carries_input ? in.Xin(row, j) : xm;
       u[row * in.D + j] = To<T>(xm * r);
     }
   }
@@ -239,26 +370,29 @@ struct MixNormForward {
 template <class T>
 struct MixNormBackward {
   static constexpr int kLanes = kRowLanes;
+  static constexpr int kSums = 4;
   Slabs rows;
   MixNormInput in;
-  const T* du;                    // [N, D]
-  const float* dmixed = nullptr;  // [N, D]: gradient of xm from the residual path
-  const float* dextra = nullptr;  // [N, D]: added to the gradient of x, which other blocks have used too
-  float* dx;                      // [N, D]; may be dmixed
-  T* dx_rounded = nullptr;        // [N, D]: the same for products
-  float* dx0 = nullptr;           // [N, D]: added to
-  float* dskip = nullptr;         // [N, D]: set
-  float* partials = nullptr;      // [slabs, 3, D]: of mix0, mix1 and skip_weight; with a mix
+  bool carries_input = false;
+  const T* du;                         // [N, D]
+  const float* dresidual = nullptr;    // [N, D]: gradient of what the residual path carries
+  const float* dextra = nullptr;       // [N, D]: added to the gradient of x, which other blocks have used too
+  const float* dextra_lane = nullptr;  // [N, D]: likewise, of the lane that begins here
+  float* dx;                           // [N, D]; may be dresidual
+  T* dx_rounded = nullptr;             // [N, D]: the same for products
+  float* dx0 = nullptr;                // [N, D]: added to
+  float* dskip = nullptr;              // [N, D]: set
+  float* partials = nullptr;           // [slabs, 4, D]: of mix0, mix1, skip_weight and skip_gate; with a mix
 
-  double bytes() const { return static_cast<double>(rows.N * in.D * (int64_t{sizeof(T)} * (1 + (dx_rounded != nullptr)) + 4 * (2 + (dmixed != nullptr) + (dextra != nullptr) + 3 * (in.x0 != nullptr) + 2 * (in.skip != nullptr)))); }
+  double bytes() const { return static_cast<double>(rows.N * in.D * (int64_t{sizeof(T)} * (1 + (dx_rounded != nullptr)) + 4 * (2 + (dresidual != nullptr) + (dextra != nullptr) + (dextra_lane != nullptr) + 3 * (in.x0 != nullptr) + 2 * (in.skip != nullptr)))); }
   int64_t units() const { return rows.slabs; }
   template <class Lanes>
   FAIRWAY_BODY void operator()(const Lanes& lanes, int64_t slab) const {
     const int64_t D = in.D;
-    float* dmix0 = partials + slab * 3 * D;
-    float *dmix1 = dmix0 + D, *dweight = dmix1 + D;
+    float* dmix0 = partials + slab * kSums * D;
+    float *dmix1 = dmix0 + D, *dweight = dmix1 + D, *dgate = dweight + D;
     if (in.x0 != nullptr)
-      for (int64_t j = lanes.first(); j < D; j += lanes.count()) dmix0[j] = dmix1[j] = dweight[j] = 0;
+      for (int64_t j = lanes.first(); j < D; j += lanes.count()) dmix0[j] = dmix1[j] = dweight[j] = dgate[j] = 0;
     for (int64_t row = rows.first(slab); row < rows.first(slab + 1); ++row) {
       float squares = 0, product = 0;
       for (int64_t j = lanes.first(); j < D; j += lanes.count()) {
@@ -270,18 +404,28 @@ struct MixNormBackward {
       for (int64_t j = lanes.first(); j < D; j += lanes.count()) {
         const int64_t at = row * D + j;
         float d = formula::RmsGradient(ToFloat(du[at]), in.Xm(row, j) * r, r, mean);
-        if (dmixed != nullptr) d += dmixed[at];
+        const float carried = dresidual != nullptr ? dresidual[at] : 0.0f;
+        if (!carries_input) d += carried;
         if (in.x0 != nullptr) {
           dx0[at] += in.mix[D + j] * d;
           dmix0[j] += d * in.Xin(row, j);
           dmix1[j] += d * in.x0[at];
           d *= in.mix[j];
         }
+        if (carries_input) d += carried;
         if (in.skip != nullptr) {
-          dskip[at] = in.skip_weight[j] * d;
-          dweight[j] += d * in.skip[at];
+          float through = d;
+          if (in.skip_gate != nullptr) {
+            const float g = formula::Sigmoid(in.skip_gate[j]);
+            dgate[j] += d * (in.x[at] - in.skip_weight[j] * in.skip[at]) * (g * (1.0f - g));
+            through = (1.0f - g) * d;
+            d *= g;
+          }
+          dskip[at] = in.skip_weight[j] * through;
+          dweight[j] += through * in.skip[at];
         }
         if (dextra != nullptr) d += dextra[at];
+        if (dextra_lane != nullptr) d += dextra_lane[at];
         dx[at] = d;
         if (dx_rounded != nullptr) dx_rounded[at] = To<T>(d);
       }
@@ -289,11 +433,97 @@ struct MixNormBackward {
   }
 };
 
+// --- ops/lanes.h
+
+template <class T>
+struct LanesInput {
+  int64_t D;
+  const float* resid;  // [lane]
+  const float* post;   // [source, lane]
+  const float* lane0;  // [N, D], as all of these
+  const float* lane1;
+  const T* a;
+  const T* m;
+  // Behind the last visit the lanes become one stream again: share0 of lane 0, and the rest of lane 1.
+  bool last;
+  float share0;
+};
+
+template <class T>
+struct LanesForward {
+  static constexpr int kLanes = kRowLanes;
+  int64_t N;
+  LanesInput<T> in;
+  float* out0;  // lane 0; behind the last visit the stream
+  float* out1;  // lane 1; behind the last visit not written
+
+  double bytes() const { return static_cast<double>(N * in.D * (2 * int64_t{sizeof(T)} + 4 * (in.last ? 3 : 4))); }
+  int64_t units() const { return N; }
+  template <class Lanes>
+  FAIRWAY_BODY void operator()(const Lanes& lanes, int64_t row) const {
+    for (int64_t at = row * in.D + lanes.first(); at < (row + 1) * in.D; at += lanes.count()) {
+      const float l0 = in.lane0[at], l1 = in.lane1[at], a = ToFloat(in.a[at]), m = ToFloat(in.m[at]);
+      const float x0 = in.resid[0] * l0 + in.post[0] * a + in.post[2] * m, x1 = in.resid[1] * l1 + in.post[1] * a + in.post[3] * m;
+      out0[at] = in.last ? in.share0 * x0 + (1.0f - in.share0) * x1 : x0;
+      if (!in.last) out1[at] = x1;
+    }
+  }
+};
+
+template <class T>
+struct LanesBackward {
+  static constexpr int kLanes = kRowLanes;
+  static constexpr int kSums = 6;
+  Slabs rows;
+  LanesInput<T> in;
+  float* d0;        // gradients of both lanes behind the visit; they become those before it. Behind the last visit,
+  float* d1;        // d0 is the stream's gradient, and d1 is only written
+  T* da;
+  T* dm;
+  float* partials;  // [slabs, 6]: of resid [lane], and of post [source, lane]
+
+  double bytes() const { return static_cast<double>(rows.N * in.D * (4 * int64_t{sizeof(T)} + 4 * (in.last ? 5 : 6))); }
+  int64_t units() const { return rows.slabs; }
+  template <class Lanes>
+  FAIRWAY_BODY void operator()(const Lanes& lanes, int64_t slab) const {
+    float r0 = 0, r1 = 0, a0 = 0, a1 = 0, m0 = 0, m1 = 0;
+    const int64_t end = rows.first(slab + 1) * in.D;
+    for (int64_t at = rows.first(slab) * in.D + lanes.first(); at < end; at += lanes.count()) {
+      const float whole = d0[at], x0 = in.last ? in.share0 * whole : whole, x1 = in.last ? (1.0f - in.share0) * whole : d1[at];
+      const float a = ToFloat(in.a[at]), m = ToFloat(in.m[at]);
+      r0 += x0 * in.lane0[at];
+      r1 += x1 * in.lane1[at];
+      a0 += x0 * a;
+      a1 += x1 * a;
+      m0 += x0 * m;
+      m1 += x1 * m;
+      da[at] = To<T>(in.post[0] * x0 + in.post[1] * x1);
+      dm[at] = To<T>(in.post[2] * x0 + in.post[3] * x1);
+      d0[at] = in.resid[0] * x0;
+      d1[at] = in.resid[1] * x1;
+    }
+    Put(lanes, slab, 0, r0);
+    Put(lanes, slab, 1, r1);
+    Put(lanes, slab, 2, a0);
+    Put(lanes, slab, 3, a1);
+    Put(lanes, slab, 4, m0);
+    Put(lanes, slab, 5, m1);
+  }
+
+ private:
+  template <class Lanes>
+  FAIRWAY_BODY void Put(const Lanes& lanes, int64_t slab, int number, float sum) const {
+    sum = lanes.Sum(sum);
+    if (lanes.first() == 0) partials[slab * kSums + number] = sum;
+  }
+};
+
 // --- ops/qk.h
 
 struct Heads {
-  int64_t T, H, Hkv, d, rotated;  // row n is position n mod T; the first `rotated` dimensions of a head turn
-  const float* cos;               // [T, rotated / 2]
+  int64_t H, Hkv, d, rotated;  // the first `rotated` dimensions of a head turn
+  const int32_t* positions;    // [N]
+  const float* cos;            // [positions, rotated / 2]
   const float* sin;
   FAIRWAY_BODY int64_t stride() const { return (H + 2 * Hkv) * d; }
 };
@@ -316,7 +546,7 @@ struct QkForward {
     const int64_t all = heads.H + heads.Hkv, row = unit / all, head = unit % all, d = heads.d, half = heads.rotated / 2;
     const T* x = qkv + row * heads.stride() + head * d;
     T* out = qk + unit * d;
-    const float *cos = heads.cos + row % heads.T * half, *sin = heads.sin + row % heads.T * half;
+    const float *cos = heads.cos + heads.positions[row] * half, *sin = heads.sin + heads.positions[row] * half;
     float squares = 0;
     for (int64_t i = lanes.first(); i < d; i += lanes.count()) squares += ToFloat(x[i]) * ToFloat(x[i]);
     const float r = InverseRms(lanes.Sum(squares), d), g = head < heads.H ? gain[head] : 1.0f;
@@ -361,7 +591,7 @@ struct QkBackward {
       }
       const T* x = qkv + row * heads.stride() + head * d;
       const T* dx = head < H ? dq + (row * H + head) * d : dk + (row * Hkv + head - H) * d;
-      const float *cos = heads.cos + row % heads.T * half, *sin = heads.sin + row % heads.T * half;
+      const float *cos = heads.cos + heads.positions[row] * half, *sin = heads.sin + heads.positions[row] * half;
       float squares = 0, product = 0;
       for (int64_t i = lanes.first(); i < half; i += lanes.count()) {
         const float x1 = ToFloat(x[i]), x2 = ToFloat(x[half + i]), d1 = ToFloat(dx[i]), d2 = ToFloat(dx[half + i]);
@@ -479,6 +709,112 @@ struct XsaBackward {
     if (value.tiny) dn_along = 0;
     for (int64_t i = lanes.first(); i < d; i += lanes.count())
       dn[i] = formula::Exclude(dn[i], dn_along, ToFloat(value.v[i]) * value.inverse) * value.inverse;
+  }
+};
+
+// --- ops/attention_gate.h
+
+template <class T>
+struct AttentionGate {
+  int64_t D, H, d, window;
+  float scale;     // what is folded into the input elsewhere included
+  const float* w;  // [H, window]
+  const T* u;      // [N, D]; for the heads alone null
+};
+
+// A unit of the next three is a head of a row.
+template <class T>
+struct AttentionGates {
+  static constexpr int kLanes = kHeadLanes;
+  int64_t N;
+  AttentionGate<T> gate;
+  float* gates;  // [N, H]
+
+  double bytes() const { return static_cast<double>(N * (gate.window * int64_t{sizeof(T)} + gate.H * 4)); }
+  int64_t units() const { return N * gate.H; }
+  template <class Lanes>
+  FAIRWAY_BODY void operator()(const Lanes& lanes, int64_t unit) const {
+    const T* u = gate.u + unit / gate.H * gate.D;
+    const float* w = gate.w + unit % gate.H * gate.window;
+    float logit = 0;
+    for (int64_t j = lanes.first(); j < gate.window; j += lanes.count()) logit += w[j] * ToFloat(u[j]);
+    logit = lanes.Sum(logit);
+    if (lanes.first() == 0) gates[unit] = formula::Sigmoid(gate.scale * logit);
+  }
+};
+
+template <class T>
+struct GateHeads {
+  static constexpr int kLanes = kHeadLanes;
+  int64_t N, H, d;
+  const float* gates;
+  const T* y;  // [N, H d]
+  T* out;      // may be y
+
+  double bytes() const { return static_cast<double>(2 * N * H * d * int64_t{sizeof(T)}); }
+  int64_t units() const { return N * H; }
+  template <class Lanes>
+  FAIRWAY_BODY void operator()(const Lanes& lanes, int64_t unit) const {
+    for (int64_t i = unit * d + lanes.first(); i < (unit + 1) * d; i += lanes.count()) out[i] = To<T>(gates[unit] * ToFloat(y[i]));
+  }
+};
+
+template <class T>
+struct GateHeadsBackward {
+  static constexpr int kLanes = kHeadLanes;
+  int64_t N, H, d;
+  float scale;
+  const float* gates;
+  const T* y;
+  T* out;          // computed again; may be y
+  T* dout;         // becomes dy in place
+  float* dlogits;  // [N, H], of w_h . u, `scale` included
+
+  double bytes() const { return static_cast<double>(4 * N * H * d * int64_t{sizeof(T)}); }
+  int64_t units() const { return N * H; }
+  template <class Lanes>
+  FAIRWAY_BODY void operator()(const Lanes& lanes, int64_t unit) const {
+    const float g = gates[unit];
+    float product = 0;
+    for (int64_t i = unit * d + lanes.first(); i < (unit + 1) * d; i += lanes.count()) {
+      const float own = ToFloat(y[i]), down = ToFloat(dout[i]);
+      product += own * down;
+      out[i] = To<T>(g * own);
+      dout[i] = To<T>(g * down);
+    }
+    product = lanes.Sum(product);
+    if (lanes.first() == 0) dlogits[unit] = product * g * (1.0f - g) * scale;
+  }
+};
+
+// Adds the gates' part to du [N, D].
+template <class T>
+struct AttentionGatesBackward {
+  static constexpr int kLanes = kRowLanes;
+  Slabs rows;
+  AttentionGate<T> gate;
+  const float* dlogits;  // [N, H]
+  T* du;
+  float* partials;       // [slabs, H, window]: of w
+
+  double bytes() const { return static_cast<double>(rows.N * (3 * gate.window * int64_t{sizeof(T)} + gate.H * 4)); }
+  int64_t units() const { return rows.slabs; }
+  template <class Lanes>
+  FAIRWAY_BODY void operator()(const Lanes& lanes, int64_t slab) const {
+    const int64_t window = gate.window, all = gate.H * window;
+    for (int64_t i = lanes.first(); i < all; i += lanes.count()) {
+      float sum = 0;
+      for (int64_t row = rows.first(slab); row < rows.first(slab + 1); ++row)
+        sum += dlogits[row * gate.H + i / window] * ToFloat(gate.u[row * gate.D + i % window]);
+      partials[slab * all + i] = sum;
+    }
+    const int64_t first = rows.first(slab), count = rows.first(slab + 1) - first;
+    for (int64_t i = lanes.first(); i < count * window; i += lanes.count()) {
+      const int64_t row = first + i / window, j = i % window;
+      float sum = ToFloat(du[row * gate.D + j]);
+      for (int64_t head = 0; head < gate.H; ++head) sum += dlogits[row * gate.H + head] * gate.w[head * window + j];
+      du[row * gate.D + j] = To<T>(sum);
+    }
   }
 };
 
@@ -704,11 +1040,14 @@ struct MuonUpdate {
 };
 
 using Operations = OperationList<
-    EmbedForward<float>, EmbedForward<BFloat16>, SmearForward, EmbedBackward<float>, EmbedBackward<BFloat16>, ScatterPieces<float>,
-    ScatterPieces<BFloat16>, JoinPieces, MixNormForward<float>, MixNormForward<BFloat16>, MixNormBackward<float>,
-    MixNormBackward<BFloat16>, QkForward<float>, QkForward<BFloat16>, QkBackward<float>, QkBackward<BFloat16>, XsaForward<float>,
-    XsaForward<BFloat16>, XsaBackward<float>, XsaBackward<BFloat16>, Relu2Forward<float>, Relu2Forward<BFloat16>,
-    Relu2Backward<float>, Relu2Backward<BFloat16>, CrossEntropy<float>, CrossEntropy<BFloat16>, PrepareRows<float>,
+    EmbedForward<float>, EmbedForward<BFloat16>, SmearForward, EmbedBackward<float>, EmbedBackward<BFloat16>, SmearGateForward<float>,
+    SmearGateForward<BFloat16>, SmearGateBackward<float>, SmearGateBackward<BFloat16>, SmearGateInputs<float>, SmearGateInputs<BFloat16>,
+    ScatterPieces<float>, ScatterPieces<BFloat16>, JoinPieces, MixNormForward<float>, MixNormForward<BFloat16>, MixNormBackward<float>,
+    MixNormBackward<BFloat16>, LanesForward<float>, LanesForward<BFloat16>, LanesBackward<float>, LanesBackward<BFloat16>, QkForward<float>,
+    QkForward<BFloat16>, QkBackward<float>, QkBackward<BFloat16>, XsaForward<float>, XsaForward<BFloat16>, XsaBackward<float>,
+    XsaBackward<BFloat16>, AttentionGates<float>, AttentionGates<BFloat16>, GateHeads<float>, GateHeads<BFloat16>, GateHeadsBackward<float>,
+    GateHeadsBackward<BFloat16>, AttentionGatesBackward<float>, AttentionGatesBackward<BFloat16>, Relu2Forward<float>,
+    Relu2Forward<BFloat16>, Relu2Backward<float>, Relu2Backward<BFloat16>, CrossEntropy<float>, CrossEntropy<BFloat16>, PrepareRows<float>,
     PrepareRows<BFloat16>, FinishRows, AddColumns, MuonMomentum, MuonUpdate>;
 
 }  // namespace fairway::cuda

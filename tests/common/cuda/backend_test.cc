@@ -7,7 +7,6 @@
 #include <ATen/ops/zeros.h>
 #include <gtest/gtest.h>
 
-#include "common/base/error.h"
 #include "tests/common/cuda/host_device.h"
 #include "tests/common/model/engines.h"
 
@@ -24,7 +23,7 @@ constexpr int64_t kManyElements = 16;
 // The same as the passes take it.
 struct DeviceBatch : Batch {
   DeviceBatch(const Settings& settings, int64_t B, int64_t T)
-      : Batch(settings, B, T), memory(Inputs::Size(settings, B, T)), inputs(settings, B, T, memory.data()) {
+      : Batch(settings, B, T), memory(Inputs::Size(settings, {.B = B, .T = T})), inputs(settings, {.B = B, .T = T}, memory.data()) {
     inputs.Fill(settings, SegmentsOf(sequences, T));
   }
   std::vector<int32_t> memory;
@@ -38,7 +37,7 @@ Computed Compute(const Settings& settings, const NamedTensors& parameters, const
   const auto backend = MakeBackend(settings, parameters, result.gradients, device);
   if (!steps.empty()) backend->FixSteps(steps);
   result.rounded = backend->Prepare(fake_quantise);
-  backend->Reserve(batch.inputs.B, batch.inputs.T, /*training=*/true);
+  backend->Reserve(batch.inputs.shape, /*training=*/true);
   const double N = static_cast<double>(batch.inputs.N);
   const at::Tensor loss = at::zeros({1}, at::kDouble);
   for (int i = 0; i < times; ++i) backend->AccumulateGradients(batch.inputs, static_cast<float>(1 / N / times), loss);
@@ -73,7 +72,7 @@ void ExpectFormula(const Settings& settings, int64_t B, int64_t T, int lanes = 1
   HostDevice device(lanes);
   const auto backend = MakeBackend(settings, parameters, {}, device);
   backend->Prepare(false);
-  backend->Reserve(B, T, /*training=*/false);
+  backend->Reserve(batch.inputs.shape, /*training=*/false);
   for (int64_t first : {int64_t{0}, T / 2, T - 1}) {
     const at::Tensor scored = backend->TokenLosses(batch.inputs, first);
     ASSERT_EQ(scored.sizes(), at::IntArrayRef({B, T - first}));
@@ -84,32 +83,16 @@ void ExpectFormula(const Settings& settings, int64_t B, int64_t T, int lanes = 1
 class PassesTest : public testing::TestWithParam<int> {};
 INSTANTIATE_TEST_SUITE_P(Lanes, PassesTest, testing::Values(1, 3));
 
-// What the device computes so far.
-bool OnDevice(const Options& options) {
-  for (const char* later : {"skip_gates_enabled", "parallel_start_layer", "sparse_attn_gate_enabled", "smear_gate_enabled"})
-    if (options.contains(later)) return false;
-  return true;
-}
-
 TEST_P(PassesTest, EveryOptionAlone) {
-  for (const Options& options : OptionsAlone(OnDevice)) ExpectFormula(Shape(options), 2, 7, GetParam());
+  for (const Options& options : OptionsAlone()) ExpectFormula(Shape(options), 2, 7, GetParam());
 }
 
 TEST(DeviceBackend, OptionsInPairs) {
-  for (const Options& options : OptionsInPairs(OnDevice)) ExpectFormula(Shape(options), 1, 4);
-}
-
-TEST(DeviceBackend, RefusesWhatItDoesNotCompute) {
-  for (const Options& options : OptionsAlone()) {
-    if (OnDevice(options)) continue;
-    const Settings settings = Shape(options);
-    HostDevice device;
-    EXPECT_THROW(MakeBackend(settings, RandomParameters(settings), {}, device), UsageError) << NameOf(options);
-  }
+  for (const Options& options : OptionsInPairs()) ExpectFormula(Shape(options), 1, 4);
 }
 
 TEST(DeviceBackend, RandomShapes) {
-  for (uint64_t seed = 1; seed <= 12; ++seed) ExpectFormula(RandomShape(seed, OnDevice), 1 + seed % 3, 2 + seed % 5);
+  for (uint64_t seed = 1; seed <= 12; ++seed) ExpectFormula(RandomShape(seed), 1 + seed % 3, 2 + seed % 5);
   ExpectFormula(Shape({{"num_layers", "1"}}), 3, 1);
   ExpectFormula(Shape({{"num_layers", "2"}}), 2, 3);  // the skip's block is the one before
 }
@@ -118,6 +101,12 @@ TEST(DeviceBackend, BFloat16) {
   ExpectFormula(Shape({{"precision", "bfloat16"}}), 2, 7);
   ExpectFormula(Shape({{"precision", "bfloat16"}, {"tie_embeddings", "0"}, {"xsa_last_n", "3"}}), 2, 7);
   ExpectFormula(Shape({{"precision", "bfloat16"}, {"bigram_dim", "16"}}), 2, 7);
+  for (Options options : std::vector<Options>{{{"skip_gates_enabled", "1"}, {"num_layers", "4"}, {"parallel_start_layer", "2"}},
+                                              {{"sparse_attn_gate_enabled", "1"}, {"gate_window", "5"}, {"xsa_last_n", "2"}},
+                                              {{"smear_gate_enabled", "1"}, {"smear", "0"}, {"bigram_vocab_size", "0"}}}) {
+    options["precision"] = "bfloat16";
+    ExpectFormula(Shape(options), 2, 7);
+  }
 }
 
 // More rows than slabs and than a chunk of logits, and table rows of several pieces: of bigrams behind a projection, and with their scale.

@@ -138,6 +138,11 @@ std::vector<const uint16_t*> Sequences(const std::vector<uint16_t>& tokens, int6
   return sequences;
 }
 
+// B sequences of T tokens, or one row of documents where the settings pack them.
+std::vector<Segment> SegmentsIn(const Settings& settings, const std::vector<uint16_t>& tokens, int64_t B, int64_t T) {
+  return settings.packed_documents ? PackedSegments(tokens.data(), B * T, T) : SegmentsOf(Sequences(tokens, B, T), T);
+}
+
 NamedTensors Copies(const NamedTensors& tensors) {
   NamedTensors copies;
   for (const auto& [name, tensor] : tensors) copies.emplace_back(name, tensor.cpu().to(at::kDouble));
@@ -155,10 +160,9 @@ struct Training {
     engine = MakeEngine(settings, parameters.tensors(), gradients.tensors(), device);
     optimizer = std::make_unique<DeviceOptimizer>(settings, layout, parameters, gradients, device);
   }
-  void Accumulate(const std::vector<const uint16_t*>& sequences, int64_t T, int64_t micro_steps, bool fake_quantise) {
+  void Accumulate(std::span<const Segment> segments, int64_t micro_steps, bool fake_quantise) {
     engine->Prepare(fake_quantise);
-    for (int64_t i = 0; i < micro_steps; ++i)
-      engine->AccumulateGradients(sequences, T, 1 / static_cast<double>(micro_steps));
+    for (int64_t i = 0; i < micro_steps; ++i) engine->AccumulateGradients(segments, 1 / static_cast<double>(micro_steps));
     engine->FinishGradients();
   }
   void Step(double momentum) {
@@ -187,23 +191,23 @@ void CheckModel(Device& gpu, const Options& options, bool small) {
   for (const auto& [name, value] : options) all[name] = value;
   const Settings settings = Shape(all);
   const double tolerance = settings.precision == "float32" ? kFloat32 : kBFloat16;
-  const int64_t B = small ? 2 : 6, T = small ? 60 : 150, kScored = T / 2;
+  const int64_t B = small ? 2 : 6, T = small ? 60 : 150, first = settings.packed_documents ? 0 : T - T / 2;
   const std::vector<uint16_t> tokens = RandomTokens(settings, B * T + 1);
-  const auto sequences = Sequences(tokens, B, T);
+  const std::vector<Segment> segments = SegmentsIn(settings, tokens, B, T);
   HostDevice host;
   Training ours(settings, gpu), theirs(settings, host), again(settings, gpu);
   Worst values, updates;
 
-  std::vector<float> our_losses(B * kScored), their_losses(B * kScored);
+  std::vector<float> our_losses(B * (T - first)), their_losses(B * (T - first));
   for (Training* training : {&ours, &theirs}) training->engine->Prepare(false);
-  ours.engine->TokenLosses(sequences, T, T - kScored, our_losses.data());
-  theirs.engine->TokenLosses(sequences, T, T - kScored, their_losses.data());
-  const auto as_tensor = [&](std::vector<float>& numbers) { return at::from_blob(numbers.data(), {B * kScored}, at::kFloat); };
+  ours.engine->TokenLosses(segments, first, our_losses.data());
+  theirs.engine->TokenLosses(segments, first, their_losses.data());
+  const auto as_tensor = [&](std::vector<float>& numbers) { return at::from_blob(numbers.data(), {B * (T - first)}, at::kFloat); };
   Compare(&values, "losses", as_tensor(our_losses), as_tensor(their_losses), tolerance);
 
   for (const bool fake_quantise : {false, true}) {
     // Once as it is, once captured, twice replayed.
-    for (Training* training : {&ours, &theirs, &again}) training->Accumulate(sequences, T, 4, fake_quantise);
+    for (Training* training : {&ours, &theirs, &again}) training->Accumulate(segments, 4, fake_quantise);
     const std::vector<float> loss = ours.engine->Losses(), their_loss = theirs.engine->Losses();
     for (size_t i = 0; i < loss.size(); ++i)
       Compare(&values, "loss of a micro-step", at::scalar_tensor(loss[i], at::kFloat), at::scalar_tensor(their_loss[i], at::kFloat), tolerance);
@@ -237,17 +241,26 @@ void CheckModel(Device& gpu, const Options& options, bool small) {
       updates.what.c_str());
 }
 
+// Everything of pull request 1855 at once.
+const Options k1855{{"num_loops", "2"},  {"loop_start", "1"},           {"loop_end", "2"},           {"skip_gates_enabled", "1"},
+                    {"parallel_start_layer", "3"}, {"sparse_attn_gate_enabled", "1"}, {"gate_window", "12"}, {"smear_gate_enabled", "1"},
+                    {"packed_documents", "1"},     {"smear", "0"},                    {"bigram_vocab_size", "0"}, {"rope_dims", "4"},
+                    {"ln_scale", "1"},             {"mlp_negative_slope", "0.5"}};
+
 // Every option of the model, in both precisions.
 std::vector<Options> EveryOption(bool few) {
   std::vector<Options> all;
   for (const char* precision : {"float32", "bfloat16"}) {
     const std::vector<Options> options = {{{"bigram_vocab_size", "2"}},  // rows that are looked up so often that they come in pieces
                                           {{"tie_embeddings", "0"}, {"num_kv_heads", "4"}},
-                                          {{"reset_at_bos", "1"}, {"bigram_dim", few ? "32" : "64"}},
+                                          k1855,
+                                          {{"reset_at_bos", "1"}, {"bigram_dim", "64"}},
                                           {{"bigram_vocab_size", "0"}, {"smear", "0"}},
                                           {{"xsa_last_n", "0"}, {"rope_dims", "4"}},
-                                          {{"ln_scale", "1"}, {"mlp_negative_slope", "0.5"}}};
-    for (size_t i = 0; i < options.size() && (!few || i < 2); ++i) {
+                                          {{"ln_scale", "1"}, {"mlp_negative_slope", "0.5"}},
+                                          {{"num_loops", "2"}, {"loop_start", "1"}, {"loop_end", "2"}, {"skip_gates_enabled", "1"}},
+                                          {{"parallel_start_layer", "3"}, {"sparse_attn_gate_enabled", "1"}, {"gate_window", "12"}}};
+    for (size_t i = 0; i < options.size() && (!few || i < 3); ++i) {
       all.push_back(options[i]);
       all.back()["precision"] = precision;
     }
@@ -291,7 +304,7 @@ void CheckResume(Device& gpu, const std::string& defect) {
   const std::vector<uint16_t> tokens = RandomTokens(settings, B * T + 1);
   const auto sequences = Sequences(tokens, B, T);
   const auto step = [&](Training& training) {
-    training.Accumulate(sequences, T, 2, false);
+    training.Accumulate(SegmentsOf(sequences, T), 2, false);
     training.Step(0.9);
   };
   Training straight(settings, gpu), before(settings, gpu), after(settings, gpu);
@@ -558,12 +571,16 @@ class PeakMemory : public c10::MemoryReportingInfoBase {
 
 // What a training engine takes against what it is said to take.
 void CheckMemory(Device& gpu, const std::string& defect) {
-  for (const char* precision : {"float32", "bfloat16"})
+  for (const auto& [what, options] : std::initializer_list<std::pair<const char*, Options>>{
+           {"float32", {}}, {"bfloat16", {}}, {"float32, pull request 1855", k1855}, {"bfloat16, pull request 1855", k1855}})
     for (const bool training : {true, false}) {
-      const Settings settings = Shape({{"model_dim", "64"}, {"vocab_size", "300"}, {"num_layers", "6"}, {"precision", precision}, {"xsa_last_n", "2"}});
+      Options all = {{"model_dim", "64"}, {"vocab_size", "300"}, {"num_layers", "6"}, {"xsa_last_n", "2"}, {"train_seq_len", "200"}};
+      all.insert(options.begin(), options.end());
+      all["precision"] = std::string(what).substr(0, std::string(what).find(','));
+      const Settings settings = Shape(all);
       constexpr int64_t B = 4, T = 200;
       const std::vector<uint16_t> tokens = RandomTokens(settings, B * T + 1);
-      const auto sequences = Sequences(tokens, B, T);
+      const std::vector<Segment> segments = SegmentsIn(settings, tokens, B, T);
       const auto peak = std::make_shared<PeakMemory>(gpu.torch_device().type());
       {
         const FlatLayout layout(settings);
@@ -577,12 +594,12 @@ void CheckMemory(Device& gpu, const std::string& defect) {
         engine->Prepare(false);
         std::vector<float> losses(B * T);
         for (int i = 0; i < 3; ++i) {
-          if (training) engine->AccumulateGradients(sequences, T, 1);
-          else engine->TokenLosses(sequences, T, 0, losses.data());
+          if (training) engine->AccumulateGradients(segments, 1);
+          else engine->TokenLosses(segments, 0, losses.data());
         }
       }
       const double estimate = DeviceEngineBytes(settings, B, T, training, gpu.torch_device()) * (defect == "estimate-short" ? 0.7 : 1);
-      Say("  %s, %s: %.1f MB estimated, %.1f MB at most\n", precision, training ? "training" : "scoring", 1e-6 * estimate, 1e-6 * static_cast<double>(peak->peak()));
+      Say("  %s, %s: %.1f MB estimated, %.1f MB at most\n", what, training ? "training" : "scoring", 1e-6 * estimate, 1e-6 * static_cast<double>(peak->peak()));
       Expect(static_cast<double>(peak->peak()) <= estimate, "no more than the estimate");
       Expect(static_cast<double>(peak->peak()) >= 0.6 * estimate, "no less than 60% of the estimate");
     }

@@ -21,6 +21,9 @@ inline constexpr Defect kDefects[] = {
     {"sum-missing", "partial sums of vectors' gradients are not added up"},
     {"rotation-reversed", "queries and keys are rotated the other way in the forward pass"},
     {"norm-biased", "an RMS norm's backward pass forgets the residual path"},
+    {"gate-open", "attention gates do not read their input"},
+    {"lanes-swapped", "what attention and MLP add to the lanes is mistaken for each other"},
+    {"smear-constant", "the smear gate does not read its token"},
     {"cap-wrong", "the losses have another softcap"},
     {"table-rows", "embedding gradients of rows in several pieces are lost"},
     {"replay-lost", "every third replay of a captured graph does nothing"},
@@ -72,7 +75,16 @@ class DefectiveDevice : public Device {
       if (Is("rotation-reversed")) std::swap(operation.heads.cos, operation.heads.sin);
     }
     if constexpr (is_same_v<Operation, MixNormBackward<float>> || is_same_v<Operation, MixNormBackward<BFloat16>>) {
-      if (Is("norm-biased") && operation.in.x0 == nullptr) operation.dmixed = nullptr;
+      if (Is("norm-biased") && operation.in.x0 == nullptr) operation.dresidual = nullptr;
+    }
+    if constexpr (is_same_v<Operation, AttentionGates<float>> || is_same_v<Operation, AttentionGates<BFloat16>>) {
+      if (Is("gate-open")) operation.gate.scale = 0;
+    }
+    if constexpr (is_same_v<Operation, LanesForward<float>> || is_same_v<Operation, LanesForward<BFloat16>>) {
+      if (Is("lanes-swapped")) std::swap(operation.in.a, operation.in.m);
+    }
+    if constexpr (is_same_v<Operation, SmearGateForward<float>> || is_same_v<Operation, SmearGateForward<BFloat16>>) {
+      if (Is("smear-constant")) operation.in.window = 0;
     }
     if constexpr (is_same_v<Operation, CrossEntropy<float>> || is_same_v<Operation, CrossEntropy<BFloat16>>) {
       if (Is("cap-wrong")) operation.cap *= 1.1f;

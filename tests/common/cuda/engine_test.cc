@@ -63,5 +63,94 @@ TEST(DeviceEngine, CapturesAgainForAnotherShare) {
   EXPECT_EQ(device.captures(), 3);
 }
 
+// The techniques of pull request 1855 that change what a row sees, with a packed row's segments.
+std::vector<Options> PackedOptions() {
+  const Options packed{{"packed_documents", "1"}, {"smear", "0"}, {"bigram_vocab_size", "0"}, {"train_seq_len", "8"}};
+  std::vector<Options> all{packed, packed, packed};
+  all[1].insert({{"smear_gate_enabled", "1"}, {"gate_window", "5"}, {"xsa_last_n", "2"}});
+  all[2].insert({{"smear_gate_enabled", "1"}, {"sparse_attn_gate_enabled", "1"}, {"skip_gates_enabled", "1"}, {"num_layers", "4"},
+                 {"parallel_start_layer", "2"}, {"num_loops", "1"}, {"loop_start", "1"}, {"loop_end", "2"}, {"rope_dims", "2"},
+                 {"ln_scale", "1"}, {"mlp_negative_slope", "0.5"}});
+  return all;
+}
+
+// A row of documents as the CPU's engine computes it: at once, and in parts, of which some begin inside a document.
+TEST(DeviceEngine, ComputesPackedDocumentsAsTheCpuDoes) {
+  at::set_num_threads(1);
+  for (const Options& options : PackedOptions()) {
+    for (const char* at_a_time : {"0", "2"}) {
+      Options all = options;
+      all["micro_batch_seqs"] = at_a_time;
+      const Settings settings = Shape(all);
+      SCOPED_TRACE(NameOf(all));
+      const NamedTensors parameters = RandomParameters(settings), gradients = ZerosLike(parameters), expected = ZerosLike(parameters);
+      HostDevice device;
+      const auto engine = MakeEngine(settings, parameters, gradients, device);
+      CpuEngine reference(settings, parameters, expected);
+      constexpr int64_t kCount = 37;
+      for (uint64_t micro = 0; micro < 3; ++micro) {
+        std::vector<uint16_t> tokens = Batch(settings, 1, kCount, micro).tokens;
+        for (const size_t start : {5 + micro, 9 + micro, 30 + micro}) tokens[start] = 1;
+        const std::vector<Segment> segments = PackedSegments(tokens.data(), kCount, settings.train_seq_len);
+        engine->AccumulateGradients(segments, 1 / 3.0);
+        reference.AccumulateGradients(segments, 1 / 3.0);
+        for (const int64_t first : {0, 1}) {
+          const int64_t scored = kCount - first * static_cast<int64_t>(segments.size());
+          std::vector<float> ours(scored), theirs(scored);
+          engine->TokenLosses(segments, first, ours.data());
+          reference.TokenLosses(segments, first, theirs.data());
+          EXPECT_THAT(ours, testing::Pointwise(testing::FloatNear(5e-5), theirs));
+        }
+      }
+      engine->FinishGradients();
+      reference.FinishGradients();
+      EXPECT_THAT(engine->Losses(), testing::Pointwise(testing::FloatNear(1e-5), reference.Losses()));
+      ExpectGradients(gradients, expected, 1e-4);
+    }
+  }
+}
+
+// Rows of one length are one shape, whatever documents are in them: captured once.
+TEST(DeviceEngine, ReplaysRowsOfOtherDocuments) {
+  const Settings settings = Shape(PackedOptions()[1]);
+  const NamedTensors parameters = RandomParameters(settings), gradients = ZerosLike(parameters), expected = ZerosLike(parameters);
+  HostDevice device;
+  const auto engine = MakeEngine(settings, parameters, gradients, device);
+  CpuEngine reference(settings, parameters, expected);
+  for (uint64_t micro = 0; micro < 4; ++micro) {
+    std::vector<uint16_t> tokens = Batch(settings, 1, 40, micro).tokens;
+    for (uint64_t i = 0; i < micro; ++i) tokens[6 * i + 3] = 1;
+    const std::vector<Segment> segments = PackedSegments(tokens.data(), 40, settings.train_seq_len);
+    engine->AccumulateGradients(segments, 1);
+    reference.AccumulateGradients(segments, 1);
+  }
+  engine->FinishGradients();
+  reference.FinishGradients();
+  EXPECT_EQ(device.captures(), 1);
+  ExpectGradients(gradients, expected, 1e-4);
+}
+
+// One model with loops on and off, as a run that begins without them has it.
+TEST(DeviceEngine, TurnsLoopsOn) {
+  const Settings settings = Shape({{"num_loops", "2"}, {"loop_start", "1"}, {"loop_end", "1"}, {"skip_gates_enabled", "1"}});
+  const NamedTensors parameters = RandomParameters(settings), gradients = ZerosLike(parameters), expected = ZerosLike(parameters);
+  const Batch batch(settings, 2, 9);
+  HostDevice device;
+  const auto engine = MakeEngine(settings, parameters, gradients, device);
+  CpuEngine reference(settings, parameters, expected);
+  for (const bool looped : {false, true, false}) {
+    engine->SetLooped(looped);
+    reference.SetLooped(looped);
+    for (int micro = 0; micro < 3; ++micro) {
+      engine->AccumulateGradients(batch.sequences, 9, 1);
+      reference.AccumulateGradients(batch.sequences, 9, 1);
+    }
+  }
+  engine->FinishGradients();
+  reference.FinishGradients();
+  EXPECT_THAT(engine->Losses(), testing::Pointwise(testing::FloatNear(1e-5), reference.Losses()));
+  ExpectGradients(gradients, expected, 1e-4);
+}
+
 }  // namespace
 }  // namespace fairway::cuda

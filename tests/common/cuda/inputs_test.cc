@@ -47,9 +47,12 @@ void ExpectLists(const Settings& settings, int64_t B, int64_t T, const std::vect
   SCOPED_TRACE(testing::Message() << "B " << B << " T " << T << " vocabulary " << settings.vocab_size);
   std::vector<const uint16_t*> sequences;
   for (int64_t b = 0; b < B; ++b) sequences.push_back(tokens.data() + b * (T + 1));
-  std::vector<int32_t> memory(Inputs::Size(settings, B, T) + 1, 12345);
-  Inputs inputs(settings, B, T, memory.data());
-  inputs.Fill(settings, SegmentsOf(sequences, T));
+  const std::vector<Segment> segments = SegmentsOf(sequences, T);
+  const BatchShape shape = BatchShapeOf(settings, segments);
+  EXPECT_EQ(shape, (BatchShape{.B = B, .T = T}));
+  std::vector<int32_t> memory(Inputs::Size(settings, shape) + 1, 12345);
+  Inputs inputs(settings, shape, memory.data());
+  inputs.Fill(settings, segments);
   EXPECT_EQ(memory.back(), 12345);
   for (const TableInputs* table : {&inputs.tokens, &inputs.bigrams}) {
     std::map<int32_t, std::vector<int32_t>> expected;
@@ -60,6 +63,7 @@ void ExpectLists(const Settings& settings, int64_t B, int64_t T, const std::vect
     for (int64_t t = 0; t < T; ++t) {
       EXPECT_EQ(inputs.tokens.row[b * T + t], sequences[b][t]);
       EXPECT_EQ(inputs.targets[b * T + t], sequences[b][t + 1]);
+      EXPECT_EQ(inputs.positions[b * T + t], t);
       EXPECT_EQ(inputs.joined[b * T + t], t > 0 && !(settings.reset_at_bos && sequences[b][t] == 1));
     }
 }
@@ -83,6 +87,43 @@ TEST(Inputs, ListEveryPositionOnce) {
       }
     }
   }
+}
+
+// Rows of documents: where segments start and what their positions are; one shape for rows of different numbers of documents.
+TEST(Inputs, ListSegmentsOfARow) {
+  const Settings settings = Shape({{"packed_documents", "1"}, {"smear", "0"}, {"bigram_vocab_size", "0"}, {"smear_gate_enabled", "1"},
+                                   {"train_seq_len", "8"}});
+  constexpr int64_t kCount = 20;
+  std::vector<uint16_t> tokens(kCount + 2, 7);
+  const std::span<const uint16_t> row(tokens.data() + 1, kCount + 1);
+  tokens[0] = 9, tokens[6] = 1, tokens[9] = 1;
+  const std::vector<Segment> segments = PackedSegments(row.data(), kCount, 8);
+  ASSERT_EQ(segments.size(), 4u);  // 5, 3, 8 and 4 positions
+  const BatchShape shape = BatchShapeOf(settings, segments);
+  EXPECT_EQ(shape, (BatchShape{.B = 1, .T = kCount, .segments = 64, .longest = 8, .positions = kCount}));
+  std::vector<int32_t> memory(Inputs::Size(settings, shape) + 1, 12345);
+  Inputs inputs(settings, shape, memory.data());
+  inputs.Fill(settings, segments);
+  EXPECT_EQ(memory.back(), 12345);
+  EXPECT_EQ(std::vector<int32_t>(inputs.starts, inputs.starts + 5), (std::vector<int32_t>{0, 5, 8, 16, 20}));
+  for (int64_t i = 4; i <= shape.segments; ++i) EXPECT_EQ(inputs.starts[i], kCount);
+  for (int64_t n = 0; n < kCount; ++n) {
+    EXPECT_EQ(inputs.positions[n], n);
+    EXPECT_EQ(inputs.joined[n], n != 0 && n != 5 && n != 8) << n;  // the third segment continues a document
+  }
+  // A part of the row that begins inside a document sees the token before it.
+  const std::span<const Segment> rest(segments.data() + 3, 1);
+  std::vector<int32_t> more(Inputs::Size(settings, BatchShapeOf(settings, rest)));
+  Inputs part(settings, BatchShapeOf(settings, rest), more.data());
+  part.Fill(settings, rest);
+  EXPECT_EQ(*part.before, row[15]);
+  EXPECT_EQ(part.joined[0], 1);
+  EXPECT_EQ(part.positions[0], 16);
+
+  tokens[12] = 1;
+  const std::vector<Segment> others = PackedSegments(row.data(), kCount, 8);
+  EXPECT_GT(others.size(), segments.size());
+  EXPECT_EQ(BatchShapeOf(settings, others), shape);
 }
 
 }  // namespace
