@@ -71,6 +71,8 @@ def matrices(path):
             continue
         codes = torch.frombuffer(tensor["data"], dtype=torch.int8).view(tensor["shape"])
         step = half(tensor["scale"])[:, None]
+        if len(step) != len(codes):
+            raise SystemExit(f"coders.py: {path}: has corrections of low rank, whose steps are not by rows: quantise with --lqer-enabled 0")
         yield codes, step * half(tensor["column"]) if tensor.get("column") else step.expand(codes.shape)
 
 
