@@ -26,6 +26,7 @@
 #include "common/parallel/communicator.h"
 #include "common/quantise/artifact.h"
 #include "common/runtime/runtime.h"
+#include "common/settings/method.h"
 #include "common/tokens/case_ops.h"
 #include "common/tokens/overlap.h"
 #include "common/tokens/shard_format.h"
@@ -125,10 +126,12 @@ uint64_t StateOf(const NamedTensors& parameters) {
   return digest.Digest();
 }
 
-// The program and the libraries that the scores were computed with: what decoding needs besides the artifact.
+// The libraries that the scores were computed with: what decoding needs besides the artifact and what the code builds, whose files differ from one
+// place to another.
 Json Programs() {
   Json programs = Json::array();
-  for (const LoadedFile& file : LoadedFiles()) programs.push_back({{"name", file.name}, {"bytes", file.bytes}, {"from", NameOf(file.from)}});
+  for (const LoadedFile& file : LoadedFiles())
+    if (file.from != LoadedFile::From::kCode) programs.push_back({{"name", file.name}, {"bytes", file.bytes}, {"from", NameOf(file.from)}});
   return programs;
 }
 

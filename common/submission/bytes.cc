@@ -25,7 +25,8 @@ std::vector<ByteLine> ByteLedger(const FinishedRun& run) {
     else if (from == "system") system += bytes;
     else others.push_back({"library " + file["name"].get<std::string>(), bytes, true, "is part of neither the code, LibTorch nor the system"});
   }
-  lines.push_back({"programs", code, false, "built from the code"});
+  // Files of older evaluations alone name what was built.
+  lines.push_back({"programs", code > 0 ? std::optional(code) : std::nullopt, false, "built from the code"});
   lines.push_back({"LibTorch and what comes with it", libtorch, false, "public, named by requirements.txt in the code"});
   lines.push_back({"libraries of the system", system, false, "public; eval.json names each"});
   lines.insert(lines.end(), others.begin(), others.end());
