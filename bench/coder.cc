@@ -16,8 +16,8 @@
 
 #include <unistd.h>
 
+#include "bench/run_bench.h"
 #include "common/base/clock.h"
-#include "common/base/error.h"
 #include "common/base/hardware.h"
 #include "common/base/text.h"
 #include "common/base/threads.h"
@@ -157,11 +157,4 @@ int Main(int argc, char** argv) {
 }  // namespace
 }  // namespace fairway
 
-int main(int argc, char** argv) {
-  try {
-    return fairway::Main(argc, argv);
-  } catch (const fairway::Error& error) {
-    std::fprintf(stderr, "bench-coder: %s\n", error.what());
-    return static_cast<int>(error.status());
-  }
-}
+int main(int argc, char** argv) { return fairway::RunBench("bench-coder", fairway::Main, argc, argv); }

@@ -12,7 +12,7 @@
 #include <type_traits>
 #include <vector>
 
-#include "common/base/error.h"
+#include "bench/run_bench.h"
 #include "common/base/hardware.h"
 #include "common/model/ops/library_product.h"
 #include "common/model/ops/product.h"
@@ -104,11 +104,4 @@ int Main(int argc, char** argv) {
 }  // namespace
 }  // namespace fairway
 
-int main(int argc, char** argv) {
-  try {
-    return fairway::Main(argc, argv);
-  } catch (const fairway::Error& error) {
-    std::fprintf(stderr, "bench-products: %s\n", error.what());
-    return static_cast<int>(error.status());
-  }
-}
+int main(int argc, char** argv) { return fairway::RunBench("bench-products", fairway::Main, argc, argv); }

@@ -1,6 +1,6 @@
 """Quantisers, and where their calibration takes place, at equal packed bytes on the same trained weights.
 
-    python bench/quantisers.py --run FOLDER --budgets 130000,300000,700000 [--profile cpu-demo] [--calibrations] [--batches 4]
+    python bench/quantisers.py --run FOLDER --budgets 130000,300000,700000 [--profile cpu-demo] [--calibrations] [--batches 16]
 
 FOLDER holds weights.ckpt, train.ckpt (of `train --quantiser gptq --calibration train`), data and byte_table.pb. Without --calibrations: steps by
 cost (rtn), the same with error feedback (gptq), error feedback on steps by each row's standard deviation (sdclip), and that with its
@@ -65,6 +65,8 @@ class Quantisers(Bench):
                 factor = math.sqrt(low * high)
             else:  # a bit per weight and octave, less where few bits are left
                 factor *= 2 ** max(min(8 * (size - 0.9985 * budget) / parameters * 1.2, 2), -2)
+        else:
+            raise SystemExit(f"quantisers.py: {label}: no factor of the widths gives an artifact of 99.7% to 100% of these bytes")
         self.report(label, *result)
 
 

@@ -40,4 +40,10 @@ class Xxh3 {
   std::unique_ptr<State> state_;
 };
 
+inline uint64_t Xxh3Of(std::string_view text) {
+  Xxh3 hash;
+  hash.Update(text);
+  return hash.Digest();
+}
+
 }  // namespace fairway

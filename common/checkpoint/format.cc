@@ -38,12 +38,6 @@ uint64_t Fixed64At(std::string_view bytes, uint64_t position) {
   return value;
 }
 
-uint64_t Hash(std::string_view bytes) {
-  Xxh3 hash;
-  hash.Update(bytes);
-  return hash.Digest();
-}
-
 bool IsTensorName(std::string_view name) {
   return !name.empty() && name.size() <= 255 &&
          std::all_of(name.begin(), name.end(), [](char c) { return c > 32 && c < 127; });

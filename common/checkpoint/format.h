@@ -38,8 +38,6 @@ void AppendVarint(std::string& out, uint64_t value);
 void AppendFixed64(std::string& out, uint64_t value);
 uint64_t Fixed64At(std::string_view bytes, uint64_t position);
 
-uint64_t Hash(std::string_view bytes);
-
 // 1 to 255 printable ASCII characters without blanks: names travel into error lines, tables and other formats.
 bool IsTensorName(std::string_view name);
 

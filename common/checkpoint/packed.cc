@@ -194,7 +194,7 @@ std::string PackCheckpoint(const TensorSource& checkpoint, std::span<const Packe
   });
   if (data_end != nullptr) *data_end = bytes.size();
   for (const std::string& stream : streams) bytes += stream;
-  const uint64_t hash = Hash(bytes);
+  const uint64_t hash = Xxh3Of(bytes);
   bytes += kPackedHashTag;
   AppendFixed64(bytes, hash);
   return bytes;

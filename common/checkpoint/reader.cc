@@ -191,7 +191,7 @@ std::string CheckpointReader::State::Unpack(uint64_t header_end) {
   const uint64_t size = bytes.size();
   if (size < header_end + kFixedFieldBytes || bytes[size - kFixedFieldBytes] != kPackedHashTag)
     Fail("is truncated: it does not end with a hash");
-  if (Fixed64At(bytes, size - 8) != Hash(Slice(0, size - kFixedFieldBytes))) Fail("is damaged: its hash disagrees");
+  if (Fixed64At(bytes, size - 8) != Xxh3Of(Slice(0, size - kFixedFieldBytes))) Fail("is damaged: its hash disagrees");
   pb::Checkpoint checkpoint;
   if (!Parse(bytes, &checkpoint)) Fail("is damaged: it cannot be parsed");
   if (checkpoint.padding_size() > 0 || checkpoint.has_footer()) Fail("is damaged: it is packed and has padding or a footer");
@@ -253,11 +253,11 @@ pb::Footer CheckpointReader::State::OpenFooter(uint64_t header_end) {
   if (!cursor.Varint(&length) || length != cursor.remaining() || length < kFooterTailBytes) truncated();
 
   const uint64_t tail = size - kFooterTailBytes;
-  if (bytes[tail] != kFooterHashTag || Fixed64At(bytes, tail + 1) != Hash(Slice(footer_offset, tail)))
+  if (bytes[tail] != kFooterHashTag || Fixed64At(bytes, tail + 1) != Xxh3Of(Slice(footer_offset, tail)))
     Fail("is damaged: the footer's hash disagrees");
   pb::Footer footer;
   if (!Parse(Slice(cursor.position(), size), &footer)) Fail("is damaged: its footer cannot be parsed");
-  if (footer.header_hash() != Hash(Slice(0, header_end))) Fail("is damaged: the header's hash disagrees");
+  if (footer.header_hash() != Xxh3Of(Slice(0, header_end))) Fail("is damaged: the header's hash disagrees");
   has_unknown_fields |= HasUnknownFields(footer);
   return footer;
 }
@@ -413,7 +413,7 @@ const TensorInfo& CheckpointReader::Find(std::string_view name) const {
 
 std::span<const std::byte> CheckpointReader::Data(std::string_view name) const {
   const State::ByteRange& range = state_->ranges[state_->IndexOf(name)];
-  if (Hash(state_->Slice(range.begin, range.end)) != range.hash)
+  if (Xxh3Of(state_->Slice(range.begin, range.end)) != range.hash)
     state_->Fail("tensor " + std::string(name) + " is damaged: its hash disagrees");
   return std::as_bytes(std::span<const char>(state_->Slice(range.data, range.end)));
 }

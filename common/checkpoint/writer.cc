@@ -120,7 +120,7 @@ CheckpointWriter::CheckpointWriter(std::string* bytes, Kind kind, const SettingV
 void CheckpointWriter::Begin(Kind kind, const SettingValues& settings) {
   const std::string start = Start(kVersion, kind, settings);
   state_->Write(start);
-  state_->footer.set_header_hash(Hash(start));
+  state_->footer.set_header_hash(Xxh3Of(start));
 }
 
 CheckpointWriter::~CheckpointWriter() = default;
@@ -168,7 +168,7 @@ std::string CheckpointWriter::Finish(const Counters& counters, const Lineage& li
   std::string end = {kFooterTag};
   AppendVarint(end, body.size() + kFooterTailBytes);
   end += body;
-  const uint64_t hash = Hash(end);
+  const uint64_t hash = Xxh3Of(end);
   end += kFooterHashTag;
   AppendFixed64(end, hash);
   end += kFooterOffsetTag;

@@ -157,10 +157,13 @@ class BackendOf : public Backend {
   at::Tensor tok_emb_, output_;  // output_: the table that logits come from, as products use it
   at::Tensor tok_emb_gradient_, output_gradient_, bigram_embed_, bigram_embed_gradient_;
   Product bigram_proj_, lm_head_;  // without parts where there is none
-  // Null of what the model does not have; gate_ has a stand-in.
-  const float *skip_weights_, *skip_gates_, *gate_, *bigram_scale_ = nullptr, *smear_window_, *smear_lambda_, *parallel_post_, *parallel_resid_;
-  float *skip_weights_gradient_, *skip_gates_gradient_, *gate_gradient_ = nullptr, *bigram_scale_gradient_ = nullptr, *smear_window_gradient_,
-      *smear_lambda_gradient_, *parallel_post_gradient_, *parallel_resid_gradient_;
+  // Null of what the model does not have; gate_ has a stand-in for its value.
+  struct Vector {
+    const float* value = nullptr;
+    float* gradient = nullptr;
+  };
+  Vector VectorOf(int weight) const { return {Data<float>(ValueOf(weight)), Data<float>(GradientOf(weight))}; }
+  Vector skip_weights_, skip_gates_, gate_, bigram_scale_, smear_window_, smear_lambda_, parallel_post_, parallel_resid_;
 
   FixedSteps steps_;        // what matrices point into
   at::Tensor closed_gate_;  // float32 [D], where there is no smear gate
@@ -238,30 +241,22 @@ BackendOf<T>::BackendOf(const Settings& settings, const NamedTensors& parameters
   sums_ = Empty({D_}, at::kFloat);
   tok_emb_ = ValueOf(plan_.tok_emb);
   tok_emb_gradient_ = GradientOf(plan_.tok_emb);
-  skip_weights_ = Data<float>(ValueOf(plan_.skip_weights));
-  skip_weights_gradient_ = Data<float>(GradientOf(plan_.skip_weights));
-  skip_gates_ = Data<float>(ValueOf(plan_.skip_gates));
-  skip_gates_gradient_ = Data<float>(GradientOf(plan_.skip_gates));
-  smear_window_ = Data<float>(ValueOf(plan_.smear_window));
-  smear_window_gradient_ = Data<float>(GradientOf(plan_.smear_window));
-  smear_lambda_ = Data<float>(ValueOf(plan_.smear_lambda));
-  smear_lambda_gradient_ = Data<float>(GradientOf(plan_.smear_lambda));
-  parallel_post_ = Data<float>(ValueOf(plan_.parallel_post));
-  parallel_post_gradient_ = Data<float>(GradientOf(plan_.parallel_post));
-  parallel_resid_ = Data<float>(ValueOf(plan_.parallel_resid));
-  parallel_resid_gradient_ = Data<float>(GradientOf(plan_.parallel_resid));
+  skip_weights_ = VectorOf(plan_.skip_weights);
+  skip_gates_ = VectorOf(plan_.skip_gates);
+  smear_window_ = VectorOf(plan_.smear_window);
+  smear_lambda_ = VectorOf(plan_.smear_lambda);
+  parallel_post_ = VectorOf(plan_.parallel_post);
+  parallel_resid_ = VectorOf(plan_.parallel_resid);
   if (plan_.smear_gate != kNone) {
-    gate_ = Data<float>(ValueOf(plan_.smear_gate));
-    gate_gradient_ = Data<float>(GradientOf(plan_.smear_gate));
+    gate_ = VectorOf(plan_.smear_gate);
   } else {
     closed_gate_ = Empty({D_}, at::kFloat).fill_(-std::numeric_limits<float>::infinity());  // its sigmoid is 0
-    gate_ = Data<float>(closed_gate_);
+    gate_.value = Data<float>(closed_gate_);
   }
   if (bigram_dim_ > 0) {
     bigram_embed_ = ValueOf(plan_.bigram_embed);
     bigram_embed_gradient_ = GradientOf(plan_.bigram_embed);
-    bigram_scale_ = Data<float>(ValueOf(plan_.bigram_scale));
-    bigram_scale_gradient_ = Data<float>(GradientOf(plan_.bigram_scale));
+    bigram_scale_ = VectorOf(plan_.bigram_scale);
     if (!plan_.bigram_proj.weights.empty()) bigram_proj_ = ProductOf(plan_.bigram_proj);
   }
   if (plan_.tied) {
@@ -420,8 +415,8 @@ MixNormInput BackendOf<T>::InputOf(size_t v) const {
   MixNormInput in{.D = D_, .x = Data<float>(x_[v]), .x0 = Data<float>(x_[0]), .mix = layers_[visit.layer].resid_mix};
   if (visit.skip_from >= 0) {
     in.skip = Data<float>(x_[visit.skip_from + 1]);
-    in.skip_weight = skip_weights_ + visit.skip_row * D_;
-    if (skip_gates_ != nullptr) in.skip_gate = skip_gates_ + visit.skip_row * D_;
+    in.skip_weight = skip_weights_.value + visit.skip_row * D_;
+    if (skip_gates_.value != nullptr) in.skip_gate = skip_gates_.value + visit.skip_row * D_;
   }
   return in;
 }
@@ -432,8 +427,8 @@ LanesInput<T> BackendOf<T>::LanesOf(size_t v, const at::Tensor& lane0, const at:
   const int64_t i = visits()[v].layer;
   const std::string& from = settings_.parallel_final_lane;
   return {.D = D_,
-          .resid = parallel_resid_ + 2 * i,
-          .post = parallel_post_ + 4 * i,
+          .resid = parallel_resid_.value + 2 * i,
+          .post = parallel_post_.value + 4 * i,
           .lane0 = Data<float>(lane0),
           .lane1 = Data<float>(lane1),
           .a = Data<T>(a),
@@ -463,8 +458,8 @@ SmearGate<T> BackendOf<T>::SmearOf() const {
           .ids = in_->tokens.row,
           .before = in_->before,
           .joined = in_->joined,
-          .w = smear_window_,
-          .lambda = smear_lambda_};
+          .w = smear_window_.value,
+          .lambda = smear_lambda_.value};
 }
 
 template <class T>
@@ -484,7 +479,7 @@ Heads BackendOf<T>::HeadsOf() const {
 
 template <class T>
 void BackendOf<T>::Embed() {
-  if (smear_window_ != nullptr) {
+  if (smear_window_.value != nullptr) {
     Run(SmearGateForward<T>{
         .in = SmearOf(), .x0 = Data<float>(x_[0]), .gates = Data<float>(smear_gates_), .inverse_norms = Data<float>(embed_norms_)});
     return;
@@ -501,10 +496,10 @@ void BackendOf<T>::Embed() {
                       .tok_emb = Data<T>(tok_emb_),
                       .ids = in_->tokens.row,
                       .bigram = bigram,
-                      .bigram_scale = projected ? nullptr : bigram_scale_,
+                      .bigram_scale = projected ? nullptr : bigram_scale_.value,
                       .x1 = Data<float>(x1_),
                       .inverse_norms = Data<float>(embed_norms_)});
-  Run(SmearForward{.N = N_, .D = D_, .gate = gate_, .joined = in_->joined, .x1 = Data<float>(x1_), .x0 = Data<float>(x_[0])});
+  Run(SmearForward{.N = N_, .D = D_, .gate = gate_.value, .joined = in_->joined, .x1 = Data<float>(x1_), .x0 = Data<float>(x_[0])});
 }
 
 template <class T>
@@ -610,8 +605,8 @@ void BackendOf<T>::OutputBackward(size_t v) {
                          .dm = Data<T>(dm_),
                          .partials = Data<float>(partials_)});
     constexpr int64_t kSums = LanesBackward<T>::kSums;
-    AddPartials(Data<float>(partials_), slabs.slabs, kSums, 2, parallel_resid_gradient_ + 2 * visit.layer);
-    AddPartials(Data<float>(partials_) + 2, slabs.slabs, kSums, 4, parallel_post_gradient_ + 4 * visit.layer);
+    AddPartials(Data<float>(partials_), slabs.slabs, kSums, 2, parallel_resid_.gradient + 2 * visit.layer);
+    AddPartials(Data<float>(partials_) + 2, slabs.slabs, kSums, 4, parallel_post_.gradient + 4 * visit.layer);
   }
   at::mm_out(dh_, dm, own.mlp_proj.used);
   Run(Relu2Backward<T>{.N = N_, .F = F_, .negative = negative_slope_, .h = Data<T>(saved.h), .a = Data<T>(act_), .da = Data<T>(dh_)});
@@ -700,8 +695,8 @@ void BackendOf<T>::AttentionInputBackward(size_t v) {
     AddPartials(Data<float>(partials_) + first * D_, slabs.slabs, MixNormBackward<T>::kSums * D_, columns * D_, sums);
   };
   add(0, 2, own.resid_mix_gradient);
-  if (skips) add(2, 1, skip_weights_gradient_ + visit.skip_row * D_);
-  if (skips && skip_gates_ != nullptr) add(3, 1, skip_gates_gradient_ + visit.skip_row * D_);
+  if (skips) add(2, 1, skip_weights_.gradient + visit.skip_row * D_);
+  if (skips && skip_gates_.value != nullptr) add(3, 1, skip_gates_.gradient + visit.skip_row * D_);
 }
 
 template <class T>
@@ -734,8 +729,8 @@ void BackendOf<T>::SmearGateBackward() {
                                  .dx = Data<float>(dx_),
                                  .dlogits = Data<float>(dsmear_),
                                  .partials = Data<float>(partials_)});
-  AddPartials(Data<float>(partials_), slabs.slabs, window + 1, window, smear_window_gradient_);
-  AddPartials(Data<float>(partials_) + window, slabs.slabs, window + 1, 1, smear_lambda_gradient_);
+  AddPartials(Data<float>(partials_), slabs.slabs, window + 1, window, smear_window_.gradient);
+  AddPartials(Data<float>(partials_) + window, slabs.slabs, window + 1, 1, smear_lambda_.gradient);
   Run(SmearGateInputs<T>{.in = SmearOf(),
                          .gates = Data<float>(smear_gates_),
                          .dlogits = Data<float>(dsmear_),
@@ -747,13 +742,13 @@ void BackendOf<T>::SmearGateBackward() {
 
 template <class T>
 void BackendOf<T>::EmbedBackward() {
-  if (smear_window_ != nullptr) return SmearGateBackward();
+  if (smear_window_.value != nullptr) return SmearGateBackward();
   const bool projected = bigram_proj_.used.defined(), scaled = bigram_dim_ > 0 && !projected;
   const Slabs slabs = SlabsOf(N_);
   const at::Tensor& ds = dy_;
   Run(cuda::EmbedBackward<T>{.rows = slabs,
                              .D = D_,
-                             .gate = gate_,
+                             .gate = gate_.value,
                              .joined = in_->joined,
                              .x1 = Data<float>(x1_),
                              .inverse_norms = Data<float>(embed_norms_),
@@ -762,7 +757,7 @@ void BackendOf<T>::EmbedBackward() {
                              .bigram = scaled ? Data<T>(bigram_) : nullptr,
                              .ds = Data<T>(ds),
                              .partials = Data<float>(partials_)});
-  if (gate_gradient_ != nullptr) AddPartials(Data<float>(partials_), slabs.slabs, 2 * D_, D_, gate_gradient_);
+  if (gate_.gradient != nullptr) AddPartials(Data<float>(partials_), slabs.slabs, 2 * D_, D_, gate_.gradient);
   Scatter(in_->tokens, ds, nullptr, tok_emb_gradient_);
   if (projected) {
     at::mm_out(dbigram_, ds, bigram_proj_.used);
@@ -771,8 +766,8 @@ void BackendOf<T>::EmbedBackward() {
   } else if (scaled) {
     sums_.zero_();
     AddPartials(Data<float>(partials_) + D_, slabs.slabs, 2 * D_, D_, Data<float>(sums_));
-    AddPartials(Data<float>(sums_), D_, 1, 1, bigram_scale_gradient_);
-    Scatter(in_->bigrams, ds, bigram_scale_, bigram_embed_gradient_);
+    AddPartials(Data<float>(sums_), D_, 1, 1, bigram_scale_.gradient);
+    Scatter(in_->bigrams, ds, bigram_scale_.value, bigram_embed_gradient_);
   }
 }
 

@@ -15,7 +15,7 @@
 #include "common/model/transformer.h"
 #include "common/parallel/communicator.h"
 #include "common/score/score.h"
-#include "common/settings/method.h"
+#include "common/settings/settings.h"
 #include "common/tokens/byte_table.h"
 #include "common/tokens/shards.h"
 

@@ -6,6 +6,7 @@
 #include <string>
 #include <vector>
 
+#include "common/submission/bytes.h"
 #include "common/submission/run.h"
 #include "common/submission/table.h"
 
@@ -17,7 +18,7 @@ struct RecordOptions {
   std::string name, blurb;                            // where empty, made from the settings and counters
   std::string date;                                   // 2026-03-31; where empty, today (UTC)
   std::optional<double> baseline_loss, baseline_bpb;  // the standing record's score: at most one of them
-  uint64_t budget = 16'000'000;                       // bytes of all that counts: artifact, code, other people's libraries (bytes.h)
+  uint64_t budget = kTrackBytes;                      // bytes of all that counts: artifact, code, other people's libraries (bytes.h)
 };
 
 // A record must beat the standing one by this, with such a probability of chance, over so many seeds (docs/formats.md,

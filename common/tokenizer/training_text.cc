@@ -20,12 +20,6 @@ static_assert(std::endian::native == std::endian::little);  // as the file has t
 
 }  // namespace
 
-uint64_t TrainingText::HashOf(std::string_view text) {
-  Xxh3 hash;
-  hash.Update(text);
-  return hash.Digest();
-}
-
 bool TrainingText::Has(uint64_t hash) const { return std::ranges::binary_search(hashes_, hash); }
 
 std::optional<TrainingText> TrainingText::Read(const std::string& model, const std::string& digest) {

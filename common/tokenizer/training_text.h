@@ -8,13 +8,15 @@
 #include <string_view>
 #include <vector>
 
+#include "common/base/digest.h"
+
 namespace fairway {
 
 class TrainingText {
  public:
   static std::string Path(const std::string& model) { return model + ".documents"; }
   // XXH3-64 of a document's bytes, before any transform.
-  static uint64_t HashOf(std::string_view text);
+  static uint64_t HashOf(std::string_view text) { return Xxh3Of(text); }
 
   void Add(std::string_view text) { hashes_.push_back(HashOf(text)); }
   int64_t documents() const { return static_cast<int64_t>(hashes_.size()); }

@@ -34,12 +34,6 @@ int ByteOf(std::string_view text) {
   return high < 0 || low < 0 ? -1 : 16 * high + low;
 }
 
-uint64_t HashOf(std::string_view bytes) {
-  Xxh3 hash;
-  hash.Update(bytes);
-  return hash.Digest();
-}
-
 bool IsMark(const ByteTable::Piece& piece) {
   return piece.user_defined && std::ranges::find(kCaseMarks, piece.text) != std::end(kCaseMarks);
 }
@@ -100,7 +94,7 @@ void ReadTable(std::string_view bytes, const std::string& path, ByteTable& table
   pb::ByteTable tail;
   if (!tail.ParseFromArray(bytes.data() + hashed.size(), kHashFieldBytes) || !tail.has_hash())
     throw InputError(path, "the byte table is truncated");
-  if (tail.hash() != HashOf(hashed)) throw InputError(path, "the byte table is damaged: its hash disagrees");
+  if (tail.hash() != Xxh3Of(hashed)) throw InputError(path, "the byte table is damaged: its hash disagrees");
   if (!message.ParseFromArray(hashed.data(), static_cast<int>(hashed.size())))
     throw InputError(path, "the byte table does not parse");
   table.exact = message.exact();
@@ -168,7 +162,7 @@ void ByteTable::Write(const std::string& path) const {
   if (exact) message.set_exact(true);
   pb::ByteTable tail;
   std::string bytes = message.SerializeAsString();
-  tail.set_hash(HashOf(bytes));
+  tail.set_hash(Xxh3Of(bytes));
   WriteFile(path, bytes + tail.SerializeAsString());
 }
 

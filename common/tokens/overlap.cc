@@ -51,9 +51,7 @@ class TextHash {
   uint64_t operator()(Document document) const {
     std::string text;
     for (const uint16_t id : document) text += spelling_[id];
-    Xxh3 hash;
-    hash.Update(case_ops_ ? DecodeCase(text) : text);
-    return hash.Digest();
+    return Xxh3Of(case_ops_ ? DecodeCase(text) : text);
   }
 
  private:

@@ -383,7 +383,7 @@ std::string Table(const std::vector<RawPiece>& pieces) {
     bytes += Field(2, Field(1, piece.text) + Field(2, piece.bytes) + Field(3, piece.leading_space) +
                           Field(4, piece.boundary) + Field(5, piece.byte));
   }
-  return bytes + FixedField(15, HashOf(bytes));
+  return bytes + FixedField(15, Xxh3Of(bytes));
 }
 
 void Tables() {
@@ -399,7 +399,7 @@ void Tables() {
     const std::string bytes =
         "\x09"
         "fwbytes\n\x12\xff";
-    return bytes + FixedField(15, HashOf(bytes));
+    return bytes + FixedField(15, Xxh3Of(bytes));
   }());
   put("bytes-256", Table({{std::string(256, 'a'), 256}}));
   put("bytes-that-lie", Table({{"a", 200}}));

@@ -32,12 +32,6 @@ TEST(Sha256, MovesWithWhatItHasSeen) {
   EXPECT_EQ(ToHex(moved.Finish()), Sha256Hex("abc"));
 }
 
-uint64_t Xxh3Of(std::string_view text) {
-  Xxh3 hash;
-  hash.Update(text);
-  return hash.Digest();
-}
-
 // The self-check of xxHash's own xxhsum: its buffer, its figures for seed 0, one length for each way the algorithm has.
 TEST(Xxh3, KnowsThePublishedVectors) {
   std::string buffer;

@@ -199,7 +199,7 @@ TEST(CheckpointMessages, OfStreams) {
   std::string many;
   for (int i = 0; i < 70; ++i) many += Field(3, Field(1, "s" + std::to_string(i)) + Field(2, 4) + Field(3, Varint(1) + Varint(1)) + Field(5, 3) + Field(6, 1));
   const std::string file = "\tfairway\n" + Field(2, Field(1, 6) + Field(2, 3)) + many + Field(4, std::string(70, '\0'));
-  EXPECT_EQ(Open(file + FixedField(5, HashOf(file))), "F: has more than 64 streams of codes");
+  EXPECT_EQ(Open(file + FixedField(5, Xxh3Of(file))), "F: has more than 64 streams of codes");
 }
 
 TEST(CheckpointMessages, OfWhatIsPacked) {

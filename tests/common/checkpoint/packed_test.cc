@@ -60,7 +60,7 @@ TEST(Packed, LiesAsTheFormatSays) {
   const std::string data = std::string("\2\5\1\4\3\6" "\x3c\x40\x3c\x44\x3c" "\0\0\0\0\0" "\x3f\xc0\0\0", 20);
   EXPECT_EQ(DataOf(packed, data.size()), data);
   EXPECT_EQ(DataOf(packed, data.size() + 2).substr(0, 2), std::string("\x22\x14"));
-  EXPECT_EQ(packed.substr(packed.size() - 9), FixedField(5, HashOf(packed.substr(0, packed.size() - 9))));
+  EXPECT_EQ(packed.substr(packed.size() - 9), FixedField(5, Xxh3Of(packed.substr(0, packed.size() - 9))));
 }
 
 TEST(Packed, StreamsOfCodesStandLast) {

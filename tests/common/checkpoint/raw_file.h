@@ -31,12 +31,6 @@ inline std::string FixedField(int number, uint64_t value) {
   return Varint(number << 3 | 1) + Fixed(value);
 }
 
-inline uint64_t HashOf(std::string_view bytes) {
-  Xxh3 hash;
-  hash.Update(bytes);
-  return hash.Digest();
-}
-
 // One message per tensor, as in the file; `data` is the payload within its last bytes.
 struct RawTensor {
   std::string name, fields, data;
@@ -57,7 +51,7 @@ struct RawFile {
 
   std::string Bytes() const {
     std::string file = "\tfairway\n" + Field(2, header);
-    const uint64_t header_hash = HashOf(file);
+    const uint64_t header_hash = Xxh3Of(file);
     std::string index;
     uint64_t begin = file.size();
     for (size_t i = 0; i < tensors.size(); ++i) {
@@ -65,14 +59,14 @@ struct RawFile {
       const uint64_t error = i == 0 ? offset_error : 0, size = tensors[i].data.size();
       if (static_cast<int>(i) == skip_in_index) continue;
       index += Field(1, Field(1, tensors[i].name) + FixedField(2, file.size() - size + error) + FixedField(3, size) +
-                            FixedField(4, HashOf(std::string_view(file).substr(begin))));
+                            FixedField(4, Xxh3Of(std::string_view(file).substr(begin))));
       begin = file.size();
     }
     file += after;
     const uint64_t offset = file.size();
     const std::string body = index + more_footer + FixedField(5, header_hash);
     const std::string footer = std::string("\x7a") + Varint(body.size() + 18) + body;
-    return file + footer + FixedField(6, HashOf(footer)) + FixedField(15, offset);
+    return file + footer + FixedField(6, Xxh3Of(footer)) + FixedField(15, offset);
   }
 };
 
@@ -90,7 +84,7 @@ struct RawPacked {
   std::string Bytes() const {
     const std::string file = "\tfairway\n" + Field(2, header) + Field(3, codes + Field(4, quantisation) + Field(5, order) + stream) +
                              Field(3, scales) + Field(4, data) + after;
-    return file + FixedField(5, HashOf(file));
+    return file + FixedField(5, Xxh3Of(file));
   }
 };
 

@@ -362,14 +362,6 @@ TEST_F(EvaluateTest, ReportsEveryBatch) {
   EXPECT_DOUBLE_EQ(batches[3].bits_per_byte, score.val_bpb);
 }
 
-TEST_F(EvaluateTest, KnowsWhenItSlides) {
-  for (const auto& [stride, slides] :
-       {std::pair(-1, false), {0, false}, {1, true}, {15, true}, {16, false}, {17, false}}) {
-    settings.eval_stride = stride;
-    EXPECT_EQ(IsSliding(settings), slides) << stride;
-  }
-}
-
 TEST_F(EvaluateTest, RefusesWhatItCannotScore) {
   Split(1);
   EXPECT_THAT(MessageOf<InputError>([&] { EvaluateSliding(fused, *val, table, settings); }),
