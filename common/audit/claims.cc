@@ -4,6 +4,7 @@
 #include <cstdio>
 #include <functional>
 #include <numbers>
+#include <regex>
 
 #include "common/audit/context.h"
 #include "common/base/text.h"
@@ -159,7 +160,16 @@ std::vector<Source> SourcesOf(Quantity quantity, const FolderLog& file) {
 
 constexpr double kStepMsSlack = 0.005;  // of a step time: how far from the log's it may be without being another
 
+// 15,900,000 bytes are a rounded figure: the place of its last digit that is not zero; 0 where it is exact.
+double RoundedTo(const Figure& claim) {
+  double unit = 1;
+  while (claim.value >= 10 * unit && std::fmod(claim.value, 10 * unit) == 0) unit *= 10;
+  return claim.decimals == 0 && unit >= 10'000 ? unit : 0;
+}
+
 bool Matches(Quantity quantity, const Figure& claim, const Figure& found) {
+  if (const double unit = RoundedTo(claim); quantity == Quantity::kBytes && unit > 0)
+    return found.value >= claim.value - unit / 2 && found.value < claim.value + unit;
   if (IsExact(quantity) && claim.decimals == 0 && found.decimals == 0) return claim.value == found.value;
   return Agrees(claim, found);
 }
@@ -187,6 +197,7 @@ class Statements {
       }
     }
     CheckPair();
+    CheckName();
     CheckBaseline();
     if (!unchecked.empty()) {
       std::vector<std::string> some(unchecked.begin(),
@@ -314,16 +325,32 @@ class Statements {
 
     // A mean that has all the claim's decimals; else one log's number; else a mean that rounding may have moved by a
     // unit.
+    if (quantity == Quantity::kCodeBytes) {
+      if (auto counted = OtherThanInTotal(claim, logs)) return *counted;
+    }
     if (auto mean = MeanOf(quantity, statement, claim, headline, true)) return *mean;
     const Source* nearest = nullptr;
+    std::optional<Outcome> earlier;
     std::vector<std::vector<Source>> all;
     for (const FolderLog* log : logs) all.push_back(SourcesOf(quantity, *log));
     for (const auto& sources : all) {
       for (const Source& source : sources) {
         if (Matches(quantity, claim, source.figure)) {
-          if (headline && Stage(source) != LoggedScore::Stage::kFinal)
+          if (headline && Stage(source) != LoggedScore::Stage::kFinal) {
+            const Source& final = sources.front();
+            const auto last = std::ranges::find_if(
+                sources, [](const Source& one) { return Stage(one) == LoggedScore::Stage::kTraining; });
+            if (Stage(source) == LoggedScore::Stage::kTraining && Stage(final) == LoggedScore::Stage::kFinal &&
+                &source > &*last) {
+              earlier = {context_.all_logged ? Verdict::kContradicted : Verdict::kUnknown,
+                         "the artifact scores " + Decimal(final.figure) + " (" + final.what + "); the log has " +
+                             Decimal(source.figure) + " only as " + source.what,
+                         final.at + ", " + source.at};
+              break;
+            }
             return {Verdict::kUnknown, "the log has it as " + source.what + ", not as a score of the artifact",
                     source.at};
+          }
           return {Verdict::kHolds, source.what, source.at};
         }
         if (!nearest ||
@@ -360,24 +387,37 @@ class Statements {
                   nearest->at};
       }
     }
+    if (earlier) return *earlier;
     if (quantity == Quantity::kBytes) {
       if (auto counted = WithClaimedCode(claim, logs)) return *counted;
+    }
+    if (quantity == Quantity::kCodeBytes && nearest && !context_.folder.script) {
+      const bool near = std::fabs(nearest->figure.value - claim.value) <= kSameScript;
+      return {Verdict::kUnknown,
+              "the logs count " + Count(nearest->figure.value) + (near ? ": as little as a line end apart" : "") +
+                  "; the script as shipped is not here",
+              nearest->at};
     }
     if (!nearest) return {Verdict::kUnknown, "no log states it", ""};
 
     // Not one number of the logs is it. That is a contradiction where the logs are whole and the claim is of them.
     const bool whole = statement.seed
                            ? std::ranges::any_of(logs, [](const FolderLog* log) { return log->log.HasFinalScore(); })
-                           : context_.all_logged;
+                           : context_.all_logged && !IsOverOtherSeeds(statement);
     const bool time = quantity == Quantity::kTrainSeconds || quantity == Quantity::kEvalSeconds;
-    // A mean step time depends on where the clock of the log is read: only what is far from all of them is another run's.
-    const bool other_step = quantity == Quantity::kStepMs && std::fabs(nearest->figure.value - claim.value) > kStepMsSlack * claim.value;
+    // A mean step time depends on where the clock of the log is read: only what is far from all of them is another
+    // run's.
+    const bool other_step =
+        quantity == Quantity::kStepMs && std::fabs(nearest->figure.value - claim.value) > kStepMsSlack * claim.value;
     bool strict = headline || (IsExact(quantity) && quantity != Quantity::kTokens) || other_step ||
                   (time && claim.decimals > 0 && statement.seed);
     if (quantity == Quantity::kCodeBytes && !context_.folder.script &&
         Has(Lower(statement.key), {"wrapped", "compressed", "minified", "packed"}))
       strict = false;
     std::string files = IsExact(quantity) ? Count(nearest->figure.value) : Decimal(nearest->figure);
+    if (quantity == Quantity::kTrainSeconds && std::fabs(nearest->figure.value - claim.value) <= StepSeconds(logs))
+      return {Verdict::kUnknown, "the log has " + files + " (" + nearest->what + "): less than a step apart",
+              nearest->at};
     files = "no log has it; the nearest is " + files + " (" + nearest->what + ")";
     if (!whole) files += statement.seed ? "" : "; not every seed's log is here";
     return {whole && strict ? Verdict::kContradicted : Verdict::kUnknown, files, nearest->at};
@@ -403,12 +443,24 @@ class Statements {
       // Of whole numbers that are all the same the mean is that number.
       const bool one = IsExact(quantity) && std::ranges::adjacent_find(values, std::not_equal_to<>()) == values.end();
       if (std::fabs(claim.value - Mean(values)) > (one ? 0 : close ? 0.501 : 1.001) * unit) continue;
+      if (headline && IsOfAnEarlierStep(label)) continue;
       const std::string files = StringPrintf("mean over %zu logs of %s", sources.size(), label.c_str());
       if (headline && Stage(sources[0]) != LoggedScore::Stage::kFinal)
         return Outcome{Verdict::kUnknown, files + ", not a score of the artifact", Locations(places)};
       return Outcome{Verdict::kHolds, files, Locations(places)};
     }
     return std::nullopt;
+  }
+
+  // Whether it is a validation in training that a later one followed, and a score of the artifact.
+  bool IsOfAnEarlierStep(const std::string& label) const {
+    return std::ranges::all_of(context_.counted, [&](const FolderLog* log) {
+      const LoggedScore* last = nullptr;
+      for (const LoggedScore& score : log->log.scores)
+        if (score.stage == LoggedScore::Stage::kTraining) last = &score;
+      return label.starts_with("validation in training") && last && !label.ends_with(", " + last->label) &&
+             log->log.HasFinalScore();
+    });
   }
 
   static LoggedScore::Stage Stage(const Source& source) {
@@ -445,6 +497,48 @@ class Statements {
               values.size()),
           ""};
     return std::nullopt;
+  }
+
+  // Whether it is the largest or smallest over seeds some of which have no log here: "extended_seeds" beside "seeds".
+  bool IsOverOtherSeeds(const Statement& statement) const {
+    const std::string name = Lower(statement.key);
+    return (name.ends_with("_max") || name.ends_with("_min")) &&
+           std::ranges::any_of(context_.folder.statements, [&](const Statement& other) {
+             return other.kind == Statement::Kind::kNumber && Lower(other.group).ends_with("seeds") &&
+                    context_.LogsOf(static_cast<int64_t>(other.number.value)).empty();
+           });
+  }
+
+  // The longest mean time of a step. Where in a step a clock was read is not in the logs.
+  static double StepSeconds(const std::vector<const FolderLog*>& logs) {
+    double seconds = 0;
+    for (const FolderLog* log : logs)
+      if (log->log.stop_ms && log->log.stop_step && log->log.stop_step->value > 0)
+        seconds = std::max(seconds, log->log.stop_ms->value / log->log.stop_step->value / 1000);
+    return seconds;
+  }
+
+  // A size of the code that is not the one in the record's own total, which is a log's.
+  std::optional<Outcome> OtherThanInTotal(const Figure& claim, const std::vector<const FolderLog*>& logs) const {
+    if (context_.folder.script && static_cast<double>(context_.folder.script->bytes) == claim.value)
+      return std::nullopt;
+    std::optional<Outcome> other;
+    for (const Statement& total : context_.folder.statements) {
+      if (total.kind != Statement::Kind::kNumber || IsAside(total) || QuantityOf(total.key) != Quantity::kBytes)
+        continue;
+      for (const FolderLog* log : logs) {
+        const PublicLog& of = log->log;
+        if (!of.model_bytes || !of.code_bytes) continue;
+        if (std::fabs(of.model_bytes->value + claim.value - total.number.value) <= kSameScript) return std::nullopt;
+        if (of.model_bytes->value + of.code_bytes->value != total.number.value || other) continue;
+        if (of.raw_code_bytes && of.raw_code_bytes->value == claim.value) return std::nullopt;
+        other = {Verdict::kContradicted,
+                 StringPrintf("%s %s (line %ld) counts %s bytes of code", total.name.c_str(), total.text.c_str(),
+                              static_cast<long>(total.line), Count(of.code_bytes->value).c_str()),
+                 log->At(of.code_bytes->line)};
+      }
+    }
+    return other;
   }
 
   // A total that counts other code than the logs: what submission.json says of its code.
@@ -636,6 +730,22 @@ class Statements {
     }
   }
 
+  // A score in the name: "…, val_bpb=1.1630", "Mixer_0.979556".
+  void CheckName() {
+    const Statement *name = context_.folder.Top("name"), *bpb = context_.folder.Top("val_bpb");
+    if (!name || !bpb || name->kind != Statement::Kind::kText || bpb->kind != Statement::Kind::kNumber) return;
+    static const std::regex score(R"((?:bpb[ =:]*([0-9]\.[0-9]{3,}))|(?:(?:^|[^0-9.])([0-9]\.[0-9]{6,})))",
+                                  std::regex::icase);
+    const std::string text = name->text.substr(0, 300);
+    if (Has(Lower(text), {"baseline", " vs", "from ", "->", "\xe2\x86\x92"})) return;
+    std::smatch match;
+    Figure figure;
+    if (!std::regex_search(text, match, score) || !ReadFigure(match.str(1) + match.str(2), &figure)) return;
+    context_.Add("score", "\"" + match.str(1) + match.str(2) + "\" in name", context_.folder.At(*name),
+                 "val_bpb is " + bpb->text, context_.folder.At(*bpb),
+                 Agrees(figure, bpb->number) ? Verdict::kHolds : Verdict::kContradicted);
+  }
+
   // val_loss and val_bpb of one place must be of one text.
   void CheckPair() {
     const Statement *loss = context_.folder.Top("val_loss"), *bpb = context_.folder.Top("val_bpb");
@@ -646,12 +756,20 @@ class Statements {
     for (const FolderLog* log : context_.counted) {
       const PublishedSet* set = SetOf(log->log);
       if (!set) continue;
-      const bool same = std::fabs(stated / set->tokens_per_byte - 1) < 2e-3;
+      bool same = std::fabs(stated / set->tokens_per_byte - 1) < 2e-3;
+      std::string files = StringPrintf("%.4f tokens per byte; the published %s split has %.4f", stated, set->name,
+                                       set->tokens_per_byte),
+                  at = log->At(log->log.validation_tokens->line);
+      // Of a part of the split the log has the ratio.
+      if (const auto found = context_.headline.find(log); !same && found != context_.headline.end()) {
+        if (const double own = TokensPerByte(*found->second); own > 0) {
+          same = std::fabs(stated / own - 1) < 2e-3;
+          files += StringPrintf(", the log's own score %.4f", own);
+          at = log->At(found->second->line);
+        }
+      }
       context_.Add("text", "val_loss " + loss->text + " and val_bpb " + bpb->text + " are of one text",
-                   context_.folder.At(*bpb),
-                   StringPrintf("%.4f tokens per byte; the published %s split has %.4f", stated, set->name,
-                                set->tokens_per_byte),
-                   log->At(log->log.validation_tokens->line), same ? Verdict::kHolds : Verdict::kContradicted);
+                   context_.folder.At(*bpb), files, at, same ? Verdict::kHolds : Verdict::kContradicted);
       return;
     }
   }

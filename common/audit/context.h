@@ -26,6 +26,9 @@ struct PublishedSet {
   double max_shards;       // of 100 M tokens, that all documents make
 };
 
+// Bytes by which two counts of one script may differ: a line end.
+constexpr double kSameScript = 2;
+
 enum class Track { kTenMinutes, kOther, kUnstated };
 
 struct Context {

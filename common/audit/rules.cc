@@ -3,6 +3,8 @@
 #include <algorithm>
 #include <cmath>
 #include <map>
+#include <numbers>
+#include <regex>
 #include <set>
 
 #include "common/audit/context.h"
@@ -12,6 +14,7 @@ namespace fairway::audit {
 namespace {
 
 constexpr double kSeconds = 600;
+constexpr int64_t kValidationDocuments = 50'000;  // of the published split
 
 bool Has(const std::string& text, std::initializer_list<const char*> parts) {
   return std::ranges::any_of(parts, [&](const char* part) { return text.find(part) != std::string::npos; });
@@ -117,6 +120,24 @@ bool OnEight(const FolderLog& log) {
   return !log.log.world_size || log.log.world_size->value == 8;
 }
 
+// The longest training and calibration over the seeds where each has another whole run that takes at most 600 s; else
+// 0.
+double WithinBudgetElsewhere(const Context& context) {
+  double longest = 0;
+  for (const int64_t seed : context.seeds) {
+    double shortest = 0;
+    for (const FolderLog* log : context.LogsOf(seed)) {
+      const PublicLog& of = log->log;
+      if (!of.stop_ms || !of.calibration_seconds || !of.HasFinalScore()) continue;
+      const double seconds = of.stop_ms->value / 1000 + of.calibration_seconds->value;
+      if (shortest == 0 || seconds < shortest) shortest = seconds;
+    }
+    if (shortest == 0 || shortest > kSeconds) return 0;
+    longest = std::max(longest, shortest);
+  }
+  return longest;
+}
+
 void CheckClocks(Context& context) {
   const std::string track = context.ClaimOfTrack();
   const FolderLog *slowest = nullptr, *calibrated = nullptr, *scored = nullptr;
@@ -161,16 +182,20 @@ void CheckClocks(Context& context) {
     if (cap && ReadFigure(cap->text, &figure) && figure.value == kSeconds) cap_at = slowest->At(cap->line);
   }
   const auto add = [&](const char* what, double seconds, const FolderLog& log, int64_t line, double slack,
-                       const std::string& more) {
+                       const std::string& more, double rounding = 0) {
     std::string files = StringPrintf("%.3f s", seconds);
     if (seconds > kSeconds) files += StringPrintf(", over by %.3f s", seconds - kSeconds);
     Verdict verdict = seconds <= kSeconds ? Verdict::kHolds : Verdict::kContradicted;
     if (seconds > kSeconds && seconds - kSeconds <= slack) {
-      files += StringPrintf(": the step under way ended (%.0f ms per step)", slack * 500);
-      verdict = Verdict::kHolds;
+      files += StringPrintf(rounding > 0 ? ": no more than two steps (%.0f ms each) and the log's rounding"
+                                         : ": the step under way ended (%.0f ms per step)",
+                            step_of(log) * 1000);
+      verdict = rounding > 0 ? Verdict::kUnknown : Verdict::kHolds;
     }
     const bool capped = !timed && !cap_at.empty() && std::string_view(what) == "training";
-    if (!timed && !capped) {
+    // A script looks at its cap between steps, by the clock of a CPU that is ahead of the GPU.
+    const bool late = capped && verdict == Verdict::kContradicted;
+    if (!timed && (!capped || late)) {
       files += context.track == Track::kUnstated ? "; no track is stated that would limit it"
                                                  : "; the track does not limit it";
       verdict = Verdict::kUnknown;
@@ -199,8 +224,19 @@ void CheckClocks(Context& context) {
                   "the calibration is of text that the model made: " + Shorten(own->text, 70),
                   calibrated->At(own->line), Verdict::kHolds);
     } else if (named) {
-      add("training and calibration", with_calibration, *calibrated, calibrated->log.calibration_seconds->line, 0,
-          StringPrintf("; %.1f s of it collecting Hessians", seconds));
+      // The log rounds the collection to tenths of a second.
+      constexpr double kRounding = 0.05;
+      const double slack = 2 * step_of(*calibrated) + kRounding;
+      std::string more = StringPrintf("; %.1f s of it collecting Hessians", seconds);
+      if (with_calibration > kSeconds + slack) {
+        if (const LoggedLine* reserve = calibrated->log.Note({"gptq:reserving"}))
+          more += " (" + Shorten(Trim(reserve->text), 60) + ")";
+        if (const double again = WithinBudgetElsewhere(context); again > 0)
+          more += StringPrintf(
+              "; other runs of the same seeds, whose scores are not the claimed ones, took at most %.3f s", again);
+      }
+      add("training and calibration", with_calibration, *calibrated, calibrated->log.calibration_seconds->line, slack,
+          more, kRounding);
     } else {
       context.Add("clock", "nothing reads training data after 600 s", context.track_at,
                   StringPrintf("training and calibration take %.3f s; of what the calibration is, the log does not say",
@@ -218,10 +254,77 @@ void CheckClocks(Context& context) {
   }
 }
 
+// Whether submission.json states the scores of that label anew, from their losses over the split's own bytes.
+bool IsCorrected(const Context& context, const std::string& label) {
+  struct Own {
+    double bpb, slack;
+  };
+  std::vector<Own> all;
+  std::map<int64_t, Own> of_seed;
+  Own mean{0, 0};
+  for (const FolderLog* log : Logs(context)) {
+    const PublishedSet* set = SetOf(log->log);
+    if (!set) continue;
+    for (const LoggedScore& score : log->log.scores) {
+      if (score.label != label || !score.loss) continue;
+      all.push_back({score.loss->value / std::numbers::ln2 * set->targets / set->bytes,
+                     2e-5 + std::pow(10, -score.loss->decimals)});
+      if (log->Seed()) of_seed[*log->Seed()] = all.back();
+    }
+  }
+  for (const Own& own : all) mean.bpb += own.bpb / static_cast<double>(all.size()), mean.slack = own.slack;
+  all.push_back(mean);
+  bool any = false;
+  for (const Statement& statement : context.folder.statements) {
+    if (statement.kind != Statement::Kind::kNumber || IsAside(statement) || !IsHeadline(statement.key, "bpb")) continue;
+    const auto is = [&](const Own& own) { return std::fabs(statement.number.value - own.bpb) <= own.slack; };
+    if (statement.seed ? !of_seed.contains(*statement.seed) || !is(of_seed[*statement.seed])
+                       : std::ranges::none_of(all, is))
+      return false;
+    any = true;
+  }
+  return any;
+}
+
+// Texts that say that documents of validation were left in training: CaseOps' script takes as validation only the first
+// N of the 50,000 documents that are scored.
+void CheckValidationInTraining(Context& context) {
+  const bool whole =
+      std::ranges::any_of(Logs(context), [](const FolderLog* log) { return SetOf(log->log) != nullptr; });
+  if (!whole) return;
+  static const std::regex option(R"(--val[-_]docs[= ]+([0-9]{1,7})\b)", std::regex::icase);
+  const auto check = [&](const std::string& text, const std::string& at) {
+    std::smatch match;
+    int64_t documents;
+    if (!std::regex_search(text, match, option) || !ParseInt(match.str(1), &documents)) return false;
+    const bool left = documents < kValidationDocuments;
+    context.Add(
+        "data", "no validation document is in training: \"" + match.str() + "\"", at,
+        left ? "the first " + Count(static_cast<double>(kValidationDocuments)) +
+                   " documents are scored: " + Count(static_cast<double>(kValidationDocuments - documents)) +
+                   " of them went into the training shards"
+             : "that leaves out all " + Count(static_cast<double>(kValidationDocuments)) + " documents that are scored",
+        at, left ? Verdict::kContradicted : Verdict::kHolds);
+    return true;
+  };
+  for (const Statement* text : context.Texts())
+    if (check(text->text.substr(0, 3000), context.folder.At(*text))) return;
+  if (!context.folder.readme) return;
+  int64_t number = 0;
+  for (std::string_view rest = context.folder.readme->text; !rest.empty();) {
+    const std::string_view line = rest.substr(0, rest.find('\n'));
+    rest.remove_prefix(std::min(rest.size(), line.size() + 1));
+    if (++number; check(std::string(line.substr(0, 2000)), context.folder.readme->name + ":" + std::to_string(number)))
+      return;
+  }
+}
+
 void CheckScoredText(Context& context) {
   std::vector<std::string> held_at;
   std::vector<std::string> held;
   std::set<std::string> said;
+  std::string corrected, corrected_of;
+  std::vector<std::string> corrected_at;
   std::map<std::string, std::vector<std::string>> counted_otherwise;  // claim, newline, what the files say: where
   for (const FolderLog* log : Logs(context)) {
     const PublicLog& of = log->log;
@@ -249,6 +352,15 @@ void CheckScoredText(Context& context) {
           (limited
                ? "; the log says: " + Shorten(Trim(limited->text), 60)
                : StringPrintf(": %.1f%% %s bytes counted", 100 * std::fabs(1 / off - 1), off < 1 ? "more" : "fewer"));
+      if (!limited && IsCorrected(context, score.label)) {
+        corrected_at.push_back(log->At(score.line));
+        corrected =
+            StringPrintf("is the logged loss over the split's %s bytes; the log's own line (%s) counts %.1f%% %s",
+                         Count(set->bytes).c_str(), Shorten(score.label, 40).c_str(), 100 * std::fabs(1 / off - 1),
+                         off < 1 ? "more" : "fewer");
+        corrected_of = set->name;
+        continue;
+      }
       std::vector<std::string>& places =
           counted_otherwise[(limited ? "the whole validation split is scored"
                                      : StringPrintf("scores are over the published %s split's bytes", set->name)) +
@@ -280,11 +392,17 @@ void CheckScoredText(Context& context) {
                     Count(tokens) + " tokens of the published " + near->name + " split's " + Count(near->targets),
                     log->At(of.validation_tokens->line), Verdict::kContradicted);
       } else {
+        std::string folded;
+        for (const Statement* text : context.Texts())
+          for (const char* word : {"casefold", "lowercase", "nfkc"})
+            if (folded.empty() && Has(Lower(text->text), {word}))
+              folded = "; " + text->key + " (line " + std::to_string(text->line) + ") says \"" + word +
+                       "\": text normalised in that way is not the published one";
         context.Add(
             "text", "the published validation split is scored", "",
             Count(tokens) + " tokens" +
                 (ratio > 0 ? StringPrintf(", %.4f per byte (line %ld)", ratio, static_cast<long>(ratio_line)) : "") +
-                ": no published tokenizer's; how it counts bytes is not in these files",
+                ": no published tokenizer's; how it counts bytes is not in these files" + folded,
             log->At(of.validation_tokens->line), Verdict::kUnknown);
       }
     }
@@ -293,6 +411,9 @@ void CheckScoredText(Context& context) {
     const size_t end = text.find('\n');
     context.Add("text", text.substr(0, end), "", text.substr(end + 1), Locations(places), Verdict::kContradicted);
   }
+  if (!corrected.empty())
+    context.Add("text", "the claimed score is over the published " + corrected_of + " split's bytes", "",
+                "it " + corrected, Locations(corrected_at), Verdict::kHolds);
   if (!held.empty())
     context.Add("text", "the published validation split is scored", "",
                 "the tokens of the " + Join(held, ", ") + " split, and loss and bits per byte in its ratio",
@@ -317,13 +438,13 @@ void CheckScoredText(Context& context) {
       files += StringPrintf("; all documents make %s of 100 M tokens in %s", Count(set->max_shards).c_str(), set->name);
       verdict = Verdict::kHolds;
     } else {
-      verdict = Verdict::kContradicted;
+      const bool known = std::string_view(set->name).find("CaseOps") != std::string_view::npos && count > 1000;
+      verdict = known ? Verdict::kContradicted : Verdict::kUnknown;
       files += StringPrintf("; all documents make only %s of 100 M tokens in %s: shards of another making",
                             Count(set->max_shards).c_str(), set->name);
-      files += std::string_view(set->name).find("CaseOps") != std::string_view::npos && count > 1000
-                   ? ", as the preparation script of CaseOps writes them; by its default it leaves 40,000 of the "
-                     "50,000 validation documents in training"
-                   : "; whether validation documents are among them is not in these files";
+      files += known ? ", as the preparation script of CaseOps writes them; by its default it leaves 40,000 of the "
+                       "50,000 validation documents in training"
+                     : "; whether validation documents are among them is not in these files";
     }
     context.Add("data", "training shards of the published set", "", files, Locations(places), verdict);
     texts.push_back(Count(count)), firsts.push_back(places[0]);
@@ -333,6 +454,18 @@ void CheckScoredText(Context& context) {
                 "numbers of training shards differ: " + Join(texts, ", "), Locations(firsts), Verdict::kUnknown);
 }
 
+// Another log of which the first two training losses are the same: one seed was run, under two names.
+std::string SameStart(const RecordFolder& folder, const FolderLog& log) {
+  const auto& own = log.log.curve.train;
+  for (const FolderLog& other : folder.logs) {
+    const auto& train = other.log.curve.train;
+    if (&other == &log || own.size() < 2 || train.size() < 2 || own[0].step != train[0].step) continue;
+    if (own[0].loss == train[0].loss && own[1].loss == train[1].loss)
+      return ", and its first losses are those of " + other.name;
+  }
+  return "";
+}
+
 }  // namespace
 
 void CheckRules(Context& context) {
@@ -340,6 +473,7 @@ void CheckRules(Context& context) {
   CheckSize(context);
   CheckClocks(context);
   CheckScoredText(context);
+  CheckValidationInTraining(context);
 }
 
 void CheckSeeds(Context& context) {
@@ -352,8 +486,8 @@ void CheckSeeds(Context& context) {
                               std::ranges::find(context.seeds, *log.named_seed) != context.seeds.end();
     if (seed_in_name)
       context.Add("seeds", log.name + " is of seed " + std::to_string(*log.named_seed), log.name,
-                  "its settings say seed " + Count(log.log.seed->value), log.At(log.log.seed->line),
-                  Verdict::kContradicted);
+                  StringPrintf("its settings say seed %.0f", log.log.seed->value) + SameStart(folder, log),
+                  log.At(log.log.seed->line), Verdict::kContradicted);
   }
   // Claimed seeds against logs.
   std::vector<std::string> missing, present, places;
@@ -428,8 +562,12 @@ void CheckSeeds(Context& context) {
   if (distinct.size() > 1 && sizes.size() > 1) {
     std::vector<std::string> texts, where;
     for (const auto& [bytes, at] : sizes) texts.push_back(Count(bytes)), where.push_back(at[0]);
-    context.Add("logs", "the seeds are runs of one script", context.seeds_at,
-                "the logs count scripts of " + Join(texts, ", ") + " bytes", Locations(where), Verdict::kContradicted);
+    // Two bytes are a line end, or another digit in the seed that it has by default.
+    const bool near = sizes.rbegin()->first - sizes.begin()->first <= kSameScript;
+    context.Add("logs", "every seed's log is of the record's one script", context.seeds_at,
+                "the logs count scripts of " + Join(texts, ", ") + " bytes" +
+                    (near ? ": as little as a line end" : ": at most one of them is the record's"),
+                Locations(where), near ? Verdict::kUnknown : Verdict::kContradicted);
   }
   if (steps.size() > 1) {
     double low = 1e300, high = 0;

@@ -329,6 +329,9 @@ void CheckTechniques(Context& context) {
         if (held->empty()) *held = shown, *held_at = log->At(line);
       } else if (wrong->empty()) {
         *wrong = shown, *wrong_at = log->At(line);
+        // Whether the last layer that is named is looped too, the log shows.
+        if (const LoggedLine* loop = wanted.size() > 1 ? log->log.Note({"layer_loop:enabled"}) : nullptr)
+          *wrong += "; " + Shorten(loop->text, 100), *wrong_at += ", " + log->At(loop->line);
       }
     }
     (void)claim;

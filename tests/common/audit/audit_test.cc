@@ -189,6 +189,93 @@ TEST_F(AuditTest, AStepThatWasUnderWayIsNoOverrun) {
               Contains(Is(kHolds, "clock", "training within 600 s", "over by 0.050 s: the step under way ended")));
 }
 
+TEST_F(AuditTest, CalibrationWithinTwoStepsOfTheClockCannotBeTold) {
+  seeds_[0].calibration_s = 1.2;  // 600.2 s; a step takes 0.12 s, the log rounds to 0.1 s
+  const Audit audit = Whole();
+  EXPECT_EQ(Contradictions(audit), "");
+  EXPECT_THAT(audit.findings, Contains(Is(kUnknown, "clock", "training and calibration",
+                                          "600.200 s, over by 0.200 s: no more than two steps")));
+  seeds_[0].calibration_s = 1.4;
+  EXPECT_THAT(Whole().findings,
+              Contains(Is(kContradicted, "clock", "training and calibration", "600.400 s, over by 0.400 s")));
+}
+
+TEST_F(AuditTest, CalibrationAfterTheClockNamesRunsThatKeepToIt) {
+  for (Seed& seed : seeds_) {
+    Seed again = seed;
+    again.bpb += 0.01;
+    again.train_ms = 592'000;
+    again.calibration_s = 3.5;
+    seed.calibration_s = 6.9;
+    Write(StringPrintf("train_seed%d_again.log", seed.seed), Log(again));
+  }
+  EXPECT_THAT(Whole().findings, Contains(Is(kContradicted, "clock", "training and calibration",
+                                            "whose scores are not the claimed ones, took at most 595.500 s")));
+}
+
+TEST_F(AuditTest, ACapWithoutATrackIsNoClaim) {
+  seeds_[0].train_ms = 600'431;
+  seeds_[0].calibration_s = 0;
+  WriteLogs();
+  std::string submission = Submission();
+  submission.erase(submission.find(" \"track\""), sizeof(" \"track\": \"10min_16mb\",\n") - 1);
+  Write("submission.json", submission);
+  const Audit audit = Run();
+  EXPECT_EQ(Contradictions(audit), "");
+  EXPECT_THAT(audit.findings, Contains(Is(kUnknown, "clock", "the cap of its settings",
+                                          "600.431 s, over by 0.431 s; no track is stated")));
+}
+
+TEST_F(AuditTest, ATrainingTimeWithinAStepOfTheLogsCannotBeTold) {
+  const auto stated = [](int ms) { return StringPrintf(" \"seed_times\": {\"42\": {\"train_time_ms\": %d}},\n", ms); };
+  const Audit near = Whole(stated(598'950));  // of 599,000, at 120 ms per step
+  EXPECT_EQ(Contradictions(near), "");
+  EXPECT_THAT(near.findings, Contains(Is(kUnknown, "seconds", "train_time_ms 598950", "less than a step apart")));
+  EXPECT_THAT(Whole(stated(598'500)).findings,
+              Contains(Is(kContradicted, "seconds", "train_time_ms 598500", "no log has it")));
+}
+
+TEST_F(AuditTest, AScoreOfAnEarlierStepIsNotTheArtifacts) {
+  for (Seed& seed : seeds_)
+    seed.after =
+        "step:3000/20000 val_loss:1.8900 val_bpb:1.1200 train_time:360000ms step_avg:120.00ms\n"
+        "step:5000/20000 val_loss:1.8400 val_bpb:1.0898 train_time:599000ms step_avg:119.80ms\n";
+  WriteLogs();
+  Write("submission.json", "{\"val_bpb\": 1.1200}");
+  EXPECT_THAT(Run().findings,
+              Contains(Is(kContradicted, "score", "val_bpb 1.1200", "only as validation in training, step 3000")));
+}
+
+TEST_F(AuditTest, TheScoreInTheName) {
+  const auto named = [&](const std::string& name) {
+    WriteLogs();
+    std::string submission = Submission();
+    submission.replace(submission.find("A record"), 8, name);
+    Write("submission.json", submission);
+    return Run();
+  };
+  EXPECT_THAT(named("Mixer_0.979556").findings,
+              Contains(Is(kContradicted, "score", "\"0.979556\" in name", "val_bpb is 1.1004")));
+  EXPECT_THAT(named("Windows, val_bpb=1.100").findings,
+              Contains(Is(kHolds, "score", "\"1.100\" in name", "val_bpb is 1.1004")));
+  for (const char* name : {"EMA 0.9965, WD=0.095", "from 1.120000"}) EXPECT_EQ(Contradictions(named(name)), "") << name;
+}
+
+TEST_F(AuditTest, ValidationDocumentsThatAreTrainedOn) {
+  for (Seed& seed : seeds_) {
+    seed.tokens = 47'851'520;
+    seed.loss_of_bit = 1 / 0.31673;
+  }
+  EXPECT_THAT(Whole(" \"technique_summary\": \"data by --val-docs=10000\",\n").findings,
+              Contains(Is(kContradicted, "data", "\"--val-docs=10000\"", "40,000 of them went into the training shards",
+                          "submission.json:2")));
+  Write("README.md", "# A record\n\n    prepare.py --val-docs 50000\n");
+  const Audit audit = Whole();
+  EXPECT_EQ(Contradictions(audit), "");
+  EXPECT_THAT(audit.findings,
+              Contains(Is(kHolds, "data", "\"--val-docs 50000\"", "leaves out all 50,000", "README.md:3")));
+}
+
 TEST_F(AuditTest, CalibrationAfterTheClock) {
   seeds_[0].calibration_s = 6.9;
   EXPECT_THAT(Whole().findings, Contains(Is(kContradicted, "clock", "training and calibration",
@@ -286,7 +373,8 @@ TEST_F(AuditTest, StepsThatDisagree) {
 
 // A log that ends before its score, after a diagnostic one of the same artifact, contradicts no score.
 TEST_F(AuditTest, ALogThatEndsAfterADiagnosticScore) {
-  for (Seed& seed : seeds_) seed.after = "diagnostic quantized val_loss:1.90000000 val_bpb:1.12500000 eval_time:9129ms\n";
+  for (Seed& seed : seeds_)
+    seed.after = "diagnostic quantized val_loss:1.90000000 val_bpb:1.12500000 eval_time:9129ms\n";
   WriteLogs();
   for (const Seed& seed : seeds_) {
     const std::string name = StringPrintf("train_seed%d.log", seed.seed), log = Log(seed);
@@ -300,11 +388,14 @@ TEST_F(AuditTest, ALogThatEndsAfterADiagnosticScore) {
 
 // The logs have 120.00 and 119.80 ms; a clock that was read elsewhere may have come to 120.30.
 TEST_F(AuditTest, AStepTimeHasNoExactPlace) {
-  EXPECT_THAT(Whole(" \"step_avg_ms\": 119.80,\n").findings, Contains(Is(kHolds, "steps", "step_avg_ms 119.80", "ms per step")));
+  EXPECT_THAT(Whole(" \"step_avg_ms\": 119.80,\n").findings,
+              Contains(Is(kHolds, "steps", "step_avg_ms 119.80", "ms per step")));
   const Audit near = Whole(" \"step_avg_ms\": 120.30,\n");
   EXPECT_EQ(Contradictions(near), "");
-  EXPECT_THAT(near.findings, Contains(Is(kUnknown, "steps", "step_avg_ms 120.30", "no log has it; the nearest is 120")));
-  EXPECT_THAT(Whole(" \"step_avg_ms\": 121.50,\n").findings, Contains(Is(kContradicted, "steps", "step_avg_ms 121.50", "no log has it; the nearest is 120")));
+  EXPECT_THAT(near.findings,
+              Contains(Is(kUnknown, "steps", "step_avg_ms 120.30", "no log has it; the nearest is 120")));
+  EXPECT_THAT(Whole(" \"step_avg_ms\": 121.50,\n").findings,
+              Contains(Is(kContradicted, "steps", "step_avg_ms 121.50", "no log has it; the nearest is 120")));
 }
 
 TEST_F(AuditTest, StepsOfTheReadmesTable) {
@@ -326,6 +417,12 @@ TEST_F(AuditTest, AScoreThatWasCorrectedByItsLossHolds) {
   Write("submission.json", StringPrintf("{\"val_bpb\": %.6f}", 1.1000 * 1.089493));
   EXPECT_THAT(Run().findings, Contains(Is(kHolds, "score", "val_bpb",
                                           "over the 151,080,891 bytes of the text; the line itself says 1.1000")));
+  // And of its lines, which count other bytes, nothing is claimed.
+  const Audit audit = Run();
+  EXPECT_EQ(Contradictions(audit), "");
+  EXPECT_THAT(
+      audit.findings,
+      Contains(Is(kHolds, "text", "the claimed score is over the published SP1024 split's bytes", "counts 8.9% more")));
 }
 
 TEST_F(AuditTest, APartOfTheSplit) {
@@ -351,6 +448,8 @@ TEST_F(AuditTest, AnUnknownTokenizerCannotBeTold) {
   const Audit audit = Whole();
   EXPECT_EQ(Contradictions(audit), "");
   EXPECT_THAT(audit.findings, Contains(Is(kUnknown, "text", "published validation split", "no published tokenizer's")));
+  EXPECT_THAT(Whole(" \"blurb\": \"a casefold vocabulary\",\n").findings,
+              Contains(Is(kUnknown, "text", "published validation split", "blurb (line 2) says \"casefold\"")));
 }
 
 TEST_F(AuditTest, MoreShardsThanThereIsText) {
@@ -361,6 +460,11 @@ TEST_F(AuditTest, MoreShardsThanThereIsText) {
   }
   EXPECT_THAT(Whole().findings, Contains(Is(kContradicted, "data", "training shards",
                                             "1,499 training shards; all documents make only 151")));
+  // Shards of another making, of which nobody knows a leak.
+  for (Seed& seed : seeds_) seed.shards = 191;
+  const Audit audit = Whole();
+  EXPECT_EQ(Contradictions(audit), "");
+  EXPECT_THAT(audit.findings, Contains(Is(kUnknown, "data", "training shards", "191 training shards")));
 }
 
 TEST_F(AuditTest, TechniquesThatActedAndThoseWithoutASign) {
@@ -400,19 +504,25 @@ TEST_F(AuditTest, ASwitchThatIsOff) {
 TEST_F(AuditTest, NumbersInTheTexts) {
   for (Seed& seed : seeds_)
     seed.settings =
-        "Hyperparameters:\n  qk_gain_init: 4.0\n  loop_start: 3\n  loop_end: 5\n  muon_wd: 0.09\n  min_lr: 0.1\n";
+        "Hyperparameters:\n  qk_gain_init: 4.0\n  loop_start: 3\n  loop_end: 5\n  muon_wd: 0.09\n  min_lr: 0.1\n"
+        "layer_loop:enabled step:2000 encoder:[0, 1, 2, 3, 4, 5]\n";
   const Audit audit = Whole(" \"blurb\": \"QK-Gain 5.0, Loop4-5, WD 0.090 (was WD 0.04), MIN_LR=0.10\",\n");
   EXPECT_THAT(audit.findings, Contains(Is(kContradicted, "settings", "QK-Gain 5.0", "qk_gain_init: 4.0")));
-  EXPECT_THAT(audit.findings, Contains(Is(kContradicted, "settings", "Loop4-5", "loop_start: 3, loop_end: 5")));
+  EXPECT_THAT(audit.findings,
+              Contains(Is(kContradicted, "settings", "Loop4-5",
+                          "loop_start: 3, loop_end: 5; layer_loop:enabled step:2000 encoder:[0, 1, 2, 3, 4, 5]",
+                          "train_seed42.log:")));
   EXPECT_THAT(audit.findings, Contains(Is(kHolds, "settings", "WD 0.090", "muon_wd: 0.09")));
   EXPECT_THAT(audit.findings, Contains(Is(kHolds, "settings", "MIN_LR=0.10", "min_lr: 0.1")));
 }
 
 TEST_F(AuditTest, NumbersThatWereChangedInTheTexts) {
-  for (Seed& seed : seeds_) seed.settings = "Hyperparameters:\n  qk_gain_init: 5.25\n  warmdown_frac: 0.72\n  min_lr: 0.1\n";
+  for (Seed& seed : seeds_)
+    seed.settings = "Hyperparameters:\n  qk_gain_init: 5.25\n  warmdown_frac: 0.72\n  min_lr: 0.1\n";
   const Audit audit = Whole(" \"blurb\": \"QK-Gain 4.0 -> 5.25, warmdown 3500 in the base, MIN_LR=0.0 to 0.1\",\n");
   EXPECT_EQ(Contradictions(audit), "");
-  EXPECT_THAT(audit.findings, AllOf(Contains(Is(kHolds, "settings", "QK-Gain 4.0", "qk_gain_init: 5.25")), Contains(Is(kHolds, "settings", "MIN_LR=0.0", "min_lr: 0.1"))));
+  EXPECT_THAT(audit.findings, AllOf(Contains(Is(kHolds, "settings", "QK-Gain 4.0", "qk_gain_init: 5.25")),
+                                    Contains(Is(kHolds, "settings", "MIN_LR=0.0", "min_lr: 0.1"))));
 }
 
 TEST_F(AuditTest, SettingsOfTheReadmesCommand) {
@@ -434,7 +544,18 @@ TEST_F(AuditTest, KeySettingsOfSubmission) {
 TEST_F(AuditTest, ALogOfAnotherSeedThanItsName) {
   seeds_[0].before = "seed:1337\n";
   EXPECT_THAT(Whole().findings, Contains(Is(kContradicted, "seeds", "train_seed42.log is of seed 42",
-                                            "its settings say seed 1,337", "train_seed42.log:1")));
+                                            "its settings say seed 1337", "train_seed42.log:1")));
+}
+
+TEST_F(AuditTest, ALogOfAnotherSeedStartsAsThatSeedDoes) {
+  WriteLogs();
+  std::string copy = Log(seeds_[0]);
+  copy.replace(copy.find("step:12/20000 train_loss:"), 25, "step:12/20000 train_loss:1");
+  Write("train_seed7.log", copy);
+  Write("submission.json", Submission());
+  EXPECT_THAT(Run().findings,
+              Contains(Is(kContradicted, "seeds", "train_seed7.log is of seed 7",
+                          "its settings say seed 42, and its first losses are those of train_seed42.log")));
 }
 
 TEST_F(AuditTest, OneRunUnderTwoSeeds) {
@@ -457,9 +578,52 @@ TEST_F(AuditTest, TheSameBytesTwiceAreOneLog) {
 }
 
 TEST_F(AuditTest, LogsOfScriptsOfDifferentSizes) {
+  seeds_[0].code_bytes = 50'117;
+  seeds_[0].model_bytes = 15'899'883;
+  EXPECT_THAT(Whole().findings, Contains(Is(kContradicted, "logs", "the record's one script", "50,000, 50,117")));
+  // A line end at the end of the file.
   seeds_[0].code_bytes = 50'001;
   seeds_[0].model_bytes = 15'899'999;
-  EXPECT_THAT(Whole().findings, Contains(Is(kContradicted, "logs", "runs of one script", "50,000, 50,001")));
+  const Audit audit = Whole();
+  EXPECT_EQ(Contradictions(audit), "");
+  EXPECT_THAT(audit.findings, Contains(Is(kUnknown, "logs", "the record's one script", "50,000, 50,001")));
+}
+
+TEST_F(AuditTest, CodeThatTheRecordsOwnTotalDoesNotCount) {
+  EXPECT_THAT(Whole(" \"bytes_total\": 15950000,\n \"bytes_code\": 49859,\n").findings,
+              Contains(Is(kContradicted, "bytes", "bytes_code 49859",
+                          "bytes_total 15950000 (line 2) counts 50,000 bytes of code", "train_seed314.log:")));
+  // Another log's code, which that total does not count either.
+  seeds_[2].code_bytes = 51'000;
+  WriteLogs();
+  Write("submission.json", "{\"val_bpb\": 1.1000, \"bytes_total\": 15950000, \"bytes_code\": 51000}");
+  EXPECT_THAT(Run().findings, Contains(Is(kContradicted, "bytes", "bytes_code 51000", "counts 50,000 bytes of code")));
+}
+
+TEST_F(AuditTest, CodeThatWasShortenedAfterTheRunsCannotBeTold) {
+  // The total is the logged artifact with the shorter script.
+  for (const char* fields : {" \"bytes_total\": 15947000,\n \"bytes_code\": 47000,\n", " \"bytes_code\": 50001,\n"}) {
+    const Audit audit = Whole(fields);
+    EXPECT_EQ(Contradictions(audit), "") << fields;
+    EXPECT_THAT(audit.findings, Contains(Is(kUnknown, "bytes", "bytes_code", "the logs count 50,000"))) << fields;
+  }
+}
+
+TEST_F(AuditTest, TheLargestOfMoreSeedsThanAreLoggedCannotBeTold) {
+  const Audit audit = Whole(" \"extended_seeds\": [42, 7],\n \"artifact_bytes_max\": 15993334,\n");
+  EXPECT_EQ(Contradictions(audit), "");
+  EXPECT_THAT(audit.findings,
+              Contains(Is(kUnknown, "bytes", "artifact_bytes_max 15993334", "not every seed's log is here")));
+  EXPECT_THAT(Whole(" \"artifact_bytes_max\": 15993334,\n").findings,
+              Contains(Is(kContradicted, "bytes", "artifact_bytes_max 15993334", "no log has it")));
+}
+
+TEST_F(AuditTest, ARoundedSizeIsNoOtherSize) {
+  const Audit audit = Whole(" \"bytes_total\": 15900000,\n");  // of 15,950,000, cut off
+  EXPECT_EQ(Contradictions(audit), "");
+  EXPECT_THAT(audit.findings, Contains(Is(kHolds, "bytes", "bytes_total 15900000", "artifact")));
+  EXPECT_THAT(Whole(" \"bytes_total\": 15700000,\n").findings,
+              Contains(Is(kContradicted, "bytes", "bytes_total 15700000", "no log has it")));
 }
 
 TEST_F(AuditTest, ALogThatIsCutOff) {
@@ -479,10 +643,12 @@ TEST_F(AuditTest, SeedsAndMeansInOtherPlaces) {
         "{\"val_bpb\": {\"mean\": 1.1004, \"std\": 0.0004}, \"seed_42_val_bpb\": 1.1, \"val_bpb_seed314\": 1.2,\n"
         " \"runs\": [{\"seed\": 999, \"val_bpb\": 1.1008}], \"code_bytes\": \"50000\"}");
   const Audit audit = Run();
-  EXPECT_THAT(audit.findings, AllOf(Contains(Is(kHolds, "score", "val_bpb.mean 1.1004", "mean over 3 logs")),
-                                    Contains(Is(kHolds, "score", "seed_42_val_bpb", "exact")), Contains(Is(kHolds, "score", "val_bpb.std", "deviation")),
-                                    Contains(Is(kContradicted, "score", "val_bpb_seed314 1.2", "no log has it")),
-                                    Contains(Is(kHolds, "score", "runs.0.val_bpb 1.1008", "exact", "train_seed999.log"))));
+  EXPECT_THAT(audit.findings,
+              AllOf(Contains(Is(kHolds, "score", "val_bpb.mean 1.1004", "mean over 3 logs")),
+                    Contains(Is(kHolds, "score", "seed_42_val_bpb", "exact")),
+                    Contains(Is(kHolds, "score", "val_bpb.std", "deviation")),
+                    Contains(Is(kContradicted, "score", "val_bpb_seed314 1.2", "no log has it")),
+                    Contains(Is(kHolds, "score", "runs.0.val_bpb 1.1008", "exact", "train_seed999.log"))));
 }
 
 TEST_F(AuditTest, ProbabilityAgainstABaseline) {
