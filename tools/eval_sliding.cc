@@ -168,6 +168,10 @@ void WriteProof(const Options& options, Proof& proof, const Score& score, const 
   }
   if (text_bytes >= 0 && report.bytes > text_bytes)
     report.failures.push_back(StringPrintf("the score counts %ld bytes; the text has %ld", report.bytes, text_bytes));
+  if (text.changed_documents > 0)
+    report.failures.push_back(StringPrintf("%ld of %ld documents of validation are not what their tokens spell: the tokenizer folds case, characters or "
+                                           "blanks, and the score is of the text that is left",
+                                           text.changed_documents, text.documents));
   const EventLedger::Result& order = report.order;
   Log("prove: targets: %ld of %ld scored, %ld again, %ld never; %ld learnt from", order.scored, order.targets,
       order.doubled, order.dropped, order.learnt);
@@ -189,7 +193,8 @@ void WriteProof(const Options& options, Proof& proof, const Score& score, const 
         {{"counted", report.bytes},
          {"spelt", report.spelt_bytes},
          {"sidecar", report.sidecar_bytes < 0 ? Json() : Json(report.sidecar_bytes)},
-         {"text", text_bytes < 0 ? Json() : Json(text_bytes)}}},
+         {"text", text_bytes < 0 ? Json() : Json(text_bytes)},
+         {"changed_documents", text.changed_documents < 0 ? Json() : Json(text.changed_documents)}}},
        {"order", {{"events", order.events}, {"violations", order.violations}, {"digest", Sha256Hex(proof.Events())}}},
        {"repeated", report.repeated},
        {"flips", {{"tokens", report.flips}, {"scores_kept", report.kept}}},

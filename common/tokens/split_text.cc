@@ -58,6 +58,8 @@ SplitText CheckText(const ShardSet& shards, const ByteTable& table) {
                                   record.token_bytes, text.bytes, shards.has_bytes() ? "byte sidecar" : "byte table"));
   text.proved = record.BytesIdentity() == shards.BytesIdentity();
   text.text_bytes = record.text_bytes;
+  text.documents = record.documents;
+  text.changed_documents = record.changed_documents;
   text.text_digest = record.text_sha256;
   text.tokenizer_bytes = record.tokenizer_bytes;
   text.tokenizer_documents = record.tokenizer_documents;

@@ -14,6 +14,7 @@ struct SplitText {
   // tokenize-shard counted as many against the text of each document, and manifest.json says so of exactly these shards.
   bool proved = false;
   int64_t text_bytes = -1;  // of the documents; -1 where it is not known, as of downloaded shards
+  int64_t documents = -1, changed_documents = -1;  // SplitRecord's: how many there are, and of how many the tokens spell another text
   std::string text_digest;  // SplitRecord::text_sha256; empty where it is not known
   int64_t tokenizer_bytes = -1, tokenizer_documents = -1, tokenizer_shared = -1;  // those of SplitRecord
 };

@@ -24,6 +24,12 @@ try proof $lora --published-quirks 1
 # Targets that are dropped or scored again.
 try proof --eval-stride 0
 try proof --published-quirks 1
+# Text of which the tokenizer folds or drops a part: what is scored is another text.
+printf 'a  e\n\ni É m\n\nq u\n' > wide.txt
+for split in train val; do need tokenize-shard --out folded --split $split --separator blank-line --tokenizer data/tokenizer.model wide.txt; done
+rm folded/fineweb_train_*.bin
+try proof --data-path folded
+try grep changed_documents prove.json
 # The scores are the same with and without the proof.
 need eval-sliding --profile small.profile --out plain.json model.bin.zst
 try proof --expect plain.json

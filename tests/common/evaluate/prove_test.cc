@@ -308,6 +308,27 @@ TEST_F(ProveTest, AMixtureThatIsNoDistribution) {
               Contains(HasSubstr("probabilities at target")));
 }
 
+// Half of the probability from a cache of which every bucket that has been seen is certain.
+TEST_F(ProveTest, AHashedCacheWhoseBucketsDoNotSumToOne) {
+  EXPECT_THAT(Failures([](const uint16_t* tokens, int64_t i, int64_t) {
+                const double cached = (tokens[i] * 31 + tokens[i + 1]) % 4 == 0 ? 0 : 1;
+                return -std::log(0.5 * std::exp(-Honest(tokens, i)) + 0.5 * cached);
+              }),
+              Contains(HasSubstr("not to 1")));
+}
+
+TEST_F(ProveTest, LabelSmoothingThatWasLeftOn) {
+  EXPECT_THAT(Failures([](const uint16_t* tokens, int64_t i, int64_t) {
+                double mean = 0;
+                for (int64_t v = 0; v < kVocabulary; ++v) {
+                  const std::array<uint16_t, 2> pair = {tokens[i], static_cast<uint16_t>(v)};
+                  mean += Honest(pair.data(), 0) / kVocabulary;
+                }
+                return 0.9 * Honest(tokens, i) + 0.1 * mean;
+              }),
+              Contains(HasSubstr("not to 1")));
+}
+
 TEST_F(ProveTest, AGateThatKnowsTheTarget) {
   // Sure of itself where the target is even, as it can only know once it has seen it.
   EXPECT_THAT(Failures([](const uint16_t* tokens, int64_t i, int64_t) {
