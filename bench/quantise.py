@@ -2,7 +2,7 @@
 """The time it takes to quantise: `published`, `rtn` and `gptq` by gptq-lite, and beside them the published script's own search in
 PyTorch, one quantile a candidate, whose weights must come out equal to those of `published --published-quirks 1`.
 
-    train --profile record-h100x8 --iterations 3 --train-batch-tokens 1024 --grad-micro-steps 1 --train-seq-len 512 \\
+    train --profile published-531 --published-quirks 0 --iterations 3 --train-batch-tokens 1024 --grad-micro-steps 1 --train-seq-len 512 \\
           --max-wallclock-seconds 0 --late-qat-threshold 0 --out train.ckpt        (weights that were hardly trained serve; any corpus of 1,024 pieces)
     ema-finalize train.ckpt weights.ckpt
     DATA_PATH=… bench/quantise.py --target-bytes 11000000 weights.ckpt

@@ -7,6 +7,7 @@
 #include <algorithm>
 #include <map>
 #include <chrono>
+#include <ctime>
 #include <functional>
 #include <nlohmann/json.hpp>
 
@@ -102,17 +103,21 @@ Json Parts(const StepProfile& profile, int64_t count) {
 
 Json Steps(const Settings& settings, int64_t warmup, int64_t steps) {
   Trainer trainer(settings, ShardSet(settings.data_path, "train", settings.vocab_size));
+  trainer.LoopFrom(1);
   StepProfile profile;
-  std::vector<double> times;
+  std::vector<double> times, processor;  // processor: seconds of all threads
   for (int64_t i = 0; i < warmup + steps; ++i) {
     if (i == warmup) trainer.SetProfile(&profile);
+    const std::clock_t begin = std::clock();
     const double seconds = SecondsOf([&] {
       trainer.AccumulateGradients();
       trainer.Update(1);
     });
-    if (i >= warmup) times.push_back(seconds);
+    if (i < warmup) continue;
+    times.push_back(seconds);
+    processor.push_back(static_cast<double>(std::clock() - begin) / CLOCKS_PER_SEC);
   }
-  return {{"step_s", Median(times)}, {"times_s", times}, {"parts_s", Parts(profile, steps)}, {"data_wait_s", trainer.data_wait_seconds()}};
+  return {{"step_s", Median(times)}, {"processor_s", Median(processor)}, {"times_s", times}, {"parts_s", Parts(profile, steps)}, {"data_wait_s", trainer.data_wait_seconds()}};
 }
 
 Json Windows(const Settings& settings, int64_t steps) {

@@ -201,13 +201,15 @@ std::map<std::string, Feedback> MeasureFeedback(const NamedTensors& weights, con
   Transformer model(settings, weights);
   model.Observe([&](const std::string& name, const at::Tensor& weight, const at::Tensor& x) {
     if (!HasGrid(name, weight, settings) || IsTable(RoleOf(name))) return;
-    const at::Tensor rows = x.reshape({-1, x.size(-1)}).to(at::kFloat);
-    layers.at(name).product = rows.t().mm(rows);
+    const at::Tensor rows = x.reshape({-1, x.size(-1)}).to(at::kFloat), product = rows.t().mm(rows);
+    at::Tensor& sum = layers.at(name).product;  // over the visits of a looped layer
+    sum = sum.defined() ? sum + product : product;
   });
   const int64_t T = settings.calibration_tokens;
   InRounds(windows, communicator, done, [&](const std::vector<uint16_t>* window, int64_t count) {
     if (window != nullptr) {
       const std::vector<int64_t> ids(window->begin(), window->begin() + T);
+      for (auto& [name, layer] : layers) layer.product.reset();
       model.Logits(at::from_blob(const_cast<int64_t*>(ids.data()), {1, T}, at::kLong));
     }
     AddProducts(layers, count, communicator);

@@ -1,7 +1,8 @@
 // What an error in each weight costs, from windows of text.
 //
 // Cost: the diagonal of the empirical Fisher matrix, the mean over tokens of squared gradients; near a minimum it approximates
-// the loss's second derivative. Feedback: a linear layer's inputs x, of which H = mean x x^T (GPTQ, arXiv 2210.17323, section 3).
+// the loss's second derivative. Feedback: a linear layer's inputs x, of which H = mean x x^T (GPTQ, arXiv 2210.17323, section 3), over tokens, summed over
+// the visits of a looped layer.
 #pragma once
 
 #include <functional>

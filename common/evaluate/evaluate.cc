@@ -64,6 +64,20 @@ void ComputeLosses(Engine& model, Batch& batch) {
   }
 }
 
+// The same with attention inside a document: all windows side by side as one row, each cut where a document begins.
+void ComputePackedLosses(Engine& model, Batch& batch, int64_t longest) {
+  std::vector<Segment> segments;
+  for (const Window& window : batch.windows) {
+    const std::vector<Segment> own = PackedSegments(batch.tokens_of(window), window.length, longest);
+    segments.insert(segments.end(), own.begin(), own.end());
+  }
+  std::vector<float> losses(PositionsIn(segments));
+  model.TokenLosses(segments, 0, losses.data());
+  auto from = losses.begin();
+  for (size_t i = 0; i < batch.windows.size(); from += batch.windows[i++].length)
+    std::copy_n(from, batch.windows[i].length, batch.losses.begin() + static_cast<int64_t>(i) * batch.width);
+}
+
 // What some windows add to the score.
 struct Addend {
   int64_t begin, end;  // targets
@@ -219,7 +233,11 @@ Score EvaluateSliding(Engine& model, const ShardSet& val, const ByteTable& table
   const WindowPlan plan = settings.published_quirks ? WindowPlan::Published(targets, settings.train_seq_len, settings.eval_stride)
                                           : WindowPlan::Sliding(targets, settings.train_seq_len, settings.eval_stride);
   return ScoreWindows(
-      val, plan, BatchesOf(settings, plan.size()), on_batch, communicator, [&](Batch& batch) { ComputeLosses(model, batch); },
+      val, plan, BatchesOf(settings, plan.size()), on_batch, communicator,
+      [&](Batch& batch) {
+        if (settings.packed_documents) ComputePackedLosses(model, batch, settings.train_seq_len);
+        else ComputeLosses(model, batch);
+      },
       [&](const Batch& batch) { return AddendsOf(table, batch); }, LearnNothing, observer);
 }
 

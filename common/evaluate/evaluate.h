@@ -40,7 +40,8 @@ Score EvaluatePlain(Engine& model, const ShardSet& val, const ByteTable& table, 
 void CheckPlain(const ShardSet& val, const Settings& settings);
 
 // Windows of train_seq_len every eval_stride targets, eval_batch_seqs at a time; every target of the split exactly
-// once, a split shorter than one sequence as one shorter window. Under settings.published_quirks the published sum: whole
+// once, a split shorter than one sequence as one shorter window. With packed_documents a window's targets see no further back than
+// their document's beginning. Under settings.published_quirks the published sum: whole
 // sequences only, their tail scored again. Throws InputError for a split without a target or an id out of range.
 // REQUIRES: IsSliding(settings).
 Score EvaluateSliding(Engine& model, const ShardSet& val, const ByteTable& table, const Settings& settings,

@@ -110,24 +110,32 @@ TEST_F(CalibrateTest, SeedsAndNumbersOfWindowsCount) {
   EXPECT_THROW(Run(), InputError);
 }
 
+// Inputs of a matrix as an observer sees them here too: of all visits of its layer, where that is looped.
 TEST_F(CalibrateTest, FeedbackIsOfLinearLayersInputs) {
   settings_.quantiser = "gptq";
-  const Calibration calibration = Run();
-  EXPECT_FALSE(calibration.feedback.contains("tok_emb.weight"));
-  ASSERT_TRUE(calibration.feedback.contains("blocks.1.mlp.fc.weight"));
-  // The inputs of fc, seen by an observer here too.
-  at::Tensor moments;
-  Transformer model(settings_, model_.parameters());
-  model.Observe([&](const std::string& name, const at::Tensor&, const at::Tensor& x) {
-    if (name != "blocks.1.mlp.fc.weight") return;
-    const at::Tensor rows = x.reshape({-1, x.size(-1)}).to(at::kDouble);
-    moments = moments.defined() ? moments + rows.t().mm(rows) : rows.t().mm(rows);
-  });
-  for (const auto& window : Windows())
-    model.Logits(at::from_blob(const_cast<int64_t*>(window.data()), {1, settings_.calibration_tokens}, at::kLong));
-  const Feedback expected = MakeFeedback(moments, 36, settings_.gptq_damping, false), &got = calibration.feedback.at("blocks.1.mlp.fc.weight");
-  EXPECT_EQ(got.order, expected.order);
-  for (size_t i = 0; i < expected.upper.size(); ++i) EXPECT_NEAR(got.upper[i], expected.upper[i], 1e-3 * std::fabs(expected.upper[i]) + 1e-4);
+  for (const bool looped : {false, true}) {
+    if (looped) settings_.num_loops = 1, settings_.loop_start = 1, settings_.loop_end = 1;
+    const Transformer of_shape = TinyModel(settings_);
+    const NamedTensors& weights = of_shape.parameters();
+    const Calibration calibration = Calibrate(weights, settings_, ShardSet(folder_.path(), "train", settings_.vocab_size), [](int64_t, int64_t) {});
+    EXPECT_FALSE(calibration.feedback.contains("tok_emb.weight"));
+    ASSERT_TRUE(calibration.feedback.contains("blocks.1.mlp.fc.weight"));
+    at::Tensor moments;
+    int64_t visits = 0;
+    Transformer model(settings_, weights);
+    model.Observe([&](const std::string& name, const at::Tensor&, const at::Tensor& x) {
+      if (name != "blocks.1.mlp.fc.weight") return;
+      const at::Tensor rows = x.reshape({-1, x.size(-1)}).to(at::kDouble);
+      moments = moments.defined() ? moments + rows.t().mm(rows) : rows.t().mm(rows);
+      ++visits;
+    });
+    for (const auto& window : Windows())
+      model.Logits(at::from_blob(const_cast<int64_t*>(window.data()), {1, settings_.calibration_tokens}, at::kLong));
+    EXPECT_EQ(visits, looped ? 6 : 3);
+    const Feedback expected = MakeFeedback(moments, 36, settings_.gptq_damping, false), &got = calibration.feedback.at("blocks.1.mlp.fc.weight");
+    EXPECT_EQ(got.order, expected.order);
+    for (size_t i = 0; i < expected.upper.size(); ++i) EXPECT_NEAR(got.upper[i], expected.upper[i], 1e-3 * std::fabs(expected.upper[i]) + 1e-4);
+  }
 }
 
 TEST(MakeFeedback, InvertsTheDampedMomentsInTheOrderAsked) {

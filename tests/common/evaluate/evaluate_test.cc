@@ -312,6 +312,33 @@ TEST_F(EvaluateTest, PlainOfPackedDocuments) {
   }
 }
 
+// Sliding windows of packed documents: each scored target is computed from its document alone, as far back as the window goes.
+TEST_F(EvaluateTest, SlidingOfPackedDocuments) {
+  settings.packed_documents = true;
+  settings.eval_batch_seqs = 3;
+  Split(150);
+  ASSERT_GT(std::count(tokens.begin(), tokens.end(), 1), 2);
+  fused.Prepare(/*fake_quantise=*/false);
+  const int64_t T = settings.train_seq_len, targets = 149;
+  double nats = 0;
+  const WindowPlan plan = WindowPlan::Sliding(targets, T, settings.eval_stride);
+  for (int64_t i = 0; i < plan.size(); ++i) {
+    for (int64_t target = plan[i].first_scored(); target < plan[i].end(); ++target) {
+      int64_t begin = target;
+      while (begin > plan[i].begin && tokens[begin] != 1) --begin;
+      const uint16_t* const context = tokens.data() + begin;
+      float loss;
+      fused.TokenLosses({&context, 1}, target + 1 - begin, target - begin, &loss);
+      nats += loss;
+    }
+  }
+  const Score score = EvaluateSliding(fused, *val, table, settings);
+  EXPECT_EQ(score.targets, targets);
+  EXPECT_NEAR(score.val_loss, nats / targets, 1e-5);
+  settings.packed_documents = false;
+  EXPECT_GT(std::fabs(EvaluateSliding(fused, *val, table, settings).val_loss - nats / targets), 1e-4);
+}
+
 // Losses are float32; nothing else is rounded but under published_quirks. A float32 sum would be off in the eighth digit.
 TEST_F(EvaluateTest, PlainIsSummedInDoubles) {
   settings.Set("val_batch_size", "16384", Origin::kCommandLine, "test");

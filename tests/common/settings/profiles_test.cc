@@ -61,10 +61,21 @@ TEST(Profiles, ThePublishedOneIsThePublishedSettings) {
       UnorderedElementsAre("published_quirks = 1", "source = swa", "fp16_keep_name_patterns = tok_emb,blocks.8.attn.c_k"));
 }
 
-TEST(Profiles, TheRecordDiffersFromThePublishedOneInItsCorrectionsAlone) {
-  EXPECT_THAT(Differences(Load("record-h100x8"), Load("published-531")),
-              UnorderedElementsAre("published_quirks = 0", "source = ema", "fp16_keep_name_patterns = ", "quantiser = gptq",
-                                   "target_bytes = 16000000"));
+// Pull request 1855 without what its own logs refute, and with a quantiser that fills the size that a record may have.
+TEST(Profiles, TheRecordDiffersFromTheFieldsBestInWhatItsCommentsSay) {
+  const Settings record = Load("record-h100x8");
+  EXPECT_THAT(Differences(record, Load("field-1855")),
+              UnorderedElementsAre("published_quirks = 0", "gptq_reserve_seconds = 0", "quantiser = gptq", "target_bytes = 16000000",
+                                   "eval_stride = 64", "method = sliding",
+                                   // What only the other quantiser and the other method read.
+                                   "embed_bits = 8", "mlp_clip_sigmas = 10", "embed_clip_sigmas = 20", "gated_attn_quant_gate = 0",
+                                   "ttt_lora_rank = 0", "ttt_beta2 = 0.999", "ttt_weight_decay = 1", "ttt_warm_start_a = 0",
+                                   "phased_ttt_num_phases = 1", "phased_ttt_prefix_docs = 0"));
+  EXPECT_EQ(record.calibration, "train") << "training data would be read after the clock has run out";
+  EXPECT_GT(record.calibration_windows, 0);
+  EXPECT_EQ(record.coder, "arithmetic");
+  EXPECT_EQ(record.max_wallclock_seconds, 600);
+  EXPECT_NE(record.data_path, Load("field-1855").data_path) << "the published tokenizer has seen the validation documents";
 }
 
 // The record's command and the script's defaults, by their names in its environment.
