@@ -42,8 +42,8 @@ struct Options {
   std::string artifact, out, expect, prove;
   double tolerance = -1;  // none given
   std::vector<std::string> prompts;
-  int64_t tokens = 64, top_k = 0;
-  double temperature = 0.8, top_p = 0.95;
+  int64_t tokens = -1, top_k = -1;  // of --generate alone, as are the next two; none given
+  double temperature = -1, top_p = -1;
 };
 
 // The weights to look at, with what a record says of the file they came from.
@@ -448,6 +448,9 @@ Json Continue(const Options& options, Settings& settings) {
   const Transformer model(settings, subject.parameters);
   // A tokenizer of text with CaseOps has its marks as pieces.
   const bool case_ops = std::ranges::any_of(table.pieces, [](const ByteTable::Piece& piece) { return piece.text == kCaseTitle; });
+  const auto given = [](auto value, auto otherwise) { return value < 0 ? otherwise : value; };
+  const int64_t most = given(options.tokens, int64_t{64}), top_k = given(options.top_k, int64_t{0});
+  const double temperature = given(options.temperature, 0.8), top_p = given(options.top_p, 0.95);
   Json samples = Json::array();
   for (const std::string& prompt : options.prompts) {
     CaseDecoder decoder;  // knows the case that the prompt leaves open
@@ -462,10 +465,10 @@ Json Continue(const Options& options, Settings& settings) {
     {
       Stream stream(shown);
       stream.Add(prompt);
-      const Sampling sampling{.tokens = options.tokens,
-                              .temperature = options.temperature,
-                              .top_k = options.top_k,
-                              .top_p = options.top_p,
+      const Sampling sampling{.tokens = most,
+                              .temperature = temperature,
+                              .top_k = top_k,
+                              .top_p = top_p,
                               .seed = static_cast<uint64_t>(settings.seed) + samples.size(),
                               .stop = kBos};
       Generate(model, settings, ids, sampling, [&](int64_t id) {
@@ -487,9 +490,9 @@ Json Continue(const Options& options, Settings& settings) {
     samples.push_back({{"prompt", prompt}, {"text", text}, {"tokens", tokens}});
   }
   const Json result = {{"samples", samples},
-                       {"temperature", options.temperature},
-                       {"top_k", options.top_k},
-                       {"top_p", options.top_p},
+                       {"temperature", temperature},
+                       {"top_k", top_k},
+                       {"top_p", top_p},
                        {"seed", settings.seed},
                        {"identity", subject.identity}};
   if (!options.out.empty()) {
@@ -531,10 +534,14 @@ int Main(int argc, char** argv) {
   return RunTool(line, argc, argv, [&]() -> Json {
     const Runtime runtime(settings);
     if (!options.prompts.empty()) {
-      if (!options.expect.empty()) throw UsageError("--generate computes no score: leave out --expect");
+      for (const auto& [flag, given] : {std::pair{"--expect", !options.expect.empty()}, {"--prove", !options.prove.empty()}})
+        if (given) throw UsageError(std::string("--generate computes no score: leave out ") + flag);
       if (runtime.communicator->world_size() > 1) throw UsageError("--generate is for one process");
       return Continue(options, settings);
     }
+    for (const auto& [flag, given] : {std::pair{"--tokens", options.tokens >= 0}, {"--temperature", options.temperature >= 0},
+                                      {"--top-k", options.top_k >= 0}, {"--top-p", options.top_p >= 0}})
+      if (given) throw UsageError(std::string(flag) + " is for --generate TEXT, which continues a text");
     // What cannot be compared with is refused before any work.
     const Json expected = options.expect.empty() ? Json() : ReadExpected(options.expect);
     const Json score = Evaluate(options, settings, runtime);

@@ -56,7 +56,7 @@ int main(int argc, char** argv) {
     WriteRecord(record, out);
 
     if (options.author.empty() || options.github_id.empty()) {
-      LogLine("submission.json has no author yet: --author and --github-id");
+      LogLine("submission.json names no author: make submission AUTHOR=NAME GITHUB_ID=NAME (or --author and --github-id)");
     }
     for (const std::string& text : TextLines(SummaryTable(record))) LogLine(text);
     for (const std::string& text : SampleLines(record)) LogLine(text);

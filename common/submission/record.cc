@@ -159,7 +159,16 @@ std::optional<Comparison> Compare(const Record& record) {
   return comparison;
 }
 
-// "11L 512d, EMA, SWA, late QAT, sliding evaluation": what was on, and by its counters acted.
+// By an eval.json, what learns while it scores; empty where nothing does. The field calls it test-time training.
+std::string LearningOf(const Json& eval) {
+  if (eval.value("method", "") != "ttt") return "";
+  const Json ttt = eval.value("ttt", Json::object());
+  if (!ttt.contains("ttt_lora_rank")) return "score-first TTT";
+  const bool phased = ttt.value("phased_ttt_prefix_docs", "0") != "0";
+  return std::string(phased ? "phased " : "") + "score-first TTT with adapters of rank " + ttt["ttt_lora_rank"].get<std::string>();
+}
+
+// "11L 512d + XSA4 + EMA + late QAT + score-first TTT": what was on, and by its counters acted.
 std::string NameOf(const FinishedRun& run) {
   const Settings& settings = run.settings;
   std::vector<std::string> parts = {
@@ -180,6 +189,8 @@ std::string NameOf(const FinishedRun& run) {
   }
   if (run.late_qat().counts()) parts.push_back("late QAT");
   if (run.counters.Get(counter::kClipRowsSearched) > 0) parts.push_back("clip search");
+  // What learns while it is scored is another thing than a model that is scored: the title says so.
+  if (const std::string learns = LearningOf(run.eval); !learns.empty()) parts.push_back(learns);
   return Join(parts, " + ");
 }
 

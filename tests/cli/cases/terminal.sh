@@ -21,6 +21,20 @@ echo "train_loss in a pipe: $(TERM=xterm train --profile small.profile --out fou
 # a pipe gets one line of JSON.
 echo "in a stream: $("$here/terminal" --interrupt-after 400 eval-sliding --profile small.profile --generate bcd --temperature 0 --tokens 1000000 model.bin.zst)"
 try_terminal eval-sliding --profile small.profile --generate bcd --generate '' --temperature 0 --tokens 8 model.bin.zst
+# One of the most likely tokens is the most likely; a seed draws the same text again, another seed another.
+text() { eval-sliding --profile small.profile --generate bcd --generate cd --tokens 8 "$@" model.bin.zst 2> /dev/null | grep -o '"text":"[^"]*"' | tr '\n' ' '; }
+same() { [ "$(text $1)" = "$(text $2)" ] && echo "the same text" || echo "another text"; }
+try same "--temperature 0" "--temperature 5 --top-k 1"
+try same "--temperature 0" "--temperature 5 --top-p 0"
+try same "--temperature 0" "--temperature 5"
+try same "--temperature 5 --seed 7" "--temperature 5 --seed 7"
+try same "--temperature 5 --seed 7" "--temperature 5 --seed 8"
+try same "--temperature 5 --seed 7" "--temperature 5 --seed 7 --top-k 2"
+for option in "--top-k -1" "--top-p 1.5" "--temperature -1" "--tokens 0" "--prove prove.json" "--expect eval.json"; do
+  try eval-sliding --profile small.profile --generate bcd $option model.bin.zst
+done
+for option in "--top-k 5" "--top-p 0.5" "--temperature 1" "--tokens 9"; do try_last eval-sliding --profile small.profile $option model.bin.zst; done
+NO_COLOR=1 try_terminal eval-sliding --profile small.profile --generate bcd --temperature 0 --tokens 8 model.bin.zst
 try sh -c "eval-sliding --profile small.profile --generate bcd --temperature 0 --tokens 8 model.bin.zst 2> /dev/null | sed 's/[0-9a-f]\{64\}/#/'"
 
 # The chain: each live line names its stage, and the screen ends with the record's table and its samples.

@@ -21,8 +21,10 @@ ttt_lora_lr = 0.01
 eval_stride = 0
 PROFILE
 need make submission PROFILE=small
+try grep author runs/small/seed-1337/submission.log
 need make prove PROFILE=small
-need make submission PROFILE=small
+need make submission PROFILE=small AUTHOR=A GITHUB_ID=a
+try grep author runs/small/seed-1337/submission.log
 cp -rL runs/small/seed-1337/submission ../record
 try sh -c "grep -E '\"(method|ttt_lora_rank)\"' ../record/eval.json; grep '\"proved\"' ../record/prove.json; grep '\"name\"' ../record/submission.json"
 # Of what the two programs say: what was proved, what differs, and how it ends; the figures of a score depend on the processor.

@@ -663,6 +663,17 @@ TEST(ReadMe, NamesWhatTheModelHasAndHowItWasScored) {
   EXPECT_THAT(text, HasSubstr("sliding by 64, kv_cache (the score)"));
 }
 
+TEST(ReadMe, NamesWhatLearnsWhileItIsScored) {
+  FinishedRun read = ReadRun(Finished("learns"));
+  read.eval["method"] = "ttt";
+  read.eval["ttt"] = {{"chunk_tokens", 512}, {"steps", 3}};
+  EXPECT_THAT(ReadMe(MakeRecord({read}, Dated())), HasSubstr("# 5L 512d + XSA4 + EMA + late QAT + clip search + score-first TTT\n"));
+  read.eval["ttt"] = {{"ttt_lora_rank", "80"}, {"phased_ttt_prefix_docs", "0"}};
+  EXPECT_THAT(ReadMe(MakeRecord({read}, Dated())), HasSubstr("clip search + score-first TTT with adapters of rank 80\n"));
+  read.eval["ttt"]["phased_ttt_prefix_docs"] = "2500";
+  EXPECT_THAT(ReadMe(MakeRecord({read}, Dated())), HasSubstr("clip search + phased score-first TTT with adapters of rank 80\n"));
+}
+
 TEST(ReadMe, IsMadeFromCountersAndLineage) {
   const Record record = MakeRecord({ReadRun(Finished("readme"))}, Dated());
   const std::string text = ReadMe(record);
