@@ -54,6 +54,7 @@ struct Subject {
   std::string program, program_digest;  // that made it, where it says so
   uint64_t bytes;
   NamedTensors parameters;
+  double memory;  // estimated, for scoring
 };
 
 // Reads the file, and takes its settings into `settings`.
@@ -73,7 +74,7 @@ Subject Open(const std::string& path, Settings& settings) {
   Json made_from = Json::array();
   for (const Lineage::Input& input : weights.lineage().inputs) made_from.push_back(input.identity);
   return {name, digest, weights.identity(), made_from, weights.kind(), weights.lineage().tool, weights.lineage().source_digest, bytes,
-          LoadParameters(weights, settings)};
+          LoadParameters(weights, settings), memory};
 }
 
 Score Plain(Engine& model, const ShardSet& val, const ByteTable& table, const Settings& settings, Communicator& communicator,
@@ -90,7 +91,7 @@ struct Model {
 };
 
 Score Sliding(const Model& model, const ShardSet& val, const ByteTable& table, const Settings& settings, Communicator& communicator,
-              BatchObserver* observer) {
+              BatchObserver* observer, NgramMixture* mixture) {
   Progress bar("sliding evaluation", 100);
   const auto tell = [&](const BatchDone& batch) {
     bar.Update(100 * batch.windows_done / batch.windows, StringPrintf("bpb so far %.4f", batch.bits_per_byte));
@@ -98,14 +99,15 @@ Score Sliding(const Model& model, const ShardSet& val, const ByteTable& table, c
     LogProgress("  sliding_eval [%5.1f%%] %ld/%ld windows running_bpb=%.6f", 100.0 * batch.windows_done / batch.windows,
         batch.windows_done, batch.windows, batch.bits_per_byte);
   };
-  if (settings.method == "kv_cache") return EvaluateCached(*model.engine, val, table, settings, tell, observer);
+  if (settings.method == "kv_cache") return EvaluateCached(*model.engine, val, table, settings, tell, observer, mixture);
   if (settings.method == "ttt")
-    return EvaluateAdapting(*model.engine, model.parameters, model.gradients, val, table, settings, tell, observer);
-  return EvaluateSliding(*model.engine, val, table, settings, tell, communicator, observer);
+    return EvaluateAdapting(*model.engine, model.parameters, model.gradients, val, table, settings, tell, observer, mixture);
+  return EvaluateSliding(*model.engine, val, table, settings, tell, communicator, observer, mixture);
 }
 
 // Adapters that learn from each document.
-Score Documents(const Model& model, const ShardSet& val, const ByteTable& table, const Settings& settings, BatchObserver* observer) {
+Score Documents(const Model& model, const ShardSet& val, const ByteTable& table, const Settings& settings, BatchObserver* observer,
+                NgramMixture* mixture) {
   Progress bar("evaluation of documents", 100);
   DocumentTtt ttt;
   ttt.on_group = [&](int64_t done, int64_t all, double bits_per_byte) {
@@ -113,12 +115,13 @@ Score Documents(const Model& model, const ShardSet& val, const ByteTable& table,
     LogProgress("  ttt_eval [%5.1f%%] %ld/%ld documents running_bpb=%.6f", 100.0 * static_cast<double>(done) / static_cast<double>(all), done, all,
                 bits_per_byte);
   };
-  return EvaluateDocuments(model.parameters, val, table, settings, ttt, observer);
+  return EvaluateDocuments(model.parameters, val, table, settings, ttt, observer, mixture);
 }
 
-// A digest of the weights as they are now.
-uint64_t StateOf(const NamedTensors& parameters) {
+// A digest of the weights, and of the tables where there are some, as they are now.
+uint64_t StateOf(const NamedTensors& parameters, const NgramMixture* mixture) {
   Xxh3 digest;
+  if (mixture) digest.Update(std::to_string(mixture->Digest()));
   for (const auto& [name, tensor] : parameters) {
     const at::Tensor bytes = tensor.cpu().contiguous();
     digest.Update(std::as_bytes(std::span(static_cast<const char*>(bytes.data_ptr()), bytes.nbytes())));
@@ -256,8 +259,9 @@ Json Evaluate(const Options& options, Settings& settings, const Runtime& runtime
   const bool documents = LearnsByDocument(settings);
   const bool final_only = !sliding && !documents;  // plain evaluation is all there is
   CheckMethod(settings, device != nullptr);
-  if (!final_only && !each_anew && communicator.world_size() > 1)
-    throw UsageError("method = " + settings.method + ": what is scored depends on all before it: one process does it");
+  const bool mixing = settings.ngram_order > 0;
+  if (!final_only && (!each_anew || mixing) && communicator.world_size() > 1)
+    throw UsageError((mixing ? "ngram_order" : "method = " + settings.method) + ": what is scored depends on all before it: one process does it");
   const ShardSet val(settings.data_path, "val", settings.vocab_size);
   const ByteTable table = ByteTable::Load(settings);
   const SplitText text = CheckText(val, table);
@@ -273,10 +277,17 @@ Json Evaluate(const Options& options, Settings& settings, const Runtime& runtime
     for (const auto& [name, tensor] : model.parameters) model.gradients.emplace_back(name, at::zeros_like(tensor, at::kFloat));
   model.engine = MakeEngine(settings, model.parameters, model.gradients, device);
 
+  std::optional<NgramMixture> ngrams;
+  if (mixing) {
+    settings.CheckMemory(subject.memory + NgramMixture::Bytes(settings.ngram_order, val.tokens()));
+    ngrams.emplace(settings.ngram_order, settings.vocab_size);
+  }
+  NgramMixture* const mixture = ngrams ? &*ngrams : nullptr;
+
   std::optional<Proof> proof;
   if (!options.prove.empty()) {
     if (communicator.world_size() > 1) throw UsageError("--prove looks on at every batch: one process does it");
-    proof.emplace(val, table, [&] { return StateOf(model.parameters); }, kProofSamples, static_cast<uint64_t>(settings.seed));
+    proof.emplace(val, table, [&] { return StateOf(model.parameters, mixture); }, kProofSamples, static_cast<uint64_t>(settings.seed));
   }
   BatchObserver* const observer = proof ? &*proof : nullptr;
   std::optional<Score> plain;  // none of a split without a whole sequence
@@ -294,9 +305,10 @@ Json Evaluate(const Options& options, Settings& settings, const Runtime& runtime
   } else {
     Log("final_eval_mode:standard");
   }
+  if (mixing) Log("final_eval_mixture:ngrams order:%ld", settings.ngram_order);
   const auto final_start = Clock::now();
-  const Score score = documents ? Documents(model, val, table, settings, observer)
-                      : sliding ? Sliding(model, val, table, settings, communicator, observer)
+  const Score score = documents ? Documents(model, val, table, settings, observer, mixture)
+                      : sliding ? Sliding(model, val, table, settings, communicator, observer, mixture)
                                 : Plain(*model.engine, val, table, settings, communicator, observer);
   if (final_only) plain = score;
   // The field's name, of weights that came back from codes.
@@ -343,6 +355,7 @@ Json Evaluate(const Options& options, Settings& settings, const Runtime& runtime
       {"cpu", runtime.processor()},
       {"seconds", SecondsSince(start)},
   };
+  if (mixing) result["ngram_order"] = settings.ngram_order;
   if (documents) {
     for (const auto& [name, value] : settings.Select(scope::kEvaluate))
       if (name.starts_with("ttt_") || name.starts_with("global_ttt_") || name.starts_with("phased_ttt_")) result["ttt"][name] = value;
@@ -383,9 +396,11 @@ void Compare(const Json& score, const Json& expected, const Options& options) {
   // Of files that older programs wrote the sidecar is absent, as it is of splits without one.
   if (expected.value("byte_sidecar_digest", Json()) != score["byte_sidecar_digest"])
     throw InputError(options.expect, "is of another evaluation: its bytes are counted by another sidecar");
-  const Json ttt = expected.value("ttt", Json()), ttt_here = score.value("ttt", Json());
-  if (ttt != ttt_here)
-    throw InputError(options.expect, "is of another evaluation: ttt is " + ttt.dump() + " there and " + ttt_here.dump() + " here");
+  for (const char* name : {"ttt", "ngram_order"}) {  // only where they are used
+    const Json there = expected.value(name, Json()), here = score.value(name, Json());
+    if (there != here)
+      throw InputError(options.expect, std::string("is of another evaluation: ") + name + " is " + there.dump() + " there and " + here.dump() + " here");
+  }
   // One machine with one thread count repeats itself; others may take sums in another order.
   const bool same_machine =
       expected.value("threads", Json()) == score["threads"] && expected.value("cpu", Json()) == score["cpu"];

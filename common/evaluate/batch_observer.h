@@ -42,6 +42,8 @@ class BatchObserver {
   virtual void OnAdded(int64_t begin, int64_t end, int64_t bytes) = 0;
   // One change of the weights learnt from these targets.
   virtual void OnLearnt(std::span<const TargetRange> targets) = 0;
+  // The tables of n-grams took these targets in.
+  virtual void OnTables(std::span<const TargetRange> targets) = 0;
   // The adapters that score these targets, and no others, were given their first values. `digest` is one of their values, as long as no
   // others are set.
   virtual void OnReset(TargetRange targets, std::function<uint64_t()> digest) = 0;

@@ -163,8 +163,8 @@ std::vector<Document> DocumentsOf(const std::vector<uint16_t>& ids) {
 class Evaluation {
  public:
   Evaluation(const NamedTensors& parameters, const ShardSet& val, const ByteTable& table, const Settings& settings, const DocumentTtt& ttt,
-             BatchObserver* observer)
-      : settings_(settings), ttt_(ttt), witness_(observer), plan_(settings), model_(settings, parameters), quirks_(settings.published_quirks) {
+             BatchObserver* observer, NgramMixture* mixture)
+      : settings_(settings), ttt_(ttt), witness_(observer), mixture_(mixture), plan_(settings), model_(settings, parameters), quirks_(settings.published_quirks) {
     int64_t targets = val.tokens() - 1;
     dropped_ = quirks_ ? targets % WindowLength() : 0;
     targets -= dropped_;
@@ -281,6 +281,27 @@ class Evaluation {
     return losses;
   }
 
+  // The losses of the model mixed with n-grams over the chunks before.
+  at::Tensor Mixed(const Chunk& chunk, const Text& text, const at::Tensor& losses) const {
+    if (!mixture_) return losses;
+    const at::Tensor mixed = losses.clone();
+    for (size_t w = 0; w < chunk.windows.size(); ++w)
+      mixture_->Mix(text.tokens + (chunk.windows[w].begin - text.first), chunk.windows[w],
+                    mixed.mutable_data_ptr<float>() + static_cast<int64_t>(w) * chunk.width);
+    return mixed;
+  }
+
+  // After a chunk is scored: its targets go into the tables.
+  void UpdateTables(const Chunk& chunk, const at::Tensor& mixed) const {
+    std::vector<TargetRange> targets;
+    for (size_t w = 0; w < chunk.windows.size(); ++w) {
+      const Window& window = chunk.windows[w];
+      mixture_->Update(ids_.data() + window.begin, window, mixed.const_data_ptr<float>() + static_cast<int64_t>(w) * chunk.width);
+      targets.push_back({window.first_scored(), window.end()});
+    }
+    if (BatchObserver* const observer = FileOrderWitness()) observer->OnTables(targets);
+  }
+
   // Chunk by chunk: score, then learn. scored(chunk, losses, whether gradients are recorded) comes before learnt(targets).
   template <typename Scored, typename Learnt>
   void AdaptTo(const std::vector<Document>& group, Adapters& adapters, const Text& text, Scored scored, Learnt learnt) {
@@ -355,7 +376,8 @@ class Evaluation {
       }
     };
 
-    const auto scored = [&](const Chunk& chunk, const at::Tensor& losses, bool recorded) {
+    const auto scored = [&](const Chunk& chunk, const at::Tensor& of_model, bool recorded) {
+      const at::Tensor losses = Mixed(chunk, {ids_.data(), 0}, of_model);
       if (observer) {
         Batch batch = BatchOf(chunk);
         for (size_t w = 0; w < chunk.windows.size(); ++w) {
@@ -364,10 +386,12 @@ class Evaluation {
         }
         observer->OnBatch(batch, [&](Batch& other) {
           const at::AutoGradMode record(recorded);
-          const at::Tensor again = Losses({other.windows, other.adapters, other.width}, {other.tokens.data(), other.windows.front().begin}, *adapters).detach();
+          const Chunk others{other.windows, other.adapters, other.width};
+          const Text text{other.tokens.data(), other.windows.front().begin};
+          const at::Tensor again = Mixed(others, text, Losses(others, text, *adapters).detach());
           std::copy_n(again.const_data_ptr<float>(), other.losses.size(), other.losses.data());
         });
-        keep(chunk, losses, documents);
+        keep(chunk, of_model, documents);  // without the tables, which all documents share
       }
       const size_t count = group.size();
       DocumentTtt::Chunk heard{.width = chunk.width, .offset = std::vector<int64_t>(count), .length = std::vector<int64_t>(count), .nats = std::vector<double>(count), .bytes = 0};
@@ -385,6 +409,7 @@ class Evaluation {
         if (witness_) witness_->OnAdded(window.first_scored(), window.end(), bytes);
       }
       text_bytes_ += heard.bytes;
+      if (mixture_) UpdateTables(chunk, losses);
       if (ttt_.on_chunk) ttt_.on_chunk(heard);
     };
     AdaptTo(group, *adapters, {ids_.data(), 0}, scored, [&](const std::vector<TargetRange>& targets) {
@@ -463,6 +488,7 @@ class Evaluation {
   const Settings settings_;
   const DocumentTtt& ttt_;
   BatchObserver* const witness_;
+  NgramMixture* const mixture_;
   const Plan plan_;
   Transformer model_;
   const bool quirks_;
@@ -477,8 +503,8 @@ class Evaluation {
 }  // namespace
 
 Score EvaluateDocuments(const NamedTensors& parameters, const ShardSet& val, const ByteTable& table, const Settings& settings,
-                        const DocumentTtt& ttt, BatchObserver* observer) {
-  return Evaluation(parameters, val, table, settings, ttt, observer).Run(val.files().front());
+                        const DocumentTtt& ttt, BatchObserver* observer, NgramMixture* mixture) {
+  return Evaluation(parameters, val, table, settings, ttt, observer, mixture).Run(val.files().front());
 }
 
 }  // namespace fairway

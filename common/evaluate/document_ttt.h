@@ -19,6 +19,7 @@
 #include <vector>
 
 #include "common/evaluate/batch_observer.h"
+#include "common/evaluate/ngram_mixture.h"
 #include "common/model/transformer.h"
 #include "common/score/score.h"
 #include "common/tokens/byte_table.h"
@@ -46,8 +47,10 @@ struct DocumentTtt {
 
 // `parameters` are the base weights on a CPU; the phases change them. Throws InputError for a split without a target and where its
 // tokens have no bytes of text. The observer sees batches of a group's chunks, each window with the number of its adapters, and whole
-// groups; with published_quirks it sees the targets added alone.
+// groups; with published_quirks it sees the targets added alone. With a mixture a chunk's targets are scored by the model mixed with n-grams
+// over the chunks before it, of all documents; adapters learn from the model's own losses, and these are what the observer sees of whole groups.
+// REQUIRES: not published_quirks then.
 Score EvaluateDocuments(const NamedTensors& parameters, const ShardSet& val, const ByteTable& table, const Settings& settings,
-                        const DocumentTtt& ttt = {}, BatchObserver* observer = nullptr);
+                        const DocumentTtt& ttt = {}, BatchObserver* observer = nullptr, NgramMixture* mixture = nullptr);
 
 }  // namespace fairway

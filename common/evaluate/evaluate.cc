@@ -108,12 +108,23 @@ Batches BatchesOf(const Settings& settings, int64_t chunk_windows) {
 }
 
 // Evaluates the windows of `plan`. compute(batch) fills in a batch's losses, add(batch) is what it adds to the score; after a chunk
-// learn(windows done) may change the model. In each round every rank has one batch.
-// `observer` looks on; `afresh` is what it is given at the end where computing a batch cannot be repeated in its place.
+// learn(windows done) may change the model. In each round every rank has one batch. With a mixture a batch is one window, and there is one rank.
+// `observer` looks on; `of_model_afresh` is what it is given at the end where computing a batch cannot be repeated in its place.
 template <typename Compute, typename Add, typename Learn>
 Score ScoreWindows(const ShardSet& val, const WindowPlan& plan, Batches by, const OnBatch& on_batch, Communicator& communicator,
-                   Compute compute, Add add, Learn learn, BatchObserver* observer, const BatchObserver::Compute& afresh = {}) {
+                   Compute of_model, Add add, Learn learn, BatchObserver* observer, NgramMixture* mixture = nullptr,
+                   const BatchObserver::Compute& of_model_afresh = {}) {
   constexpr int64_t kNumbers = 4;
+  const auto mixed = [mixture](const BatchObserver::Compute& losses) -> BatchObserver::Compute {
+    if (!mixture || !losses) return losses;
+    return [mixture, losses](Batch& batch) {
+      losses(batch);
+      for (size_t w = 0; w < batch.windows.size(); ++w)
+        mixture->Mix(batch.tokens_of(batch.windows[w]), batch.windows[w], batch.losses.data() + static_cast<int64_t>(w) * batch.width);
+    };
+  };
+  const BatchObserver::Compute compute = mixed(of_model), afresh = mixed(of_model_afresh);
+  if (mixture) by.batch_windows = 1;  // scored from what was taken in before the batch
   ScoreSum sum(plan);
   const int64_t ranks = communicator.world_size();
   const auto end_of = [&](int64_t first) {
@@ -124,10 +135,11 @@ Score ScoreWindows(const ShardSet& val, const WindowPlan& plan, Batches by, cons
     for (int64_t rank = 0; rank < communicator.rank() && first < plan.size(); ++rank) first = end_of(first);
     // Counts and positions stay exact in a double.
     std::vector<double> numbers(by.addends * kNumbers);
+    Batch batch;
     if (first < plan.size()) {
-      Batch batch = ReadBatch(val, plan, first, end_of(first) - first);
+      batch = ReadBatch(val, plan, first, end_of(first) - first);
       compute(batch);
-      if (observer) observer->OnBatch(batch, afresh ? BatchObserver::Compute() : BatchObserver::Compute(compute));
+      if (observer) observer->OnBatch(batch, afresh ? BatchObserver::Compute() : compute);
       double* to = numbers.data();
       for (const Addend& addend : add(batch))
         for (double value : {double(addend.begin), double(addend.end), addend.nats, double(addend.bytes)}) *to++ = value;
@@ -142,9 +154,14 @@ Score ScoreWindows(const ShardSet& val, const WindowPlan& plan, Batches by, cons
       done = end_of(done);
       if (on_batch) on_batch({number, done, plan.size(), sum.bits_per_byte()});
     }
+    if (mixture) {
+      const Window& window = batch.windows.front();
+      mixture->Update(batch.tokens.data(), window, batch.losses.data());
+      if (observer) observer->OnTables(std::array{TargetRange{window.first_scored(), window.end()}});
+    }
     if (done % by.chunk_windows == 0) learn(done);
   }
-  if (observer) observer->OnEnd(afresh ? afresh : BatchObserver::Compute(compute));
+  if (observer) observer->OnEnd(afresh ? afresh : compute);
   const Score score = sum.Finish();
   if (score.bytes == 0)
     throw InputError(val.files().front(), "its tokens have no bytes of text: bits per byte are undefined");
@@ -226,7 +243,7 @@ Score EvaluatePlain(Engine& model, const ShardSet& val, const ByteTable& table, 
 }
 
 Score EvaluateSliding(Engine& model, const ShardSet& val, const ByteTable& table, const Settings& settings,
-                      const OnBatch& on_batch, Communicator& communicator, BatchObserver* observer) {
+                      const OnBatch& on_batch, Communicator& communicator, BatchObserver* observer, NgramMixture* mixture) {
   const int64_t targets = val.tokens() - 1;
   const int64_t needed = settings.published_quirks ? settings.train_seq_len : 1;
   if (targets < needed) ThrowTooShort(val, needed + 1);
@@ -238,11 +255,11 @@ Score EvaluateSliding(Engine& model, const ShardSet& val, const ByteTable& table
         if (settings.packed_documents) ComputePackedLosses(model, batch, settings.train_seq_len);
         else ComputeLosses(model, batch);
       },
-      [&](const Batch& batch) { return AddendsOf(table, batch); }, LearnNothing, observer);
+      [&](const Batch& batch) { return AddendsOf(table, batch); }, LearnNothing, observer, mixture);
 }
 
 Score EvaluateCached(Engine& model, const ShardSet& val, const ByteTable& table, const Settings& settings,
-                     const OnBatch& on_batch, BatchObserver* observer) {
+                     const OnBatch& on_batch, BatchObserver* observer, NgramMixture* mixture) {
   const int64_t targets = val.tokens() - 1;
   if (targets < 1) ThrowTooShort(val, 2);
   const WindowPlan plan = WindowPlan::Sliding(targets, settings.train_seq_len, settings.eval_stride);
@@ -258,11 +275,12 @@ Score EvaluateCached(Engine& model, const ShardSet& val, const ByteTable& table,
   };
   return ScoreWindows(
       val, plan, BatchesOf(settings, plan.size()), on_batch, Communicator::Single(), [&](Batch& batch) { compute(batch, false); },
-      [&](const Batch& batch) { return AddendsOf(table, batch); }, LearnNothing, observer, [&](Batch& batch) { compute(batch, true); });
+      [&](const Batch& batch) { return AddendsOf(table, batch); }, LearnNothing, observer, mixture,
+      [&](Batch& batch) { compute(batch, true); });
 }
 
 Score EvaluateAdapting(Engine& model, const NamedTensors& parameters, const NamedTensors& gradients, const ShardSet& val,
-                       const ByteTable& table, const Settings& settings, const OnBatch& on_batch, BatchObserver* observer) {
+                       const ByteTable& table, const Settings& settings, const OnBatch& on_batch, BatchObserver* observer, NgramMixture* mixture) {
   const int64_t targets = val.tokens() - 1, T = settings.train_seq_len;
   if (targets < 1) ThrowTooShort(val, 2);
   const WindowPlan plan = WindowPlan::Sliding(targets, T, settings.eval_stride);
@@ -290,7 +308,7 @@ Score EvaluateAdapting(Engine& model, const NamedTensors& parameters, const Name
   return ScoreWindows(
       val, plan, BatchesOf(settings, chunk_windows), on_batch, Communicator::Single(),
       [&](Batch& batch) { ComputeLosses(model, batch); },
-      [&](const Batch& batch) { return AddendsOf(table, batch); }, learn, observer);
+      [&](const Batch& batch) { return AddendsOf(table, batch); }, learn, observer, mixture);
 }
 
 }  // namespace fairway

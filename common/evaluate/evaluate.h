@@ -4,13 +4,15 @@
 // score is of the weights as they are.
 //
 // Several ranks share the batches. All get the score of a single process, bit for bit: the same losses are summed in the same order.
-// An observer sees every batch; with several ranks, those of this rank.
+// An observer sees every batch; with several ranks, those of this rank. With a mixture the windows are scored one at a time, each by the model
+// mixed with n-grams over the windows before it. REQUIRES: then one rank, and not published_quirks.
 #pragma once
 
 #include <cstdint>
 #include <functional>
 
 #include "common/evaluate/batch_observer.h"
+#include "common/evaluate/ngram_mixture.h"
 #include "common/model/engine.h"
 #include "common/model/transformer.h"
 #include "common/parallel/communicator.h"
@@ -45,14 +47,16 @@ void CheckPlain(const ShardSet& val, const Settings& settings);
 // sequences only, their tail scored again. Throws InputError for a split without a target or an id out of range.
 // REQUIRES: IsSliding(settings).
 Score EvaluateSliding(Engine& model, const ShardSet& val, const ByteTable& table, const Settings& settings,
-                      const OnBatch& on_batch = {}, Communicator& communicator = Communicator::Single(), BatchObserver* observer = nullptr);
+                      const OnBatch& on_batch = {}, Communicator& communicator = Communicator::Single(), BatchObserver* observer = nullptr,
+                      NgramMixture* mixture = nullptr);
 
 // The same windows and targets, each position computed once (method = kv_cache): where a window's positions were those of an
 // earlier one, their keys and values are the ones that came out then. So a target sees as many tokens as in EvaluateSliding, but
 // keys and values of its context saw theirs from further back. Throws as EvaluateSliding does. REQUIRES: IsSliding(settings), not
 // published_quirks; the engine is on a CPU.
 Score EvaluateCached(Engine& model, const ShardSet& val, const ByteTable& table, const Settings& settings,
-                     const OnBatch& on_batch = {}, BatchObserver* observer = nullptr);
+                     const OnBatch& on_batch = {}, BatchObserver* observer = nullptr,
+                      NgramMixture* mixture = nullptr);
 
 // EvaluateSliding of weights that learn from what has been scored (method = ttt; openai/parameter-golf pull requests 461 and
 // 549): the windows are taken in chunks that score ttt_chunk_tokens targets; once a chunk is scored, ttt_steps steps of
@@ -61,7 +65,7 @@ Score EvaluateCached(Engine& model, const ShardSet& val, const ByteTable& table,
 // chunks. No weight has seen a target before it is scored.
 // `model` works on `parameters` and on `gradients`, which are 0. REQUIRES: IsSliding(settings), not published_quirks.
 Score EvaluateAdapting(Engine& model, const NamedTensors& parameters, const NamedTensors& gradients, const ShardSet& val,
-                       const ByteTable& table, const Settings& settings, const OnBatch& on_batch = {}, BatchObserver* observer = nullptr);
-
+                       const ByteTable& table, const Settings& settings, const OnBatch& on_batch = {}, BatchObserver* observer = nullptr,
+                      NgramMixture* mixture = nullptr);
 
 }  // namespace fairway

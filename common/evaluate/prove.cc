@@ -93,13 +93,17 @@ void Proof::OnAdded(int64_t begin, int64_t end, int64_t bytes) {
   added_ += end - begin;
 }
 
-void Proof::OnLearnt(std::span<const TargetRange> targets) {
+void Proof::OnLearnt(std::span<const TargetRange> targets) { Changed(EventLedger::Event::Kind::kLearnt, targets); }
+
+void Proof::OnTables(std::span<const TargetRange> targets) { Changed(EventLedger::Event::Kind::kTables, targets); }
+
+void Proof::Changed(EventLedger::Event::Kind kind, std::span<const TargetRange> targets) {
   const uint64_t before = state_;
   base_ = state_of_();
   state_ = State();
   // Of several ranges that one step learns from, the last one's event is what changes the state.
   for (const TargetRange& range : targets)
-    ledger_.Learnt(range.begin, range.end, before, &range == &targets.back() ? state_ : before);
+    ledger_.Changed(kind, range.begin, range.end, before, &range == &targets.back() ? state_ : before);
 }
 
 void Proof::OnReset(TargetRange targets, std::function<uint64_t()> digest) {
@@ -110,7 +114,7 @@ void Proof::OnReset(TargetRange targets, std::function<uint64_t()> digest) {
   adapters_ = std::move(digest);
   const uint64_t before = state_;
   state_ = State();
-  ledger_.Reset(targets.begin, targets.end, before, state_);
+  ledger_.Changed(EventLedger::Event::Kind::kReset, targets.begin, targets.end, before, state_);
 }
 
 void Proof::OnDocuments(const Batch& documents, const Compute& again) {

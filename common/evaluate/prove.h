@@ -40,13 +40,14 @@ struct ProofReport {
 
 class Proof : public BatchObserver {
  public:
-  // `state` gives a digest of all that scores depend on besides the text. `samples` targets are looked into, spread over the
+  // `state` gives a digest of all that scores depend on besides the text: weights, and tables of n-grams. `samples` targets are looked into, spread over the
   // split; fewer where computing cannot be repeated in its place, one of a batch.
   Proof(const ShardSet& val, const ByteTable& table, std::function<uint64_t()> state, int64_t samples, uint64_t seed);
 
   void OnBatch(const Batch& batch, const Compute& again) override;
   void OnAdded(int64_t begin, int64_t end, int64_t bytes) override;
   void OnLearnt(std::span<const TargetRange> targets) override;
+  void OnTables(std::span<const TargetRange> targets) override;
   void OnReset(TargetRange targets, std::function<uint64_t()> digest) override;
   void OnDocuments(const Batch& documents, const Compute& again) override;
   void OnEnd(const Compute& afresh) override;
@@ -60,6 +61,8 @@ class Proof : public BatchObserver {
 
  private:
   uint64_t State() const;
+  // Takes the state that there is now, and tells the ledger that it came from these targets.
+  void Changed(EventLedger::Event::Kind kind, std::span<const TargetRange> targets);
   void Look(const Batch& batch, const Compute& compute, bool one_window, int64_t samples);
   void Repeat(const Batch& batch, const Compute& compute);
   // A scored position to look into: a window of the batch, and the position in it.
@@ -74,7 +77,7 @@ class Proof : public BatchObserver {
   int64_t samples_, targets_, next_sample_ = 0, next_group_ = 0, added_ = 0;
   std::mt19937_64 random_;
   EventLedger ledger_;
-  uint64_t base_, state_;    // digests: of the weights, and of these and the adapters together
+  uint64_t base_, state_;    // digests: of the weights and tables, and of these and the adapters together
   std::vector<Batch> kept_;  // to be looked into at the end
   ProofReport report_;
 };

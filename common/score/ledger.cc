@@ -7,13 +7,18 @@
 namespace fairway {
 namespace {
 
-const char* Name(EventLedger::Event::Kind kind, const char* scored, const char* learnt, const char* reset) {
+struct Words {
+  const char *line, *past;  // in the log, in a violation
+};
+
+Words WordsOf(EventLedger::Event::Kind kind) {
   switch (kind) {
-    case EventLedger::Event::Kind::kScored: return scored;
-    case EventLedger::Event::Kind::kLearnt: return learnt;
-    case EventLedger::Event::Kind::kReset: return reset;
+    case EventLedger::Event::Kind::kScored: return {"score", "scored"};
+    case EventLedger::Event::Kind::kLearnt: return {"learn", "learnt from"};
+    case EventLedger::Event::Kind::kTables: return {"update", "taken into the tables"};
+    case EventLedger::Event::Kind::kReset: return {"reset", "begun anew"};
   }
-  return "";
+  return {};
 }
 
 }  // namespace
@@ -23,13 +28,8 @@ void EventLedger::Scored(int64_t begin, int64_t end, uint64_t state) {
   after_.push_back(state);
 }
 
-void EventLedger::Learnt(int64_t begin, int64_t end, uint64_t before, uint64_t after) {
-  events_.push_back({Event::Kind::kLearnt, begin, end, before});
-  after_.push_back(after);
-}
-
-void EventLedger::Reset(int64_t begin, int64_t end, uint64_t before, uint64_t after) {
-  events_.push_back({Event::Kind::kReset, begin, end, before});
+void EventLedger::Changed(Event::Kind kind, int64_t begin, int64_t end, uint64_t before, uint64_t after) {
+  events_.push_back({kind, begin, end, before});
   after_.push_back(after);
 }
 
@@ -49,11 +49,12 @@ EventLedger::Result EventLedger::Check() const {
     }
     if (i > 0 && event.state != after_[i - 1])
       violated(StringPrintf("before targets %ld to %ld were %s the state was another than the one left behind: something changed it without an event",
-                            event.begin, event.end, Name(event.kind, "scored", "learnt from", "begun anew")));
+                            event.begin, event.end, WordsOf(event.kind).past));
     // In the order of the text; documents whose adapters were set together may take turns.
     if (event.kind == Event::Kind::kReset) together = event;
     const bool in_turn = event.kind == Event::Kind::kScored && event.begin >= together.begin && event.end <= together.end;
-    if (event.kind != Event::Kind::kLearnt && event.begin < highest && !in_turn && event.begin < event.end && !scored[event.begin])
+    const bool in_order = event.kind == Event::Kind::kScored || event.kind == Event::Kind::kReset;
+    if (in_order && event.begin < highest && !in_turn && event.begin < event.end && !scored[event.begin])
       violated(StringPrintf("targets %ld to %ld come after target %ld: out of the order of the text", event.begin, event.end, highest - 1));
     if (event.kind == Event::Kind::kScored) highest = std::max(highest, event.end);
     for (int64_t target = event.begin; target < event.end; ++target) {
@@ -68,10 +69,10 @@ EventLedger::Result EventLedger::Check() const {
         break;
       }
       if (!scored[target]) {
-        violated(StringPrintf("target %ld was learnt from before it was scored", target));
+        violated(StringPrintf("target %ld was %s before it was scored", target, WordsOf(event.kind).past));
         break;
       }
-      learnt[target] = true;
+      if (event.kind == Event::Kind::kLearnt) learnt[target] = true;
     }
   }
   result.scored = std::ranges::count(scored, true);
@@ -83,7 +84,7 @@ EventLedger::Result EventLedger::Check() const {
 std::string EventLedger::Text() const {
   std::string text;
   for (const Event& event : events_)
-    text += StringPrintf("%s %ld..%ld state %016lx\n", Name(event.kind, "score", "learn", "reset"), event.begin, event.end,
+    text += StringPrintf("%s %ld..%ld state %016lx\n", WordsOf(event.kind).line, event.begin, event.end,
                          static_cast<unsigned long>(event.state));
   return text;
 }

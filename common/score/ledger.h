@@ -11,7 +11,7 @@ namespace fairway {
 class EventLedger {
  public:
   struct Event {
-    enum class Kind { kScored, kLearnt, kReset } kind;
+    enum class Kind { kScored, kLearnt, kTables, kReset } kind;
     int64_t begin, end;  // targets
     uint64_t state;      // before it
   };
@@ -20,10 +20,9 @@ class EventLedger {
 
   // Targets [begin, end) were scored in `state`.
   void Scored(int64_t begin, int64_t end, uint64_t state);
-  // What was learnt from targets [begin, end) in the state `before` made it `after`.
-  void Learnt(int64_t begin, int64_t end, uint64_t before, uint64_t after);
-  // What scores targets [begin, end) begins anew: `before` became `after` by nothing that a target says.
-  void Reset(int64_t begin, int64_t end, uint64_t before, uint64_t after);
+  // The state `before` became `after` by targets [begin, end): weights learnt from them, tables of n-grams took them in, or (kReset) what
+  // scores them begins anew, by nothing that a target says.
+  void Changed(Event::Kind kind, int64_t begin, int64_t end, uint64_t before, uint64_t after);
 
   struct Result {
     int64_t targets = 0;  // there are
@@ -32,14 +31,14 @@ class EventLedger {
     int64_t dropped = 0;  // never scored
     int64_t learnt = 0;   // learnt from at least once
     int64_t events = 0;
-    // What a decoder could not have done, in words: learnt before scored, a state that changed without an event, a target out of range or
+    // What a decoder could not have done, in words: learnt from or taken into tables before scored, a state that changed without an event, a target out of range or
     // out of the order of the text (documents whose adapters were reset together may be scored in any order),
     // what scores a target begun anew after that target was scored.
     std::vector<std::string> violations;
   };
   Result Check() const;
 
-  // One line per event: `score 0..1024 state 01ab…`; `learn` and `reset` likewise.
+  // One line per event: `score 0..1024 state 01ab…`; `learn`, `update` (of tables) and `reset` likewise.
   std::string Text() const;
 
  private:

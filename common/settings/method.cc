@@ -10,6 +10,12 @@ bool IsSliding(const Settings& eval) { return eval.eval_stride > 0 && eval.eval_
 bool LearnsByDocument(const Settings& eval) { return eval.method == "ttt" && eval.ttt_lora_rank > 0; }
 
 void CheckMethod(const Settings& eval, bool on_gpu) {
+  if (eval.ngram_order > 0) {
+    if (!IsSliding(eval) && !LearnsByDocument(eval))
+      throw UsageError(StringPrintf("ngram_order = %ld mixes into windows that overlap or documents that adapters learn from; this evaluation is plain", eval.ngram_order));
+    if (eval.published_quirks)
+      throw UsageError("ngram_order: the published sum, which published_quirks = 1 asks for, is of the model alone");
+  }
   if (eval.method == "sliding") return;
   const std::string method = "method = " + eval.method;
   if (LearnsByDocument(eval)) {

@@ -12,7 +12,7 @@ bool IsSliding(const Settings& eval);
 bool LearnsByDocument(const Settings& eval);
 
 // Throws UsageError naming the settings where `eval` (as Settings::ForEvaluation gives them) cannot score: windows that must overlap do
-// not, a published sum that the method does not have, what a GPU does not do, Adam's betas of 1.
+// not, a published sum that the method or a mixture does not have, what a GPU does not do, Adam's betas of 1.
 void CheckMethod(const Settings& eval, bool on_gpu);
 
 }  // namespace fairway

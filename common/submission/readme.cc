@@ -61,7 +61,8 @@ void AddScores(const Record& record, SeedTable& table) {
                     method = how == "plain" ? how
                              : documents    ? "document by document in chunks of " + eval["stride"].dump() + ", " + how
                                             : "sliding by " + eval["stride"].dump() + (how == "sliding" ? "" : ", " + how);
-  table.Row("bits per byte from the artifact, " + method + " (the score)",
+  const std::string ngrams = eval.contains("ngram_order") ? ", mixed with n-grams over the scored text" : "";
+  table.Row("bits per byte from the artifact, " + method + ngrams + " (the score)",
             [](const FinishedRun& run) { return Score(run.eval["val_bpb"]); });
 }
 

@@ -327,6 +327,7 @@ FinishedRun::Action FinishedRun::late_qat() const {
 }
 
 double FinishedRun::step_ms() const {
+  if (!log.train.empty()) return log.train.back().step_ms;
   return steps() == 0 ? 0 : 1000 * counters.Get(counter::kTrainSeconds) / steps();
 }
 

@@ -82,7 +82,9 @@ struct FinishedRun {
   Action ema() const;
   Action swa() const;
   Action late_qat() const;
-  double step_ms() const;  // training time per step
+  // Of training, as the log's last line of a step states it: the clock has calibration and the writing of files too. A log without such a
+  // line: the clock over the steps.
+  double step_ms() const;
 };
 
 // Reads a run directory. Throws IoError or InputError for a part that is missing or damaged, and GateError

@@ -19,6 +19,9 @@ try sh -c 'cut -d " " -f 1,2 prove.json.events | sed -n "1,2p;/learn/p" | head -
 lora="--method ttt --ttt-lora-rank 2 --ttt-chunk-size 16 --ttt-eval-seq-len 32 --ttt-lora-lr 0.01 --eval-stride 0"
 try proof $lora
 try sh -c 'cut -d " " -f 1,2 prove.json.events | head -n 4'
+# The same mixed with n-grams over what was scored: tables are updated in the same order.
+try proof $lora --ngram-order 3
+try sh -c 'cut -d " " -f 1,2 prove.json.events | sed -n "/update/p" | head -n 2'
 # In the published order, of their lengths.
 try proof $lora --published-quirks 1
 # Targets that are dropped or scored again.

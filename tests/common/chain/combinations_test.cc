@@ -110,6 +110,8 @@ TEST(CheckCombinations, RefusesWhatCannotEndInARecord) {
       {{{"method", "ttt"}, {"published_quirks", "1"}}, "method = ttt: the published sum", LastStage::kEval},
       {{{"method", "ttt"}, {"ttt_lora_rank", "8"}, {"ttt_beta2", "1"}, {"device", "cpu"}}, "ttt_beta2 = 1 divides by zero", LastStage::kEval},
       {{{"method", "kv_cache"}, {"device", "cuda"}}, "method = kv_cache is for a CPU", LastStage::kEval},
+      {{{"ngram_order", "3"}, {"eval_stride", "0"}}, "ngram_order = 3 mixes into windows that overlap", LastStage::kEval},
+      {{{"ngram_order", "3"}, {"published_quirks", "1"}}, "ngram_order: the published sum", LastStage::kEval},
   };
   for (const Case& c : cases) {
     const std::string name = std::string(c.given[0].first) + " " + c.given[0].second + ", " + c.cause;

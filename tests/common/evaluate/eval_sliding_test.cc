@@ -224,6 +224,20 @@ TEST_F(EvalSlidingTest, SaysByWhichMethodItScored) {
   EXPECT_NE(adapted["val_loss"], windows["val_loss"]);
   EXPECT_EQ(adapted["val_loss_plain"], windows["val_loss_plain"]);  // before anything was learnt
 
+  // Mixed with n-grams over what was scored.
+  const json mixed = Scored("--ngram-order 2 --prove mixed-proof.json --out mixed.json");
+  EXPECT_EQ(mixed["ngram_order"], 2);
+  EXPECT_FALSE(windows.contains("ngram_order"));
+  NgramMixture mixture(2, settings.vocab_size);
+  EXPECT_EQ(mixed["val_loss"], EvaluateSliding(fused, *val, table, settings, {}, Communicator::Single(), nullptr, &mixture).val_loss);
+  EXPECT_NE(mixed["val_loss"], windows["val_loss"]);
+  EXPECT_EQ(mixed["val_loss_plain"], windows["val_loss_plain"]);
+  EXPECT_EQ(json::parse(ReadBytes(folder / "mixed-proof.json"))["proved"], true);
+  EXPECT_EQ(Evaluate("--ngram-order 2 --expect mixed.json").status, 0);
+  EXPECT_THAT(Evaluate("--expect mixed.json").err, HasSubstr("mixed.json: is of another evaluation: ngram_order is 2 there and null here"));
+  EXPECT_THAT(Evaluate("--ngram-order 3 --expect windows.json").err, HasSubstr("ngram_order is null there and 3 here"));
+  EXPECT_THAT(Evaluate("--ngram-order 2 --memory-limit 60M").err, HasSubstr("memory_limit = 60M"));
+
   // Adapters per document need no windows that overlap.
   const std::string documents = "--method ttt --ttt-lora-rank 2 --ttt-chunk-size 7 --ttt-eval-seq-len 14 --ttt-lora-lr 0.05 --eval-stride 0";
   const json by_document = Scored(documents + " --prove proof.json --out documents.json");

@@ -208,6 +208,7 @@ class Tampering : public BatchObserver {
   void OnBatch(const Batch& batch, const Compute& again) override { to_->OnBatch(batch, again); }
   void OnAdded(int64_t begin, int64_t end, int64_t bytes) override { to_->OnAdded(begin, end, bytes); }
   void OnLearnt(std::span<const TargetRange> targets) override { to_->OnLearnt(targets); }
+  void OnTables(std::span<const TargetRange> targets) override { to_->OnTables(targets); }
   void OnReset(TargetRange targets, std::function<uint64_t()> digest) override { to_->OnReset(targets, digest); }
   void OnDocuments(const Batch& documents, const Compute& again) override { to_->OnDocuments(documents, again); }
   void OnEnd(const Compute& afresh) override { to_->OnEnd(afresh); }
@@ -301,6 +302,102 @@ TEST_F(ProveTest, WeightsThatLearnAreInOneOrderWithTheScores) {
   EXPECT_THAT(report.failures, IsEmpty());
   EXPECT_GT(report.order.learnt, 0);
   EXPECT_THAT(events_, HasSubstr("learn 0..48 state"));
+}
+
+// A mixture with n-grams over what was scored.
+class ProveNgramsTest : public ProveDocumentsTest {
+ protected:
+  // Of the settings' method, with the mixture; `between` may stand between it and its proof.
+  ProofReport ProveMixed(const std::string& method, const std::function<BatchObserver*(BatchObserver*)>& between = [](BatchObserver* proof) { return proof; }) {
+    const Transformer model = TinyModel(settings_);
+    weights_ = model.parameters();
+    NgramMixture mixture(3, kVocabulary);
+    NamedTensors gradients;
+    for (const auto& [name, tensor] : weights_) gradients.emplace_back(name, at::zeros_like(tensor, at::kFloat));
+    CpuEngine engine(settings_, weights_, gradients);
+    Proof proof(*val_, table_, [&] { return Sum() ^ mixture.Digest(); }, 6, 1);
+    BatchObserver* const observer = between(&proof);
+    if (method == "sliding") score_ = EvaluateSliding(engine, *val_, table_, settings_, {}, Communicator::Single(), observer, &mixture);
+    if (method == "cached") score_ = EvaluateCached(engine, *val_, table_, settings_, {}, observer, &mixture);
+    if (method == "adapting") score_ = EvaluateAdapting(engine, weights_, gradients, *val_, table_, settings_, {}, observer, &mixture);
+    if (method == "documents") score_ = EvaluateDocuments(weights_, *val_, table_, settings_, {}, observer, &mixture);
+    events_ = proof.Events();
+    return proof.Finish(score_);
+  }
+};
+
+TEST_F(ProveNgramsTest, EveryMethodsMixtureIsProved) {
+  settings_.ttt_chunk_tokens = 40;
+  settings_.ttt_lr = 0.01;
+  for (const char* method : {"sliding", "cached", "adapting", "documents"}) {
+    SCOPED_TRACE(method);
+    const ProofReport report = ProveMixed(method);
+    EXPECT_THAT(report.failures, IsEmpty());
+    EXPECT_EQ(report.order.scored, 160);
+    EXPECT_EQ(report.order.doubled + report.order.dropped, 0);
+    EXPECT_GE(report.sums, 4);
+    EXPECT_GT(report.kept, 0);
+    const auto count = [&](const std::string& word) {
+      int64_t found = 0;
+      for (size_t at = 0; (at = events_.find(word, at)) != std::string::npos; ++at) ++found;
+      return found;
+    };
+    EXPECT_EQ(count("update "), count("score "));  // each window, once it is scored
+    EXPECT_EQ(count("learn ") > 0, std::string(method) == "adapting" || std::string(method) == "documents");
+  }
+}
+
+// Every target in its window's or chunk's turn: scored, then taken in, then learnt from.
+TEST_F(ProveNgramsTest, AllMechanismsShareOneOrder) {
+  ProveMixed("documents");
+  EXPECT_THAT(events_, testing::ContainsRegex("^reset 0..73 state [0-9a-f]+\nscore 0..5 state ([0-9a-f]+)\nscore 30..33 state [0-9a-f]+\n"
+                                              "score 33..38 state [0-9a-f]+\nupdate 0..5 state [0-9a-f]+\nupdate 30..33 state [0-9a-f]+\n"
+                                              "update 33..38 state [0-9a-f]+\nlearn 0..5 state [0-9a-f]+\nlearn 33..38 "));
+}
+
+TEST_F(ProveNgramsTest, TheMixtureScoresBetterWhatRepeats) {
+  for (size_t i = 0; i < tokens_.size(); ++i) tokens_[i] = i == 0 ? kBos : static_cast<uint16_t>(4 + i % 5);
+  val_.reset();
+  val_.emplace(WriteVal(folder_, tokens_, kVocabulary));
+  const Transformer model = TinyModel(settings_);
+  CpuEngine engine(settings_, model.parameters(), {});
+  ProveMixed("sliding");
+  EXPECT_LT(score_.val_loss, 0.6 * EvaluateSliding(engine, *val_, table_, settings_).val_loss);
+}
+
+TEST_F(ProveNgramsTest, TablesThatChangeWithoutAnEvent) {
+  struct Silent : Tampering {
+    using Tampering::Tampering;
+    void OnTables(std::span<const TargetRange>) override {}
+  };
+  for (const char* method : {"sliding", "documents"}) {
+    std::optional<Silent> silent;
+    const ProofReport report = ProveMixed(method, [&](BatchObserver* proof) { return &silent.emplace(proof); });
+    EXPECT_THAT(report.failures, Contains(HasSubstr("without an event"))) << method;
+  }
+}
+
+// What went into the tables before it was scored is known to them: each token in the target's place would be the one that was counted.
+TEST_F(ProveNgramsTest, TablesThatHaveSeenTheTarget) {
+  struct Peeking : Tampering {
+    using Tampering::Tampering;
+    void OnBatch(const Batch& batch, const Compute& again) override {
+      const auto peeked = [&](Batch& other) {
+        again(other);
+        NgramMixture cache(3, kVocabulary);
+        for (size_t w = 0; w < other.windows.size(); ++w) {
+          float* const losses = other.losses.data() + static_cast<int64_t>(w) * other.width;
+          cache.Update(other.tokens_of(other.windows[w]), other.windows[w], losses);
+          cache.Mix(other.tokens_of(other.windows[w]), other.windows[w], losses);
+        }
+      };
+      Batch scored = batch;
+      peeked(scored);
+      to_->OnBatch(scored, peeked);
+    }
+  };
+  std::optional<Peeking> peeking;
+  EXPECT_THAT(ProveMixed("sliding", [&](BatchObserver* proof) { return &peeking.emplace(proof); }).failures, Contains(HasSubstr("not to 1")));
 }
 
 TEST_F(ProveTest, AMixtureThatIsNoDistribution) {

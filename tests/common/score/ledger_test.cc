@@ -6,6 +6,7 @@
 namespace fairway {
 namespace {
 
+using Kind = EventLedger::Event::Kind;
 using testing::ElementsAre;
 using testing::HasSubstr;
 using testing::IsEmpty;
@@ -13,7 +14,7 @@ using testing::IsEmpty;
 TEST(EventLedger, AnOrderThatADecoderCanFollow) {
   EventLedger ledger(10);
   ledger.Scored(0, 6, 1);
-  ledger.Learnt(0, 4, 1, 2);
+  ledger.Changed(Kind::kLearnt, 0, 4, 1, 2);
   ledger.Scored(6, 10, 2);
   const EventLedger::Result result = ledger.Check();
   EXPECT_THAT(result.violations, IsEmpty());
@@ -35,9 +36,21 @@ TEST(EventLedger, TargetsScoredTwiceOrNever) {
 TEST(EventLedger, LearningBeforeScoring) {
   EventLedger ledger(10);
   ledger.Scored(0, 4, 1);
-  ledger.Learnt(0, 5, 1, 2);
+  ledger.Changed(Kind::kLearnt, 0, 5, 1, 2);
   ledger.Scored(4, 10, 2);
   EXPECT_THAT(ledger.Check().violations, ElementsAre("target 4 was learnt from before it was scored"));
+}
+
+TEST(EventLedger, TablesThatKnowATargetBeforeItIsScored) {
+  EventLedger ledger(10);
+  ledger.Scored(0, 4, 1);
+  ledger.Changed(Kind::kTables, 0, 4, 1, 2);
+  ledger.Changed(Kind::kTables, 4, 6, 2, 3);
+  ledger.Scored(4, 10, 3);
+  const EventLedger::Result result = ledger.Check();
+  EXPECT_THAT(result.violations, ElementsAre("target 4 was taken into the tables before it was scored"));
+  EXPECT_EQ(result.learnt, 0);
+  EXPECT_THAT(ledger.Text(), HasSubstr("update 0..4 state 0000000000000001\n"));
 }
 
 TEST(EventLedger, AStateThatChangesUnseen) {
@@ -59,11 +72,11 @@ TEST(EventLedger, OutOfTheOrderOfTheText) {
 TEST(EventLedger, DocumentsWhoseAdaptersWereResetTogetherTakeTurns) {
   EventLedger ledger(10);
   ledger.Scored(0, 2, 1);
-  ledger.Reset(2, 10, 1, 2);
+  ledger.Changed(Kind::kReset, 2, 10, 1, 2);
   ledger.Scored(2, 4, 2);
   ledger.Scored(6, 8, 2);
-  ledger.Learnt(2, 4, 2, 2);
-  ledger.Learnt(6, 8, 2, 3);
+  ledger.Changed(Kind::kLearnt, 2, 4, 2, 2);
+  ledger.Changed(Kind::kLearnt, 6, 8, 2, 3);
   ledger.Scored(4, 6, 3);
   ledger.Scored(8, 10, 3);
   const EventLedger::Result result = ledger.Check();
@@ -71,14 +84,14 @@ TEST(EventLedger, DocumentsWhoseAdaptersWereResetTogetherTakeTurns) {
   EXPECT_EQ(result.scored, 10);
   EXPECT_EQ(result.learnt, 4);
   EXPECT_THAT(ledger.Text(), HasSubstr("reset 2..10 state 0000000000000001\nscore 2..4 state 0000000000000002\n"));
-  ledger.Reset(0, 2, 3, 4);
+  ledger.Changed(Kind::kReset, 0, 2, 3, 4);
   EXPECT_THAT(ledger.Check().violations, ElementsAre("adapters of target 0 were reset after it was scored"));
 }
 
 TEST(EventLedger, AResetIsNoWayToHideAChange) {
   EventLedger ledger(10);
   ledger.Scored(0, 5, 1);
-  ledger.Reset(5, 10, 2, 3);
+  ledger.Changed(Kind::kReset, 5, 10, 2, 3);
   ledger.Scored(5, 10, 3);
   EXPECT_THAT(ledger.Check().violations, ElementsAre(HasSubstr("before targets 5 to 10 were begun anew the state was another")));
 }

@@ -94,9 +94,11 @@ std::vector<FinishedRun> ThreeSeeds() {
 }
 
 TEST(ReadRun, TakesAWholeRun) {
-  const FinishedRun run = ReadRun(Finished("whole"));
+  FinishedRun run = ReadRun(Finished("whole"));
   EXPECT_EQ(run.seed(), 1337);
   EXPECT_EQ(run.steps(), 60);
+  EXPECT_EQ(run.step_ms(), 200);
+  run.counters.Set(counter::kTrainSeconds, 13);  // a second of calibration, after the last step
   EXPECT_EQ(run.step_ms(), 200);
   EXPECT_EQ(run.settings.num_layers, 5);
   EXPECT_EQ(run.artifact.scales, 16u);
