@@ -225,13 +225,15 @@ TEST_F(RanksTest, ScoresAreThoseOfASingleProcessBitForBit) {
                                    for (double number : {static_cast<double>(done.batch), static_cast<double>(done.windows_done), done.bits_per_byte})
                                      numbers.push_back(number);
                                  },
-                                 communicator, nullptr);
+                                 communicator);
     for (double number : {score.val_loss, score.val_bpb, static_cast<double>(score.targets), static_cast<double>(score.bytes)})
       numbers.push_back(number);
     return numbers;
   };
-  EXPECT_EQ(all(EvaluateSliding, *ranks), all(EvaluateSliding, Communicator::Single()));
-  EXPECT_EQ(all(EvaluatePlain, *ranks), all(EvaluatePlain, Communicator::Single()));
+  const auto sliding = [](auto&&... of) { return EvaluateSliding(of...); };
+  const auto plain = [](auto&&... of) { return EvaluatePlain(of...); };
+  EXPECT_EQ(all(sliding, *ranks), all(sliding, Communicator::Single()));
+  EXPECT_EQ(all(plain, *ranks), all(plain, Communicator::Single()));
 }
 
 // Fewer windows than eight ranks, and a number that no other divides.

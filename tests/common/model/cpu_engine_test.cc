@@ -29,25 +29,40 @@ Computed Compute(const Settings& settings, const NamedTensors& parameters, const
   return result;
 }
 
+// By one thread and by three: most of the time goes into the formula.
 void ExpectFormula(const Settings& settings, int64_t B, int64_t T) {
   SCOPED_TRACE(ShapeOf(settings, B, T));
   const NamedTensors parameters = RandomParameters(settings);
   const Formula formula(settings, parameters);
   const Batch batch(settings, B, T);
+  at::set_num_threads(1);
   const at::Tensor losses = formula.TokenLosses(batch.ids, batch.targets);
   losses.mean().backward();
-  const Computed computed = Compute(settings, parameters, batch);
-  EXPECT_NEAR(computed.loss, losses.mean().item<double>(), kValue);
-  ExpectGradients(computed.gradients, FormulaGradients(formula, parameters), kGradient);
+  for (const int threads : {1, 3}) {
+    SCOPED_TRACE(threads);
+    at::set_num_threads(threads);
+    const Computed computed = Compute(settings, parameters, batch);
+    EXPECT_NEAR(computed.loss, losses.mean().item<double>(), kValue);
+    ExpectGradients(computed.gradients, FormulaGradients(formula, parameters), kGradient);
 
-  CpuEngine model(settings, parameters);
-  for (int64_t first : {int64_t{0}, T / 2, T - 1}) {
-    std::vector<float> scored(B * (T - first));
-    model.TokenLosses(batch.sequences, T, first, scored.data());
-    for (int64_t b = 0; b < B; ++b)
-      for (int64_t t = first; t < T; ++t)
-        EXPECT_NEAR(scored[b * (T - first) + t - first], losses[b][t].item<double>(), kValue) << b << " " << t;
+    CpuEngine model(settings, parameters);
+    for (int64_t first : {int64_t{0}, T / 2, T - 1}) {
+      std::vector<float> scored(B * (T - first));
+      model.TokenLosses(batch.sequences, T, first, scored.data());
+      for (int64_t b = 0; b < B; ++b)
+        for (int64_t t = first; t < T; ++t)
+          EXPECT_NEAR(scored[b * (T - first) + t - first], losses[b][t].item<double>(), kValue) << b << " " << t;
+    }
   }
+}
+
+TEST(CpuEngineFormula, EveryOptionAlone) {
+  for (const Options& options : OptionsAlone()) ExpectFormula(Shape(options), 2, 7);
+  ExpectFormula(Shape({{"vocab_size", "65536"}, {"num_layers", "1"}, {"bigram_vocab_size", "999"}}), 1, 6);
+}
+
+TEST(CpuEngineFormula, OptionsInPairs) {
+  for (const Options& options : OptionsInPairs()) ExpectFormula(Shape(options), 1, 4);
 }
 
 class CpuEngineTest : public testing::TestWithParam<int> {
@@ -55,15 +70,6 @@ class CpuEngineTest : public testing::TestWithParam<int> {
   CpuEngineTest() { at::set_num_threads(GetParam()); }
 };
 INSTANTIATE_TEST_SUITE_P(Threads, CpuEngineTest, testing::Values(1, 3));
-
-TEST_P(CpuEngineTest, EveryOptionAlone) {
-  for (const Options& options : OptionsAlone()) ExpectFormula(Shape(options), 2, 7);
-  ExpectFormula(Shape({{"vocab_size", "65536"}, {"num_layers", "1"}, {"bigram_vocab_size", "999"}}), 1, 6);
-}
-
-TEST_P(CpuEngineTest, OptionsInPairs) {
-  for (const Options& options : OptionsInPairs()) ExpectFormula(Shape(options), 1, 4);
-}
 
 // Segments of several lengths, in chunks of one, of some and of all: the same as the plain composition of one row with their starts.
 TEST_P(CpuEngineTest, SegmentsOfARow) {
@@ -116,7 +122,7 @@ TEST_P(CpuEngineTest, LoopsCanBeSwitchedOff) {
   }
 }
 
-TEST_P(CpuEngineTest, RandomShapes) {
+TEST(CpuEngineFormula, RandomShapes) {
   for (uint64_t seed = 1; seed <= 12; ++seed) ExpectFormula(RandomShape(seed), 1 + seed % 3, 2 + seed % 5);
   ExpectFormula(Shape({{"num_layers", "1"}}), 3, 1);
 }
