@@ -38,8 +38,8 @@ try audit-record honest
 try audit-record --markdown honest record
 try audit-record --json honest
 # The tables of docs/audit.md: every contradiction with its lines and why it is one.
-AUDIT_RECORD=$bin/audit-record try "$root/scripts/audit-table" honest record
-try "$root/scripts/audit-table"
+AUDIT_RECORD=$bin/audit-record try "$root/docs/audit-table" honest record
+try "$root/docs/audit-table"
 try audit-record record honest
 try audit-record --baseline-bpb 1.3 record/logs
 try ls record ran
