@@ -125,6 +125,10 @@ std::vector<Source> SourcesOf(Quantity quantity, const FolderLog& file) {
       if (log.stop_ms && log.stop_step && log.stop_step->value > 0)
         sources.push_back({{log.stop_ms->value / log.stop_step->value, 6}, "ms per step", file.At(log.stop_ms->line)});
       if (!log.curve.train.empty()) sources.push_back({{log.curve.train.back().step_ms, 2}, "ms per step", file.name});
+      // Ours counts calibration on the clock.
+      if (const auto& end = log.stop_ms ? log.stop_ms : log.last_ms; end && log.calibration_seconds && log.HasSteps())
+        sources.push_back({{(end->value + 1000 * log.calibration_seconds->value) / static_cast<double>(log.curve.LastStep()), 6},
+                           "ms per step, calibration included", file.At(log.calibration_seconds->line)});
       // Some divide the time that there was.
       if (log.stop_step && log.stop_step->value > 0)
         sources.push_back({{600'000 / log.stop_step->value, 6}, "600 s over its steps", file.At(log.stop_step->line)});

@@ -697,7 +697,9 @@ TEST_F(AuditTest, ARecordOfOurs) {
   Write("train.log",
         "seed:7\nworld_size:1 grad_accum_steps:1\n"
         "step:1/20 train_loss:6.9 train_time:10ms step_avg:10.00ms\n"
-        "step:20/20 train_loss:6.0 train_time:963ms step_avg:48.15ms\n");
+        "step:20/20 train_loss:6.0 train_time:963ms step_avg:48.15ms\n"
+        "calibration: 32 windows of 256 tokens, of the weights of ema, in 1.2 s\n"
+        "calibration: 32 windows of 256 tokens read from the training checkpoint in 0.0 s\n");
   Write("eval.json", "{\"val_loss\": 6.079578933166001,\n \"val_bpb\": 3.154451498451734}");
   Write("model.bin.zst", std::string(67'400, 'x'));
   Write("source.tar.zst", std::string(2227, 'x'));
@@ -705,7 +707,7 @@ TEST_F(AuditTest, ARecordOfOurs) {
       "submission.json",
       "{\"val_loss\": 6.079578933166001, \"val_bpb\": 3.154451498451734, \"bytes_total\": 69627, \"bytes_code\": 2227, "
       "\"seeds\": [7], \"seed_results\": {\"7\": {\"val_bpb\": 3.154451498451734, \"artifact_bytes\": 67400, "
-      "\"steps\": 20}}}");
+      "\"steps\": 20, \"step_avg_ms\": 108.16}}}");
   const Audit audit = Run();
   EXPECT_EQ(Contradictions(audit), "");
   EXPECT_THAT(audit.findings, Contains(Is(kHolds, "bytes", "bytes_total", "sizes of the files")));
