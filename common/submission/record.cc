@@ -190,6 +190,7 @@ std::string NameOf(const FinishedRun& run) {
   if (run.counters.Get(counter::kClipRowsSearched) > 0) parts.push_back("clip search");
   // What learns while it is scored is another thing than a model that is scored: the title says so.
   if (const std::string learns = LearningOf(run.eval); !learns.empty()) parts.push_back(learns);
+  if (run.eval.contains("ngram_order")) parts.push_back("n-gram mixture of order " + run.eval["ngram_order"].dump());
   return Join(parts, " + ");
 }
 

@@ -674,6 +674,8 @@ TEST(ReadMe, NamesWhatLearnsWhileItIsScored) {
   EXPECT_THAT(ReadMe(MakeRecord({read}, Dated())), HasSubstr("clip search + score-first TTT with adapters of rank 80\n"));
   read.eval["ttt"]["phased_ttt_prefix_docs"] = "2500";
   EXPECT_THAT(ReadMe(MakeRecord({read}, Dated())), HasSubstr("clip search + phased score-first TTT with adapters of rank 80\n"));
+  read.eval["ngram_order"] = 3;
+  EXPECT_THAT(ReadMe(MakeRecord({read}, Dated())), HasSubstr("with adapters of rank 80 + n-gram mixture of order 3\n"));
 }
 
 TEST(ReadMe, IsMadeFromCountersAndLineage) {
