@@ -229,7 +229,10 @@ void Plan::AddDraws(const Settings& s) {
 
   // The model's own.
   if (tied) draw(tok_emb, Kind::kNormal, true, s.tied_embed_init_std);
-  if (projected) orthogonal(bigram_proj.weights[0], projection_scale);
+  // As published, what is smaller keeps what it has, which of this one is 0: the table is 0 too, each is a factor of the other's gradient, and
+  // both stay 0.
+  if (projected && s.published_quirks) orthogonal(bigram_proj.weights[0], projection_scale);
+  else if (projected) draw(bigram_proj.weights[0], Kind::kOrthogonal, true, projection_scale);
   for (const LayerPlan& layer : layers) {
     for (const int weight : layer.qkv.weights) orthogonal(weight);
     if (every_layer) orthogonal(layer.mlp_fc.weights[0]);
