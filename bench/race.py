@@ -61,7 +61,7 @@ class Race:
 
     def ours(self, what, shape, settings, precision, *more):
         if shape in FIELD:
-            more = ("--profile", "field-1855", *more)
+            more = ("--profile", HERE.parent / "pipelines/field-1855.profile", *more)
             settings = settings | {"PUBLISHED_QUIRKS": 0, "PACKED_DOCUMENTS": 0, "EVAL_SEQ_LEN": 0}
         return run([self.arguments.bin / "bench-step", "--what", what, *more], COMMON | SHAPES[shape] | settings | {"PRECISION": precision})
 

@@ -61,9 +61,14 @@ class BackendOf : public Backend {
   };
   // Of a visit, for the backward pass; all the same where there is none.
   struct Saved {
-    at::Tensor qkv, qk, xa, h;  // xa: the stream between attention and MLP; with two lanes, lane 0 behind the skip
-    at::Tensor gates;           // [N, H], of attention gates
-    at::Tensor a, m;            // [N, D], with two lanes: what attention and MLP add
+    at::Tensor u, qkv, qk;  // u [N, D]: attention's input
+    at::Tensor gates;       // [N, H], of attention gates
+    at::Tensor heads;       // [N, D]: attention's output behind exclusive self attention and gates, where there are such
+    at::Tensor middle;      // [N, D]: the MLP's input
+    at::Tensor inverse_norms;  // [N], of its norm
+    at::Tensor h, act;      // [N, F]: before and behind its activation
+    at::Tensor xa;          // [N, D], with two lanes: lane 0 behind the skip
+    at::Tensor a, m;        // [N, D], with two lanes: what attention and MLP add
     AttentionOutput attended;
   };
 
@@ -83,7 +88,27 @@ class BackendOf : public Backend {
     return tensor.defined() ? static_cast<Value*>(tensor.mutable_data_ptr()) : nullptr;
   }
   Product ProductOf(const Linear& linear);
+  // out = in weight^T, and its way back to the input.
+  void Multiply(at::Tensor out, const at::Tensor& in, const Product& product) const {
+    at::mm_out(out, in, product.used.t());
+    Passed("product", {out, in});
+  }
+  void MultiplyBack(at::Tensor din, const at::Tensor& dout, const Product& product) const {
+    at::mm_out(din, dout, product.used);
+    Passed("product, input's gradient", {din, dout});
+  }
+  // sum += in weight^T, the sum in float32.
+  void AddProduct(at::Tensor sum, const at::Tensor& in, const Product& product) const {
+    FloatProduct(sum, in, product.used.t());
+    Passed("product", {sum, sum, in});
+  }
   void AddWeightGradient(Product& product, const at::Tensor& dout, const at::Tensor& in) const;
+  // The library has read or written these rows in memory.
+  void Passed(const char* what, std::initializer_list<at::Tensor> rows) const {
+    double bytes = 0;
+    for (const at::Tensor& each : rows) bytes += static_cast<double>(each.nbytes());
+    device_.Passed(what, bytes);
+  }
 
   template <class Operation>
   void Run(const Operation& operation) const {
@@ -91,8 +116,8 @@ class BackendOf : public Backend {
   }
   // sum = beta sum + a b, the sum in float32 whatever the products take.
   static void FloatProduct(at::Tensor sum, const at::Tensor& a, const at::Tensor& b, double beta = 1);
-  void Norm(const MixNormInput& in, const at::Tensor& u, int64_t N, const at::Tensor& residual = {}, bool carries_input = false) const {
-    Run(MixNormForward<T>{.N = N, .in = in, .carries_input = carries_input, .residual = Data<float>(residual), .u = Data<T>(u)});
+  void Norm(const at::Tensor& x, const at::Tensor& u, const at::Tensor& inverse_norms = {}) const {
+    Run(NormForward<T>{.N = x.size(0), .D = D_, .x = Data<float>(x), .u = Data<T>(u), .inverse_norms = Data<float>(inverse_norms)});
   }
   // sums [columns] += the rows' partial sums.
   void AddPartials(const float* values, int64_t rows, int64_t stride, int64_t columns, float* sums) const {
@@ -140,7 +165,11 @@ class BackendOf : public Backend {
   void SmearGateBackward();
 
   void HeadWithGradients(float share);
-  void NormBackward(MixNormBackward<T> operation);
+  // Where the gradient of the stream is rounded for products; null where these take it as it is.
+  T* RoundedDx() const { return std::is_same_v<T, float> ? nullptr : Data<T>(dx_rounded_); }
+  HeadGates<T> HeadGatesOf(size_t v) const;
+  // What the output projection takes.
+  at::Tensor HeadsOut(size_t v, const at::Tensor& y) const { return layer(v).exclusive || saved_[v].gates.defined() ? saved_[v].heads : y; }
   void Scatter(const TableInputs& table, const at::Tensor& x, const float* scale, const at::Tensor& gradient);
 
   const Settings settings_;
@@ -177,10 +206,11 @@ class BackendOf : public Backend {
   int64_t first_ = 0;           // positions before this one are not scored in it
   Rotary rotary_;
   std::vector<at::Tensor> x_;      // [visits + 1] of [N, D]: the stream, or lane 0, before each visit; the stream behind the last
+  at::Tensor scored_;              // of the latter, the scored rows
   std::vector<at::Tensor> lane1_;  // lane 1 before each visit, where it differs
   std::vector<Saved> saved_;
   std::vector<at::Tensor> dskip_;
-  at::Tensor x1_, embed_norms_, smear_gates_, bigram_, u_, act_, logits_, losses_;
+  at::Tensor x1_, embed_norms_, output_norms_, smear_gates_, bigram_, u_, logits_, losses_;
   at::Tensor dlogits_, dh_, dx_, dx_rounded_, dx_lane1_, dx0_, da_, dm_, dy_, dqkv_, dbigram_, dv_exclusive_, dgates_, dsmear_, partials_, pieces_;
 };
 
@@ -293,6 +323,7 @@ void BackendOf<T>::AddWeightGradient(Product& product, const at::Tensor& dout, c
   int64_t row = 0;
   for (Matrix<T>& part : product.parts) {
     FloatProduct(part.gradient, dout.narrow(1, row, part.rows.rows).t(), in);
+    Passed("product, weight's gradient", {dout.narrow(1, row, part.rows.rows), in});
     row += part.rows.rows;
   }
 }
@@ -360,20 +391,24 @@ void BackendOf<T>::Reserve(const BatchShape& shape, bool training) {
       continue;
     }
     Saved& saved = saved_.emplace_back();
+    reserve(saved.u, {N_, D_}, kElement);
     reserve(saved.qkv, {N_, qkv}, kElement);
     reserve(saved.qk, {N_, D_ + kv}, kElement);
-    reserve(saved.xa, {N_, D_}, at::kFloat);
-    reserve(saved.h, {N_, F_}, kElement);
     reserve(saved.gates, {N_, H_}, at::kFloat, gated);
+    reserve(saved.heads, {N_, D_}, kElement, gated || (training ? layer(v).exclusive : settings_.xsa_last_n > 0));
+    reserve(saved.middle, {N_, D_}, kElement);
+    reserve(saved.inverse_norms, {N_}, at::kFloat);
+    for (at::Tensor* hidden : {&saved.h, &saved.act}) reserve(*hidden, {N_, F_}, kElement);
+    reserve(saved.xa, {N_, D_}, at::kFloat, training ? visits()[v].lanes : lanes);
     for (at::Tensor* added : {&saved.a, &saved.m}) reserve(*added, {N_, D_}, kElement, training ? visits()[v].lanes : lanes);
   }
   const int64_t head_rows = std::min(kHeadRows, N_), slabs = SlabsOf(N_).slabs;
   reserve(x1_, {N_, D_}, at::kFloat, !smears);
   reserve(embed_norms_, {N_}, at::kFloat);
+  reserve(output_norms_, {N_}, at::kFloat, training);
   reserve(smear_gates_, {N_}, at::kFloat, smears);
   reserve(bigram_, {N_, bigram_dim_}, kElement, bigram_dim_ > 0);
   reserve(u_, {N_, D_}, kElement);
-  reserve(act_, {N_, F_}, kElement);
   reserve(logits_, {head_rows, V_}, at::kFloat);
   reserve(losses_, {N_}, at::kFloat);
   reserve(dlogits_, {head_rows, V_}, kElement, training);
@@ -437,7 +472,6 @@ LanesInput<T> BackendOf<T>::LanesOf(size_t v, const at::Tensor& lane0, const at:
           .share0 = from == "attn" ? 1.0f : from == "mlp" ? 0.0f : 0.5f};
 }
 
-// The normed input is in u_.
 template <class T>
 AttentionGate<T> BackendOf<T>::GateOf(size_t v) const {
   return {.D = D_,
@@ -446,7 +480,12 @@ AttentionGate<T> BackendOf<T>::GateOf(size_t v) const {
           .window = settings_.gate_window,
           .scale = static_cast<float>(settings_.sparse_attn_gate_scale * layer(v).input_scale),
           .w = layers_[visits()[v].layer].attn_gate,
-          .u = Data<T>(u_)};
+          .u = Data<T>(saved_[v].u)};
+}
+
+template <class T>
+HeadGates<T> BackendOf<T>::HeadGatesOf(size_t v) const {
+  return {.N = N_, .heads = HeadsOf(), .qkv = layer(v).exclusive ? Data<T>(saved_[v].qkv) : nullptr, .gates = Data<float>(saved_[v].gates)};
 }
 
 template <class T>
@@ -488,7 +527,7 @@ void BackendOf<T>::Embed() {
   const T* bigram = nullptr;
   if (bigram_dim_ > 0) {
     at::index_select_out(bigram_, bigram_embed_, 0, Integers(in_->bigrams.row, {N_}));
-    if (projected) at::mm_out(u_, bigram_, bigram_proj_.used.t());  // its scale is in its weights
+    if (projected) Multiply(u_, bigram_, bigram_proj_);  // its scale is in its weights
     bigram = Data<T>(projected ? u_ : bigram_);
   }
   Run(EmbedForward<T>{.N = N_,
@@ -502,13 +541,19 @@ void BackendOf<T>::Embed() {
   Run(SmearForward{.N = N_, .D = D_, .gate = gate_.value, .joined = in_->joined, .x1 = Data<float>(x1_), .x0 = Data<float>(x_[0])});
 }
 
+// The residual path's part goes to where attention's output is added to it: the stream behind the visit, or lane 0.
 template <class T>
 void BackendOf<T>::AttentionInput(size_t v) {
   const Layer& own = layers_[visits()[v].layer];
   Saved& saved = saved_[v];
-  Norm(InputOf(v), u_, N_, saved.xa, /*carries_input=*/visits()[v].lanes);
+  const bool lanes = visits()[v].lanes;
+  Run(MixNormForward<T>{.N = N_,
+                        .in = InputOf(v),
+                        .carries_input = lanes,
+                        .residual = Data<float>(lanes ? saved.xa : x_[v + 1]),
+                        .u = Data<T>(saved.u)});
   if (own.attn_gate != nullptr) Run(AttentionGates<T>{.N = N_, .gate = GateOf(v), .gates = Data<float>(saved.gates)});
-  at::mm_out(saved.qkv, u_, own.qkv.used.t());
+  Multiply(saved.qkv, saved.u, own.qkv);
   Run(QkForward<T>{.N = N_, .heads = HeadsOf(), .gain = own.q_gain, .qkv = Data<T>(saved.qkv), .qk = Data<T>(saved.qk)});
 }
 
@@ -516,40 +561,37 @@ template <class T>
 void BackendOf<T>::Attention(size_t v) {
   Saved& saved = saved_[v];
   saved.attended = Attend(SpanOf(), Queries(saved), Keys(saved), Values(saved));
+  Passed("attention", {Queries(saved), Keys(saved), Values(saved), saved.attended.y});
 }
 
-// To the stream between attention and MLP, saved.xa, and through the MLP, or to both lanes; behind the last attention, only the scored
-// rows.
+// Through the output projection and the MLP, to the stream behind the visit, where both are added, or to both lanes; behind the last
+// attention, only the scored rows.
 template <class T>
 void BackendOf<T>::Output(size_t v) {
   const Layer& own = layers_[visits()[v].layer];
   Saved& saved = saved_[v];
   const bool lanes = visits()[v].lanes, last = v + 1 == visits().size();
   at::Tensor y = Rows(saved.attended.y);
-  if (layer(v).exclusive) {
-    Run(XsaForward<T>{.N = N_, .heads = HeadsOf(), .qkv = Data<T>(saved.qkv), .y = Data<T>(y), .out = Data<T>(u_)});
-    y = u_;
+  if (const at::Tensor heads = HeadsOut(v, y); !heads.is_same(y)) {
+    Run(HeadGatesForward<T>{.in = HeadGatesOf(v), .y = Data<T>(y), .out = Data<T>(heads)});
+    y = heads;
   }
-  if (own.attn_gate != nullptr) {
-    Run(GateHeads<T>{.N = N_, .H = H_, .d = d_, .gates = Data<float>(saved.gates), .y = Data<T>(y), .out = Data<T>(u_)});
-    y = u_;
-  }
-  if (lanes) at::mm_out(saved.a, y, own.attn_proj.used.t());
-  else FloatProduct(saved.xa, y, own.attn_proj.used.t());
+  if (lanes) Multiply(saved.a, y, own.attn_proj);
+  else AddProduct(x_[v + 1], y, own.attn_proj);
   const auto scored = [&](const at::Tensor& rows) { return last ? Tail(rows) : rows; };
-  const at::Tensor middle = scored(lanes ? Lane1(v) : saved.xa);
-  const int64_t N = middle.size(0);
-  at::Tensor act = act_.narrow(0, 0, N), u = u_.narrow(0, 0, N), h = saved.h.narrow(0, 0, N);
-  const at::Tensor out = x_[v + 1].narrow(0, 0, N);
-  Norm({.D = D_, .x = Data<float>(middle)}, u, N, lanes ? at::Tensor() : out);
-  at::mm_out(h, u, own.mlp_fc.used.t());
+  const at::Tensor x = scored(lanes ? Lane1(v) : x_[v + 1]);
+  const int64_t N = x.size(0);
+  const at::Tensor middle = saved.middle.narrow(0, 0, N), h = saved.h.narrow(0, 0, N), act = saved.act.narrow(0, 0, N), out = x_[v + 1].narrow(0, 0, N);
+  Norm(x, middle, saved.inverse_norms);
+  Multiply(h, middle, own.mlp_fc);
   Run(Relu2Forward<T>{.N = N, .F = F_, .negative = negative_slope_, .h = Data<T>(h), .a = Data<T>(act)});
-  if (!lanes) return FloatProduct(out, act, own.mlp_proj.used.t());
-  at::Tensor m = saved.m.narrow(0, 0, N);
-  at::mm_out(m, act, own.mlp_proj.used.t());
+  if (last) scored_ = lanes ? out : x;
+  if (!lanes) return AddProduct(x, act, own.mlp_proj);
+  const at::Tensor m = saved.m.narrow(0, 0, N);
+  Multiply(m, act, own.mlp_proj);
   const at::Tensor lane0 = scored(saved.xa), a = scored(saved.a);
   Run(LanesForward<T>{.N = N,
-                      .in = LanesOf(v, lane0, middle, a, m),
+                      .in = LanesOf(v, lane0, x, a, m),
                       .out0 = Data<float>(out),
                       .out1 = last ? nullptr : Data<float>(lane1_[v + 1])});
 }
@@ -557,13 +599,13 @@ void BackendOf<T>::Output(size_t v) {
 // Final norm, logits and losses, and their gradients: into dx, and into the output layer's.
 template <class T>
 void BackendOf<T>::HeadWithGradients(float share) {
-  const MixNormInput last{.D = D_, .x = Data<float>(x_.back())};
-  Norm(last, u_, N_);
+  Norm(x_.back(), u_, output_norms_);
   for (int64_t first = 0; first < N_; first += kHeadRows) {
     const int64_t rows = std::min(kHeadRows, N_ - first);
     const at::Tensor u = u_.narrow(0, first, rows), logits = logits_.narrow(0, 0, rows), dlogits = dlogits_.narrow(0, 0, rows);
     at::Tensor du = dy_.narrow(0, first, rows);
     FloatProduct(logits, u, output_.t(), /*beta=*/0);
+    Passed("output layer", {logits, u});
     Run(CrossEntropy<T>{.N = rows,
                         .V = V_,
                         .cap = cap_,
@@ -574,16 +616,15 @@ void BackendOf<T>::HeadWithGradients(float share) {
                         .dlogits = Data<T>(dlogits)});
     at::mm_out(du, dlogits, output_);
     FloatProduct(output_gradient_, dlogits.t(), u);
+    Passed("output layer", {du, dlogits, dlogits, u});
   }
-  NormBackward({.rows = SlabsOf(N_), .in = last, .du = Data<T>(dy_)});
-}
-
-// Completes and runs the way back through a norm: du is there, dx is made.
-template <class T>
-void BackendOf<T>::NormBackward(MixNormBackward<T> operation) {
-  operation.dx = Data<float>(dx_);
-  if (!std::is_same_v<T, float>) operation.dx_rounded = Data<T>(dx_rounded_);
-  Run(operation);
+  Run(NormBackward<T>{.N = N_,
+                      .D = D_,
+                      .u = Data<T>(u_),
+                      .inverse_norms = Data<float>(output_norms_),
+                      .du = Data<T>(dy_),
+                      .dx = Data<float>(dx_),
+                      .dx_rounded = RoundedDx()});
 }
 
 template <class T>
@@ -592,8 +633,6 @@ void BackendOf<T>::OutputBackward(size_t v) {
   Layer& own = layers_[visit.layer];
   Saved& saved = saved_[v];
   const Slabs slabs = SlabsOf(N_);
-  const bool exclusive = layer(v).exclusive, gated = own.attn_gate != nullptr;
-  const MixNormInput between{.D = D_, .x = Data<float>(visit.lanes ? Lane1(v) : saved.xa)};
   // Gradients of what MLP and attention add: the stream's own, before and behind the MLP's norm, where there are no lanes.
   const at::Tensor &dm = visit.lanes ? dm_ : dx_rounded_, &da = visit.lanes ? da_ : dx_rounded_;
   if (visit.lanes) {
@@ -608,41 +647,31 @@ void BackendOf<T>::OutputBackward(size_t v) {
     AddPartials(Data<float>(partials_), slabs.slabs, kSums, 2, parallel_resid_.gradient + 2 * visit.layer);
     AddPartials(Data<float>(partials_) + 2, slabs.slabs, kSums, 4, parallel_post_.gradient + 4 * visit.layer);
   }
-  at::mm_out(dh_, dm, own.mlp_proj.used);
-  Run(Relu2Backward<T>{.N = N_, .F = F_, .negative = negative_slope_, .h = Data<T>(saved.h), .a = Data<T>(act_), .da = Data<T>(dh_)});
-  Norm(between, u_, N_);
-  at::mm_out(dy_, dh_, own.mlp_fc.used);
-  AddWeightGradient(own.mlp_proj, dm, act_);
-  AddWeightGradient(own.mlp_fc, dh_, u_);
-  if (visit.lanes)
-    Run(MixNormBackward<T>{
-        .rows = slabs, .in = between, .du = Data<T>(dy_), .dresidual = Data<float>(dx_lane1_), .dx = Data<float>(dx_lane1_)});
-  else
-    NormBackward({.rows = slabs, .in = between, .du = Data<T>(dy_), .dresidual = Data<float>(dx_)});
-  at::mm_out(dy_, da, own.attn_proj.used);
-  const at::Tensor y = Rows(saved.attended.y);
-  if (gated) {
-    if (exclusive) Run(XsaForward<T>{.N = N_, .heads = HeadsOf(), .qkv = Data<T>(saved.qkv), .y = Data<T>(y), .out = Data<T>(u_)});
-    Run(GateHeadsBackward<T>{.N = N_,
-                             .H = H_,
-                             .d = d_,
-                             .scale = GateOf(v).scale,
-                             .gates = Data<float>(saved.gates),
-                             .y = Data<T>(exclusive ? u_ : y),
-                             .out = Data<T>(u_),
-                             .dout = Data<T>(dy_),
-                             .dlogits = Data<float>(dgates_)});
-    AddWeightGradient(own.attn_proj, da, u_);
-  }
-  if (exclusive)
-    Run(XsaBackward<T>{.N = N_,
-                       .heads = HeadsOf(),
-                       .qkv = Data<T>(saved.qkv),
-                       .y = Data<T>(y),
-                       .out = Data<T>(u_),
-                       .dout = Data<T>(dy_),
-                       .dv = Data<float>(dv_exclusive_)});
-  if (!gated) AddWeightGradient(own.attn_proj, da, exclusive ? u_ : y);
+  MultiplyBack(dh_, dm, own.mlp_proj);
+  AddWeightGradient(own.mlp_proj, dm, saved.act);
+  Run(Relu2Backward<T>{.N = N_, .F = F_, .negative = negative_slope_, .h = Data<T>(saved.h), .da = Data<T>(dh_)});
+  MultiplyBack(dy_, dh_, own.mlp_fc);
+  AddWeightGradient(own.mlp_fc, dh_, saved.middle);
+  const at::Tensor& dstream = visit.lanes ? dx_lane1_ : dx_;
+  Run(NormBackward<T>{.N = N_,
+                      .D = D_,
+                      .u = Data<T>(saved.middle),
+                      .inverse_norms = Data<float>(saved.inverse_norms),
+                      .du = Data<T>(dy_),
+                      .dresidual = Data<float>(dstream),
+                      .dx = Data<float>(dstream),
+                      .dx_rounded = visit.lanes ? nullptr : RoundedDx()});
+  MultiplyBack(dy_, da, own.attn_proj);
+  const at::Tensor y = Rows(saved.attended.y), heads = HeadsOut(v, y);
+  AddWeightGradient(own.attn_proj, da, heads);
+  if (heads.is_same(y)) return;
+  const bool gated = own.attn_gate != nullptr;
+  Run(HeadGatesBackward<T>{.in = HeadGatesOf(v),
+                           .scale = gated ? GateOf(v).scale : 1.0f,
+                           .y = Data<T>(y),
+                           .dout = Data<T>(dy_),
+                           .dv = layer(v).exclusive ? Data<float>(dv_exclusive_) : nullptr,
+                           .dlogits = gated ? Data<float>(dgates_) : nullptr});
 }
 
 template <class T>
@@ -652,6 +681,8 @@ void BackendOf<T>::AttentionBackward(size_t v) {
   const Slabs slabs = SlabsOf(N_);
   const AttentionGradients gradients =
       AttendBackward(SpanOf(), saved.attended, Queries(saved), Keys(saved), Values(saved), AsHeads(dy_));
+  Passed("attention, backward", {Queries(saved), Keys(saved), Values(saved), saved.attended.y, dy_, gradients.dq, gradients.dk, gradients.dv});
+  device_.Passed("attention, backward", 8.0 * static_cast<double>(N_ * D_));  // flash attention's sums of dq in float32, written and read
   saved.attended = {};
   Run(QkBackward<T>{.rows = slabs,
                     .heads = HeadsOf(),
@@ -671,9 +702,8 @@ void BackendOf<T>::AttentionInputBackward(size_t v) {
   const Visit& visit = visits()[v];
   Layer& own = layers_[visit.layer];
   const Slabs slabs = SlabsOf(N_);
-  Norm(InputOf(v), u_, N_);
-  at::mm_out(dy_, dqkv_, own.qkv.used);
-  AddWeightGradient(own.qkv, dqkv_, u_);
+  MultiplyBack(dy_, dqkv_, own.qkv);
+  AddWeightGradient(own.qkv, dqkv_, saved_[v].u);
   if (own.attn_gate != nullptr) {
     Run(AttentionGatesBackward<T>{
         .rows = slabs, .gate = GateOf(v), .dlogits = Data<float>(dgates_), .du = Data<T>(dy_), .partials = Data<float>(partials_)});
@@ -681,16 +711,18 @@ void BackendOf<T>::AttentionInputBackward(size_t v) {
     AddPartials(Data<float>(partials_), slabs.slabs, weights, weights, own.attn_gate_gradient);
   }
   const bool skips = visit.skip_from >= 0;
-  NormBackward({.rows = slabs,
-                .in = InputOf(v),
-                .carries_input = visit.lanes,
-                .du = Data<T>(dy_),
-                .dresidual = Data<float>(dx_),
-                .dextra = visit.input_is_skip ? Data<float>(dskip_[v - 1]) : nullptr,
-                .dextra_lane = visit.enters_lanes ? Data<float>(dx_lane1_) : nullptr,
-                .dx0 = Data<float>(dx0_),
-                .dskip = skips ? Data<float>(dskip_[visit.skip_from]) : nullptr,
-                .partials = Data<float>(partials_)});
+  Run(MixNormBackward<T>{.rows = slabs,
+                         .in = InputOf(v),
+                         .carries_input = visit.lanes,
+                         .du = Data<T>(dy_),
+                         .dresidual = Data<float>(dx_),
+                         .dextra = visit.input_is_skip ? Data<float>(dskip_[v - 1]) : nullptr,
+                         .dextra_lane = visit.enters_lanes ? Data<float>(dx_lane1_) : nullptr,
+                         .dx = Data<float>(dx_),
+                         .dx_rounded = RoundedDx(),
+                         .dx0 = Data<float>(dx0_),
+                         .dskip = skips ? Data<float>(dskip_[visit.skip_from]) : nullptr,
+                         .partials = Data<float>(partials_)});
   const auto add = [&](int64_t first, int64_t columns, float* sums) {
     AddPartials(Data<float>(partials_) + first * D_, slabs.slabs, MixNormBackward<T>::kSums * D_, columns * D_, sums);
   };
@@ -760,7 +792,7 @@ void BackendOf<T>::EmbedBackward() {
   if (gate_.gradient != nullptr) AddPartials(Data<float>(partials_), slabs.slabs, 2 * D_, D_, gate_.gradient);
   Scatter(in_->tokens, ds, nullptr, tok_emb_gradient_);
   if (projected) {
-    at::mm_out(dbigram_, ds, bigram_proj_.used);
+    MultiplyBack(dbigram_, ds, bigram_proj_);
     AddWeightGradient(bigram_proj_, ds, bigram_);
     Scatter(in_->bigrams, dbigram_, nullptr, bigram_embed_gradient_);
   } else if (scaled) {
@@ -788,7 +820,7 @@ at::Tensor BackendOf<T>::TokenLosses(const Inputs& in, int64_t first) {
   first_ = first;
   ForwardPass(visits(), *this);
   const int64_t B = shape_.B, scored = shape_.T - first, N = B * scored;
-  Norm({.D = D_, .x = Data<float>(x_.back())}, u_, N);
+  Norm(scored_, u_);
   const at::Tensor targets = Tail(Integers(in.targets, {N_, 1}));
   at::Tensor losses = Empty({B, scored}, at::kFloat);
   for (int64_t begin = 0; begin < N; begin += kHeadRows) {

@@ -33,6 +33,9 @@ class Device {
     LaunchNumber(Operations::NumberOf<Operation>(), &operation);
   }
 
+  // The library has read and written so many bytes of rows of activations; for those who count.
+  virtual void Passed(const char* /*what*/, double /*bytes*/) {}
+
   // Records what `work` puts on the stream, without doing it. `work` must have run once before, uncaptured.
   virtual std::unique_ptr<Graph> Capture(const std::function<void()>& work) = 0;
 

@@ -31,25 +31,29 @@ double DeviceEngineBytes(const Settings& s, int64_t B, int64_t T, bool training,
   if (!plan.tied) linear(plan.head);
   for (const LayerPlan& layer : plan.layers)
     for (const Linear* product : {&layer.qkv, &layer.attn_proj, &layer.mlp_fc, &layer.mlp_proj}) linear(*product);
-  // The stream before, between and behind the visits; what a visit keeps, attention's output with its softmax's sums.
+  // The stream before and behind the visits; what a visit keeps, attention's output with its softmax's sums.
   take((passes + 1) * N * D, kFloat);
   const int64_t kept = training ? passes : 1;
-  take(kept * N * (qkv + D + kv + F), element);
-  take(kept * N * D, kFloat);
+  take(kept * N * (D + qkv + D + kv + D + 2 * F), element);
+  take(kept * N, kFloat);
+  const int64_t exclusive = std::count_if(visits.begin(), visits.end(), [&](const Visit& visit) { return plan.layers[visit.layer].exclusive; });
+  take((gated ? kept : training ? exclusive : std::min<int64_t>(exclusive, 1)) * N * D, element);
   if (gated) take(kept * N * H, kFloat);
   if (lanes) {
     take((lane_visits - 1) * N * D, kFloat);
     take((training ? lane_visits : 1) * 2 * N * D, element);
+    take((training ? lane_visits : 1) * N * D, kFloat);
   }
   take(passes * N * D, element);  // attention's output, which scoring keeps of each visit too
   take(passes * N * H, kFloat);
   take(2 * N * D, element);  // keys and values, repeated for the queries' heads where the library's kernel wants that
   // Of the pass at hand.
   take((smears ? N : N * D) + 2 * N + rows * V, kFloat);
-  take(N * (bigram + D + F), element);
+  take(N * (bigram + D), element);
   take(shape.rotary_positions() * plan.rotated, kFloat);
   take(cuda::Inputs::Size(s, shape), 2 * kFloat);
   if (training) {
+    take(N, kFloat);  // the output's norms
     take(rows * V + N * (F + D + qkv + bigram), element);
     take(N * (2 * D + kv) + skips * N * D + cuda::SlabsOf(N).slabs * cuda::PartialSums(plan, s.gate_window), kFloat);
     if (gated) take(N * H, kFloat);

@@ -8,19 +8,20 @@ namespace fairway::cuda {
 namespace {
 
 constexpr int kWarp = 32;
-constexpr int kWarpsPerBlock = 4;  // where a unit has one warp
+constexpr int kThreadsPerBlock = 128;  // where a unit has a warp or a part of one
 
 __device__ float Plus(float a, float b) { return a + b; }
 __device__ float Larger(float a, float b) { return a > b ? a : b; }
 
-// Every thread of the warp gets the same: lanes pair off symmetrically.
-template <float (*Combine)(float, float)>
-__device__ float OverWarp(float x) {
-  for (int distance = kWarp / 2; distance > 0; distance /= 2) x = Combine(x, __shfl_xor_sync(0xffffffffu, x, distance));
+// Every one of kLanes neighbours in a warp gets the same: lanes pair off symmetrically.
+template <int kLanes, float (*Combine)(float, float)>
+__device__ float OverWarp(float x, unsigned neighbours) {
+#pragma unroll
+  for (int distance = kLanes / 2; distance > 0; distance /= 2) x = Combine(x, __shfl_xor_sync(neighbours, x, distance));
   return x;
 }
 
-// The threads of a warp, or of a block.
+// The threads of a part of a warp, of a warp, or of a block.
 template <int kLanes>
 struct Lanes {
   __device__ int64_t first() const { return threadIdx.x; }
@@ -31,10 +32,14 @@ struct Lanes {
  private:
   template <float (*Combine)(float, float)>
   __device__ float OverAll(float x) const {
-    x = OverWarp<Combine>(x);
-    if constexpr (kLanes == kWarp) {
-      __syncwarp();
+    if constexpr (kLanes <= kWarp) {
+      // Other units of the warp may be elsewhere, or have ended.
+      constexpr unsigned kOwn = kLanes == kWarp ? 0xffffffffu : (1u << kLanes % kWarp) - 1;
+      const unsigned neighbours = kOwn << threadIdx.y * kLanes % kWarp;
+      x = OverWarp<kLanes, Combine>(x, neighbours);
+      __syncwarp(neighbours);
     } else {
+      x = OverWarp<kWarp, Combine>(x, 0xffffffffu);
       __shared__ float parts[kLanes / kWarp];
       if (threadIdx.x % kWarp == 0) parts[threadIdx.x / kWarp] = x;
       __syncthreads();
@@ -52,17 +57,18 @@ __global__ void __launch_bounds__(Operation::kLanes) OfBlocks(const Operation op
 }
 
 template <class Operation>
-__global__ void __launch_bounds__(kWarp* kWarpsPerBlock) OfWarps(const Operation operation, const int64_t units) {
-  const int64_t unit = static_cast<int64_t>(blockIdx.x) * kWarpsPerBlock + threadIdx.y;
-  if (unit < units) operation(Lanes<kWarp>{}, unit);
+__global__ void __launch_bounds__(kThreadsPerBlock) OfWarps(const Operation operation, const int64_t units) {
+  const int64_t unit = static_cast<int64_t>(blockIdx.x) * blockDim.y + threadIdx.y;
+  if (unit < units) operation(Lanes<Operation::kLanes>{}, unit);
 }
 
 template <class Operation>
 void Launch(const Operation& operation, cudaStream_t stream) {
   const int64_t units = operation.units();
   if (units == 0) return;
-  if constexpr (Operation::kLanes == kWarp) {
-    const dim3 blocks(static_cast<unsigned>((units + kWarpsPerBlock - 1) / kWarpsPerBlock)), threads(kWarp, kWarpsPerBlock);
+  if constexpr (Operation::kLanes <= kWarp) {
+    constexpr int kUnits = kThreadsPerBlock / Operation::kLanes;
+    const dim3 blocks(static_cast<unsigned>((units + kUnits - 1) / kUnits)), threads(Operation::kLanes, kUnits);
     OfWarps<<<blocks, threads, 0, stream>>>(operation, units);
   } else {
     OfBlocks<<<static_cast<unsigned>(units), Operation::kLanes, 0, stream>>>(operation);

@@ -16,7 +16,9 @@
 
 namespace fairway::cuda {
 
-constexpr int kRowLanes = 256, kHeadLanes = 32;
+// Lanes of a unit: a row's of one piece or number each; a row's of several pieces; those that hold a column's sums (kPiece columns each,
+// so that they hold a width of 512); a head's.
+constexpr int kRowLanes = 256, kPieceLanes = 32, kSumLanes = 64, kHeadLanes = 8;
 
 // N rows divided among `slabs` units.
 struct Slabs {
@@ -24,7 +26,7 @@ struct Slabs {
   FAIRWAY_BODY int64_t first(int64_t slab) const { return N * slab / slabs; }
 };
 // As many as fill a large GPU, and no more partial sums than rows.
-inline Slabs SlabsOf(int64_t N) { return {N, N < 1024 ? N : 1024}; }
+inline Slabs SlabsOf(int64_t N) { return {N, N < 2048 ? N : 2048}; }
 
 FAIRWAY_BODY float InverseRms(float squares, int64_t count) {
   return 1.0f / sqrtf(squares / static_cast<float>(count) + formula::kRmsEpsilon);
@@ -322,114 +324,273 @@ struct JoinPieces {
 struct MixNormInput {
   int64_t D;
   const float* x;                      // [N, D]
-  const float* x0 = nullptr;           // [N, D]; null: no mix
-  const float* mix = nullptr;          // [2, D]
+  const float* x0;                     // [N, D]
+  const float* mix;                    // [2, D]
   const float* skip = nullptr;         // [N, D]; null: no skip
   const float* skip_weight = nullptr;  // [D]
   const float* skip_gate = nullptr;    // [D], before the sigmoid; null: no gates
 
-  FAIRWAY_BODY float Xin(int64_t row, int64_t j) const {
-    const float own = x[row * D + j];
-    if (skip == nullptr) return own;
-    const float other = skip_weight[j] * skip[row * D + j];
-    return skip_gate != nullptr ? formula::Lerp(other, own, formula::Sigmoid(skip_gate[j])) : own + other;
+  // Some columns of a row: the skip, the row with it, and x0.
+  template <int n>
+  struct Columns {
+    Values<n> skip, xin, x0;
+  };
+  template <int n>
+  FAIRWAY_BODY Columns<n> At(int64_t row, int64_t j) const {
+    Columns<n> own{};
+    own.xin = Load<n>(x + row * D + j);
+    if (skip != nullptr) {
+      own.skip = Load<n>(skip + row * D + j);
+      for (int i = 0; i < n; ++i) {
+        const float other = skip_weight[j + i] * own.skip[i];
+        own.xin[i] = skip_gate != nullptr ? formula::Lerp(other, own.xin[i], formula::Sigmoid(skip_gate[j + i])) : own.xin[i] + other;
+      }
+    }
+    own.x0 = Load<n>(x0 + row * D + j);
+    return own;
   }
-  FAIRWAY_BODY float Xm(int64_t row, int64_t j) const {
-    const float xin = Xin(row, j);
-    return x0 != nullptr ? mix[j] * xin + mix[D + j] * x0[row * D + j] : xin;
+  // Column j of the mix, the i-th of these.
+  template <int n>
+  FAIRWAY_BODY float Xm(const Columns<n>& own, int64_t j, int i) const {
+    return mix[j + i] * own.xin[i] + mix[D + j + i] * own.x0[i];
   }
 };
 
 template <class T>
 struct MixNormForward {
-  static constexpr int kLanes = kRowLanes;
+  static constexpr int kLanes = kPieceLanes;
   int64_t N;
   MixNormInput in;
   bool carries_input = false;  // the residual path carries xin, not xm (two lanes)
-  float* residual = nullptr;   // [N, D]: what it carries
+  float* residual;             // [N, D]: what it carries
   T* u;                        // [N, D]
 
-  double bytes() const { return static_cast<double>(N * in.D * (4 * (1 + (in.x0 != nullptr) + (in.skip != nullptr) + (residual != nullptr)) + int64_t{sizeof(T)})); }
+  double bytes() const { return static_cast<double>(N * in.D * (4 * (3 + (in.skip != nullptr)) + int64_t{sizeof(T)})); }
   int64_t units() const { return N; }
   template <class Lanes>
   FAIRWAY_BODY void operator()(const Lanes& lanes, int64_t row) const {
     float squares = 0;
-    for (int64_t j = lanes.first(); j < in.D; j += lanes.count()) {
-      const float xm = in.Xm(row, j);
-      squares += xm * xm;
-    }
+    ForColumns(lanes, in.D, [&](int64_t j, auto width) {
+      constexpr int n = decltype(width)::value;
+      const auto own = in.At<n>(row, j);
+      for (int i = 0; i < n; ++i) {
+        const float xm = in.Xm(own, j, i);
+        squares += xm * xm;
+      }
+    });
     const float r = InverseRms(lanes.Sum(squares), in.D);
-    for (int64_t j = lanes.first(); j < in.D; j += lanes.count()) {
-      const float xm = in.Xm(row, j);
-      if (residual != nullptr) residual[row * in.D + j] = carries_input ? in.Xin(row, j) : xm;
-      u[row * in.D + j] = To<T>(xm * r);
-    }
+    ForColumns(lanes, in.D, [&](int64_t j, auto width) {
+      constexpr int n = decltype(width)::value;
+      const auto own = in.At<n>(row, j);
+      Values<n> carried, normed;
+      for (int i = 0; i < n; ++i) {
+        const float xm = in.Xm(own, j, i);
+        carried[i] = carries_input ? own.xin[i] : xm;
+        normed[i] = xm * r;
+      }
+      Store(carried, residual + row * in.D + j);
+      Store(normed, u + row * in.D + j);
+    });
   }
 };
 
 template <class T>
 struct MixNormBackward {
-  static constexpr int kLanes = kRowLanes;
+  static constexpr int kLanes = kSumLanes;
   static constexpr int kSums = 4;
   Slabs rows;
   MixNormInput in;
   bool carries_input = false;
   const T* du;                         // [N, D]
-  const float* dresidual = nullptr;    // [N, D]: gradient of what the residual path carries
+  const float* dresidual;              // [N, D]: gradient of what the residual path carries
   const float* dextra = nullptr;       // [N, D]: added to the gradient of x, which other blocks have used too
   const float* dextra_lane = nullptr;  // [N, D]: likewise, of the lane that begins here
   float* dx;                           // [N, D]; may be dresidual
   T* dx_rounded = nullptr;             // [N, D]: the same for products
-  float* dx0 = nullptr;                // [N, D]: added to
+  float* dx0;                          // [N, D]: added to
   float* dskip = nullptr;              // [N, D]: set
-  float* partials = nullptr;           // [slabs, 4, D]: of mix0, mix1, skip_weight and skip_gate; with a mix
+  float* partials;                     // [slabs, 4, D]: of mix0, mix1, skip_weight and skip_gate
 
-  double bytes() const { return static_cast<double>(rows.N * in.D * (int64_t{sizeof(T)} * (1 + (dx_rounded != nullptr)) + 4 * (2 + (dresidual != nullptr) + (dextra != nullptr) + (dextra_lane != nullptr) + 3 * (in.x0 != nullptr) + 2 * (in.skip != nullptr)))); }
+  double bytes() const { return static_cast<double>(rows.N * in.D * (int64_t{sizeof(T)} * (1 + (dx_rounded != nullptr)) + 4 * (6 + (dextra != nullptr) + (dextra_lane != nullptr) + 2 * (in.skip != nullptr)))); }
   int64_t units() const { return rows.slabs; }
   template <class Lanes>
   FAIRWAY_BODY void operator()(const Lanes& lanes, int64_t slab) const {
     const int64_t D = in.D;
-    float* dmix0 = partials + slab * kSums * D;
-    float *dmix1 = dmix0 + D, *dweight = dmix1 + D, *dgate = dweight + D;
-    if (in.x0 != nullptr)
-      for (int64_t j = lanes.first(); j < D; j += lanes.count()) dmix0[j] = dmix1[j] = dweight[j] = dgate[j] = 0;
-    for (int64_t row = rows.first(slab); row < rows.first(slab + 1); ++row) {
-      float squares = 0, product = 0;
-      for (int64_t j = lanes.first(); j < D; j += lanes.count()) {
-        const float xm = in.Xm(row, j);
-        squares += xm * xm;
-        product += ToFloat(du[row * D + j]) * xm;
-      }
-      const float r = InverseRms(lanes.Sum(squares), D), mean = lanes.Sum(product) * r / static_cast<float>(D);
-      for (int64_t j = lanes.first(); j < D; j += lanes.count()) {
-        const int64_t at = row * D + j;
-        float d = formula::RmsGradient(ToFloat(du[at]), in.Xm(row, j) * r, r, mean);
-        const float carried = dresidual != nullptr ? dresidual[at] : 0.0f;
-        if (!carries_input) d += carried;
-        if (in.x0 != nullptr) {
-          dx0[at] += in.mix[D + j] * d;
-          dmix0[j] += d * in.Xin(row, j);
-          dmix1[j] += d * in.x0[at];
-          d *= in.mix[j];
+    float* sums = partials + slab * kSums * D;
+    const int64_t first = rows.first(slab), last = rows.first(slab + 1);
+    // A lane with one piece keeps it, and its sums, while it goes through the rows.
+    if (D % kPiece == 0 && D <= kPiece * lanes.count()) {
+      const int64_t j = kPiece * lanes.first();
+      const bool idle = j >= D;
+      Sums<kPiece> own{};
+      for (int64_t row = first; row < last; ++row) {
+        MixNormInput::Columns<kPiece> mixed{};
+        Values<kPiece> d{};
+        float squares = 0, product = 0;
+        if (!idle) {
+          mixed = in.At<kPiece>(row, j);
+          d = Load<kPiece>(du + row * D + j);
+          Add(mixed, d, j, squares, product);
         }
-        if (carries_input) d += carried;
-        if (in.skip != nullptr) {
-          float through = d;
-          if (in.skip_gate != nullptr) {
-            const float g = formula::Sigmoid(in.skip_gate[j]);
-            dgate[j] += d * (in.x[at] - in.skip_weight[j] * in.skip[at]) * (g * (1.0f - g));
-            through = (1.0f - g) * d;
-            d *= g;
-          }
-          dskip[at] = in.skip_weight[j] * through;
-          dweight[j] += through * in.skip[at];
-        }
-        if (dextra != nullptr) d += dextra[at];
-        if (dextra_lane != nullptr) d += dextra_lane[at];
-        dx[at] = d;
-        if (dx_rounded != nullptr) dx_rounded[at] = To<T>(d);
+        const Norm norm = NormOf(lanes, squares, product);
+        if (!idle) Back(row, j, mixed, d, norm, own);
       }
+      if (!idle)
+        for (int k = 0; k < kSums; ++k) Store(own.of[k], sums + k * D + j);
+      return;
     }
+    for (int64_t j = lanes.first(); j < kSums * D; j += lanes.count()) sums[j] = 0;
+    lanes.Sum(0);  // another lane may have cleared what this one adds to
+    for (int64_t row = first; row < last; ++row) {
+      float squares = 0, product = 0;
+      ForColumns(lanes, D, [&](int64_t j, auto width) {
+        constexpr int n = decltype(width)::value;
+        Add(in.At<n>(row, j), Load<n>(du + row * D + j), j, squares, product);
+      });
+      const Norm norm = NormOf(lanes, squares, product);
+      ForColumns(lanes, D, [&](int64_t j, auto width) {
+        constexpr int n = decltype(width)::value;
+        Sums<n> own;
+        for (int k = 0; k < kSums; ++k) own.of[k] = Load<n>(sums + k * D + j);
+        Back(row, j, in.At<n>(row, j), Load<n>(du + row * D + j), norm, own);
+        for (int k = 0; k < kSums; ++k) Store(own.of[k], sums + k * D + j);
+      });
+    }
+  }
+
+ private:
+  template <int n>
+  struct Sums {
+    Values<n> of[kSums];
+  };
+  struct Norm {
+    float r, mean;  // of the row, and of du u over it
+  };
+  template <int n>
+  FAIRWAY_BODY static void Add(const float* more, Values<n>& d) {
+    const Values<n> added = Load<n>(more);
+    for (int i = 0; i < n; ++i) d[i] += added[i];
+  }
+  template <int n>
+  FAIRWAY_BODY void Add(const MixNormInput::Columns<n>& mixed, const Values<n>& d, int64_t j, float& squares, float& product) const {
+    for (int i = 0; i < n; ++i) {
+      const float xm = in.Xm(mixed, j, i);
+      squares += xm * xm;
+      product += d[i] * xm;
+    }
+  }
+  template <class Lanes>
+  FAIRWAY_BODY Norm NormOf(const Lanes& lanes, float squares, float product) const {
+    const float r = InverseRms(lanes.Sum(squares), in.D);
+    return {r, lanes.Sum(product) * r / static_cast<float>(in.D)};
+  }
+  // What n columns of a row give back, and what they add to the sums.
+  template <int n>
+  FAIRWAY_BODY void Back(int64_t row, int64_t j, const MixNormInput::Columns<n>& mixed, Values<n> d, Norm norm, Sums<n>& own) const {
+    const int64_t at = row * in.D + j;
+    {
+      const Values<n> carried = Load<n>(dresidual + at);
+      Values<n> down0 = Load<n>(dx0 + at);
+      for (int i = 0; i < n; ++i) {
+        float g = formula::RmsGradient(d[i], in.Xm(mixed, j, i) * norm.r, norm.r, norm.mean);
+        if (!carries_input) g += carried[i];
+        down0[i] += in.mix[in.D + j + i] * g;
+        own.of[0][i] += g * mixed.xin[i];
+        own.of[1][i] += g * mixed.x0[i];
+        d[i] = in.mix[j + i] * g;
+        if (carries_input) d[i] += carried[i];
+      }
+      Store(down0, dx0 + at);
+    }
+    if (in.skip != nullptr) {
+      Values<n> x{}, down;
+      if (in.skip_gate != nullptr) x = Load<n>(in.x + at);
+      for (int i = 0; i < n; ++i) {
+        float through = d[i];
+        if (in.skip_gate != nullptr) {
+          const float gate = formula::Sigmoid(in.skip_gate[j + i]);
+          own.of[3][i] += d[i] * (x[i] - in.skip_weight[j + i] * mixed.skip[i]) * (gate * (1.0f - gate));
+          through = (1.0f - gate) * d[i];
+          d[i] *= gate;
+        }
+        down[i] = in.skip_weight[j + i] * through;
+        own.of[2][i] += through * mixed.skip[i];
+      }
+      Store(down, dskip + at);
+    }
+    if (dextra != nullptr) Add(dextra + at, d);
+    if (dextra_lane != nullptr) Add(dextra_lane + at, d);
+    Store(d, dx + at);
+    if (dx_rounded != nullptr) Store(d, dx_rounded + at);
+  }
+};
+
+// A norm without a mix: of the MLP's input and of the output.
+template <class T>
+struct NormForward {
+  static constexpr int kLanes = kPieceLanes;
+  int64_t N, D;
+  const float* x;                  // [N, D]
+  T* u;                            // [N, D]
+  float* inverse_norms = nullptr;  // [N]
+
+  double bytes() const { return static_cast<double>(N * D * (4 + int64_t{sizeof(T)})); }
+  int64_t units() const { return N; }
+  template <class Lanes>
+  FAIRWAY_BODY void operator()(const Lanes& lanes, int64_t row) const {
+    float squares = 0;
+    ForColumns(lanes, D, [&](int64_t j, auto width) {
+      constexpr int n = decltype(width)::value;
+      const Values<n> own = Load<n>(x + row * D + j);
+      for (int i = 0; i < n; ++i) squares += own[i] * own[i];
+    });
+    const float r = InverseRms(lanes.Sum(squares), D);
+    if (lanes.first() == 0 && inverse_norms != nullptr) inverse_norms[row] = r;
+    ForColumns(lanes, D, [&](int64_t j, auto width) {
+      constexpr int n = decltype(width)::value;
+      Values<n> own = Load<n>(x + row * D + j);
+      for (int i = 0; i < n; ++i) own[i] *= r;
+      Store(own, u + row * D + j);
+    });
+  }
+};
+
+// From what the forward pass gave: x is not read again.
+template <class T>
+struct NormBackward {
+  static constexpr int kLanes = kPieceLanes;
+  int64_t N, D;
+  const T* u;                        // [N, D]
+  const float* inverse_norms;        // [N]
+  const T* du;                       // [N, D]
+  const float* dresidual = nullptr;  // [N, D]: gradient of x from elsewhere
+  float* dx;                         // [N, D]; may be dresidual
+  T* dx_rounded = nullptr;           // [N, D]: the same for products
+
+  double bytes() const { return static_cast<double>(N * D * (int64_t{sizeof(T)} * (2 + (dx_rounded != nullptr)) + 4 * (1 + (dresidual != nullptr)))); }
+  int64_t units() const { return N; }
+  template <class Lanes>
+  FAIRWAY_BODY void operator()(const Lanes& lanes, int64_t row) const {
+    float product = 0;
+    ForColumns(lanes, D, [&](int64_t j, auto width) {
+      constexpr int n = decltype(width)::value;
+      const Values<n> own = Load<n>(u + row * D + j), d = Load<n>(du + row * D + j);
+      for (int i = 0; i < n; ++i) product += own[i] * d[i];
+    });
+    const float mean = lanes.Sum(product) / static_cast<float>(D), r = inverse_norms[row];
+    ForColumns(lanes, D, [&](int64_t j, auto width) {
+      constexpr int n = decltype(width)::value;
+      const int64_t at = row * D + j;
+      const Values<n> own = Load<n>(u + at);
+      Values<n> d = Load<n>(du + at);
+      for (int i = 0; i < n; ++i) d[i] = formula::RmsGradient(d[i], own[i], r, mean);
+      if (dresidual != nullptr) {
+        const Values<n> carried = Load<n>(dresidual + at);
+        for (int i = 0; i < n; ++i) d[i] += carried[i];
+      }
+      Store(d, dx + at);
+      if (dx_rounded != nullptr) Store(d, dx_rounded + at);
+    });
   }
 };
 
@@ -451,7 +612,7 @@ struct LanesInput {
 
 template <class T>
 struct LanesForward {
-  static constexpr int kLanes = kRowLanes;
+  static constexpr int kLanes = kPieceLanes;
   int64_t N;
   LanesInput<T> in;
   float* out0;  // lane 0; behind the last visit the stream
@@ -461,12 +622,19 @@ struct LanesForward {
   int64_t units() const { return N; }
   template <class Lanes>
   FAIRWAY_BODY void operator()(const Lanes& lanes, int64_t row) const {
-    for (int64_t at = row * in.D + lanes.first(); at < (row + 1) * in.D; at += lanes.count()) {
-      const float l0 = in.lane0[at], l1 = in.lane1[at], a = ToFloat(in.a[at]), m = ToFloat(in.m[at]);
-      const float x0 = in.resid[0] * l0 + in.post[0] * a + in.post[2] * m, x1 = in.resid[1] * l1 + in.post[1] * a + in.post[3] * m;
-      out0[at] = in.last ? in.share0 * x0 + (1.0f - in.share0) * x1 : x0;
-      if (!in.last) out1[at] = x1;
-    }
+    ForColumns(lanes, in.D, [&](int64_t j, auto width) {
+      constexpr int n = decltype(width)::value;
+      const int64_t at = row * in.D + j;
+      Values<n> l0 = Load<n>(in.lane0 + at), l1 = Load<n>(in.lane1 + at);
+      const Values<n> a = Load<n>(in.a + at), m = Load<n>(in.m + at);
+      for (int i = 0; i < n; ++i) {
+        const float x0 = in.resid[0] * l0[i] + in.post[0] * a[i] + in.post[2] * m[i];
+        l1[i] = in.resid[1] * l1[i] + in.post[1] * a[i] + in.post[3] * m[i];
+        l0[i] = in.last ? in.share0 * x0 + (1.0f - in.share0) * l1[i] : x0;
+      }
+      Store(l0, out0 + at);
+      if (!in.last) Store(l1, out1 + at);
+    });
   }
 };
 
@@ -487,21 +655,34 @@ struct LanesBackward {
   template <class Lanes>
   FAIRWAY_BODY void operator()(const Lanes& lanes, int64_t slab) const {
     float r0 = 0, r1 = 0, a0 = 0, a1 = 0, m0 = 0, m1 = 0;
-    const int64_t end = rows.first(slab + 1) * in.D;
-    for (int64_t at = rows.first(slab) * in.D + lanes.first(); at < end; at += lanes.count()) {
-      const float whole = d0[at], x0 = in.last ? in.share0 * whole : whole, x1 = in.last ? (1.0f - in.share0) * whole : d1[at];
-      const float a = ToFloat(in.a[at]), m = ToFloat(in.m[at]);
-      r0 += x0 * in.lane0[at];
-      r1 += x1 * in.lane1[at];
-      a0 += x0 * a;
-      a1 += x1 * a;
-      m0 += x0 * m;
-      m1 += x1 * m;
-      da[at] = To<T>(in.post[0] * x0 + in.post[1] * x1);
-      dm[at] = To<T>(in.post[2] * x0 + in.post[3] * x1);
-      d0[at] = in.resid[0] * x0;
-      d1[at] = in.resid[1] * x1;
-    }
+    const int64_t first = rows.first(slab) * in.D, count = rows.first(slab + 1) * in.D - first;
+    ForSomeColumns(lanes, in.D % kPiece == 0, count, [&](int64_t j, auto width) {
+      constexpr int n = decltype(width)::value;
+      const int64_t at = first + j;
+      const Values<n> l0 = Load<n>(in.lane0 + at), l1 = Load<n>(in.lane1 + at), a = Load<n>(in.a + at), m = Load<n>(in.m + at);
+      Values<n> x0 = Load<n>(d0 + at), x1{}, down_a, down_m;
+      if (!in.last) x1 = Load<n>(d1 + at);
+      for (int i = 0; i < n; ++i) {
+        if (in.last) {
+          x1[i] = (1.0f - in.share0) * x0[i];
+          x0[i] *= in.share0;
+        }
+        r0 += x0[i] * l0[i];
+        r1 += x1[i] * l1[i];
+        a0 += x0[i] * a[i];
+        a1 += x1[i] * a[i];
+        m0 += x0[i] * m[i];
+        m1 += x1[i] * m[i];
+        down_a[i] = in.post[0] * x0[i] + in.post[1] * x1[i];
+        down_m[i] = in.post[2] * x0[i] + in.post[3] * x1[i];
+        x0[i] *= in.resid[0];
+        x1[i] *= in.resid[1];
+      }
+      Store(down_a, da + at);
+      Store(down_m, dm + at);
+      Store(x0, d0 + at);
+      Store(x1, d1 + at);
+    });
     Put(lanes, slab, 0, r0);
     Put(lanes, slab, 1, r1);
     Put(lanes, slab, 2, a0);
@@ -547,15 +728,32 @@ struct QkForward {
     const T* x = qkv + row * heads.stride() + head * d;
     T* out = qk + unit * d;
     const float *cos = heads.cos + heads.positions[row] * half, *sin = heads.sin + heads.positions[row] * half;
+    const bool whole = d % kPiece == 0;  // else `half` may be a multiple of pieces where rows are not
     float squares = 0;
-    for (int64_t i = lanes.first(); i < d; i += lanes.count()) squares += ToFloat(x[i]) * ToFloat(x[i]);
+    ForColumns(lanes, d, [&](int64_t j, auto width) {
+      constexpr int n = decltype(width)::value;
+      const Values<n> own = Load<n>(x + j);
+      for (int i = 0; i < n; ++i) squares += own[i] * own[i];
+    });
     const float r = InverseRms(lanes.Sum(squares), d), g = head < heads.H ? gain[head] : 1.0f;
-    for (int64_t i = lanes.first(); i < half; i += lanes.count()) {
-      const float x1 = ToFloat(x[i]) * r, x2 = ToFloat(x[half + i]) * r;
-      out[i] = To<T>(g * (x1 * cos[i] + x2 * sin[i]));
-      out[half + i] = To<T>(g * (x2 * cos[i] - x1 * sin[i]));
-    }
-    for (int64_t i = 2 * half + lanes.first(); i < d; i += lanes.count()) out[i] = To<T>(g * (ToFloat(x[i]) * r));
+    ForSomeColumns(lanes, whole, half, [&](int64_t j, auto width) {
+      constexpr int n = decltype(width)::value;
+      Values<n> x1 = Load<n>(x + j), x2 = Load<n>(x + half + j);
+      const Values<n> c = Load<n>(cos + j), s = Load<n>(sin + j);
+      for (int i = 0; i < n; ++i) {
+        const float one = x1[i] * r, two = x2[i] * r;
+        x1[i] = g * (one * c[i] + two * s[i]);
+        x2[i] = g * (two * c[i] - one * s[i]);
+      }
+      Store(x1, out + j);
+      Store(x2, out + half + j);
+    });
+    ForSomeColumns(lanes, whole, d - 2 * half, [&](int64_t j, auto width) {
+      constexpr int n = decltype(width)::value;
+      Values<n> own = Load<n>(x + 2 * half + j);
+      for (int i = 0; i < n; ++i) own[i] = g * (own[i] * r);
+      Store(own, out + 2 * half + j);
+    });
   }
 };
 
@@ -580,135 +778,217 @@ struct QkBackward {
   template <class Lanes>
   FAIRWAY_BODY void operator()(const Lanes& lanes, int64_t unit) const {
     const int64_t slab = unit / all(), head = unit % all(), d = heads.d, half = heads.rotated / 2, H = heads.H, Hkv = heads.Hkv;
+    const bool whole = d % kPiece == 0;
     float dgain = 0;
     for (int64_t row = rows.first(slab); row < rows.first(slab + 1); ++row) {
       T* out = dqkv + row * heads.stride() + head * d;
       if (head >= H + Hkv) {
         const int64_t from = (row * Hkv + head - H - Hkv) * d;
-        for (int64_t i = lanes.first(); i < d; i += lanes.count())
-          out[i] = To<T>(ToFloat(dv[from + i]) + (dv_exclusive != nullptr ? dv_exclusive[from + i] : 0.0f));
+        ForColumns(lanes, d, [&](int64_t j, auto width) {
+          constexpr int n = decltype(width)::value;
+          Values<n> own = Load<n>(dv + from + j);
+          if (dv_exclusive != nullptr) {
+            const Values<n> more = Load<n>(dv_exclusive + from + j);
+            for (int i = 0; i < n; ++i) own[i] += more[i];
+          }
+          Store(own, out + j);
+        });
         continue;
       }
       const T* x = qkv + row * heads.stride() + head * d;
       const T* dx = head < H ? dq + (row * H + head) * d : dk + (row * Hkv + head - H) * d;
       const float *cos = heads.cos + heads.positions[row] * half, *sin = heads.sin + heads.positions[row] * half;
       float squares = 0, product = 0;
-      for (int64_t i = lanes.first(); i < half; i += lanes.count()) {
-        const float x1 = ToFloat(x[i]), x2 = ToFloat(x[half + i]), d1 = ToFloat(dx[i]), d2 = ToFloat(dx[half + i]);
-        squares += x1 * x1 + x2 * x2;
-        product += (d1 * cos[i] - d2 * sin[i]) * x1 + (d1 * sin[i] + d2 * cos[i]) * x2;
-      }
-      for (int64_t i = 2 * half + lanes.first(); i < d; i += lanes.count()) {
-        squares += ToFloat(x[i]) * ToFloat(x[i]);
-        product += ToFloat(dx[i]) * ToFloat(x[i]);
-      }
+      ForSomeColumns(lanes, whole, half, [&](int64_t j, auto width) {
+        constexpr int n = decltype(width)::value;
+        const Values<n> x1 = Load<n>(x + j), x2 = Load<n>(x + half + j), d1 = Load<n>(dx + j), d2 = Load<n>(dx + half + j);
+        const Values<n> c = Load<n>(cos + j), s = Load<n>(sin + j);
+        for (int i = 0; i < n; ++i) {
+          squares += x1[i] * x1[i] + x2[i] * x2[i];
+          product += (d1[i] * c[i] - d2[i] * s[i]) * x1[i] + (d1[i] * s[i] + d2[i] * c[i]) * x2[i];
+        }
+      });
+      ForSomeColumns(lanes, whole, d - 2 * half, [&](int64_t j, auto width) {
+        constexpr int n = decltype(width)::value;
+        const Values<n> own = Load<n>(x + 2 * half + j), down = Load<n>(dx + 2 * half + j);
+        for (int i = 0; i < n; ++i) {
+          squares += own[i] * own[i];
+          product += down[i] * own[i];
+        }
+      });
       const float r = InverseRms(lanes.Sum(squares), d), g = head < H ? gain[head] : 1.0f;
       const float along = lanes.Sum(product) * r, mean = g * along / static_cast<float>(d);
       dgain += along;
-      for (int64_t i = lanes.first(); i < half; i += lanes.count()) {
-        const float d1 = ToFloat(dx[i]), d2 = ToFloat(dx[half + i]);
-        out[i] = To<T>(formula::RmsGradient(g * (d1 * cos[i] - d2 * sin[i]), ToFloat(x[i]) * r, r, mean));
-        out[half + i] = To<T>(formula::RmsGradient(g * (d1 * sin[i] + d2 * cos[i]), ToFloat(x[half + i]) * r, r, mean));
-      }
-      for (int64_t i = 2 * half + lanes.first(); i < d; i += lanes.count())
-        out[i] = To<T>(formula::RmsGradient(g * ToFloat(dx[i]), ToFloat(x[i]) * r, r, mean));
+      ForSomeColumns(lanes, whole, half, [&](int64_t j, auto width) {
+        constexpr int n = decltype(width)::value;
+        const Values<n> x1 = Load<n>(x + j), x2 = Load<n>(x + half + j), d1 = Load<n>(dx + j), d2 = Load<n>(dx + half + j);
+        const Values<n> c = Load<n>(cos + j), s = Load<n>(sin + j);
+        Values<n> one, two;
+        for (int i = 0; i < n; ++i) {
+          one[i] = formula::RmsGradient(g * (d1[i] * c[i] - d2[i] * s[i]), x1[i] * r, r, mean);
+          two[i] = formula::RmsGradient(g * (d1[i] * s[i] + d2[i] * c[i]), x2[i] * r, r, mean);
+        }
+        Store(one, out + j);
+        Store(two, out + half + j);
+      });
+      ForSomeColumns(lanes, whole, d - 2 * half, [&](int64_t j, auto width) {
+        constexpr int n = decltype(width)::value;
+        const Values<n> own = Load<n>(x + 2 * half + j);
+        Values<n> down = Load<n>(dx + 2 * half + j);
+        for (int i = 0; i < n; ++i) down[i] = formula::RmsGradient(g * down[i], own[i] * r, r, mean);
+        Store(down, out + 2 * half + j);
+      });
     }
     if (head < H && lanes.first() == 0) partials[slab * H + head] = dgain;
   }
 };
 
-// --- ops/xsa.h
+// --- ops/xsa.h and ops/attention_gate.h: from attention's output to what the output projection takes
 
-// The value head of a row, for the two below. A unit is a row and a key/value head.
+// Exclusive self attention, attention gates, or both: what they do to the heads of a row that share a key/value head, which are a unit.
+template <class T>
+struct HeadGates {
+  int64_t N;
+  Heads heads;
+  const T* qkv;                  // [N, (H + 2 Hkv) d]; null: no exclusive self attention
+  const float* gates = nullptr;  // [N, H]; null: no gates
+
+  FAIRWAY_BODY int64_t group() const { return heads.H / heads.Hkv; }
+  FAIRWAY_BODY float GateOf(int64_t head) const { return gates != nullptr ? gates[head] : 1.0f; }
+};
+
+// The value head of a unit, where there is exclusive self attention.
 template <class T>
 struct ValueHead {
-  int64_t row, kv;
-  const T* v;
-  bool tiny;
-  float inverse;  // of the norm that exclusive self attention divides by
+  const T* v = nullptr;
+  bool tiny = false;
+  float inverse = 0;  // of the norm that exclusive self attention divides by
 
   template <class Lanes>
-  FAIRWAY_BODY ValueHead(const Lanes& lanes, const Heads& heads, const T* qkv, int64_t unit)
-      : row(unit / heads.Hkv),
-        kv(unit % heads.Hkv),
-        v(qkv + row * heads.stride() + (heads.H + heads.Hkv + kv) * heads.d),
-        tiny(false),
-        inverse(0) {
+  FAIRWAY_BODY ValueHead(const Lanes& lanes, const HeadGates<T>& in, int64_t unit) {
+    if (in.qkv == nullptr) return;
+    const Heads& heads = in.heads;
+    v = in.qkv + unit / heads.Hkv * heads.stride() + (heads.H + heads.Hkv + unit % heads.Hkv) * heads.d;
     float squares = 0;
-    for (int64_t i = lanes.first(); i < heads.d; i += lanes.count()) squares += ToFloat(v[i]) * ToFloat(v[i]);
+    ForColumns(lanes, heads.d, [&](int64_t j, auto width) {
+      constexpr int n = decltype(width)::value;
+      const Values<n> own = Load<n>(v + j);
+      for (int i = 0; i < n; ++i) squares += own[i] * own[i];
+    });
     const float norm = sqrtf(lanes.Sum(squares));
     tiny = !(norm > formula::kXsaEpsilon);
     inverse = 1.0f / (tiny ? formula::kXsaEpsilon : norm);
   }
-  // y . n
-  template <class Lanes>
-  FAIRWAY_BODY float Along(const Lanes& lanes, const T* y, int64_t d) const {
-    float sum = 0;
-    for (int64_t i = lanes.first(); i < d; i += lanes.count()) sum += ToFloat(y[i]) * ToFloat(v[i]);
-    return lanes.Sum(sum) * inverse;
+  // Some columns of the unit vector; 0 where there is none.
+  template <int n>
+  FAIRWAY_BODY Values<n> Unit(int64_t j) const {
+    Values<n> own{};
+    if (v == nullptr) return own;
+    own = Load<n>(v + j);
+    for (int i = 0; i < n; ++i) own[i] *= inverse;
+    return own;
   }
 };
 
 template <class T>
-struct XsaForward {
+struct HeadGatesForward {
   static constexpr int kLanes = kHeadLanes;
-  int64_t N;
-  Heads heads;
-  const T* qkv;
+  HeadGates<T> in;
   const T* y;  // [N, H d]
   T* out;      // [N, H d]
 
-  double bytes() const { return static_cast<double>(N * heads.d * int64_t{sizeof(T)} * (2 * heads.H + heads.Hkv)); }
-  int64_t units() const { return N * heads.Hkv; }
+  double bytes() const { return static_cast<double>(in.N * in.heads.d * int64_t{sizeof(T)} * (2 * in.heads.H + (in.qkv != nullptr ? in.heads.Hkv : 0))); }
+  int64_t units() const { return in.N * in.heads.Hkv; }
   template <class Lanes>
   FAIRWAY_BODY void operator()(const Lanes& lanes, int64_t unit) const {
-    const ValueHead<T> value(lanes, heads, qkv, unit);
-    const int64_t d = heads.d, group = heads.H / heads.Hkv;
-    for (int64_t head = value.kv * group; head < (value.kv + 1) * group; ++head) {
-      const int64_t at = (value.row * heads.H + head) * d;
-      const float along = value.Along(lanes, y + at, d);
-      for (int64_t i = lanes.first(); i < d; i += lanes.count())
-        out[at + i] = To<T>(formula::Exclude(ToFloat(y[at + i]), along, ToFloat(value.v[i]) * value.inverse));
+    const ValueHead<T> value(lanes, in, unit);
+    const int64_t d = in.heads.d, first = unit * in.group();  // heads of all rows, one after another
+    for (int64_t head = first; head < first + in.group(); ++head) {
+      float along = 0;
+      ForColumns(lanes, d, [&](int64_t j, auto width) {
+        constexpr int n = decltype(width)::value;
+        const Values<n> own = Load<n>(y + head * d + j), unit_vector = value.template Unit<n>(j);
+        for (int i = 0; i < n; ++i) along += own[i] * unit_vector[i];
+      });
+      along = lanes.Sum(along);
+      const float gate = in.GateOf(head);
+      ForColumns(lanes, d, [&](int64_t j, auto width) {
+        constexpr int n = decltype(width)::value;
+        Values<n> own = Load<n>(y + head * d + j);
+        const Values<n> unit_vector = value.template Unit<n>(j);
+        for (int i = 0; i < n; ++i) own[i] = gate * formula::Exclude(own[i], along, unit_vector[i]);
+        Store(own, out + head * d + j);
+      });
     }
   }
 };
 
-// With c = y . n and e = g . n: dy = g - e n, dn = -sum over heads of (c g + e y), and so dn . n = -2 sum of c e;
-// dv = (dn - (dn . n) n) / |v|, without the second term below the least norm, where n is linear in v.
+// With n the unit vector, c = y . n, g the gate and d = g dout: dgate = dout . (y - c n); with e = d . n: dy = d - e n and
+// dn = -sum over heads of (c d + e y), so dn . n = -2 sum of c e; dv = (dn - (dn . n) n) / |v|, without the second term below the least
+// norm, where n is linear in v.
 template <class T>
-struct XsaBackward {
+struct HeadGatesBackward {
   static constexpr int kLanes = kHeadLanes;
-  int64_t N;
-  Heads heads;
-  const T* qkv;
+  HeadGates<T> in;
+  float scale = 1;           // inside the gates' sigmoid
   const T* y;
-  T* out;     // computed again: the output projection's gradient needs it
-  T* dout;    // becomes dy in place
-  float* dv;  // [N, Hkv d]
+  T* dout;                   // becomes dy in place
+  float* dv = nullptr;       // [N, Hkv d], of exclusive self attention
+  float* dlogits = nullptr;  // [N, H], of the gates' w_h . u, `scale` included
 
-  double bytes() const { return static_cast<double>(N * heads.d * (int64_t{sizeof(T)} * (4 * heads.H + heads.Hkv) + 4 * heads.Hkv)); }
-  int64_t units() const { return N * heads.Hkv; }
+  double bytes() const {
+    const int64_t kv = in.qkv != nullptr ? in.heads.Hkv : 0;
+    return static_cast<double>(in.N * in.heads.d * (int64_t{sizeof(T)} * (3 * in.heads.H + kv) + 4 * kv));
+  }
+  int64_t units() const { return in.N * in.heads.Hkv; }
   template <class Lanes>
   FAIRWAY_BODY void operator()(const Lanes& lanes, int64_t unit) const {
-    const ValueHead<T> value(lanes, heads, qkv, unit);
-    const int64_t d = heads.d, group = heads.H / heads.Hkv;
-    float* dn = dv + unit * d;
-    for (int64_t i = lanes.first(); i < d; i += lanes.count()) dn[i] = 0;
+    const ValueHead<T> value(lanes, in, unit);
+    const int64_t d = in.heads.d, first = unit * in.group();
     float dn_along = 0;
-    for (int64_t head = value.kv * group; head < (value.kv + 1) * group; ++head) {
-      const int64_t at = (value.row * heads.H + head) * d;
-      const float c = value.Along(lanes, y + at, d), e = value.Along(lanes, dout + at, d);
-      dn_along -= 2.0f * c * e;
-      for (int64_t i = lanes.first(); i < d; i += lanes.count()) {
-        const float n = ToFloat(value.v[i]) * value.inverse, from = ToFloat(y[at + i]), g = ToFloat(dout[at + i]);
-        dn[i] -= c * g + e * from;
-        out[at + i] = To<T>(formula::Exclude(from, c, n));
-        dout[at + i] = To<T>(formula::Exclude(g, e, n));
+    for (int64_t head = first; head < first + in.group(); ++head) {
+      float c = 0, e = 0, product = 0;
+      ForColumns(lanes, d, [&](int64_t j, auto width) {
+        constexpr int n = decltype(width)::value;
+        const Values<n> own = Load<n>(y + head * d + j), down = Load<n>(dout + head * d + j), unit_vector = value.template Unit<n>(j);
+        for (int i = 0; i < n; ++i) {
+          c += own[i] * unit_vector[i];
+          e += down[i] * unit_vector[i];
+          product += own[i] * down[i];
+        }
+      });
+      c = lanes.Sum(c);
+      e = lanes.Sum(e);
+      const float gate = in.GateOf(head);
+      if (dlogits != nullptr) {
+        product = lanes.Sum(product);
+        if (lanes.first() == 0) dlogits[head] = (product - c * e) * gate * (1.0f - gate) * scale;
       }
+      e *= gate;
+      dn_along -= 2.0f * c * e;
+      ForColumns(lanes, d, [&](int64_t j, auto width) {
+        constexpr int n = decltype(width)::value;
+        const Values<n> own = Load<n>(y + head * d + j), unit_vector = value.template Unit<n>(j);
+        Values<n> down = Load<n>(dout + head * d + j), dn{};
+        if (dv != nullptr && head > first) dn = Load<n>(dv + unit * d + j);
+        for (int i = 0; i < n; ++i) {
+          down[i] *= gate;
+          dn[i] -= c * down[i] + e * own[i];
+          down[i] = formula::Exclude(down[i], e, unit_vector[i]);
+        }
+        Store(down, dout + head * d + j);
+        if (dv != nullptr) Store(dn, dv + unit * d + j);
+      });
     }
+    if (dv == nullptr) return;
     if (value.tiny) dn_along = 0;
-    for (int64_t i = lanes.first(); i < d; i += lanes.count())
-      dn[i] = formula::Exclude(dn[i], dn_along, ToFloat(value.v[i]) * value.inverse) * value.inverse;
+    ForColumns(lanes, d, [&](int64_t j, auto width) {
+      constexpr int n = decltype(width)::value;
+      Values<n> dn = Load<n>(dv + unit * d + j);
+      const Values<n> unit_vector = value.template Unit<n>(j);
+      for (int i = 0; i < n; ++i) dn[i] = formula::Exclude(dn[i], dn_along, unit_vector[i]) * value.inverse;
+      Store(dn, dv + unit * d + j);
+    });
   }
 };
 
@@ -719,10 +999,10 @@ struct AttentionGate {
   int64_t D, H, d, window;
   float scale;     // what is folded into the input elsewhere included
   const float* w;  // [H, window]
-  const T* u;      // [N, D]; for the heads alone null
+  const T* u;      // [N, D]
 };
 
-// A unit of the next three is a head of a row.
+// A unit is a head of a row.
 template <class T>
 struct AttentionGates {
   static constexpr int kLanes = kHeadLanes;
@@ -740,50 +1020,6 @@ struct AttentionGates {
     for (int64_t j = lanes.first(); j < gate.window; j += lanes.count()) logit += w[j] * ToFloat(u[j]);
     logit = lanes.Sum(logit);
     if (lanes.first() == 0) gates[unit] = formula::Sigmoid(gate.scale * logit);
-  }
-};
-
-template <class T>
-struct GateHeads {
-  static constexpr int kLanes = kHeadLanes;
-  int64_t N, H, d;
-  const float* gates;
-  const T* y;  // [N, H d]
-  T* out;      // may be y
-
-  double bytes() const { return static_cast<double>(2 * N * H * d * int64_t{sizeof(T)}); }
-  int64_t units() const { return N * H; }
-  template <class Lanes>
-  FAIRWAY_BODY void operator()(const Lanes& lanes, int64_t unit) const {
-    for (int64_t i = unit * d + lanes.first(); i < (unit + 1) * d; i += lanes.count()) out[i] = To<T>(gates[unit] * ToFloat(y[i]));
-  }
-};
-
-template <class T>
-struct GateHeadsBackward {
-  static constexpr int kLanes = kHeadLanes;
-  int64_t N, H, d;
-  float scale;
-  const float* gates;
-  const T* y;
-  T* out;          // computed again; may be y
-  T* dout;         // becomes dy in place
-  float* dlogits;  // [N, H], of w_h . u, `scale` included
-
-  double bytes() const { return static_cast<double>(4 * N * H * d * int64_t{sizeof(T)}); }
-  int64_t units() const { return N * H; }
-  template <class Lanes>
-  FAIRWAY_BODY void operator()(const Lanes& lanes, int64_t unit) const {
-    const float g = gates[unit];
-    float product = 0;
-    for (int64_t i = unit * d + lanes.first(); i < (unit + 1) * d; i += lanes.count()) {
-      const float own = ToFloat(y[i]), down = ToFloat(dout[i]);
-      product += own * down;
-      out[i] = To<T>(g * own);
-      dout[i] = To<T>(g * down);
-    }
-    product = lanes.Sum(product);
-    if (lanes.first() == 0) dlogits[unit] = product * g * (1.0f - g) * scale;
   }
 };
 
@@ -832,7 +1068,12 @@ struct Relu2Forward {
   int64_t units() const { return N; }
   template <class Lanes>
   FAIRWAY_BODY void operator()(const Lanes& lanes, int64_t row) const {
-    for (int64_t i = row * F + lanes.first(); i < (row + 1) * F; i += lanes.count()) a[i] = To<T>(formula::Relu2(ToFloat(h[i]), negative));
+    ForColumns(lanes, F, [&](int64_t j, auto width) {
+      constexpr int n = decltype(width)::value;
+      Values<n> own = Load<n>(h + row * F + j);
+      for (int i = 0; i < n; ++i) own[i] = formula::Relu2(own[i], negative);
+      Store(own, a + row * F + j);
+    });
   }
 };
 
@@ -842,18 +1083,19 @@ struct Relu2Backward {
   int64_t N, F;
   float negative;
   const T* h;
-  T* a;   // computed again
   T* da;  // becomes dh in place
 
-  double bytes() const { return static_cast<double>(4 * N * F * int64_t{sizeof(T)}); }
+  double bytes() const { return static_cast<double>(3 * N * F * int64_t{sizeof(T)}); }
   int64_t units() const { return N; }
   template <class Lanes>
   FAIRWAY_BODY void operator()(const Lanes& lanes, int64_t row) const {
-    for (int64_t i = row * F + lanes.first(); i < (row + 1) * F; i += lanes.count()) {
-      const float x = ToFloat(h[i]);
-      a[i] = To<T>(formula::Relu2(x, negative));
-      da[i] = To<T>(ToFloat(da[i]) * formula::Relu2Slope(x, negative));
-    }
+    ForColumns(lanes, F, [&](int64_t j, auto width) {
+      constexpr int n = decltype(width)::value;
+      const Values<n> own = Load<n>(h + row * F + j);
+      Values<n> down = Load<n>(da + row * F + j);
+      for (int i = 0; i < n; ++i) down[i] *= formula::Relu2Slope(own[i], negative);
+      Store(down, da + row * F + j);
+    });
   }
 };
 
@@ -878,20 +1120,33 @@ struct CrossEntropy {
     const int32_t target = targets[row];
     const float capped = formula::Softcap(logit[target], cap);
     float largest = capped;
-    for (int64_t v = lanes.first(); v < V; v += lanes.count()) {
-      const float z = formula::Softcap(logit[v], cap);
-      largest = z > largest ? z : largest;
-    }
+    ForColumns(lanes, V, [&](int64_t j, auto width) {
+      constexpr int n = decltype(width)::value;
+      const Values<n> own = Load<n>(logit + j);
+      for (int i = 0; i < n; ++i) {
+        const float z = formula::Softcap(own[i], cap);
+        largest = z > largest ? z : largest;
+      }
+    });
     largest = lanes.Max(largest);
     float sum = 0;
-    for (int64_t v = lanes.first(); v < V; v += lanes.count()) sum += formula::Exp(formula::Softcap(logit[v], cap) - largest);
+    ForColumns(lanes, V, [&](int64_t j, auto width) {
+      constexpr int n = decltype(width)::value;
+      const Values<n> own = Load<n>(logit + j);
+      for (int i = 0; i < n; ++i) sum += formula::Exp(formula::Softcap(own[i], cap) - largest);
+    });
     sum = lanes.Sum(sum);
     if (lanes.first() == 0) losses[row] = logf(sum) + largest - capped;
     if (dlogits == nullptr) return;
-    for (int64_t v = lanes.first(); v < V; v += lanes.count()) {
-      const float z = formula::Softcap(logit[v], cap), p = formula::Exp(z - largest) / sum;
-      dlogits[row * V + v] = To<T>(share * (v == target ? p - 1.0f : p) * formula::SoftcapSlope(z, cap));
-    }
+    ForColumns(lanes, V, [&](int64_t j, auto width) {
+      constexpr int n = decltype(width)::value;
+      Values<n> own = Load<n>(logit + j);
+      for (int i = 0; i < n; ++i) {
+        const float z = formula::Softcap(own[i], cap), p = formula::Exp(z - largest) / sum;
+        own[i] = share * (j + i == target ? p - 1.0f : p) * formula::SoftcapSlope(z, cap);
+      }
+      Store(own, dlogits + row * V + j);
+    });
   }
 };
 
@@ -977,7 +1232,7 @@ struct FinishRows {
   }
 };
 
-// sums[j] += rows' values in column j; the rows are `stride` apart.
+// sums[j] += rows' values in column j; the rows are `stride` apart. A unit is kPiece columns, so that what memory gives at a time is used.
 struct AddColumns {
   static constexpr int kLanes = kRowLanes;
   int64_t rows, stride, columns;
@@ -985,13 +1240,18 @@ struct AddColumns {
   float* sums;
 
   double bytes() const { return static_cast<double>(rows * columns * 4); }
-  int64_t units() const { return columns; }
+  int64_t units() const { return (columns + kPiece - 1) / kPiece; }
   template <class Lanes>
-  FAIRWAY_BODY void operator()(const Lanes& lanes, int64_t column) const {
-    float sum = 0;
-    for (int64_t row = lanes.first(); row < rows; row += lanes.count()) sum += values[row * stride + column];
-    sum = lanes.Sum(sum);
-    if (lanes.first() == 0) sums[column] += sum;
+  FAIRWAY_BODY void operator()(const Lanes& lanes, int64_t unit) const {
+    const int64_t first = unit * kPiece;
+    Values<kPiece> own{};
+    for (int64_t row = lanes.first(); row < rows; row += lanes.count())
+      for (int i = 0; i < kPiece; ++i)
+        if (first + i < columns) own[i] += values[row * stride + first + i];
+    for (int i = 0; i < kPiece; ++i) {
+      const float sum = lanes.Sum(own[i]);
+      if (lanes.first() == 0 && first + i < columns) sums[first + i] += sum;
+    }
   }
 };
 
@@ -1043,10 +1303,10 @@ using Operations = OperationList<
     EmbedForward<float>, EmbedForward<BFloat16>, SmearForward, EmbedBackward<float>, EmbedBackward<BFloat16>, SmearGateForward<float>,
     SmearGateForward<BFloat16>, SmearGateBackward<float>, SmearGateBackward<BFloat16>, SmearGateInputs<float>, SmearGateInputs<BFloat16>,
     ScatterPieces<float>, ScatterPieces<BFloat16>, JoinPieces, MixNormForward<float>, MixNormForward<BFloat16>, MixNormBackward<float>,
-    MixNormBackward<BFloat16>, LanesForward<float>, LanesForward<BFloat16>, LanesBackward<float>, LanesBackward<BFloat16>, QkForward<float>,
-    QkForward<BFloat16>, QkBackward<float>, QkBackward<BFloat16>, XsaForward<float>, XsaForward<BFloat16>, XsaBackward<float>,
-    XsaBackward<BFloat16>, AttentionGates<float>, AttentionGates<BFloat16>, GateHeads<float>, GateHeads<BFloat16>, GateHeadsBackward<float>,
-    GateHeadsBackward<BFloat16>, AttentionGatesBackward<float>, AttentionGatesBackward<BFloat16>, Relu2Forward<float>,
+    MixNormBackward<BFloat16>, NormForward<float>, NormForward<BFloat16>, NormBackward<float>, NormBackward<BFloat16>, LanesForward<float>,
+    LanesForward<BFloat16>, LanesBackward<float>, LanesBackward<BFloat16>, QkForward<float>, QkForward<BFloat16>, QkBackward<float>,
+    QkBackward<BFloat16>, HeadGatesForward<float>, HeadGatesForward<BFloat16>, HeadGatesBackward<float>, HeadGatesBackward<BFloat16>,
+    AttentionGates<float>, AttentionGates<BFloat16>, AttentionGatesBackward<float>, AttentionGatesBackward<BFloat16>, Relu2Forward<float>,
     Relu2Forward<BFloat16>, Relu2Backward<float>, Relu2Backward<BFloat16>, CrossEntropy<float>, CrossEntropy<BFloat16>, PrepareRows<float>,
     PrepareRows<BFloat16>, FinishRows, AddColumns, MuonMomentum, MuonUpdate>;
 

@@ -87,6 +87,19 @@ TEST_P(PassesTest, EveryOptionAlone) {
   for (const Options& options : OptionsAlone()) ExpectFormula(Shape(options), 2, 7, GetParam());
 }
 
+// Heads of several pieces (operation.h), and rows of more than the lanes hold sums for; rotation of whole pieces and of less.
+TEST_P(PassesTest, HeadsInPieces) {
+  const Options wide{{"num_heads", "2"}, {"num_kv_heads", "1"}, {"model_dim", "32"}, {"num_layers", "4"}, {"xsa_last_n", "2"}};
+  for (const Options& more : std::vector<Options>{{},
+                                                  {{"rope_dims", "8"}, {"skip_gates_enabled", "1"}},
+                                                  {{"sparse_attn_gate_enabled", "1"}, {"gate_window", "5"}, {"parallel_start_layer", "2"}},
+                                                  {{"sparse_attn_gate_enabled", "1"}, {"gate_window", "5"}, {"xsa_last_n", "0"}}}) {
+    Options all = more;
+    all.insert(wide.begin(), wide.end());
+    ExpectFormula(Shape(all), 2, 7, GetParam());
+  }
+}
+
 TEST(DeviceBackend, OptionsInPairs) {
   for (const Options& options : OptionsInPairs()) ExpectFormula(Shape(options), 1, 4);
 }

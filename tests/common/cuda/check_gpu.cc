@@ -501,13 +501,14 @@ Settings OfProfile(const std::string& profile) {
 // A micro-step of a record's shape: whole, and by operation.
 void TimeSteps(Device& gpu, const std::string& profile, bool rehearse) {
   Settings settings = OfProfile(SOURCE_DIR "/pipelines/" + profile + ".profile");
-  if (rehearse) {
-    settings.num_layers = 3, settings.model_dim = 64, settings.train_seq_len = 64, settings.xsa_last_n = 1;
+  if (rehearse) {  // all layers, for loops and lanes have their places among them
+    settings.model_dim = 128, settings.train_seq_len = 64;
     settings.bigram_vocab_size = std::min<int64_t>(settings.bigram_vocab_size, 64), settings.vocab_size = std::min<int64_t>(settings.vocab_size, 256);
   }
   const int64_t T = settings.train_seq_len, B = rehearse ? 2 : std::max<int64_t>(1, settings.train_batch_tokens / 8 / T);
+  settings.CheckModel();
   const std::vector<uint16_t> tokens = RandomTokens(settings, B * T + 1);
-  const auto sequences = Sequences(tokens, B, T);
+  const std::vector<Segment> segments = SegmentsIn(settings, tokens, B, T);
   {
     Training training(settings, gpu);
     const auto seconds_of = [&](int times, const auto& work) {
@@ -517,7 +518,7 @@ void TimeSteps(Device& gpu, const std::string& profile, bool rehearse) {
       training.optimizer->GradientNorm();
       return SecondsSince(begin) / times;
     };
-    const auto micro_step = [&] { training.engine->AccumulateGradients(sequences, T, 1); };
+    const auto micro_step = [&] { training.engine->AccumulateGradients(segments, 1); };
     const auto rest = [&] {
       training.engine->FinishGradients();
       training.Step(0.95);
@@ -534,14 +535,15 @@ void TimeSteps(Device& gpu, const std::string& profile, bool rehearse) {
   TimingDevice timing(gpu);
   Training training(settings, timing);
   training.engine->Prepare(false);
-  training.engine->AccumulateGradients(sequences, T, 1);
+  training.engine->AccumulateGradients(segments, 1);
   timing.kinds.clear();
   const auto begin = Clock::now();
-  training.engine->AccumulateGradients(sequences, T, 1);
+  training.engine->AccumulateGradients(segments, 1);
   Synchronise(gpu);
   double whole = SecondsSince(begin), ours = 0, bytes = 0;
-  const double unit = static_cast<double>(B * T * settings.num_layers * settings.model_dim);
-  Say("  | operation | launches | ms | bytes per token, layer and width | GB/s |\n  |---|---:|---:|---:|---:|\n");
+  const Plan plan(settings);
+  const double unit = static_cast<double>(B * T * settings.model_dim) * static_cast<double>(plan.visits(plan.loops()).size());
+  Say("  | operation | launches | ms | bytes per token, visit and width | GB/s |\n  |---|---:|---:|---:|---:|\n");
   for (const auto& [name, kind] : timing.kinds) {
     Say("  | %s | %d | %.3f | %.1f | %.0f |\n", name.c_str(), static_cast<int>(kind.launches), 1e3 * kind.seconds, kind.bytes / unit,
         1e-9 * kind.bytes / kind.seconds);

@@ -74,8 +74,8 @@ class DefectiveDevice : public Device {
       // The sine's argument reversed is its neighbour on the other side of 0; cos and sin change places instead, which needs no memory.
       if (Is("rotation-reversed")) std::swap(operation.heads.cos, operation.heads.sin);
     }
-    if constexpr (is_same_v<Operation, MixNormBackward<float>> || is_same_v<Operation, MixNormBackward<BFloat16>>) {
-      if (Is("norm-biased") && operation.in.x0 == nullptr) operation.dresidual = nullptr;
+    if constexpr (is_same_v<Operation, NormBackward<float>> || is_same_v<Operation, NormBackward<BFloat16>>) {
+      if (Is("norm-biased")) operation.dresidual = nullptr;
     }
     if constexpr (is_same_v<Operation, AttentionGates<float>> || is_same_v<Operation, AttentionGates<BFloat16>>) {
       if (Is("gate-open")) operation.gate.scale = 0;
