@@ -166,7 +166,7 @@ Operation QueriesAndKeys(const Shape& s, Kind kind) {
   const at::Tensor angle = at::randn({s.T, d / 2}), cos = angle.cos(), sin = angle.sin(), gain = at::ones({s.H});
   const at::Tensor positions = at::arange(s.T, at::kInt).repeat({N / s.T});
   const at::Tensor qkv = kind.Values({N, s.heads(), d}), dqkv = kind.Values({N, s.heads(), d});
-  // Norms of 1 on the way back, which is in place: what is computed again and again neither grows nor vanishes.
+  // Norms of 1 in the backward pass, which is in place: what is computed again and again neither grows nor vanishes.
   const at::Tensor norms = at::zeros({N, heads}), ones = at::ones({N, heads}), dgain = at::zeros({at::get_num_threads(), s.H + 16});
   const at::Tensor x = Copy(kind.Values({N / s.T, s.T, heads, d}), kind.dtype()), c = cos.to(kind.dtype()), n = sin.to(kind.dtype());
   const double values = static_cast<double>(N * heads * d);
@@ -201,7 +201,7 @@ Operation Attention(const Shape& s, Kind kind) {
       AttentionForward(shape, F(gain), ElementsOf(qkv), b * T, kv, 0, memory, ElementsOf(y), F(lse));
     });
   };
-  RunTeam(at::get_num_threads(), forward);  // the way back needs what it leaves
+  RunTeam(at::get_num_threads(), forward);  // the backward pass needs what it leaves
   return {.forward_work = 2 * product,
           .backward_work = 5 * product,
           .arithmetic = true,

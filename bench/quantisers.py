@@ -6,7 +6,7 @@ FOLDER holds weights.ckpt, train.ckpt (of `train --quantiser gptq --calibration 
 cost (rtn), the same with error feedback (gptq), error feedback on steps by each row's standard deviation (sdclip), and that with its
 corrections of low rank (sdclip+lqer). The first two are sized by their budget; of the last two all widths of clipping are multiplied by
 one factor until the artifact is at most 0.3% below it. With --calibrations: gptq by what training measured (train), on text that the
-weights generate (self) and on training data after the clock (shards). Each artifact's plain score stands beside the divergence of its
+weights generate (self) and on training data after the clock (shards). Each artifact's plain score is shown with the divergence of its
 predictions from those of the unrounded weights (rate_distortion.py), and the seconds that calibration took, by the program's own clock, and
 the processor time of the whole of gptq-lite.
 """

@@ -241,7 +241,7 @@ Json LineageOf(const Subject& subject, const Settings& settings) {
 // What the bytes of the score are.
 void LogText(const SplitText& text) {
   if (!text.proved) {
-    Log("text: unknown; %ld bytes by what is said of the tokens, not proved", text.bytes);
+    Log("text: unknown; %ld bytes by the byte table or sidecar, not proved", text.bytes);
   } else if (text.bytes == text.text_bytes) {
     Log("text: all of its %ld bytes", text.bytes);
   } else {
@@ -286,7 +286,7 @@ Json Evaluate(const Options& options, Settings& settings, const Runtime& runtime
 
   std::optional<Proof> proof;
   if (!options.prove.empty()) {
-    if (communicator.world_size() > 1) throw UsageError("--prove looks on at every batch: one process does it");
+    if (communicator.world_size() > 1) throw UsageError("--prove checks every batch, which takes one process");
     proof.emplace(val, table, [&] { return StateOf(model.parameters, mixture); }, kProofSamples, static_cast<uint64_t>(settings.seed));
   }
   BatchObserver* const observer = proof ? &*proof : nullptr;

@@ -8,7 +8,7 @@
 namespace fairway {
 
 struct LoadedFile {
-  // kCode: built from this project's source, as it lies beside the program. kLibTorch: of LibTorch's installation, and what came with
+  // kCode: built from this project's source, installed beside the program. kLibTorch: of LibTorch's installation, and what came with
   // it. kSystem: of the system, in /lib, /usr or /opt. kElsewhere: from any other place.
   enum class From { kCode, kLibTorch, kSystem, kElsewhere };
   std::string name;  // without its folder

@@ -13,7 +13,7 @@ struct Span {
   int64_t longest = 0;     // rows of a segment, at most
 };
 
-// What the way back needs of the way there.
+// What the backward pass needs of the forward pass.
 struct AttentionOutput {
   at::Tensor y;  // [B, H, T, d], of segments [1, H, N, d]; T before H in memory: as rows [N, H d] it is contiguous
   at::Tensor lse, random_state, unused;

@@ -47,7 +47,7 @@ double DeviceEngineBytes(const Settings& s, int64_t B, int64_t T, bool training,
   take(passes * N * D, element);  // attention's output, which scoring keeps of each visit too
   take(passes * N * H, kFloat);
   take(2 * N * D, element);  // keys and values, repeated for the queries' heads where the library's kernel wants that
-  // Of the pass at hand.
+  // Of the current pass.
   take((smears ? N : N * D) + 2 * N + rows * V, kFloat);
   take(N * (bigram + D), element);
   take(shape.rotary_positions() * plan.rotated, kFloat);

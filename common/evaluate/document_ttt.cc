@@ -336,7 +336,7 @@ class Evaluation {
     }
   }
 
-  // Looks on where documents lie in the order of the file.
+  // The observer, where documents are scored in the order of the file.
   BatchObserver* FileOrderWitness() const { return quirks_ ? nullptr : witness_; }
 
   // A batch of the observer, of these windows.

@@ -204,7 +204,7 @@ void Proof::Flip(const Batch& batch, const Compute& compute, const Window& windo
   if (!moved.empty()) Fail(moved);
 }
 
-// Every token in the place of the target: their probabilities are one distribution. Of a window no more than is needed
+// Every token in place of the target: their probabilities are one distribution. Of a window no more than is needed
 // is taken.
 void Proof::Sum(const Batch& batch, const Compute& compute, const Window& window, int64_t position, int64_t at_a_time) {
   const int64_t first = std::max<int64_t>(0, position + 1 - kProofContext), length = position + 1 - first;

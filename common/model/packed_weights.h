@@ -1,5 +1,5 @@
 // Weights as the CPU engine's products take them: packed in both directions, rounded to their training grid and multiplied by the
-// scales that the plan folds into them; and the way back from the gradients of the products to those of the weights.
+// scales that the plan folds into them; and back from the gradients of the products to those of the weights.
 #pragma once
 
 #include <optional>

@@ -36,7 +36,7 @@ Estimate EstimateTraining(const Settings& s, int64_t world_size) {
     estimate.artifact_bytes += numel * (grid ? std::log2(grid->q_max / 3.2) + 2.05 : 16) / 8;
   }
   // What StartFakeQuantisation takes beside everything else, and gives back: calibration; weights, codes and their compressed form.
-  // Or the calibration at the end: other weights in the place of the last ones.
+  // Or the calibration at the end: other weights than the last ones.
   double choosing_steps = 0;
   if (TrainingCalibrates(s)) choosing_steps = 8.0 * static_cast<double>(estimate.parameters) + EstimateCalibration(s) - kLibTorchBytes;
   if (s.late_qat_threshold > 0 && TrainsOnBudgetSteps(s)) {

@@ -122,7 +122,7 @@ struct StandIn {
     if ((name == "train" || name == "gptq-lite") && settings.code_bytes != 0 && fs::exists("source.tar.zst") &&
         settings.code_bytes == static_cast<int64_t>(fs::file_size("source.tar.zst")))
       Note("(with the code's bytes)");
-    if (Variable("FAIL") == name) throw InputError(name, "fails as it was told to");
+    if (Variable("FAIL") == name) throw InputError(name, "fails on request");
     if (Variable("HOLD") == name) {
       Note(std::to_string(getpid()), ".pid");
       for (;;) pause();

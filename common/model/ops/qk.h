@@ -22,7 +22,7 @@ struct QkShape {
   int64_t stride() const { return (H + 2 * Hkv) * d; }
 };
 
-// Normalises and rotates the query and key heads of qkv. inverse_norms: float32 [N, H + Hkv], kept for the way back.
+// Normalises and rotates the query and key heads of qkv. inverse_norms: float32 [N, H + Hkv], kept for the backward pass.
 FAIRWAY_KERNEL(QkForward, const QkShape& shape, Elements qkv, float* inverse_norms, Rows rows);
 
 // qkv as the forward pass left it; dqkv holds the gradients of q^ *before* the gain (attention.h), of k^ and of v. Queries'

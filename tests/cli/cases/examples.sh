@@ -1,4 +1,4 @@
-# The example that each program's --help ends with, taken from there and run, in the order in which the programs hand on their
+# The example that each program's --help ends with, taken from there and run, in the order in which the programs pass on their
 # files. What they stand on: a book, the programs and profiles of a source tree, and the corpus that `make data` would make.
 command -v bible > /dev/null || skip "no bible: Debian's package bible-kjv is not installed"
 mkdir -p tree/build/bin tiny runs/cpu-demo/seed-1337  # the folder tiny does not hide the profile of that name

@@ -36,7 +36,7 @@ TEST(Loaded, WhereALibraryIsFrom) {
   EXPECT_EQ(from("/lib64/ld-linux-x86-64.so.2"), "system");
   EXPECT_EQ(from("/home/u/libpacker.so"), "elsewhere");
   EXPECT_EQ(from("/tmp/usr/libpacker.so"), "elsewhere");
-  // LibTorch unpacked by itself: what lies beside its folder is not of it.
+  // LibTorch unpacked by itself: what is beside its folder is not of it.
   EXPECT_EQ(from("/home/u/libtorch/lib/libc10.so", "/home/u/libtorch/lib/libtorch_cpu.so"), "libtorch");
   EXPECT_EQ(from("/home/u/libpacker.so", "/home/u/libtorch/lib/libtorch_cpu.so"), "elsewhere");
   EXPECT_EQ(from("/home/u/libpacker.so", ""), "elsewhere");

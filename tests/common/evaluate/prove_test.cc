@@ -182,7 +182,7 @@ TEST_F(ProveDocumentsTest, AdaptersAreProvedAndScoreAsUnseen) {
     EXPECT_EQ(report.sums, 6);
     EXPECT_EQ(report.flips, 6 + kProofGroups);
     EXPECT_GT(report.kept, 2 * 30);  // of other documents too
-    // A reset per group, chunks of all documents by turns, one state while nothing is learnt.
+    // A reset per group, chunks of all documents in alternation, one state while nothing is learnt.
     EXPECT_THAT(events_, testing::ContainsRegex("^reset 0..73 state [0-9a-f]+\nscore 0..5 state ([0-9a-f]+)\nscore 30..33 state [0-9a-f]+\n"
                                                 "score 33..38 state [0-9a-f]+\nlearn 0..5 state [0-9a-f]+\nlearn 33..38 "));
     // A phase: 64 of the 73 tokens of the first group.

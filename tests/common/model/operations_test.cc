@@ -471,7 +471,7 @@ TEST_P(OperationsTest, QueriesAndKeys) {
     (gains * hat * turned(dqkv)).sum().backward();
 
     const at::Tensor r = InverseNorms(x);
-    const auto rotated = [&](const at::Tensor& m) {  // of magnitudes; the way back differs in signs alone
+    const auto rotated = [&](const at::Tensor& m) {  // of magnitudes; the backward pass differs in signs alone
       const at::Tensor m1 = m.narrow(-1, 0, half), m2 = m.narrow(-1, half, half), rest = m.narrow(-1, 2 * half, m.size(-1) - 2 * half);
       const at::Tensor cosine = c.abs().unsqueeze(1), sine = s.abs().unsqueeze(1);
       return at::cat({m1 * cosine + m2 * sine, m2 * cosine + m1 * sine, rest}, -1);
