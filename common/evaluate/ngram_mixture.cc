@@ -98,7 +98,8 @@ void NgramMixture::Update(const uint16_t* tokens, const Window& window, const fl
 void NgramMixture::Count(const uint16_t* tokens, int64_t i) {
   // The digest loses what an entry was and gains what it becomes.
   const auto entry = [](const Key& key, int64_t value) { return value == 0 ? 0 : Scramble(Hash()(key) + static_cast<uint64_t>(value)); };
-  for (int64_t order = 0; order <= ContextLength(tokens, i); ++order) {
+  const int64_t longest = ContextLength(tokens, i);
+  for (int64_t order = 0; order <= longest; ++order) {
     Key key = KeyOf(tokens, i, order);
     Context& context = contexts_[key];
     key.token = tokens[i + 1];

@@ -29,7 +29,8 @@ class NgramMixture {
 
   // Of a window's `tokens` [length + 1], each of `losses` [length] from score_from on, -log p_model of the target, becomes -log of its mixture.
   void Mix(const uint16_t* tokens, const Window& window, float* losses) const;
-  // Takes the window's scored targets into the tables. `losses` are those that Mix() has made of it, with nothing in between.
+  // Takes the window's scored targets into the tables. `losses` are those that Mix() has made of it; of windows that were mixed before any of
+  // them was taken in, the gates learn from the tables that the windows before have left.
   void Update(const uint16_t* tokens, const Window& window, const float* losses);
 
   // Of all that Mix() depends on, whatever the order in which it came about.
