@@ -72,8 +72,8 @@ void Compare(const Kernels& kernels, const Shape& shape, const std::string& prec
     }
   for (int back = 0; back < 2; ++back) {
     const double own = Median(rates[back][0]), library = Median(rates[back][1]);
-    std::printf("| %s | %s | %s%s | %lld x %lld x %lld | %.0f | %.0f | %.2f |\n", kernels.name, precision.c_str(), what, back ? ", weight" : "",
-                static_cast<long long>(M), static_cast<long long>(N), static_cast<long long>(K), own, library, own / library);
+    std::printf("| %s | %s | %s%s | %jd x %jd x %jd | %.0f | %.0f | %.2f |\n", kernels.name, precision.c_str(), what,
+                back ? ", weight" : "", M, N, K, own, library, own / library);
   }
 }
 

@@ -96,7 +96,7 @@ Score Sliding(const Model& model, const ShardSet& val, const ByteTable& table, c
   const auto tell = [&](const BatchDone& batch) {
     bar.Update(100 * batch.windows_done / batch.windows, StringPrintf("bpb so far %.4f", batch.bits_per_byte));
     if (batch.batch % 50 != 0) return;
-    LogProgress("  sliding_eval [%5.1f%%] %ld/%ld windows running_bpb=%.6f", 100.0 * batch.windows_done / batch.windows,
+    LogProgress("  sliding_eval [%5.1f%%] %jd/%jd windows running_bpb=%.6f", 100.0 * batch.windows_done / batch.windows,
         batch.windows_done, batch.windows, batch.bits_per_byte);
   };
   if (settings.method == "kv_cache") return EvaluateCached(*model.engine, val, table, settings, tell, observer, mixture);
@@ -112,7 +112,7 @@ Score Documents(const Model& model, const ShardSet& val, const ByteTable& table,
   DocumentTtt ttt;
   ttt.on_group = [&](int64_t done, int64_t all, double bits_per_byte) {
     bar.Update(100 * done / all, StringPrintf("bpb so far %.4f", bits_per_byte));
-    LogProgress("  ttt_eval [%5.1f%%] %ld/%ld documents running_bpb=%.6f", 100.0 * static_cast<double>(done) / static_cast<double>(all), done, all,
+    LogProgress("  ttt_eval [%5.1f%%] %jd/%jd documents running_bpb=%.6f", 100.0 * static_cast<double>(done) / static_cast<double>(all), done, all,
                 bits_per_byte);
   };
   return EvaluateDocuments(model.parameters, val, table, settings, ttt, observer, mixture);
@@ -147,13 +147,13 @@ void WriteProof(const Options& options, Proof& proof, const Score& score, const 
   if (HasShards(settings.data_path, "train")) {
     const Overlap overlap = CompareDocuments(ShardSet(settings.data_path, "train", settings.vocab_size), val, table);
     if (overlap.shared > 0)
-      report.failures.push_back(StringPrintf("%ld of %ld documents of training are documents of validation: %s",
+      report.failures.push_back(StringPrintf("%jd of %jd documents of training are documents of validation: %s",
                                              overlap.shared, overlap.train_documents, overlap.first.c_str()));
     data = {{"train_documents", overlap.train_documents},
             {"val_documents", overlap.val_documents},
             {"shared", overlap.shared},
             {"near", overlap.near}};
-    Log("prove: documents: %ld of training, %ld of validation, %ld the same, %ld alike", overlap.train_documents,
+    Log("prove: documents: %jd of training, %jd of validation, %jd the same, %jd alike", overlap.train_documents,
         overlap.val_documents, overlap.shared, overlap.near);
   } else {
     LogLine("prove: documents: no training shards in " + settings.data_path +
@@ -162,26 +162,26 @@ void WriteProof(const Options& options, Proof& proof, const Score& score, const 
   Json tokenizer;
   if (text.tokenizer_documents >= 0) {
     if (text.tokenizer_shared > 0)
-      report.failures.push_back(StringPrintf("the tokenizer was trained on %ld documents, of which %ld are of validation", text.tokenizer_documents,
+      report.failures.push_back(StringPrintf("the tokenizer was trained on %jd documents, of which %jd are of validation", text.tokenizer_documents,
                                              text.tokenizer_shared));
     tokenizer = {{"documents", text.tokenizer_documents}, {"shared", text.tokenizer_shared}};
-    Log("prove: tokenizer: trained on %ld documents, %ld of them of validation", text.tokenizer_documents, text.tokenizer_shared);
+    Log("prove: tokenizer: trained on %jd documents, %jd of them of validation", text.tokenizer_documents, text.tokenizer_shared);
   } else {
     LogLine("prove: tokenizer: what it was trained on is not known: whether validation documents are among it cannot be told");
   }
   if (text_bytes >= 0 && report.bytes > text_bytes)
-    report.failures.push_back(StringPrintf("the score counts %ld bytes; the text has %ld", report.bytes, text_bytes));
+    report.failures.push_back(StringPrintf("the score counts %jd bytes; the text has %jd", report.bytes, text_bytes));
   if (text.changed_documents > 0)
-    report.failures.push_back(StringPrintf("%ld of %ld documents of validation are not what their tokens spell: the tokenizer folds case, characters or "
+    report.failures.push_back(StringPrintf("%jd of %jd documents of validation are not what their tokens spell: the tokenizer folds case, characters or "
                                            "blanks, and the score is of the text that is left",
                                            text.changed_documents, text.documents));
   const EventLedger::Result& order = report.order;
-  Log("prove: targets: %ld of %ld scored, %ld again, %ld never; %ld learnt from", order.scored, order.targets,
+  Log("prove: targets: %jd of %jd scored, %jd again, %jd never; %jd learnt from", order.scored, order.targets,
       order.doubled, order.dropped, order.learnt);
-  Log("prove: bytes: %ld counted, %ld spelt, %s in the text", report.bytes, report.spelt_bytes,
+  Log("prove: bytes: %jd counted, %jd spelt, %s in the text", report.bytes, report.spelt_bytes,
       text_bytes < 0 ? "not known how many" : std::to_string(text_bytes).c_str());
-  Log("prove: order: %ld events, %zu violations", order.events, order.violations.size());
-  Log("prove: repeated: %ld scores; flips: %ld, %ld scores before them kept; sums: %ld distributions of %ld, at most "
+  Log("prove: order: %jd events, %zu violations", order.events, order.violations.size());
+  Log("prove: repeated: %jd scores; flips: %jd, %jd scores before them kept; sums: %jd distributions of %jd, at most "
       "%.2e from 1",
       report.repeated, report.flips, report.kept, report.sums, settings.vocab_size, report.worst_sum);
   for (const std::string& failure : report.failures) LogLine("prove: FAILED: " + failure);
@@ -241,11 +241,11 @@ Json LineageOf(const Subject& subject, const Settings& settings) {
 // What the bytes of the score are.
 void LogText(const SplitText& text) {
   if (!text.proved) {
-    Log("text: unknown; %ld bytes by the byte table or sidecar, not proved", text.bytes);
+    Log("text: unknown; %jd bytes by the byte table or sidecar, not proved", text.bytes);
   } else if (text.bytes == text.text_bytes) {
-    Log("text: all of its %ld bytes", text.bytes);
+    Log("text: all of its %jd bytes", text.bytes);
   } else {
-    Log("text: %ld of its %ld bytes; the tokenizer drops or folds the others", text.bytes, text.text_bytes);
+    Log("text: %jd of its %jd bytes; the tokenizer drops or folds the others", text.bytes, text.text_bytes);
   }
 }
 
@@ -267,7 +267,7 @@ Json Evaluate(const Options& options, Settings& settings, const Runtime& runtime
   const SplitText text = CheckText(val, table);
   LogText(text);
   if (communicator.world_size() > 1) {
-    Log("world_size:%ld backend:%s", communicator.world_size(), communicator.name().c_str());
+    Log("world_size:%jd backend:%s", communicator.world_size(), communicator.name().c_str());
     RequireOneEvaluation(communicator, subject, val, table, settings);
   }
 
@@ -293,19 +293,19 @@ Json Evaluate(const Options& options, Settings& settings, const Runtime& runtime
   std::optional<Score> plain;  // none of a split without a whole sequence
   if (!final_only && val.tokens() > settings.train_seq_len) {
     plain = Plain(*model.engine, val, table, settings, communicator);
-    Log("plain_eval val_loss:%.8f val_bpb:%.8f targets:%ld dropped:%ld", plain->val_loss, plain->val_bpb,
+    Log("plain_eval val_loss:%.8f val_bpb:%.8f targets:%jd dropped:%jd", plain->val_loss, plain->val_bpb,
         plain->targets, plain->dropped);
   }
   if (documents) {
-    Log("final_eval_mode:documents chunk:%ld batch_documents:%ld window:%ld rank:%ld", settings.ttt_chunk_size, settings.ttt_batch_size,
+    Log("final_eval_mode:documents chunk:%jd batch_documents:%jd window:%jd rank:%jd", settings.ttt_chunk_size, settings.ttt_batch_size,
         settings.ttt_eval_seq_len, settings.ttt_lora_rank);
   } else if (sliding) {
-    Log("final_eval_mode:sliding_window stride:%ld batch_seqs:%ld%s", settings.eval_stride, settings.eval_batch_seqs,
+    Log("final_eval_mode:sliding_window stride:%jd batch_seqs:%jd%s", settings.eval_stride, settings.eval_batch_seqs,
         each_anew ? "" : (" method:" + settings.method).c_str());
   } else {
     Log("final_eval_mode:standard");
   }
-  if (mixing) Log("final_eval_mixture:ngrams order:%ld", settings.ngram_order);
+  if (mixing) Log("final_eval_mixture:ngrams order:%jd", settings.ngram_order);
   const auto final_start = Clock::now();
   const Score score = documents ? Documents(model, val, table, settings, observer, mixture)
                       : sliding ? Sliding(model, val, table, settings, communicator, observer, mixture)

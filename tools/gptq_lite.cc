@@ -111,7 +111,7 @@ int main(int argc, char** argv) {
     const Launch launch = ReadLaunch();
     const bool measured = settings.calibration == "train";
     if (launch.world_size > 1 && (!sized || settings.calibration_windows == 0 || measured))
-      throw UsageError(StringPrintf("QUANTISER=%s%s calibrates nothing that %ld ranks could share: one process does it", settings.quantiser.c_str(),
+      throw UsageError(StringPrintf("QUANTISER=%s%s calibrates nothing that %jd ranks could share: one process does it", settings.quantiser.c_str(),
                                     !sized ? "" : settings.calibration_windows == 0 ? " with CALIBRATION_WINDOWS=0" : " with CALIBRATION=train",
                                     launch.world_size));
     int64_t parameters = 0;
@@ -146,14 +146,14 @@ int main(int argc, char** argv) {
       int64_t windows = 0;
       const CodedMatrices coded = CodeCheckpoint(weights, settings, lineage, [&](int64_t done, int64_t of) { progress(done, windows = of); });
       bar.reset();
-      Log("gptq_sdclip: %zu matrices by %ld windows of %ld tokens in %.1f s", coded.size(), windows, settings.train_seq_len, SecondsSince(start));
+      Log("gptq_sdclip: %zu matrices by %jd windows of %jd tokens in %.1f s", coded.size(), windows, settings.train_seq_len, SecondsSince(start));
       tensors = ExportWeights(weights, settings, coded, *writer);
       counters.Set(counter::kCalibrationTokens, static_cast<double>(windows * settings.train_seq_len));
     } else {
       const auto start = Clock::now();
       const Calibration calibration = CalibrateCheckpoint(weights, training, settings, lineage, progress);
       bar.reset();
-      Log("calibration: %ld windows of %ld tokens %s in %.1f s", settings.calibration_windows, settings.calibration_tokens,
+      Log("calibration: %jd windows of %jd tokens %s in %.1f s", settings.calibration_windows, settings.calibration_tokens,
           measured                         ? "read from the training checkpoint"
           : settings.calibration == "self" ? "that the weights generated"
                                            : "of training data",
@@ -163,7 +163,7 @@ int main(int argc, char** argv) {
       tensors = ExportWeights(weights, settings, calibration, found.step, *writer);
       drift = DriftOf(tensors, counters);
       if (drift.matrices > 0) {
-        Log("late QAT: %ld matrices were trained on steps; these are %.4f times as wide (%.4f to %.4f)", drift.matrices, drift.mean,
+        Log("late QAT: %jd matrices were trained on steps; these are %.4f times as wide (%.4f to %.4f)", drift.matrices, drift.mean,
             drift.least, drift.most);
         counters.Set(counter::kQuantiseDrift, drift.mean);
       }

@@ -139,10 +139,10 @@ int main(int argc, char** argv) {
         result["tokenizer_documents"] = split.tokenizer_documents;
         result["tokenizer_shared"] = split.tokenizer_shared;
         if (options.split == "val" && split.tokenizer_shared > 0)
-          Log("warning: the tokenizer was trained on %ld of these %ld documents of validation: no score of them can be proved", split.tokenizer_shared, split.documents);
+          Log("warning: the tokenizer was trained on %jd of these %jd documents of validation: no score of them can be proved", split.tokenizer_shared, split.documents);
       }
       if (split.changed_documents > 0)
-        Log("%ld of %ld documents do not come back as they are: the tokenizer has changed them; scores count %ld of their %ld bytes",
+        Log("%jd of %jd documents do not come back as they are: the tokenizer has changed them; scores count %jd of their %jd bytes",
             split.changed_documents, split.documents, split.token_bytes, split.text_bytes);
     }
     return result;

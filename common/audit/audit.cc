@@ -42,7 +42,7 @@ std::string Count(double value) {
 }
 
 std::string Locations(const std::vector<std::string>& places) {
-  std::vector<std::string> some(places.begin(), places.begin() + static_cast<long>(std::min<size_t>(places.size(), 3)));
+  std::vector<std::string> some(places.begin(), places.begin() + std::min<std::ptrdiff_t>(std::ssize(places), 3));
   if (some.size() < places.size()) some.push_back(StringPrintf("%zu more", places.size() - some.size()));
   return Join(some, ", ");
 }

@@ -204,8 +204,7 @@ class Statements {
     CheckName();
     CheckBaseline();
     if (!unchecked.empty()) {
-      std::vector<std::string> some(unchecked.begin(),
-                                    unchecked.begin() + static_cast<long>(std::min<size_t>(unchecked.size(), 12)));
+      std::vector<std::string> some(unchecked.begin(), unchecked.begin() + std::min<std::ptrdiff_t>(std::ssize(unchecked), 12));
       context_.Add("other", StringPrintf("%zu other statements", unchecked.size()), context_.folder.submission,
                    "not compared: " + Shorten(Join(some, ", "), 240) + (some.size() < unchecked.size() ? ", …" : ""),
                    "", Verdict::kUnknown);
@@ -537,8 +536,8 @@ class Statements {
         if (of.model_bytes->value + of.code_bytes->value != total.number.value || other) continue;
         if (of.raw_code_bytes && of.raw_code_bytes->value == claim.value) return std::nullopt;
         other = {Verdict::kContradicted,
-                 StringPrintf("%s %s (line %ld) counts %s bytes of code", total.name.c_str(), total.text.c_str(),
-                              static_cast<long>(total.line), Count(of.code_bytes->value).c_str()),
+                 StringPrintf("%s %s (line %jd) counts %s bytes of code", total.name.c_str(), total.text.c_str(), total.line,
+                              Count(of.code_bytes->value).c_str()),
                  log->At(of.code_bytes->line)};
       }
     }
@@ -558,9 +557,9 @@ class Statements {
         if (model + code.number.value == claim.value || std::fabs(mean + code.number.value - claim.value) <= 1)
           return Outcome{
               Verdict::kUnknown,
-              StringPrintf("is the logged artifact and %s %s (line %ld); the logs count other code, and the packed "
+              StringPrintf("is the logged artifact and %s %s (line %jd); the logs count other code, and the packed "
                            "script is not here",
-                           code.name.c_str(), Count(code.number.value).c_str(), static_cast<long>(code.line)),
+                           code.name.c_str(), Count(code.number.value).c_str(), code.line),
               logs[0]->name};
       }
     }

@@ -70,7 +70,7 @@ Table AuditTable(const std::vector<Audit>& audits, bool whole) {
       });
       contradicted.push_back(finding.check + ": " + finding.claim + " - " + finding.files +
                              (finding.files_at.empty() ? "" : " [" + finding.files_at + "]") +
-                             (!whole && more > 1 ? StringPrintf(" (and %ld more)", static_cast<long>(more - 1)) : ""));
+                             (!whole && more > 1 ? StringPrintf(" (and %td more)", more - 1) : ""));
     }
     std::string text = Printable(Join(contradicted, "; "));
     std::ranges::replace(text, '|', '/');

@@ -401,7 +401,7 @@ void CheckScoredText(Context& context) {
         context.Add(
             "text", "the published validation split is scored", "",
             Count(tokens) + " tokens" +
-                (ratio > 0 ? StringPrintf(", %.4f per byte (line %ld)", ratio, static_cast<long>(ratio_line)) : "") +
+                (ratio > 0 ? StringPrintf(", %.4f per byte (line %jd)", ratio, ratio_line) : "") +
                 ": no published tokenizer's; how it counts bytes is not in these files" + folded,
             log->At(of.validation_tokens->line), Verdict::kUnknown);
       }
@@ -522,11 +522,11 @@ void CheckSeeds(Context& context) {
         const auto found = context.headline.find(other_log);
         if (found == context.headline.end()) continue;
         best = std::min(best, found->second->bpb.value);
-        others.push_back(StringPrintf("seed %ld %s", static_cast<long>(other), Decimal(found->second->bpb).c_str()));
+        others.push_back(StringPrintf("seed %jd %s", other, Decimal(found->second->bpb).c_str()));
       }
       context.Add("seeds", "val_bpb " + top->text + " is the score of all seeds", folder.At(*top),
-                  StringPrintf("one seed in submission.json of %zu logged: it is seed %ld's; %s", logged.size(),
-                               static_cast<long>(seed), Join(others, ", ").c_str()),
+                  StringPrintf("one seed in submission.json of %zu logged: it is seed %jd's; %s", logged.size(), seed,
+                               Join(others, ", ").c_str()),
                   log->At(score->line), context.seeds.size() == 1 ? Verdict::kHolds : Verdict::kUnknown);
       break;
     }
@@ -575,7 +575,7 @@ void CheckSeeds(Context& context) {
     for (const auto& [seed, entry] : steps) {
       low = std::min(low, entry.first);
       high = std::max(high, entry.first);
-      texts.push_back(StringPrintf("%s (seed %ld)", Count(entry.first).c_str(), static_cast<long>(seed)));
+      texts.push_back(StringPrintf("%s (seed %jd)", Count(entry.first).c_str(), seed));
       where.push_back(entry.second->At(entry.second->log.stop_step->line));
     }
     if (high > 1.05 * low)
@@ -614,7 +614,7 @@ void CheckSeeds(Context& context) {
           "logs", "the logs are of " + folder.script->name + " as shipped", folder.script->name,
           same ? Count(static_cast<double>(folder.script->bytes)) + " bytes"
                : "it is " + Count(static_cast<double>(folder.script->bytes)) + " bytes; the logs count " +
-                     Join({texts.begin(), texts.begin() + static_cast<long>(std::min<size_t>(3, texts.size()))}, ", "),
+                     Join({texts.begin(), texts.begin() + std::min<std::ptrdiff_t>(3, std::ssize(texts))}, ", "),
           Locations(where), same ? Verdict::kHolds : Verdict::kContradicted);
   }
 }

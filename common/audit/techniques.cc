@@ -484,7 +484,7 @@ void CheckCommand(Context& context) {
         }
         if (other)
           context.Add(
-              "steps", StringPrintf("seed %ld ran %s steps", static_cast<long>(seed), cells[steps_column].c_str()),
+              "steps", StringPrintf("seed %jd ran %s steps", seed, cells[steps_column].c_str()),
               readme.name + ":" + std::to_string(number), "steps of the log: " + Count(other->log.stop_step->value),
               other->At(other->log.stop_step->line), same ? Verdict::kHolds : Verdict::kContradicted);
       }

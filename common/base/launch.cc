@@ -60,7 +60,7 @@ Launch ReadLaunch() {
                        (rank ? names.world_size : names.rank));
     launch.rank = Number(names.rank, 0);
     if (launch.rank >= launch.world_size)
-      throw UsageError(StringPrintf("environment %s = %ld is not below %s = %ld", names.rank, launch.rank, names.world_size,
+      throw UsageError(StringPrintf("environment %s = %jd is not below %s = %jd", names.rank, launch.rank, names.world_size,
                                     launch.world_size));
     launch.local_rank = Number(names.local_rank, launch.rank);
     launch.local_size = Number(names.local_size, 0);

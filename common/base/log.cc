@@ -131,7 +131,7 @@ void SetLiveLine(const std::string& text) {
 std::string Duration(double seconds) {
   const auto whole = static_cast<int64_t>(std::clamp(seconds, 0.0, 1e12));
   const int64_t hours = whole / 3600, minutes = whole / 60 % 60;
-  return hours > 0 ? StringPrintf("%ld:%02ld:%02ld", hours, minutes, whole % 60) : StringPrintf("%ld:%02ld", minutes, whole % 60);
+  return hours > 0 ? StringPrintf("%jd:%02jd:%02jd", hours, minutes, whole % 60) : StringPrintf("%jd:%02jd", minutes, whole % 60);
 }
 
 }  // namespace fairway

@@ -1,5 +1,5 @@
-// Text helpers that every module may use. printf formats rather than fmt: files that include LibTorch see the wheel's
-// copy of fmt in place of Debian's, and the log lines of the field are defined by printf formats anyway.
+// Text helpers that every module may use. printf formats, which also define the log lines of the field, rather than fmt: the wheel of
+// LibTorch brings another copy of it. int64_t is printed by %jd and uint64_t by %ju, which fit them whichever width long has.
 #pragma once
 
 #include <cstdint>

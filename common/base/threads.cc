@@ -133,7 +133,7 @@ void CheckThreadStacks() {
     }
   }
   const auto refuse = [&](const std::string& cause) {
-    throw UsageError(StringPrintf("%s: %s; remove it, or set %ldk or more", name.c_str(), cause.c_str(), kLeast >> 10));
+    throw UsageError(StringPrintf("%s: %s; remove it, or set %jdk or more", name.c_str(), cause.c_str(), kLeast >> 10));
   };
   if (bytes < kLeast) refuse(StringPrintf("stacks of %zu kB are too small", bytes >> 10));
   pthread_attr_init(&attributes);

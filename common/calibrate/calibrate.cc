@@ -272,7 +272,7 @@ Feedback MakeFeedback(const at::Tensor& moments, int64_t count, double damping, 
 
 void CheckWindows(const Settings& settings, const ShardSet& train) {
   if (train.tokens() > settings.calibration_tokens) return;
-  throw InputError(train.files().front(), StringPrintf("the training split holds %ld tokens where a calibration window needs %ld",
+  throw InputError(train.files().front(), StringPrintf("the training split holds %jd tokens where a calibration window needs %jd",
                                                        train.tokens(), settings.calibration_tokens + 1));
 }
 

@@ -36,7 +36,7 @@ Calibration CalibrateCheckpoint(const CheckpointReader& weights, const std::stri
     lineage.inputs.push_back({"train shards", train->Identity(), {}});
   }
   if (communicator.world_size() > 1) {
-    Log("world_size:%ld backend:%s", communicator.world_size(), communicator.name().c_str());
+    Log("world_size:%jd backend:%s", communicator.world_size(), communicator.name().c_str());
     std::vector<RankInvariant> invariants = ProgramInvariants(lineage.version, lineage.source_digest, settings, scope::kQuantise);
     invariants.push_back({"the weights", weights.identity()});
     if (train) invariants.push_back({"the training split", train->Identity()});

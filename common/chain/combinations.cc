@@ -22,7 +22,7 @@ std::string WhyNoLateQat(const Settings& s) { return WhyNeverBelow(s, s.late_qat
 // Plain evaluation takes batches of whole sequences.
 void CheckValidationBatch(const Settings& eval) {
   if (eval.val_batch_size / 8 < eval.train_seq_len)
-    throw UsageError(StringPrintf("VAL_BATCH_SIZE = %ld is less than 8 sequences of %s = %ld", eval.val_batch_size,
+    throw UsageError(StringPrintf("VAL_BATCH_SIZE = %jd is less than 8 sequences of %s = %jd", eval.val_batch_size,
                                   eval.eval_seq_len > 0 ? "EVAL_SEQ_LEN" : "TRAIN_SEQ_LEN", eval.train_seq_len));
 }
 
@@ -69,7 +69,7 @@ void CheckCombinations(const ChainSettings& chain, LastStage last, int64_t budge
   CheckSize(chain.train);
   CheckValidationBatch(chain.train.ForEvaluation());
   if (chain.train.select_tokens > 0 && chain.train.select_tokens <= chain.train.ForEvaluation().train_seq_len)
-    throw UsageError(StringPrintf("SELECT_TOKENS = %ld holds no sequence of EVAL_SEQ_LEN = %ld and its last target", chain.train.select_tokens, chain.train.eval_seq_len));
+    throw UsageError(StringPrintf("SELECT_TOKENS = %jd holds no sequence of EVAL_SEQ_LEN = %jd and its last target", chain.train.select_tokens, chain.train.eval_seq_len));
   if (last >= LastStage::kFinalize) CheckSource(chain.train, chain.finalize, WhyNoSnapshot(chain.train));
   if (last >= LastStage::kQuantise) {
     CheckQuantiser(chain.quantise);
@@ -90,21 +90,21 @@ void CheckDataSizes(const ChainSettings& chain, LastStage first, LastStage last,
     const bool late_qat = train.late_qat_threshold > 0 && HasSize(train) && train.calibration_windows > 0;
     const int64_t left = data.train - train.select_tokens;
     if ((TrainingCalibrates(train) || late_qat) && left <= train.calibration_tokens)
-      throw UsageError(StringPrintf("CALIBRATION_TOKENS = %ld: the training split has %ld tokens to train on, too few for a window and its last target",
+      throw UsageError(StringPrintf("CALIBRATION_TOKENS = %jd: the training split has %jd tokens to train on, too few for a window and its last target",
                                     train.calibration_tokens, left));
   }
   const auto check_val = [&](const Settings& eval) {
     if (data.val <= eval.train_seq_len)
-      throw UsageError(StringPrintf("%s = %ld: the validation split has %ld tokens, too few for a sequence and its last target",
+      throw UsageError(StringPrintf("%s = %jd: the validation split has %jd tokens, too few for a sequence and its last target",
                                     eval.eval_seq_len > 0 ? "EVAL_SEQ_LEN" : "TRAIN_SEQ_LEN", eval.train_seq_len, data.val));
   };
   if (first == LastStage::kTrain) check_val(train.ForEvaluation());
   if (first <= LastStage::kQuantise && last >= LastStage::kQuantise) {
     if (HasSize(quantise) && quantise.calibration == "shards" && quantise.calibration_windows > 0 && data.train <= quantise.calibration_tokens)
-      throw UsageError(StringPrintf("CALIBRATION_TOKENS = %ld: the training split has %ld tokens, too few for a window and its last target",
+      throw UsageError(StringPrintf("CALIBRATION_TOKENS = %jd: the training split has %jd tokens, too few for a window and its last target",
                                     quantise.calibration_tokens, data.train));
     if (quantise.quantiser == "gptq_sdclip" && data.largest_train_shard <= train.train_seq_len)
-      throw UsageError(StringPrintf("QUANTISER = gptq_sdclip calibrates on windows of TRAIN_SEQ_LEN = %ld tokens, and the largest training shard has %ld",
+      throw UsageError(StringPrintf("QUANTISER = gptq_sdclip calibrates on windows of TRAIN_SEQ_LEN = %jd tokens, and the largest training shard has %jd",
                                     train.train_seq_len, data.largest_train_shard));
   }
   if (first <= LastStage::kEval && last >= LastStage::kEval) {

@@ -100,7 +100,7 @@ std::string ShapeError(const TensorInfo& info, uint64_t payload_bytes) {
   if (info.shape.size() > TensorInfo::kMaxDimensions)
     return shape + StringPrintf("which is more than %zu dimensions", TensorInfo::kMaxDimensions);
   if (PayloadBytes(info) != payload_bytes)
-    return shape + StringPrintf("which disagrees with its payload of %lu bytes", payload_bytes);
+    return shape + StringPrintf("which disagrees with its payload of %ju bytes", payload_bytes);
   return "";
 }
 

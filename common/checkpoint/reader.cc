@@ -226,7 +226,7 @@ std::string CheckpointReader::State::Unpack(uint64_t header_end) {
     add(tensor.stream());
     packing.stream_bytes += tensor.stream();
     if (*payload > most - std::min(most, coded_bytes))
-      Fail(StringPrintf("its codes are more than %lu bytes, which is more than a file of this size may hold", most));
+      Fail(StringPrintf("its codes are more than %ju bytes, which is more than a file of this size may hold", most));
     coded_bytes += *payload;
   }
   packing.bytes = size;

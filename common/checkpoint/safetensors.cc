@@ -51,9 +51,9 @@ SafetensorsReader::State::State(const std::string& path) : file(path) {
   if (bytes.size() < kLengthBytes) Fail("is truncated: it ends before its header");
   const uint64_t length = format::Fixed64At(bytes, 0);
   if (length > bytes.size() - kLengthBytes)
-    Fail(StringPrintf("is truncated or no safetensors file: its header would have %lu bytes", length));
+    Fail(StringPrintf("is truncated or no safetensors file: its header would have %ju bytes", length));
   if (length > kMaxHeaderBytes)
-    Fail(StringPrintf("its header has %lu bytes; the format allows %lu", length, kMaxHeaderBytes));
+    Fail(StringPrintf("its header has %ju bytes; the format allows %ju", length, kMaxHeaderBytes));
   const json header = ParseJson<json>(bytes.substr(kLengthBytes, length), file.path(), "its header ");
   if (!header.is_object()) Fail("its header is not a JSON object");
   data = file.bytes().subspan(kLengthBytes + length);
@@ -80,7 +80,7 @@ SafetensorsReader::State::State(const std::string& path) : file(path) {
     tensors.push_back(std::move(info));
     ranges.push_back(range);
   }
-  if (end != data.size()) Fail(StringPrintf("has %lu bytes of data, its header describes %lu", data.size(), end));
+  if (end != data.size()) Fail(StringPrintf("has %zu bytes of data, its header describes %ju", data.size(), end));
   for (size_t i = 0; i < tensors.size(); ++i) index.emplace(tensors[i].name, i);
 }
 
@@ -103,7 +103,7 @@ std::pair<TensorInfo, ByteRange> SafetensorsReader::State::ReadEntry(const std::
   TensorInfo info{name, spelling->dtype, entry["shape"].get<std::vector<int64_t>>(), {}};
   const ByteRange range{entry["data_offsets"][0], entry["data_offsets"][1]};
   if (range.begin > range.end || range.end > data.size())
-    Fail(StringPrintf("tensor %s lies at bytes %lu to %lu of %lu bytes of data: truncated or damaged", name.c_str(),
+    Fail(StringPrintf("tensor %s lies at bytes %ju to %ju of %zu bytes of data: truncated or damaged", name.c_str(),
                       range.begin, range.end, data.size()));
   if (const std::string error = format::ShapeError(info, range.end - range.begin); !error.empty()) Fail(error);
   return {info, range};

@@ -264,8 +264,8 @@ BackendOf<T>::BackendOf(const Settings& settings, const NamedTensors& parameters
       looped_(plan_.loops()) {
   const int64_t multiple = std::is_same_v<T, float> ? 4 : 8, largest = 256;
   if (torch_device_.is_cuda() && (d_ % multiple != 0 || d_ > largest)) {
-    throw UsageError(StringPrintf("MODEL_DIM=%ld and NUM_HEADS=%ld make heads of %ld; on a GPU in %s they must be a multiple of "
-                                  "%ld up to %ld",
+    throw UsageError(StringPrintf("MODEL_DIM=%jd and NUM_HEADS=%jd make heads of %jd; on a GPU in %s they must be a multiple of "
+                                  "%jd up to %jd",
                                   D_, H_, d_, settings.precision.c_str(), multiple, largest));
   }
   sums_ = Empty({D_}, at::kFloat);

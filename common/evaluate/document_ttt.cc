@@ -210,7 +210,7 @@ class Evaluation {
     }
     if (witness_) witness_->OnEnd({});
     const int64_t targets = static_cast<int64_t>(ids_.size()) - 1;
-    if (targets_ != targets) throw std::logic_error(StringPrintf("%ld targets were scored of %ld", static_cast<long>(targets_), static_cast<long>(targets)));
+    if (targets_ != targets) throw std::logic_error(StringPrintf("%jd targets were scored of %jd", targets_, targets));
     if (text_bytes_ == 0) throw InputError(path, "its tokens have no bytes of text: bits per byte are undefined");
     return {.val_loss = nats_ / static_cast<double>(targets),
             .val_bpb = nats_ / std::numbers::ln2 / static_cast<double>(text_bytes_),

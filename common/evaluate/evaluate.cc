@@ -200,14 +200,14 @@ class Descent {
 [[noreturn]] void ThrowTooShort(const ShardSet& val, int64_t needed) {
   throw InputError(
       val.files().front(),
-      StringPrintf("the %s split holds %ld tokens where at least %ld are needed", val.split() == "val" ? "validation" : "training", val.tokens(), needed));
+      StringPrintf("the %s split holds %jd tokens where at least %jd are needed", val.split() == "val" ? "validation" : "training", val.tokens(), needed));
 }
 
 }  // namespace
 
 void CheckPlain(const ShardSet& val, const Settings& settings) {
   if (settings.val_batch_size / 8 < settings.train_seq_len) {
-    throw UsageError(StringPrintf("VAL_BATCH_SIZE=%ld is less than 8 sequences of TRAIN_SEQ_LEN=%ld",
+    throw UsageError(StringPrintf("VAL_BATCH_SIZE=%jd is less than 8 sequences of TRAIN_SEQ_LEN=%jd",
                                   settings.val_batch_size, settings.train_seq_len));
   }
   if (val.tokens() <= settings.train_seq_len) ThrowTooShort(val, settings.train_seq_len + 1);

@@ -108,7 +108,7 @@ void Proof::Changed(EventLedger::Event::Kind kind, std::span<const TargetRange> 
 
 void Proof::OnReset(TargetRange targets, std::function<uint64_t()> digest) {
   if (const uint64_t base = state_of_(); base != base_) {
-    Fail(StringPrintf("weights changed without an event before adapters were set for target %ld", targets.begin));
+    Fail(StringPrintf("weights changed without an event before adapters were set for target %jd", targets.begin));
     base_ = base;
   }
   adapters_ = std::move(digest);
@@ -138,7 +138,7 @@ void Proof::OnEnd(const Compute& afresh) {
 void Proof::Look(const Batch& batch, const Compute& compute, bool one_window, int64_t samples) {
   if (const uint64_t now = State(); now != state_) {
     Fail(
-        StringPrintf("at target %ld the weights are other ones than the last event left: they changed without an event",
+        StringPrintf("at target %jd the weights are other ones than the last event left: they changed without an event",
                      batch.windows.front().first_scored()));
     state_ = now;
   }
@@ -165,7 +165,7 @@ void Proof::Repeat(const Batch& batch, const Compute& compute) {
     ++report_.repeated;
   });
   if (!repeats)
-    Fail(StringPrintf("scores from target %ld on differ when they are computed again", batch.windows.front().first_scored()));
+    Fail(StringPrintf("scores from target %jd on differ when they are computed again", batch.windows.front().first_scored()));
 }
 
 std::pair<const Window*, int64_t> Proof::Draw(const Batch& batch) {
@@ -198,7 +198,7 @@ void Proof::Flip(const Batch& batch, const Compute& compute, const Window& windo
     if (of >= target && !other) return;
     ++report_.kept;
     if (!Same(copy.losses[at], batch.losses[at]) && moved.empty())
-      moved = StringPrintf("the score of target %ld changes with token %ld, %s", of, target + 1,
+      moved = StringPrintf("the score of target %jd changes with token %jd, %s", of, target + 1,
                            of < target ? "which comes after it" : "which is of another document of its group");
   });
   if (!moved.empty()) Fail(moved);
@@ -227,7 +227,7 @@ void Proof::Sum(const Batch& batch, const Compute& compute, const Window& window
   const double distance = std::fabs(sum - 1);
   report_.worst_sum = std::isfinite(distance) ? std::max(report_.worst_sum, distance) : INFINITY;
   if (!(distance <= kSumTolerance))
-    Fail(StringPrintf("the %ld probabilities at target %ld sum to %.6f, not to 1", table_.size(),
+    Fail(StringPrintf("the %jd probabilities at target %jd sum to %.6f, not to 1", table_.size(),
                       window.begin + position, sum));
 }
 
@@ -235,11 +235,11 @@ ProofReport Proof::Finish(const Score& score, bool text_proved) {
   report_.order = ledger_.Check();
   for (const std::string& violation : report_.order.violations) Fail(violation);
   if (report_.sums == 0) Fail("no target was looked into: nothing is known of its distribution");
-  if (report_.order.doubled > 0) Fail(StringPrintf("%ld targets were scored more than once", report_.order.doubled));
+  if (report_.order.doubled > 0) Fail(StringPrintf("%jd targets were scored more than once", report_.order.doubled));
   if (report_.order.dropped > 0)
-    Fail(StringPrintf("%ld of %ld targets were not scored", report_.order.dropped, report_.order.targets));
+    Fail(StringPrintf("%jd of %jd targets were not scored", report_.order.dropped, report_.order.targets));
   if (report_.bytes != score.bytes)
-    Fail(StringPrintf("the score counts %ld bytes, its parts %ld", score.bytes, report_.bytes));
+    Fail(StringPrintf("the score counts %jd bytes, its parts %jd", score.bytes, report_.bytes));
   // The text once, whatever was scored.
   constexpr int64_t kRead = 1 << 16;
   const bool case_ops = table_.case_ops();
@@ -256,10 +256,10 @@ ProofReport Proof::Finish(const Score& score, bool text_proved) {
   }
   const int64_t stated = val_.has_bytes() ? report_.sidecar_bytes : report_.spelt_bytes;
   if (report_.order.doubled == 0 && report_.order.dropped == 0 && report_.bytes != stated)
-    Fail(StringPrintf("the score counts %ld bytes of text; its %s %ld", report_.bytes, val_.has_bytes() ? "byte sidecar says" : "tokens spell", stated));
+    Fail(StringPrintf("the score counts %jd bytes of text; its %s %jd", report_.bytes, val_.has_bytes() ? "byte sidecar says" : "tokens spell", stated));
   const double apart = static_cast<double>(stated) / static_cast<double>(std::max<int64_t>(report_.spelt_bytes, 1)) - 1;
   if (!text_proved && std::fabs(apart) > kSidecarTolerance)
-    Fail(StringPrintf("the byte sidecar counts %ld bytes, %.1f%% %s than the %ld that the pieces spell", stated, 100 * std::fabs(apart),
+    Fail(StringPrintf("the byte sidecar counts %jd bytes, %.1f%% %s than the %jd that the pieces spell", stated, 100 * std::fabs(apart),
                       apart > 0 ? "more" : "fewer", report_.spelt_bytes));
   return report_;
 }

@@ -43,17 +43,17 @@ std::string WhyNeverBelow(const Settings& s, double threshold, const char* name,
   if (s.warmdown_frac > 0 && s.min_lr >= threshold)
     return StringPrintf("MIN_LR = %s keeps the learning rate above ", ShortestDouble(s.min_lr).c_str()) + setting;
   if (s.warmdown_frac <= 0 && s.warmdown_iters <= 0)
-    return StringPrintf("WARMDOWN_ITERS = %ld keeps the learning rate above ", s.warmdown_iters) + setting;
+    return StringPrintf("WARMDOWN_ITERS = %jd keeps the learning rate above ", s.warmdown_iters) + setting;
   if (s.max_wallclock_seconds > 0 || LearningRateScale(s, last, 0) < threshold) return "";
-  return (s.warmdown_frac > 0 ? "WARMDOWN_FRAC = " + ShortestDouble(s.warmdown_frac) : StringPrintf("WARMDOWN_ITERS = %ld", s.warmdown_iters)) +
+  return (s.warmdown_frac > 0 ? "WARMDOWN_FRAC = " + ShortestDouble(s.warmdown_frac) : StringPrintf("WARMDOWN_ITERS = %jd", s.warmdown_iters)) +
          " leaves no step below " + setting + " = " + ShortestDouble(threshold);
 }
 
 std::string WhyNoSnapshot(const Settings& s) {
-  if (s.swa_every > s.iterations) return StringPrintf("SWA_EVERY = %ld is more than ITERATIONS = %ld", s.swa_every, s.iterations);
+  if (s.swa_every > s.iterations) return StringPrintf("SWA_EVERY = %jd is more than ITERATIONS = %jd", s.swa_every, s.iterations);
   const int64_t last = s.iterations - s.iterations % s.swa_every;  // of all snapshots the one at the lowest scale
   std::string cause = WhyNeverBelow(s, s.swa_start_frac, "SWA_START_FRAC", last - 1);
-  if (cause.find("leaves no step") != std::string::npos) cause += StringPrintf(" at which a snapshot is due (SWA_EVERY = %ld)", s.swa_every);
+  if (cause.find("leaves no step") != std::string::npos) cause += StringPrintf(" at which a snapshot is due (SWA_EVERY = %jd)", s.swa_every);
   return cause;
 }
 

@@ -150,7 +150,7 @@ std::unique_ptr<Communicator> MakeCommunicator(const Settings& settings, bool on
   const std::string& asked = settings.backend;
   const std::string backend = asked != "auto" ? asked : world_size == 1 ? "single" : on_gpu ? "nccl" : "mpi";
   if (backend == "single") {
-    if (world_size > 1) throw UsageError(StringPrintf("BACKEND=single: started as one of %ld ranks", world_size));
+    if (world_size > 1) throw UsageError(StringPrintf("BACKEND=single: started as one of %jd ranks", world_size));
     return std::make_unique<SingleProcess>();
   }
   if (asked == "auto" && !on_gpu && options.launch.launcher == "torchrun") {
@@ -186,7 +186,7 @@ void RequireAgreement(Communicator& communicator, const std::vector<RankInvarian
     for (size_t i = 0; i + 1 < std::max(expected.size(), other.size()); i += 2) {
       const auto at = [i](const std::vector<std::string>& list, size_t k) { return i + k < list.size() ? list[i + k] : "missing"; };
       if (at(expected, 0) == at(other, 0) && at(expected, 1) == at(other, 1)) continue;
-      throw InputError(StringPrintf("rank %ld", rank),
+      throw InputError(StringPrintf("rank %jd", rank),
                        StringPrintf("disagrees with rank 0: %s is %s there and %s on rank 0", at(other, 0).c_str(),
                                     at(other, 1).c_str(), at(expected, 1).c_str()));
     }

@@ -13,7 +13,7 @@
 namespace fairway {
 
 inline std::string TimeoutMessage(const std::string& who, double seconds) {
-  return "no answer from " + who + " for " + std::to_string(static_cast<long>(seconds + 0.5)) +
+  return "no answer from " + who + " for " + std::to_string(static_cast<int64_t>(seconds + 0.5)) +
          " s (COMM_TIMEOUT_SECONDS): it has stopped, or the network has";
 }
 

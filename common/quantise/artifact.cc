@@ -86,11 +86,11 @@ std::string Unpack(std::string_view bytes, const std::string& path) {
     const size_t size = ZSTD_findFrameCompressedSize(rest.data(), rest.size());
     if (ZSTD_isError(size))
       throw InputError(path, StringPrintf("artifact is truncated or damaged (zstd: %s)", ZSTD_getErrorName(size)));
-    const unsigned long long content_size = ZSTD_getFrameContentSize(rest.data(), rest.size());
+    const uint64_t content_size = ZSTD_getFrameContentSize(rest.data(), rest.size());
     if (content_size == ZSTD_CONTENTSIZE_UNKNOWN || content_size == ZSTD_CONTENTSIZE_ERROR)
       throw InputError(path, "artifact does not declare its content size");
     if (content_size > limit - declared)
-      throw InputError(path, StringPrintf("artifact declares %llu bytes of content; %zu bytes may hold %lu at most", declared + content_size,
+      throw InputError(path, StringPrintf("artifact declares %ju bytes of content; %zu bytes may hold %ju at most", declared + content_size,
                                           bytes.size(), limit));
     declared += content_size;
     frame += size;
@@ -306,7 +306,7 @@ std::vector<float> Dequantise(const CheckpointReader& checkpoint, const TensorIn
   const int64_t group = quantisation.group, numel = rows * columns;
   if (quantisation.low_rank_left.empty() != quantisation.low_rank_right.empty()) refuse("its correction has one factor of two");
   if (group > 0 && (numel % group != 0 || scale_info.shape != std::vector<int64_t>{numel / group} || !quantisation.column_scale.empty()))
-    refuse(StringPrintf("its scales %s are not one for every %ld codes", scale_info.name.c_str(), group));
+    refuse(StringPrintf("its scales %s are not one for every %jd codes", scale_info.name.c_str(), group));
   if (group == 0 && scale_info.shape != std::vector<int64_t>{rows}) refuse("its scales " + scale_info.name + " are not one per row");
   const std::vector<float> scales = checkpoint.Floats(quantisation.scale);
   std::vector<float> factors(columns, 1.0f);
@@ -315,14 +315,14 @@ std::vector<float> Dequantise(const CheckpointReader& checkpoint, const TensorIn
     if (factor_info.shape != std::vector<int64_t>{columns}) refuse("its factors " + factor_info.name + " are not one per column");
     factors = checkpoint.Floats(quantisation.column_scale);
     for (int64_t j = 0; j < columns; ++j)
-      if (!std::isfinite(factors[j])) refuse(StringPrintf("the factor of column %ld is not a finite number", j));
+      if (!std::isfinite(factors[j])) refuse(StringPrintf("the factor of column %jd is not a finite number", j));
   }
   const std::span<const std::byte> data = checkpoint.Data(codes.name);
   std::vector<float> weights(data.size());
   for (int64_t row = 0; row < rows; ++row) {
     for (int64_t j = 0; j < columns; ++j) {
       const int64_t i = row * columns + j, place = group > 0 ? i / group : row;
-      if (!std::isfinite(scales[place])) refuse(StringPrintf("the scale of row %ld is not a finite number", row));
+      if (!std::isfinite(scales[place])) refuse(StringPrintf("the scale of row %jd is not a finite number", row));
       const int code = static_cast<int8_t>(data[i]);
       if (code < quantisation.code_min || code > quantisation.code_max) {
         refuse(StringPrintf("code %d is outside %s, %d to %d", code, quantisation.grid.c_str(), quantisation.code_min,

@@ -74,7 +74,7 @@ class Exporter {
     const QuantisedMatrix matrix = QuantiseMatrix(values, rows, grid, settings_.published_quirks, settings_.ThreadCount());
     for (int64_t row = 0; row < rows; ++row) {
       if (!std::isfinite(HalfToFloat(matrix.scales[row]))) {
-        Refuse(info, StringPrintf("row %lld is too large for a float16 scale", static_cast<long long>(row)));
+        Refuse(info, StringPrintf("row %jd is too large for a float16 scale", row));
       }
     }
     AddCodes(info, grid, matrix.codes, matrix.scales, {}, report);

@@ -27,7 +27,7 @@ cuda::Device* ChooseDevice(const Settings& settings) {
   // Each rank of a host has its own GPU, or is shown no other one.
   const int64_t gpu = GpuCount() == 1 ? 0 : ReadLaunch().local_rank;
   if (gpu >= GpuCount())
-    throw IoError("DEVICE=" + settings.device, StringPrintf("rank %ld of this host has no GPU: the driver offers %d", gpu, GpuCount()));
+    throw IoError("DEVICE=" + settings.device, StringPrintf("rank %jd of this host has no GPU: the driver offers %d", gpu, GpuCount()));
   const auto make = reinterpret_cast<cuda::DeviceFunction*>(LoadPlugin("libfairway_cuda.so", cuda::kDeviceSymbol));
   try {
     return make(static_cast<int>(gpu));
@@ -40,7 +40,7 @@ cuda::Device* ChooseDevice(const Settings& settings) {
 void UseThreads(const Settings& settings) {
   const int threads = settings.ThreadCount();
   if (settings.threads > threads)
-    Log("threads: %d of the %ld that THREADS asks for: OMP_THREAD_LIMIT = %s", threads, settings.threads, std::getenv("OMP_THREAD_LIMIT"));
+    Log("threads: %d of the %jd that THREADS asks for: OMP_THREAD_LIMIT = %s", threads, settings.threads, std::getenv("OMP_THREAD_LIMIT"));
   CheckThreadStacks();
   at::set_num_threads(threads);
 }
@@ -57,7 +57,7 @@ std::string Runtime::processor() const { return device != nullptr ? device->name
 
 std::string Runtime::units() const {
   std::string units = device != nullptr ? device->name() : StringPrintf("%d threads", threads());
-  if (communicator->world_size() > 1) units += StringPrintf(", %ld ranks", communicator->world_size());
+  if (communicator->world_size() > 1) units += StringPrintf(", %jd ranks", communicator->world_size());
   return units;
 }
 

@@ -44,18 +44,18 @@ EventLedger::Result EventLedger::Check() const {
   for (size_t i = 0; i < events_.size(); ++i) {
     const Event& event = events_[i];
     if (event.begin < 0 || event.end < event.begin || event.end > targets_) {
-      violated(StringPrintf("event %zu is of targets %ld to %ld, of which there are %ld", i, event.begin, event.end, targets_));
+      violated(StringPrintf("event %zu is of targets %jd to %jd, of which there are %jd", i, event.begin, event.end, targets_));
       continue;
     }
     if (i > 0 && event.state != after_[i - 1])
-      violated(StringPrintf("before targets %ld to %ld were %s the state was another than the one left behind: something changed it without an event",
+      violated(StringPrintf("before targets %jd to %jd were %s the state was another than the one left behind: something changed it without an event",
                             event.begin, event.end, WordsOf(event.kind).past));
     // In the order of the text; documents whose adapters were set together may take turns.
     if (event.kind == Event::Kind::kReset) together = event;
     const bool in_turn = event.kind == Event::Kind::kScored && event.begin >= together.begin && event.end <= together.end;
     const bool in_order = event.kind == Event::Kind::kScored || event.kind == Event::Kind::kReset;
     if (in_order && event.begin < highest && !in_turn && event.begin < event.end && !scored[event.begin])
-      violated(StringPrintf("targets %ld to %ld come after target %ld: out of the order of the text", event.begin, event.end, highest - 1));
+      violated(StringPrintf("targets %jd to %jd come after target %jd: out of the order of the text", event.begin, event.end, highest - 1));
     if (event.kind == Event::Kind::kScored) highest = std::max(highest, event.end);
     for (int64_t target = event.begin; target < event.end; ++target) {
       if (event.kind == Event::Kind::kScored) {
@@ -65,11 +65,11 @@ EventLedger::Result EventLedger::Check() const {
       }
       if (event.kind == Event::Kind::kReset) {
         if (!scored[target]) continue;
-        violated(StringPrintf("adapters of target %ld were reset after it was scored", target));
+        violated(StringPrintf("adapters of target %jd were reset after it was scored", target));
         break;
       }
       if (!scored[target]) {
-        violated(StringPrintf("target %ld was %s before it was scored", target, WordsOf(event.kind).past));
+        violated(StringPrintf("target %jd was %s before it was scored", target, WordsOf(event.kind).past));
         break;
       }
       if (event.kind == Event::Kind::kLearnt) learnt[target] = true;
@@ -84,8 +84,7 @@ EventLedger::Result EventLedger::Check() const {
 std::string EventLedger::Text() const {
   std::string text;
   for (const Event& event : events_)
-    text += StringPrintf("%s %ld..%ld state %016lx\n", WordsOf(event.kind).line, event.begin, event.end,
-                         static_cast<unsigned long>(event.state));
+    text += StringPrintf("%s %jd..%jd state %016jx\n", WordsOf(event.kind).line, event.begin, event.end, event.state);
   return text;
 }
 

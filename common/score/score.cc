@@ -12,7 +12,7 @@ void ScoreSum::Add(int64_t first, int64_t end, double nats, int64_t bytes) {
   const bool again = first < next_;
   if (first > next_ || (again && !plan_.rescores()) || end <= first || end > plan_.targets()) {
     throw std::logic_error(
-        StringPrintf("targets %ld to %ld scored where number %ld of %ld was due", first, end, next_, plan_.targets()));
+        StringPrintf("targets %jd to %jd scored where number %jd of %jd was due", first, end, next_, plan_.targets()));
   }
   nats_ += nats;
   bytes_ += bytes;
@@ -27,7 +27,7 @@ double ScoreSum::bits_per_byte() const {
 
 Score ScoreSum::Finish() const {
   if (next_ != plan_.targets()) {
-    throw std::logic_error(StringPrintf("%ld of %ld targets were scored", next_, plan_.targets()));
+    throw std::logic_error(StringPrintf("%jd of %jd targets were scored", next_, plan_.targets()));
   }
   return {.val_loss = nats_ / static_cast<double>(targets_),
           .val_bpb = bits_per_byte(),

@@ -12,7 +12,7 @@ bool LearnsByDocument(const Settings& eval) { return eval.method == "ttt" && eva
 void CheckMethod(const Settings& eval, bool on_gpu) {
   if (eval.ngram_order > 0) {
     if (!IsSliding(eval) && !LearnsByDocument(eval))
-      throw UsageError(StringPrintf("ngram_order = %ld mixes into windows that overlap or documents that adapters learn from; this evaluation is plain", eval.ngram_order));
+      throw UsageError(StringPrintf("ngram_order = %jd mixes into windows that overlap or documents that adapters learn from; this evaluation is plain", eval.ngram_order));
     if (eval.published_quirks)
       throw UsageError("ngram_order: the published sum, which published_quirks = 1 asks for, is of the model alone");
   }
@@ -25,7 +25,7 @@ void CheckMethod(const Settings& eval, bool on_gpu) {
     return;
   }
   if (!IsSliding(eval))
-    throw UsageError(StringPrintf("%s needs windows that overlap: eval_stride = %ld is not between 1 and %s - 1 = %ld", method.c_str(), eval.eval_stride,
+    throw UsageError(StringPrintf("%s needs windows that overlap: eval_stride = %jd is not between 1 and %s - 1 = %jd", method.c_str(), eval.eval_stride,
                                   eval.eval_seq_len > 0 ? "eval_seq_len" : "train_seq_len", eval.train_seq_len - 1));
   if (eval.published_quirks)
     throw UsageError(method + ": the published sum, which published_quirks = 1 asks for, is that of method = sliding");

@@ -330,21 +330,21 @@ void Settings::CheckModel() const {
   const auto require = [](bool holds, const std::string& cause) {
     if (!holds) throw UsageError(cause);
   };
-  require(model_dim % num_heads == 0, StringPrintf("num_heads = %ld does not divide model_dim = %ld", num_heads, model_dim));
+  require(model_dim % num_heads == 0, StringPrintf("num_heads = %jd does not divide model_dim = %jd", num_heads, model_dim));
   require(num_heads % num_kv_heads == 0,
-          StringPrintf("num_kv_heads = %ld does not divide num_heads = %ld", num_kv_heads, num_heads));
+          StringPrintf("num_kv_heads = %jd does not divide num_heads = %jd", num_kv_heads, num_heads));
   require(model_dim / num_heads % 2 == 0,
-          StringPrintf("the head size model_dim / num_heads = %ld is odd; rotary embedding needs pairs", model_dim / num_heads));
-  require(rope_dims % 2 == 0, StringPrintf("rope_dims = %ld is odd; rotary embedding needs pairs", rope_dims));
-  require(rope_dims <= model_dim / num_heads, StringPrintf("rope_dims = %ld is more than the head size model_dim / num_heads = %ld",
+          StringPrintf("the head size model_dim / num_heads = %jd is odd; rotary embedding needs pairs", model_dim / num_heads));
+  require(rope_dims % 2 == 0, StringPrintf("rope_dims = %jd is odd; rotary embedding needs pairs", rope_dims));
+  require(rope_dims <= model_dim / num_heads, StringPrintf("rope_dims = %jd is more than the head size model_dim / num_heads = %jd",
                                                            rope_dims, model_dim / num_heads));
   require(static_cast<int64_t>(mlp_mult * model_dim) >= 1,
           StringPrintf("mlp_mult = %s leaves no hidden units", ShortestDouble(mlp_mult).c_str()));
   require(bigram_vocab_size != 1, "bigram_vocab_size = 1 leaves no row for a bigram: at least 2, or 0 for none");
   require(num_loops == 0 || (loop_start <= loop_end && loop_end < num_layers),
-          StringPrintf("loop_start = %ld and loop_end = %ld are no segment of num_layers = %ld layers", loop_start, loop_end, num_layers));
+          StringPrintf("loop_start = %jd and loop_end = %jd are no segment of num_layers = %jd layers", loop_start, loop_end, num_layers));
   require(parallel_start_layer < num_layers || parallel_start_layer == 0,
-          StringPrintf("parallel_start_layer = %ld is no layer: num_layers = %ld", parallel_start_layer, num_layers));
+          StringPrintf("parallel_start_layer = %jd is no layer: num_layers = %jd", parallel_start_layer, num_layers));
   require(!(smear && smear_gate_enabled), "smear and smear_gate_enabled are two ways to mix in the token before: switch one off");
   require(!(smear_gate_enabled && bigram_vocab_size > 0),
           "smear_gate_enabled mixes token embeddings alone: it needs bigram_vocab_size = 0");
@@ -353,8 +353,8 @@ void Settings::CheckModel() const {
   require(!(packed_documents && bigram_vocab_size > 0),
           "packed_documents and the hashed bigram do not go together: set bigram_vocab_size = 0 or packed_documents = 0");
   require(!(smear_gate_enabled || sparse_attn_gate_enabled) || gate_window <= model_dim,
-          StringPrintf("gate_window = %ld is more than model_dim = %ld", gate_window, model_dim));
-  require(xsa_last_n <= num_layers, StringPrintf("xsa_last_n = %ld is more than num_layers = %ld", xsa_last_n, num_layers));
+          StringPrintf("gate_window = %jd is more than model_dim = %jd", gate_window, model_dim));
+  require(xsa_last_n <= num_layers, StringPrintf("xsa_last_n = %jd is more than num_layers = %jd", xsa_last_n, num_layers));
 }
 
 void Settings::CheckModel(const std::string& path) const {
@@ -371,9 +371,9 @@ void Settings::CheckTraining(int64_t world_size) const {
     if (!holds) throw UsageError(cause);
   };
   require(grad_micro_steps % world_size == 0,
-          StringPrintf("WORLD_SIZE = %ld does not divide grad_micro_steps = %ld", world_size, grad_micro_steps));
+          StringPrintf("WORLD_SIZE = %jd does not divide grad_micro_steps = %jd", world_size, grad_micro_steps));
   require(select_tokens == 0 || select_tokens > train_seq_len,
-          StringPrintf("select_tokens = %ld holds no sequence of train_seq_len = %ld and its last target", select_tokens, train_seq_len));
+          StringPrintf("select_tokens = %jd holds no sequence of train_seq_len = %jd and its last target", select_tokens, train_seq_len));
   // Divided by 1 - beta^t, and an average that never moves.
   for (const char* beta : {"beta1", "beta2"}) require(Get(beta) != "1", StringPrintf("%s = 1 divides by zero; it must be less than 1", beta));
   require(adam_eps > 0, "adam_eps = 0 divides by zero where a weight has no gradient; it must be more than 0");
@@ -386,10 +386,10 @@ void Settings::CheckTraining(int64_t world_size) const {
                        ShortestDouble(late_qat_threshold).c_str()));
   require(!packed_documents || data_order == "sequential",
           "data_order = shuffled has no meaning with packed_documents = 1, whose rows are read one after another; set one of them back");
-  require(!packed_documents || train_batch_tokens % grad_micro_steps == 0, StringPrintf("train_batch_tokens = %ld is not a multiple of grad_micro_steps = %ld",
+  require(!packed_documents || train_batch_tokens % grad_micro_steps == 0, StringPrintf("train_batch_tokens = %jd is not a multiple of grad_micro_steps = %jd",
                                                                    train_batch_tokens, grad_micro_steps));
   require(packed_documents || train_batch_tokens % (grad_micro_steps * train_seq_len) == 0,
-          StringPrintf("train_batch_tokens = %ld is not a multiple of grad_micro_steps * train_seq_len = %ld * %ld",
+          StringPrintf("train_batch_tokens = %jd is not a multiple of grad_micro_steps * train_seq_len = %jd * %jd",
                        train_batch_tokens, grad_micro_steps, train_seq_len));
 }
 

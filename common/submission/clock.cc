@@ -26,7 +26,7 @@ std::vector<std::string> OutsideTrack(const std::vector<FinishedRun>& runs) {
   std::vector<std::string> reasons;
   for (const FinishedRun& run : runs) {
     const ClockLedger clock = ClockOf(run);
-    const std::string seed = StringPrintf("seed %ld: ", static_cast<long>(run.seed()));
+    const std::string seed = StringPrintf("seed %jd: ", run.seed());
     if (const uint64_t bytes = CountedBytes(run); bytes > kTrackBytes)
       reasons.push_back(seed + "artifact, code and what else decoding needs have " + WithCommas(bytes) + " bytes, more than " + WithCommas(kTrackBytes));
     if (clock.training > kTrackSeconds)

@@ -258,7 +258,7 @@ void DrawExperiments(const std::string& directory, const Experiment& a, const Ex
   if (error) throw IoError(directory, error.message());
   std::vector<Curve> curves;
   for (const auto& [side, of] : {std::pair{"A", &a}, {"B", &b}}) {
-    for (const FinishedRun& run : of->runs) curves.push_back({StringPrintf("%s, seed %ld", side, run.seed()), run.log});
+    for (const FinishedRun& run : of->runs) curves.push_back({StringPrintf("%s, seed %jd", side, run.seed()), run.log});
     for (const PublicRun& run : of->logs) curves.push_back({std::string(side) + ", " + Printable(run.label), run.log.curve});
   }
   DrawLossCurve(directory, curves);

@@ -103,7 +103,7 @@ void CheckOneExperiment(const std::vector<FinishedRun>& runs) {
   for (const FinishedRun& run : runs) {
     if (!seeds.insert(run.seed()).second) {
       throw GateError(
-          StringPrintf("%s: seed %ld was given twice", run.directory.c_str(), static_cast<long>(run.seed())));
+          StringPrintf("%s: seed %jd was given twice", run.directory.c_str(), run.seed()));
     }
   }
   const auto first = Experiment(runs[0]);
@@ -171,7 +171,7 @@ std::string LearningOf(const Json& eval) {
 std::string NameOf(const FinishedRun& run) {
   const Settings& settings = run.settings;
   std::vector<std::string> parts = {
-      StringPrintf("%ldL %ldd", static_cast<long>(settings.num_layers), static_cast<long>(settings.model_dim))};
+      StringPrintf("%jdL %jdd", settings.num_layers, settings.model_dim)};
   for (const SettingInfo& info : SettingTable()) {
     std::string title(info.title());
     const std::string value = settings.Get(info.name);
@@ -319,7 +319,7 @@ std::vector<std::string> Warnings(const Record& record) {
                                  "artifact %s are of tensors kept in floating point, before compression",
                                  cost, before->get<double>(), after.get<double>(), WithCommas(run.artifact.compressed).c_str(),
                                  WithCommas(run.artifact.kept).c_str()));
-    if (record.runs.size() > 1) lines.back() += StringPrintf(" (seed %ld)", static_cast<long>(run.seed()));
+    if (record.runs.size() > 1) lines.back() += StringPrintf(" (seed %jd)", run.seed());
   }
   return lines;
 }

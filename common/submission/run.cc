@@ -187,12 +187,10 @@ void CheckEval(const std::string& path, const Json& eval, const std::string& art
 void CheckLog(const std::string& path, const FinishedRun& run) {
   if (run.log.train.empty() && run.log.validation.empty()) throw InputError(path, "holds no line of a step");
   if (run.log.seed && *run.log.seed != run.seed()) {
-    NotTogether(path, StringPrintf("it is of seed %ld, but the weights are of seed %ld", static_cast<long>(*run.log.seed),
-                                   static_cast<long>(run.seed())));
+    NotTogether(path, StringPrintf("it is of seed %jd, but the weights are of seed %jd", *run.log.seed, run.seed()));
   }
   if (run.log.LastStep() != run.steps()) {
-    NotTogether(path, StringPrintf("it ends at step %ld, but training at step %ld", static_cast<long>(run.log.LastStep()),
-                                   static_cast<long>(run.steps())));
+    NotTogether(path, StringPrintf("it ends at step %jd, but training at step %jd", run.log.LastStep(), run.steps()));
   }
 }
 

@@ -84,10 +84,10 @@ Tokenizer::Tokenizer(const std::string& path) : state_(std::make_unique<State>()
   sentencepiece::SentencePieceProcessor& processor = state_->processor;
   if (!Load(file.text(), processor)) throw InputError(file.path(), "is not a SentencePiece model");
   if (size() > std::numeric_limits<uint16_t>::max() + 1)
-    throw InputError(file.path(), StringPrintf("has %ld pieces; a shard's ids have 16 bits", size()));
+    throw InputError(file.path(), StringPrintf("has %jd pieces; a shard's ids have 16 bits", size()));
   if (processor.bos_id() != kBos)
     throw InputError(file.path(),
-                     StringPrintf("has BOS %d; documents in shards start with id %ld", processor.bos_id(), kBos));
+                     StringPrintf("has BOS %d; documents in shards start with id %jd", processor.bos_id(), kBos));
   state_->digest = Sha256Hex(file.bytes());
   state_->bytes = static_cast<int64_t>(file.bytes().size());
   state_->training_text = TrainingText::Read(path, state_->digest);
@@ -168,7 +168,7 @@ void TrainTokenizer(DocumentSource& documents, const TokenizerOptions& options, 
   sentencepiece::SentencePieceProcessor trained;
   if (!Load(model, trained)) throw InputError("the training text", "SentencePiece makes no model of it");
   if (const int64_t pieces = trained.GetPieceSize(); pieces != options.vocab_size)
-    throw InputError("the training text", StringPrintf("gives only %ld pieces, not the %ld that were asked for; ask for fewer, or give more text",
+    throw InputError("the training text", StringPrintf("gives only %jd pieces, not the %jd that were asked for; ask for fewer, or give more text",
                                                        pieces, options.vocab_size));
   WriteFile(path, model);
   iterator.training_text().Write(path, Sha256Hex(model));

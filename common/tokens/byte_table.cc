@@ -71,7 +71,7 @@ ByteTable::Piece PieceOf(const sentencepiece::SentencePiece& source, int64_t id,
       piece.user_defined = true;
       break;
     case kByte:
-      if (ByteOf(piece.text) < 0) throw InputError(path, StringPrintf("byte piece %ld is not spelt <0xNN>", id));
+      if (ByteOf(piece.text) < 0) throw InputError(path, StringPrintf("byte piece %jd is not spelt <0xNN>", id));
       piece.byte = true;
       break;
     case kUnknown:
@@ -81,7 +81,7 @@ ByteTable::Piece PieceOf(const sentencepiece::SentencePiece& source, int64_t id,
       break;
     default:
       throw InputError(
-          path, StringPrintf("piece %ld is of type %u, which is none that SentencePiece has", id, source.type()));
+          path, StringPrintf("piece %jd is of type %u, which is none that SentencePiece has", id, source.type()));
   }
   return piece;
 }

@@ -76,7 +76,7 @@ void DigestCache::Write() const {
   std::string text;
   for (const auto& [name, entry] : entries_) {
     const auto& [stamp, sha256] = entry;
-    text += StringPrintf("%s %ld %ld %ld %ld %ld %s\n", sha256.c_str(), static_cast<int64_t>(stamp.device),
+    text += StringPrintf("%s %jd %jd %jd %jd %jd %s\n", sha256.c_str(), static_cast<int64_t>(stamp.device),
                          static_cast<int64_t>(stamp.inode), static_cast<int64_t>(stamp.size), stamp.modified,
                          stamp.changed, name.c_str());
   }

@@ -19,7 +19,7 @@ ByteTable ByteTable::Load(const Settings& settings) {
   const std::string path = Find(settings);
   ByteTable table = Read(path);
   if (table.size() != settings.vocab_size) {
-    throw InputError(path, StringPrintf("has %ld pieces where vocab_size is %ld", table.size(), settings.vocab_size));
+    throw InputError(path, StringPrintf("has %jd pieces where vocab_size is %jd", table.size(), settings.vocab_size));
   }
   return table;
 }

@@ -92,7 +92,7 @@ Overlap CompareDocuments(const ShardSet& train, const ShardSet& val, const ByteT
     ++overlap.train_documents;
     if (const auto found = documents.find(hash_of(document)); found != documents.end()) {
       if (overlap.shared++ == 0)
-        overlap.first = StringPrintf("the document at token %ld of training is that at token %ld of validation", begin, found->second);
+        overlap.first = StringPrintf("the document at token %jd of training is that at token %jd of validation", begin, found->second);
       return;
     }
     const std::vector<uint64_t> shingles = Shingles(document);

@@ -32,12 +32,12 @@ PackedSpans::PackedSpans(const ShardSet& shards, int64_t span) : span_(span), to
       found = at != part.end();
     }
     if (bos == end)
-      throw InputError(shard.file, StringPrintf("holds no token %ld, which begins a document; PACKED_DOCUMENTS=0 trains without", kBos));
+      throw InputError(shard.file, StringPrintf("holds no token %jd, which begins a document; PACKED_DOCUMENTS=0 trains without", kBos));
     if (bos + span <= end) shards_.push_back({bos, end});
   }
   if (shards_.empty())
     throw InputError(shards.files().front(),
-                     StringPrintf("no shard of the split holds %ld tokens from its first document on, which a step's micro-batch of all "
+                     StringPrintf("no shard of the split holds %jd tokens from its first document on, which a step's micro-batch of all "
                                   "ranks takes from one shard; set a smaller train_batch_tokens or more grad_micro_steps", span));
 }
 

@@ -15,7 +15,7 @@ constexpr size_t kMostDigits = 9;
 }  // namespace
 
 std::string ShardName(const std::string& split, int64_t index) {
-  return StringPrintf("fineweb_%s_%06ld.bin", split.c_str(), index);
+  return StringPrintf("fineweb_%s_%06jd.bin", split.c_str(), index);
 }
 
 std::string SidecarName(const std::string& split, int64_t index) {
@@ -65,7 +65,7 @@ int64_t CheckShardHeader(std::span<const std::byte> header, uint64_t file_bytes,
   const uint64_t expected = kShardHeaderBytes + 2 * static_cast<uint64_t>(tokens);
   if (file_bytes != expected)
     throw InputError(
-        path, StringPrintf("is %lu bytes long, but its header's %d tokens make %lu", file_bytes, tokens, expected));
+        path, StringPrintf("is %ju bytes long, but its header's %d tokens make %ju", file_bytes, tokens, expected));
   return tokens;
 }
 

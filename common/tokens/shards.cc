@@ -47,7 +47,7 @@ void CheckNumbers(const Numbered& files, const std::string& folder, int64_t firs
   for (const auto& [number, path] : files) {
     if (number != expected)
       throw InputError(
-          path, StringPrintf("there is no number %ld before it in %s: a shard is missing (the first is %s)", expected,
+          path, StringPrintf("there is no number %jd before it in %s: a shard is missing (the first is %s)", expected,
                              folder.c_str(), name_of_first.c_str()));
     ++expected;
   }
@@ -205,7 +205,7 @@ ShardSet::ShardSet(const std::string& folder, const std::string& split, int64_t 
     if (const auto sidecar = found.bytes.find(number); sidecar != found.bytes.end()) {
       state->sidecars.push_back(OpenShard(sidecar->second, tokens_));
       if (const int64_t counts = state->sidecars.back().tokens; counts != tokens)
-        throw InputError(sidecar->second, StringPrintf("has the bytes of %ld tokens, but %s holds %ld", counts,
+        throw InputError(sidecar->second, StringPrintf("has the bytes of %jd tokens, but %s holds %jd", counts,
                                                        BaseName(path).c_str(), tokens));
     }
     tokens_ += tokens;
@@ -253,7 +253,7 @@ void ShardSet::Read(int64_t begin, int64_t count, uint16_t* out) const {
       const uint16_t* bad = std::find_if(out, out + part, [&](uint16_t id) { return id >= state_->vocab_size; });
       const int64_t token = first + (bad - out);
       throw InputError(shard.file.path(),
-                       StringPrintf("token id %d at byte offset %ld (token %ld) is not below VOCAB_SIZE %ld", *bad,
+                       StringPrintf("token id %d at byte offset %jd (token %jd) is not below VOCAB_SIZE %jd", *bad,
                                     kShardHeaderBytes + 2 * token, token, state_->vocab_size));
     }
     out += part;

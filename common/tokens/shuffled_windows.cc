@@ -13,7 +13,7 @@ ShuffledWindows::ShuffledWindows(const ShardSet& shards, int64_t length, uint64_
   const std::vector<ShardSet::Range> all = shards.ranges();
   for (size_t i = 0; i < all.size(); i += static_cast<size_t>(stride)) shards_.push_back(all[i]);
   const bool some = std::ranges::any_of(shards_, [&](const ShardSet::Range& shard) { return shard.tokens > length; });
-  if (!some) throw InputError(shards.files().front(), StringPrintf("no shard holds a calibration window of %ld tokens and its last target", length));
+  if (!some) throw InputError(shards.files().front(), StringPrintf("no shard holds a calibration window of %jd tokens and its last target", length));
   left_.resize(shards_.size());
   for (size_t i = 0; i < shards_.size(); ++i) Fill(i);
 }

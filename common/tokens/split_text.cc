@@ -29,7 +29,7 @@ int64_t CountBytes(const ShardSet& shards, const ByteTable& table) {
       const int64_t piece = table.Bytes(tokens[i], tokens[i + 1]);
       if (shards.has_bytes() && counts[i] > MostBytes(piece))
         throw InputError(shards.folder(),
-                         StringPrintf("the byte sidecar of the split %s gives token %ld a size of %d bytes, but its piece has %ld: "
+                         StringPrintf("the byte sidecar of the split %s gives token %jd a size of %d bytes, but its piece has %jd: "
                                       "it is the sidecar of other shards, or no sidecar",
                                       shards.split().c_str(), begin + i, counts[i], piece));
       bytes += shards.has_bytes() ? counts[i] : piece;
@@ -54,7 +54,7 @@ SplitText CheckText(const ShardSet& shards, const ByteTable& table) {
   if (record.Identity() != identity) return text;
   if (record.token_bytes != text.bytes)
     throw InputError(Manifest::Path(shards.folder()),
-                     StringPrintf("the tokens of the split %s are %ld bytes of text, but %ld by the %s that is here", shards.split().c_str(),
+                     StringPrintf("the tokens of the split %s are %jd bytes of text, but %jd by the %s that is here", shards.split().c_str(),
                                   record.token_bytes, text.bytes, shards.has_bytes() ? "byte sidecar" : "byte table"));
   text.proved = record.BytesIdentity() == shards.BytesIdentity();
   text.text_bytes = record.text_bytes;

@@ -108,7 +108,7 @@ void CommandLine::Option(const std::string& flag, int64_t& value, int64_t low, i
     if (!ParseInt(text, &value)) throw UsageError(flag + " = '" + text + "' " + NotAnInteger(text));
     if (value >= low && value <= high) return;
     throw UsageError(flag + " = '" + text + "' must be " +
-                     (high == INT64_MAX ? StringPrintf("at least %ld", low) : StringPrintf("between %ld and %ld", low, high)));
+                     (high == INT64_MAX ? StringPrintf("at least %jd", low) : StringPrintf("between %jd and %jd", low, high)));
   };
   impl_->parser->last = impl_->parser->app.add_option_function<std::string>(flag, set, help)->trigger_on_parse()->type_name("N");
 }

@@ -24,7 +24,7 @@ struct Progress::Impl {
   std::string Text() const {
     const double seconds = SecondsSince(start);
     std::string text = label;
-    if (total > 0) text += StringPrintf("  %3ld%%", 100 * done / total);
+    if (total > 0) text += StringPrintf("  %3jd%%", 100 * done / total);
     text += "  " + Duration(seconds);
     if (total > 0 && done > 0) text += ", " + Duration(seconds * static_cast<double>(total - done) / static_cast<double>(done)) + " left";
     return note.empty() ? text : text + "  " + note;

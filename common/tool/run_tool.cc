@@ -56,13 +56,13 @@ int RunTool(CommandLine& line, int argc, char** argv, const std::function<Json()
   try {
     const Launch launch = ReadLaunch();
     if (launch.rank > 0) {
-      const std::string who = StringPrintf("%s: rank %ld", line.impl_->name.c_str(), launch.rank);
+      const std::string who = StringPrintf("%s: rank %jd", line.impl_->name.c_str(), launch.rank);
       SetLogPrefix(who);
       CatchReadErrors(who);
       SilenceLog();
     }
     if (launch.world_size > 1 && !line.impl_->ranks)
-      throw UsageError(StringPrintf("is one process, and was started as one of %ld", launch.world_size));
+      throw UsageError(StringPrintf("is one process, and was started as one of %jd", launch.world_size));
     if (!line.impl_->Parse(argc, argv)) {
       return std::fflush(stdout) == 0 ? 0 : fail(ExitStatus::kIo, "standard output: cannot write");
     }

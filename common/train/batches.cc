@@ -31,7 +31,7 @@ Batches::Batches(const Settings& settings, ShardSet train, int64_t rank, int64_t
       shards_(std::move(train)) {
   if (const int64_t held = shards_.tokens(); held <= T_) {
     throw InputError(shards_.files().front(),
-                     StringPrintf("the training split holds %ld tokens where at least %ld are needed", held, T_ + 1));
+                     StringPrintf("the training split holds %jd tokens where at least %jd are needed", held, T_ + 1));
   }
   if (settings.packed_documents) spans_.emplace(shards_, world_size * (inputs_ + 1));
   if (settings.data_order == "shuffled") shuffled_.emplace(shards_.tokens(), T_, settings.seed);

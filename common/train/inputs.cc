@@ -34,7 +34,7 @@ Lineage::Input LineageOf(const ShardSet& shards, const Settings& settings) {
 int64_t TokensToTrainOn(const ShardSet& train, const Settings& settings) {
   const int64_t left = train.tokens() - settings.select_tokens;
   if (settings.select_tokens > 0 && left <= settings.train_seq_len)
-    throw InputError(train.files().front(), StringPrintf("the training split holds %ld tokens; select_tokens = %ld leaves too few of them",
+    throw InputError(train.files().front(), StringPrintf("the training split holds %jd tokens; select_tokens = %jd leaves too few of them",
                                                          train.tokens(), settings.select_tokens));
   return left;
 }

@@ -49,14 +49,14 @@ std::string LiveText(const Settings& s, const TrainingState& state) {
   const double of_steps = static_cast<double>(state.step) / static_cast<double>(std::max<int64_t>(s.iterations, 1));
   const double of_clock = s.max_wallclock_seconds > 0 ? state.elapsed / s.max_wallclock_seconds : 0;
   const double seconds = static_cast<double>(last - state.step) * state.seconds_per_step + static_cast<double>(validations) * state.validation_seconds;
-  std::string text = StringPrintf("step %ld/%ld  %d%%  loss %.4f", state.step, s.iterations,
+  std::string text = StringPrintf("step %jd/%jd  %d%%  loss %.4f", state.step, s.iterations,
                                   static_cast<int>(100 * std::clamp(std::max(of_steps, of_clock), 0.0, 1.0)), state.loss);
   if (state.val_bpb) text += StringPrintf("  val_bpb %.4f", *state.val_bpb);
   if (state.seconds_per_step > 0) {
     text += "  " + WithCommas(static_cast<int64_t>(static_cast<double>(s.train_batch_tokens) / state.seconds_per_step)) + " tokens/s  " +
             Duration(seconds) + " left";
   }
-  return text + StringPrintf("  next: %s at %ld", what.c_str(), when);
+  return text + StringPrintf("  next: %s at %jd", what.c_str(), when);
 }
 
 }  // namespace fairway

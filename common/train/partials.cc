@@ -13,7 +13,7 @@ namespace fs = std::filesystem;
 
 Partials::Partials(const std::string& out) : prefix_((out.ends_with(".ckpt") ? out.substr(0, out.size() - 5) : out) + ".partial-") {}
 
-std::string Partials::Path(int64_t step) const { return prefix_ + StringPrintf("%06ld.ckpt", step); }
+std::string Partials::Path(int64_t step) const { return prefix_ + StringPrintf("%06jd.ckpt", step); }
 
 std::map<int64_t, std::string> Partials::List() const {
   std::map<int64_t, std::string> found;

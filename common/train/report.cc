@@ -25,17 +25,17 @@ void LogHeader(const Settings& s, const Estimate& estimate, const Communicator& 
   std::vector<std::string> xsa;
   for (int64_t i = xsa_first; i < s.num_layers; ++i) xsa.push_back(std::to_string(i));
   Log("run_id:%s", s.run_id.c_str());
-  Log("model_params:%ld", estimate.parameters);
-  Log("world_size:%ld grad_accum_steps:%ld backend:%s", communicator.world_size(), s.grad_micro_steps / communicator.world_size(),
+  Log("model_params:%jd", estimate.parameters);
+  Log("world_size:%jd grad_accum_steps:%jd backend:%s", communicator.world_size(), s.grad_micro_steps / communicator.world_size(),
       communicator.name().c_str());
-  Log("attention_mode:gqa num_heads:%ld num_kv_heads:%ld", s.num_heads, s.num_kv_heads);
+  Log("attention_mode:gqa num_heads:%jd num_kv_heads:%jd", s.num_heads, s.num_kv_heads);
   Log("tie_embeddings:%s embed_lr:%s matrix_lr:%s scalar_lr:%s", s.tie_embeddings ? "True" : "False",
       ShortestDouble(s.tie_embeddings ? s.tied_embed_lr : s.embed_lr).c_str(), ShortestDouble(s.matrix_lr).c_str(),
       ShortestDouble(s.scalar_lr).c_str());
-  Log("train_batch_tokens:%ld train_seq_len:%ld iterations:%ld warmup_steps:%ld max_wallclock_seconds:%.3f",
+  Log("train_batch_tokens:%jd train_seq_len:%jd iterations:%jd warmup_steps:%jd max_wallclock_seconds:%.3f",
       s.train_batch_tokens, s.train_seq_len, s.iterations, s.warmup_steps, s.max_wallclock_seconds);
-  Log("seed:%ld", s.seed);
-  Log("xsa_active_layers:[%s] use_xsa_count:%ld", Join(xsa, ", ").c_str(), s.xsa_last_n);
+  Log("seed:%jd", s.seed);
+  Log("xsa_active_layers:[%s] use_xsa_count:%jd", Join(xsa, ", ").c_str(), s.xsa_last_n);
 }
 
 void LogEstimate(const Settings& s, const Estimate& estimate, const Runtime& runtime) {
@@ -48,10 +48,10 @@ void LogEstimate(const Settings& s, const Estimate& estimate, const Runtime& run
       std::ceil(estimate.memory_bytes / 1e7) / 100, cap > 0 && step <= cap ? "most" : "least", Seconds(seconds).c_str(), calibrates.c_str(), Seconds(step).c_str(),
       estimate.flops_per_step / 1e9, rate / 1e9, runtime.units().c_str(), estimate.artifact_bytes / 1e6);
   if (cap > 0 && s.iterations > 0 && step > cap)
-    Log("estimate: one step takes about %s here, longer than MAX_WALLCLOCK_SECONDS = %s: training would end after the first of %ld",
+    Log("estimate: one step takes about %s here, longer than MAX_WALLCLOCK_SECONDS = %s: training would end after the first of %jd",
         Seconds(step).c_str(), ShortestDouble(cap).c_str(), s.iterations);
   if (s.warmup_steps > 0 && step * static_cast<double>(s.warmup_steps) > 60)
-    Log("estimate: %ld warm-up steps before the clock starts take about %s", s.warmup_steps,
+    Log("estimate: %jd warm-up steps before the clock starts take about %s", s.warmup_steps,
         Seconds(step * static_cast<double>(s.warmup_steps)).c_str());
 }
 
@@ -69,7 +69,7 @@ void LogProfile(const StepProfile& profile, int64_t steps, double seconds) {
   }
   parts.emplace_back(rest, "other");
   std::sort(parts.rbegin(), parts.rend());
-  Log("step_profile: %ld steps of %.3f ms", steps, 1e3 * seconds / static_cast<double>(steps));
+  Log("step_profile: %jd steps of %.3f ms", steps, 1e3 * seconds / static_cast<double>(steps));
   for (const auto& [own, name] : parts)
     Log("step_profile:%-9s %10.3f ms %5.1f%%", name.c_str(), 1e3 * own / static_cast<double>(steps),
         100 * own / seconds);

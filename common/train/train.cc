@@ -135,15 +135,15 @@ class Run {
     stopped_by_clock_ = counters.Get(counter::kStoppedByClock) != 0;
     budget_.RestoreSearch(counters.Get(counter::kQatSeconds));
     resumes_ = counters.Get(counter::kResumes) + 1;
-    Log("resume: from step %ld of %s", trainer_.step(), checkpoint.path().c_str());
+    Log("resume: from step %jd of %s", trainer_.step(), checkpoint.path().c_str());
   }
 
   void WarmUp() {
     const auto start = Clock::now();
     trainer_.WarmUp([&](int64_t step) {
       const int64_t all = trainer_.WarmUpSteps();
-      if (all <= 20 || step % 10 == 0 || step == all) Log("warmup_step:%ld/%ld", step, all);
-      SetLiveLine(StringPrintf("warm-up step %ld/%ld", step, all));
+      if (all <= 20 || step % 10 == 0 || step == all) Log("warmup_step:%jd/%jd", step, all);
+      SetLiveLine(StringPrintf("warm-up step %jd/%jd", step, all));
       warmup_steps_ = static_cast<double>(step);
     });
     warmup_seconds_ = SecondsSince(start);
@@ -162,7 +162,7 @@ class Run {
   }
 
   void PrepareLateQat(double scale) {
-    SetLiveLine(StringPrintf("step %ld/%ld  preparing late QAT", trainer_.step(), settings_.iterations));
+    SetLiveLine(StringPrintf("step %jd/%jd  preparing late QAT", trainer_.step(), settings_.iterations));
     const int64_t matrices = trainer_.StartFakeQuantisation();
     std::string grid;
     if (trainer_.qat_step()) {
@@ -171,7 +171,7 @@ class Run {
       budget_.SearchTook(elapsed_ - before);
       grid = StringPrintf(" quantise_step:%.6g", *trainer_.qat_step());
     }
-    Log("late_qat: enabled at step %ld (scale=%.6f) matrices:%ld%s", trainer_.step(), scale, matrices, grid.c_str());
+    Log("late_qat: enabled at step %jd (scale=%.6f) matrices:%jd%s", trainer_.step(), scale, matrices, grid.c_str());
   }
 
   // What gptq-lite needs to know of the weights that ema-finalize will take, on the clock.
@@ -188,7 +188,7 @@ class Run {
     clock_.Start();
     const auto progress = [this](int64_t done, int64_t of) {
       StopIfAsked();
-      SetLiveLine(StringPrintf("calibration %ld%%", 100 * done / of));
+      SetLiveLine(StringPrintf("calibration %jd%%", 100 * done / of));
     };
     trainer_.WithWeights(ParseSource(source), [&](Engine&) {
       calibration_ = Calibrate(WeightsOnCpu(), settings_, trainer_.shards(), progress, communicator_);
@@ -197,7 +197,7 @@ class Run {
     Agree();
     calibrated_source_ = source;
     calibration_seconds_ = clock_.seconds() - begun;
-    Log("calibration: %ld windows of %ld tokens, of the weights of %s, in %.1f s", settings_.calibration_windows, settings_.calibration_tokens,
+    Log("calibration: %jd windows of %jd tokens, of the weights of %s, in %.1f s", settings_.calibration_windows, settings_.calibration_tokens,
         source.c_str(), calibration_seconds_);
   }
 
@@ -205,7 +205,7 @@ class Run {
     const double scale = LearningRateScale(budget_.scheduled(), trainer_.step(), SecondsOfSteps());
     if (scale < settings_.late_qat_threshold && !trainer_.fake_quantises()) PrepareLateQat(scale);
     const double fraction = TrainingFraction(budget_.scheduled(), trainer_.step(), SecondsOfSteps());
-    if (trainer_.LoopFrom(fraction)) Log("layer_loop:enabled step:%ld frac:%.3f", trainer_.step(), fraction);
+    if (trainer_.LoopFrom(fraction)) Log("layer_loop:enabled step:%jd frac:%.3f", trainer_.step(), fraction);
     const double begun = elapsed_;
     if (profile_steps_) trainer_.SetProfile(&profile_);
     const std::vector<float> losses = trainer_.AccumulateGradients();
@@ -224,7 +224,7 @@ class Run {
     profiled_seconds_ += clock_.seconds() - begun;
     ++profiled_steps_;
     const int64_t step = trainer_.step();
-    if (snapshots == 0 && trainer_.swa_snapshots() == 1) Log("swa:start step:%ld", step);
+    if (snapshots == 0 && trainer_.swa_snapshots() == 1) Log("swa:start step:%jd", step);
 
     Agree();
     step_seconds_ = elapsed_ - begun;
@@ -235,7 +235,7 @@ class Run {
     const int64_t every = settings_.train_log_every;
     ShowState(elapsed_ - begun);
     if (updated && every > 0 && (step <= 10 || step % every == 0 || stopped_by_clock_))
-      LogProgress("step:%ld/%ld train_loss:%.4f %s data_wait:%.0fms tokens/s:%.0f", step, settings_.iterations, loss_, Timing().c_str(),
+      LogProgress("step:%jd/%jd train_loss:%.4f %s data_wait:%.0fms tokens/s:%.0f", step, settings_.iterations, loss_, Timing().c_str(),
           1e3 * trainer_.data_wait_seconds(), static_cast<double>(step * settings_.train_batch_tokens) / elapsed_);
   }
 
@@ -287,13 +287,13 @@ class Run {
   void LeaveOut(double loss) {
     const int64_t step = trainer_.step() + 1;
     const std::string tensor = trainer_.FindNonFinite();
-    std::string what = StringPrintf("the loss of step %ld is %f", step, loss);
+    std::string what = StringPrintf("the loss of step %jd is %f", step, loss);
     if (!tensor.empty()) what += ", " + tensor + " is not finite";
     if (settings_.on_nonfinite == "stop" || (!tensor.empty() && !tensor.starts_with("gradient"))) throw Diverged(what);
     if (++skipped_in_a_row_ > kMostSkippedInARow)
-      throw Diverged(StringPrintf("%ld updates in a row were left out, ", kMostSkippedInARow) + what);
+      throw Diverged(StringPrintf("%jd updates in a row were left out, ", kMostSkippedInARow) + what);
     trainer_.SkipUpdate();
-    Log("nonfinite: %s; update left out, %ld so far", what.c_str(), trainer_.skipped_updates());
+    Log("nonfinite: %s; update left out, %jd so far", what.c_str(), trainer_.skipped_updates());
   }
 
   void Validate() {
@@ -303,15 +303,15 @@ class Run {
       if (done.batch % communicator_.world_size() == 0) StopIfAsked();
       if (SecondsSince(begun) < 1 || SecondsSince(shown_) < 0.1) return;
       shown_ = Clock::now();
-      SetLiveLine(StringPrintf("step %ld/%ld  validation %ld%%", trainer_.step(), settings_.iterations, 100 * done.windows_done / done.windows));
+      SetLiveLine(StringPrintf("step %jd/%jd  validation %jd%%", trainer_.step(), settings_.iterations, 100 * done.windows_done / done.windows));
     };
     score_ = EvaluatePlain(trainer_.ModelForScoring(), val_, table_, settings_.ForEvaluation(), on_batch, communicator_);
     validation_seconds_ = SecondsSince(begun);
     validated_ = true;
     // The last update of all shows here alone.
     if (!std::isfinite(score_.val_loss))
-      throw Diverged(StringPrintf("the validation loss after step %ld is %f", trainer_.step(), score_.val_loss));
-    Log("step:%ld/%ld val_loss:%.4f val_bpb:%.4f %s", trainer_.step(), settings_.iterations, score_.val_loss, score_.val_bpb,
+      throw Diverged(StringPrintf("the validation loss after step %jd is %f", trainer_.step(), score_.val_loss));
+    Log("step:%jd/%jd val_loss:%.4f val_bpb:%.4f %s", trainer_.step(), settings_.iterations, score_.val_loss, score_.val_bpb,
         Timing().c_str());
     clock_.Start();
   }
@@ -354,7 +354,7 @@ class Run {
 
   std::string WriteAlone(const std::string& path) {
     if (const std::string tensor = trainer_.FindNonFinite(); !tensor.empty())
-      throw Diverged(StringPrintf("after step %ld %s is not finite", trainer_.step(), tensor.c_str()));
+      throw Diverged(StringPrintf("after step %jd %s is not finite", trainer_.step(), tensor.c_str()));
     CheckpointWriter writer(path, Kind::kTraining, settings_.Select(kTrainingStages));
     Counters counters;
     trainer_.Save(writer, counters);
@@ -400,7 +400,7 @@ class Run {
     ReportProfile();
     Agree();
     if (stopped_by_clock_ && trainer_.step() < settings_.iterations)
-      Log("stopping_early: wallclock_cap train_time:%.0fms step:%ld/%ld", 1e3 * elapsed_, trainer_.step(),
+      Log("stopping_early: wallclock_cap train_time:%.0fms step:%jd/%jd", 1e3 * elapsed_, trainer_.step(),
           settings_.iterations);
     ScoreSources();
     CalibrateForQuantiser();
@@ -421,7 +421,7 @@ class Run {
     ReportProfile();
     NoteInterrupt(interrupted_by_);
     const std::string path = partials_.Path(trainer_.step()), identity = WritePartial();
-    Log("interrupted by signal %d after step %ld: %s is written; continue with the same command and --resume newest",
+    Log("interrupted by signal %d after step %jd: %s is written; continue with the same command and --resume newest",
         interrupted_by_, trainer_.step(), path.c_str());
     return Result(path, identity, /*finished=*/false);
   }
@@ -472,7 +472,7 @@ TrainResult Train(Settings settings, const std::string& out, const std::string& 
   const Runtime runtime(settings);
   if (profile_steps && runtime.device != nullptr)
     throw UsageError("--profile-step: operations are timed on the CPU alone; use --device cpu");
-  if (settings.run_id.empty()) settings.run_id = StringPrintf("%08lx-%d", std::chrono::system_clock::now().time_since_epoch().count() / 1000000000, getpid());
+  if (settings.run_id.empty()) settings.run_id = StringPrintf("%08jx-%d", std::chrono::system_clock::now().time_since_epoch().count() / 1000000000, getpid());
   // Written at the very end: a wrong path is reported now.
   std::error_code ignored;  // reported by the writer
   if (!fs::is_directory(DirectoryOf(out), ignored)) throw IoError(out, "its folder does not exist");

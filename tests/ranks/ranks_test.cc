@@ -283,7 +283,7 @@ TEST_F(RanksTest, LateQatTrainsOnTheStepsOfASingleProcess) {
 class FailuresAlone : public testing::EmptyTestEventListener {
   void OnTestPartResult(const testing::TestPartResult& result) override {
     if (!result.failed()) return;
-    std::printf("rank %ld: %s:%d: %s\n", ranks->rank(), result.file_name(), result.line_number(), result.message());
+    std::printf("rank %jd: %s:%d: %s\n", ranks->rank(), result.file_name(), result.line_number(), result.message());
     std::fflush(stdout);
   }
 };

@@ -14,10 +14,10 @@ int main(int argc, char** argv) {
     settings.Set("backend", "nccl", Origin::kCommandLine, "test");
     if (argc > 1) settings.Set("comm_timeout_seconds", argv[1], Origin::kCommandLine, "test");
     const auto communicator = MakeCommunicator(settings, /*on_gpu=*/true);
-    std::printf("rank %ld: met\n", communicator->rank());
+    std::printf("rank %jd: met\n", communicator->rank());
     return 0;
   } catch (const Error& error) {
-    std::fprintf(stderr, "rank %ld: %s\n", ReadLaunch().rank, error.what());
+    std::fprintf(stderr, "rank %jd: %s\n", ReadLaunch().rank, error.what());
     return static_cast<int>(error.status());
   }
 }

@@ -36,7 +36,7 @@ struct Seed {
   double eval_ms = 90'000;
   int model_bytes = 15'900'000, code_bytes = 50'000;
   int shards = 80;
-  long tokens = 62'021'632;
+  int64_t tokens = 62'021'632;
   double loss_of_bit = 1 / 0.410521;  // nats per token for one bit per byte, over ln 2
   std::string before, after, settings, tail;
 };
@@ -46,7 +46,7 @@ std::string Log(const Seed& seed) {
   std::string log = seed.before;
   log += "Running PyTorch 2.9.1+cu128\n";
   log += StringPrintf("train_loader:dataset:fineweb10B_sp1024 train_shards:%d\n", seed.shards);
-  log += StringPrintf("val_loader:shards pattern=./fineweb_val_*.bin tokens:%ld\n", seed.tokens);
+  log += StringPrintf("val_loader:shards pattern=./fineweb_val_*.bin tokens:%jd\n", seed.tokens);
   log += "model_params:27878489\nworld_size:8 grad_accum_steps:1\n";
   log += "train_batch_tokens:786432 train_seq_len:2048 iterations:20000 max_wallclock_seconds:600.000\n";
   log += StringPrintf("seed:%d\n", seed.seed) + seed.settings;

@@ -226,7 +226,7 @@ TEST_F(CalibrateTest, TheProgramKeepsToItsMemory) {
                                    " weights.ckpt quantised.ckpt > out 2> err");
   const std::string log = ReadBytes(folder_ / "log");
   ASSERT_EQ(ran.status, 0) << log;
-  std::printf("summary: gptq-lite, gptq: estimated %ld MB, held %ld MB at most\n", EstimateOf(log) / 1000000, ran.peak_bytes / 1000000);
+  std::printf("summary: gptq-lite, gptq: estimated %jd MB, held %jd MB at most\n", EstimateOf(log) / 1000000, ran.peak_bytes / 1000000);
   EXPECT_LE(ran.peak_bytes, EstimateOf(log));
 }
 
@@ -260,7 +260,7 @@ TEST_F(CalibrateTest, TheProgramSaysHowFarStepsDrifted) {
   ASSERT_EQ(drifted.status, 0) << drifted.err;
   const CheckpointReader again(folder_ / "quantised.ckpt");
   const double expected = std::exp2(-1 - 1.0 / static_cast<double>(matrices));
-  EXPECT_THAT(drifted.err, HasSubstr(StringPrintf("late QAT: %ld matrices were trained on steps; these are %.4f times as wide (0.2500 to 0.5000)",
+  EXPECT_THAT(drifted.err, HasSubstr(StringPrintf("late QAT: %jd matrices were trained on steps; these are %.4f times as wide (0.2500 to 0.5000)",
                                                   matrices, again.counters().Get(counter::kQuantiseDrift))));
   EXPECT_NEAR(again.counters().Get(counter::kQuantiseDrift), expected, 0.02 * expected);
   EXPECT_EQ(nlohmann::json::parse(drifted.out)["drift"], again.counters().Get(counter::kQuantiseDrift));

@@ -67,7 +67,7 @@ TEST_F(EvalSlidingTest, KeepsToTheMemoryThatItSaid) {
     const Measured ran = RunMeasured(folder.path(), BINARY_DIR, program + "--memory-limit 1G --method " + method + " > out 2> log");
     const std::string log = ReadBytes(folder / "log");
     ASSERT_EQ(ran.status, 0) << log;
-    std::printf("summary: eval-sliding --method %s: estimated %ld MB, held %ld MB at most\n", method.c_str(), EstimateOf(log) / 1000000,
+    std::printf("summary: eval-sliding --method %s: estimated %jd MB, held %jd MB at most\n", method.c_str(), EstimateOf(log) / 1000000,
                 ran.peak_bytes / 1000000);
     EXPECT_LE(ran.peak_bytes, EstimateOf(log)) << method;
   }

@@ -158,7 +158,7 @@ TEST_F(Stages, QuantisingKeepsToTheMemoryThatItSaid) {
   const Measured ran = RunMeasured(folder_.path(), BINARY_DIR, "gptq-lite large.ckpt quantised.ckpt > out 2> log");
   ASSERT_EQ(ran.status, 0) << Text("log");
   const int64_t estimate = EstimateOf(Text("log"));
-  std::printf("summary: gptq-lite: estimated %ld MB, held %ld MB at most\n", estimate / 1000000, ran.peak_bytes / 1000000);
+  std::printf("summary: gptq-lite: estimated %jd MB, held %jd MB at most\n", estimate / 1000000, ran.peak_bytes / 1000000);
   EXPECT_LE(ran.peak_bytes, estimate);
   EXPECT_LE(estimate, 2 * ran.peak_bytes) << "a bound that says nothing";
 

@@ -74,7 +74,7 @@ TEST_F(SparseShards, AreReadAtTheirFarEndInLittleMemory) {
     stream.Seek(all - 2);
     EXPECT_EQ(stream.Take(3), (std::vector<uint16_t>{0, kShards, 0}));
   });
-  std::printf("summary: %ld GB of shards: the process grew by %ld MB\n", kShards * 2 * kMaxShardTokens / 1000000000,
+  std::printf("summary: %jd GB of shards: the process grew by %jd MB\n", kShards * 2 * kMaxShardTokens / 1000000000,
               growth / 1000000);
   EXPECT_LT(growth, kMostHeld);
 }

@@ -60,8 +60,8 @@ class KilledTest : public CorpusTest {
   int64_t NewestPartial() const {
     int64_t newest = -1;
     for (const auto& entry : std::filesystem::directory_iterator(folder.path())) {
-      long step;
-      if (std::sscanf(entry.path().filename().c_str(), "killed.partial-%ld.ckpt", &step) == 1 &&
+      int64_t step;
+      if (std::sscanf(entry.path().filename().c_str(), "killed.partial-%jd.ckpt", &step) == 1 &&
           entry.path().extension() == ".ckpt")
         newest = std::max(newest, step);
     }
@@ -75,7 +75,7 @@ TEST_F(KilledTest, EndsWhereAnUndisturbedRunDoes) {
   KillAfter(out, ".tmp");  // at its very beginning
   ASSERT_EQ(NewestPartial(), -1);
   for (int64_t step : {3, 18, 36}) {
-    KillAfter(out, StringPrintf("killed.partial-%06ld.ckpt", step));
+    KillAfter(out, StringPrintf("killed.partial-%06jd.ckpt", step));
     if (HasFatalFailure()) return;
     ASSERT_EQ(NewestPartial(), step);
   }

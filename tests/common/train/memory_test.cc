@@ -47,7 +47,7 @@ TEST_F(MemoryTest, TrainingKeepsToWhatItSaid) {
   const std::string log = ReadBytes(folder / "log");
   ASSERT_EQ(ran.status, 0) << log;
   const int64_t estimate = EstimateOf(log);
-  std::printf("summary: train: estimated %ld MB, held %ld MB at most\n", estimate / 1000000, ran.peak_bytes / 1000000);
+  std::printf("summary: train: estimated %jd MB, held %jd MB at most\n", estimate / 1000000, ran.peak_bytes / 1000000);
   EXPECT_LE(ran.peak_bytes, estimate);
 }
 

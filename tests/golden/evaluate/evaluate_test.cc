@@ -46,7 +46,7 @@ TEST(GoldenSliding, ScoreAndProgressAreThePublishedOnes) {
   EXPECT_EQ(score.dropped, 12000 - 11904);
   const std::string progress = golden::LogLine(result, "sliding_eval");
   EXPECT_NEAR(first.bits_per_byte, golden::Number(progress, "running_bpb="), kRounding);
-  EXPECT_EQ(StringPrintf("%ld/%ld windows", first.windows_done, first.windows), "16/372 windows");
+  EXPECT_EQ(StringPrintf("%jd/%jd windows", first.windows_done, first.windows), "16/372 windows");
 }
 
 // Four decimals are logged: half a unit of the last, and the rounding above.

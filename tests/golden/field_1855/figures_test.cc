@@ -62,7 +62,7 @@ TEST(Figures1855, Muon) {
       std::vector<float> expected = figure["weights"][step].get<std::vector<float>>();
       const at::Tensor golden = at::from_blob(expected.data(), {rows, columns}, at::kFloat);
       const double distance = (weight - golden).norm().item<double>() / (golden - start).norm().item<double>();
-      printf("muon %ld x %ld, step %d: distance / way %.3g\n", rows, columns, step + 1, distance);
+      printf("muon %jd x %jd, step %d: distance / way %.3g\n", rows, columns, step + 1, distance);
       EXPECT_LE(distance, 0.04);
     }
   }
@@ -79,7 +79,7 @@ TEST(Figures1855, SdClipAndLowRank) {
     EXPECT_NEAR(hessian.trace().item<double>(), figure["trace"].get<double>(), 1e-5 * figure["trace"].get<double>());
     const ScaledCodes codes = QuantiseSdClip(weight, hessian, figure["bits"], figure["sigmas"]);
     const double different = ShareOfDifferent(codes.codes, figure["codes"]);
-    printf("gptq %ld x %ld: %.3g of the codes differ\n", rows, columns, different);
+    printf("gptq %jd x %jd: %.3g of the codes differ\n", rows, columns, different);
     EXPECT_LE(different, 0.01);
     ExpectScales(codes.scales, figure["scales"]);
     // From the figures' own codes, so that a flipped one does not turn the factors.

@@ -43,7 +43,7 @@ TEST(Golden1855, MuonsPieces) {
       const at::Tensor buffer = tensor(prefix + "buffer" + std::to_string(step)).to(at::kFloat);
       EXPECT_TRUE(momentum.equal(buffer)) << prefix << step;
       const at::Tensor expected = tensor(prefix + "weight" + std::to_string(step)), difference = (weight - expected).abs();
-      printf("muon.%s step %d: %ld of %ld weights differ, by %.3g at most\n", bank, step, difference.gt(0).sum().item<int64_t>(), weight.numel(),
+      printf("muon.%s step %d: %jd of %jd weights differ, by %.3g at most\n", bank, step, difference.gt(0).sum().item<int64_t>(), weight.numel(),
              difference.max().item<float>());
       // Products that sum in another order flip single roundings of the update.
       EXPECT_LE(difference.max().item<float>(), 4e-4) << prefix << step;
@@ -66,7 +66,7 @@ TEST(Golden1855, PolarExpress) {
                           .weight_decay = 0, .iterations = rounds, .polar_express = true, .bfloat16_momentum = true};
       MuonUpdate(step, in.data_ptr<float>(), momentum.data_ptr<float>(), static_cast<BFloat16*>(update.data_ptr()), aligned);
       const at::Tensor difference = (update.to(at::kFloat) - expected.to(at::kFloat)).abs();
-      printf("polar.%s, %d rounds: %ld of %ld differ, by %.3g at most\n", shape, rounds, difference.gt(0).sum().item<int64_t>(), in.numel(),
+      printf("polar.%s, %d rounds: %jd of %jd differ, by %.3g at most\n", shape, rounds, difference.gt(0).sum().item<int64_t>(), in.numel(),
              difference.max().item<float>());
       EXPECT_LE(difference.norm().item<double>(), 2e-3 * expected.to(at::kFloat).norm().item<double>());
     }

@@ -76,7 +76,7 @@ TEST_F(Golden1855Quantise, TinyFromItsWeights) {
   }
   // What is not coded is what the published script keeps.
   EXPECT_EQ(coded.size(), 7u * 7 + 1);
-  printf("%ld of %ld codes differ\n", different, all);
+  printf("%jd of %jd codes differ\n", different, all);
   EXPECT_LE(different, 40);  // Hessians that sum in another order: 14 for plain PyTorch
 }
 

@@ -104,7 +104,7 @@ TEST(Golden1855Train, EveryStepAndTheAverage) {
       worst = std::max(worst, std::abs(losses[micro] - golden));
     }
   });
-  printf("largest difference of a micro-batch loss over %ld steps: %.3g\n", settings.iterations, worst);
+  printf("largest difference of a micro-batch loss over %jd steps: %.3g\n", settings.iterations, worst);
   const std::string path = testing::TempDir() + "golden_1855.ckpt";
   Counters counters;
   CheckpointWriter writer(path, Kind::kTraining, settings.Select(scope::kModel | scope::kTrain));
@@ -143,7 +143,7 @@ TEST(Golden1855Train, BFloat16StaysInsideItsNoise) {
       worst = std::max(worst, std::abs(losses[micro] - golden));
     }
   });
-  printf("bfloat16: largest difference of a micro-batch loss over %ld steps: %.3g\n", settings.iterations, worst);
+  printf("bfloat16: largest difference of a micro-batch loss over %jd steps: %.3g\n", settings.iterations, worst);
 }
 
 // The code path of several ranks, with one of them.

@@ -76,7 +76,7 @@ TEST(GoldenSmall, SixtyStepsAndTheirScores) {
   const auto loss = [&](const char* run, int64_t i) { return expected[run][i].get<double>(); };
   double noise = 0;
   const auto expect_score = [&](Engine& model, double noise_of_score) {
-    const std::string start = StringPrintf("step:%ld/60 val_loss", trainer.step());
+    const std::string start = StringPrintf("step:%jd/60 val_loss", trainer.step());
     // Four decimals are logged.
     EXPECT_NEAR(EvaluatePlain(model, val, table, settings).val_bpb, Logged(expected["log"], start, "val_bpb:"), 5e-5 + noise_of_score) << start;
   };
@@ -85,7 +85,7 @@ TEST(GoldenSmall, SixtyStepsAndTheirScores) {
     const double scale = LearningRateScale(settings, step, 0);
     if (step % 20 == 0) expect_score(trainer.ModelForScoring(), 3 * noise);
     if (scale < settings.late_qat_threshold && !trainer.fake_quantises()) {
-      EXPECT_EQ(StringPrintf("late_qat: enabled at step %ld (scale=%.6f)", step, scale), "late_qat: enabled at step 55 (scale=0.125000)");
+      EXPECT_EQ(StringPrintf("late_qat: enabled at step %jd (scale=%.6f)", step, scale), "late_qat: enabled at step 55 (scale=0.125000)");
       trainer.StartFakeQuantisation();
       noise = std::max(noise, 1e-2);  // it flips roundings: that far the script is from itself
     }

@@ -59,7 +59,7 @@ TEST_P(GoldenRecordShape, FourSteps) {
     const double norm = trainer.Update(LearningRateScale(settings, step, 0));
     for (size_t micro = 0; micro < losses.size(); ++micro) {
       const double golden = result["micro_losses"][8 * step + micro];
-      printf("step %ld micro-batch %zu: %.6f, golden %.6f\n", step, micro, losses[micro], golden);
+      printf("step %jd micro-batch %zu: %.6f, golden %.6f\n", step, micro, losses[micro], golden);
       // The learning rate is far too high for this batch and the loss rises to 10: tiny's noise, tenfold.
       EXPECT_NEAR(losses[micro], golden, golden::Float32Tolerance(10 * noise.Loss(step)));
     }
