@@ -18,7 +18,7 @@ constexpr uint64_t kSmallestRemembered = 16 << 20;
 constexpr int64_t kSettled = 2'000'000'000;  // nanoseconds since a file's last change
 
 int64_t Nanoseconds(const timespec& time) {
-  return time.tv_sec * 1'000'000'000 + time.tv_nsec;
+  return int64_t{time.tv_sec} * 1'000'000'000 + time.tv_nsec;
 }
 
 }  // namespace

@@ -112,7 +112,7 @@ inline Options RandomOptions(uint64_t seed, const std::function<bool(const Optio
       if (name != "num_layers" && name != "xsa_last_n" && name != "bigram_dim" && name != "gate_window") options[name] = value;
   }
   if (options.contains("smear_gate_enabled")) options["smear"] = options["bigram_vocab_size"] = "0";
-  if (options.contains("loop_end")) options["loop_end"] = std::to_string(std::min<int64_t>(std::stol(options["loop_end"]), layers - 1));
+  if (options.contains("loop_end")) options["loop_end"] = std::to_string(std::min<int64_t>(std::stoll(options["loop_end"]), layers - 1));
   return options;
 }
 inline Settings RandomShape(uint64_t seed, const std::function<bool(const Options&)>& takes = {}) { return Shape(RandomOptions(seed, takes)); }

@@ -46,7 +46,7 @@ inline at::Tensor TensorOf(const SafetensorsReader& file, const std::string& nam
   const size_t dot = name.find('.', prefix.size());
   const auto bank = banks.find(name.substr(dot + 1));
   if (bank == banks.end()) return golden::TensorOf(file, name);
-  return golden::TensorOf(file, bank->second.first)[bank->second.second + std::stol(name.substr(prefix.size(), dot - prefix.size()))];
+  return golden::TensorOf(file, bank->second.first)[bank->second.second + std::stoll(name.substr(prefix.size(), dot - prefix.size()))];
 }
 
 // CASE/FILE.safetensors as the parameters of a model of these settings.
