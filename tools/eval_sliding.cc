@@ -54,8 +54,14 @@ struct Subject {
   std::string program, program_digest;  // that made it, where it says so
   uint64_t bytes;
   NamedTensors parameters;
-  double memory;  // estimated, for scoring
+  double memory;  // estimated, for scoring without adapters and n-grams
 };
+
+// Of everything that is to come.
+void SayMemory(const Settings& settings, double memory) {
+  settings.CheckMemory(memory);
+  Log("estimate: memory %.2f GB", std::ceil(memory / 1e7) / 100);
+}
 
 // Reads the file, and takes its settings into `settings`.
 Subject Open(const std::string& path, Settings& settings) {
@@ -70,7 +76,6 @@ Subject Open(const std::string& path, Settings& settings) {
   for (const TensorInfo& info : weights.tensors()) content += info.bytes();
   const double memory = EstimateScoring(settings, bytes, content);
   settings.CheckMemory(memory);
-  Log("estimate: memory %.2f GB", std::ceil(memory / 1e7) / 100);
   Json made_from = Json::array();
   for (const Lineage::Input& input : weights.lineage().inputs) made_from.push_back(input.identity);
   return {name, digest, weights.identity(), made_from, weights.kind(), weights.lineage().tool, weights.lineage().source_digest, bytes,
@@ -266,6 +271,9 @@ Json Evaluate(const Options& options, Settings& settings, const Runtime& runtime
   const ByteTable table = ByteTable::Load(settings);
   const SplitText text = CheckText(val, table);
   LogText(text);
+  const double memory = subject.memory + (mixing ? NgramMixture::Bytes(settings.ngram_order, val.tokens()) : 0) +
+                        (documents ? DocumentTttBytes(settings, text.documents, val.tokens()) : 0);
+  SayMemory(settings, memory);
   if (communicator.world_size() > 1) {
     Log("world_size:%jd backend:%s", communicator.world_size(), communicator.name().c_str());
     RequireOneEvaluation(communicator, subject, val, table, settings);
@@ -278,10 +286,7 @@ Json Evaluate(const Options& options, Settings& settings, const Runtime& runtime
   model.engine = MakeEngine(settings, model.parameters, model.gradients, device);
 
   std::optional<NgramMixture> ngrams;
-  if (mixing) {
-    settings.CheckMemory(subject.memory + NgramMixture::Bytes(settings.ngram_order, val.tokens()));
-    ngrams.emplace(settings.ngram_order, settings.vocab_size);
-  }
+  if (mixing) ngrams.emplace(settings.ngram_order, settings.vocab_size);
   NgramMixture* const mixture = ngrams ? &*ngrams : nullptr;
 
   std::optional<Proof> proof;
@@ -459,6 +464,7 @@ class Stream {
 
 Json Continue(const Options& options, Settings& settings) {
   const Subject subject = Open(options.artifact, settings);
+  SayMemory(settings, subject.memory);
   const ByteTable table = ByteTable::Load(settings);
   const Transformer model(settings, subject.parameters);
   // A tokenizer of text with CaseOps has its marks as pieces.

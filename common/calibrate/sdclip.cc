@@ -17,7 +17,6 @@
 #include <cmath>
 #include <cstring>
 
-#include "common/base/error.h"
 #include "common/base/text.h"
 #include "common/base/threads.h"
 #include "common/plan/plan.h"
@@ -131,9 +130,6 @@ Hessians MeasureHessians(const NamedTensors& weights, const Settings& settings, 
   });
   const int64_t T = settings.train_seq_len, batches = settings.gptq_calibration_batches;
   const int64_t of_micro_batch = settings.train_batch_tokens / settings.grad_micro_steps, windows = batches * (of_micro_batch / T);
-  if (windows == 0)
-    throw UsageError(StringPrintf("QUANTISER=gptq_sdclip: a micro-batch of TRAIN_BATCH_TOKENS / GRAD_MICRO_STEPS = %jd tokens holds no window of "
-                                  "TRAIN_SEQ_LEN = %jd to calibrate on", of_micro_batch, T));
   ShuffledWindows source(train, T, settings.published_quirks ? 0 : static_cast<uint64_t>(settings.calibration_seed));
   for (int64_t first = 0; first < windows;) {
     const int64_t count = std::min(std::max<int64_t>(kTokens / T, 1), windows - first);

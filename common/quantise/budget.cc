@@ -114,6 +114,10 @@ void CheckQuantiser(const Settings& settings) {
       throw UsageError("QUANTISER=" + settings.quantiser + " has no size to choose: " + name + " does nothing");
   if (settings.quantiser == "gptq" && settings.calibration_windows == 0)
     throw UsageError("QUANTISER=gptq needs CALIBRATION_WINDOWS above 0");
+  if (const int64_t of_micro_batch = settings.train_batch_tokens / settings.grad_micro_steps;
+      settings.quantiser == "gptq_sdclip" && of_micro_batch < settings.train_seq_len)
+    throw UsageError(StringPrintf("QUANTISER=gptq_sdclip: a micro-batch of TRAIN_BATCH_TOKENS / GRAD_MICRO_STEPS = %jd tokens holds no window of "
+                                  "TRAIN_SEQ_LEN = %jd to calibrate on", of_micro_batch, settings.train_seq_len));
 }
 
 void KeptTensors::Add(const std::string& name, const std::vector<int64_t>& shape, const Settings& settings) {

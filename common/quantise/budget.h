@@ -20,7 +20,8 @@ int64_t TargetBytes(const Settings& settings, int64_t parameters);
 bool HasSize(const Settings& settings);
 
 // Throws UsageError for settings that no export can have together: a size given by hand for a quantiser that has none to
-// choose (a profile may name one for the other quantisers), and QUANTISER=gptq without calibration windows.
+// choose (a profile may name one for the other quantisers), QUANTISER=gptq without calibration windows, and gptq_sdclip with
+// micro-batches shorter than the windows it takes from them.
 void CheckQuantiser(const Settings& settings);
 
 // The tensors that stay in floating point: they take their bytes whatever the step.
