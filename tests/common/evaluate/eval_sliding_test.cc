@@ -78,20 +78,25 @@ TEST_F(EvalSlidingTest, KeepsToTheMemoryThatItSaidWhereAdaptersLearn) {
   GTEST_SKIP() << "skipped: a sanitizer takes memory of its own";
 #endif
   // A group of 40 documents of 65 tokens, in a vocabulary whose logits are most of what is held.
-  for (const auto& [name, value] : {std::pair{"vocab_size", "3000"}, {"model_dim", "64"}, {"train_seq_len", "64"}}) settings.Set(name, value, Origin::kCommandLine, "test");
+  for (const auto& [name, value] : {std::pair{"vocab_size", "3000"}, {"model_dim", "64"}, {"train_seq_len", "64"}})
+    settings.Set(name, value, Origin::kCommandLine, "test");
   std::vector<uint16_t> tokens = RandomTokens(40 * 65 + 1, settings.vocab_size);
   for (size_t i = 0; i < tokens.size(); ++i) tokens[i] = i % 65 == 0 ? kBos : std::max<uint16_t>(tokens[i], kBos + 1);
   TinyTable(settings.vocab_size).Write(folder / "byte_table.pb");
   WriteVal(folder, tokens, settings.vocab_size);
   WriteWeights(folder / "weights.ckpt", settings, TinyModel(settings).parameters());
-  const std::string program = "eval-sliding --data-path . --val-batch-size 512 --threads 1 --method ttt --ttt-lora-rank 4 --ttt-chunk-size 32 --ttt-eval-seq-len 64 weights.ckpt ";
-  for (const std::string more : {"", "--ngram-order 3", "--phased-ttt-prefix-docs 40 --ttt-batch-size 20 --global-ttt-chunk-tokens 1280 --global-ttt-batch-seqs 20", "--ttt-batch-size 2"}) {
+  const std::string program = "eval-sliding --data-path . --val-batch-size 512 --threads 1 --method ttt --ttt-lora-rank 4 --ttt-chunk-size 32 "
+                              "--ttt-eval-seq-len 64 weights.ckpt ";
+  const std::string phases = "--phased-ttt-prefix-docs 40 --ttt-batch-size 20 --global-ttt-chunk-tokens 1280 --global-ttt-batch-seqs 20";
+  for (const std::string& more : {std::string(), std::string("--ngram-order 3"), phases, std::string("--ttt-batch-size 2")}) {
     const Measured ran = RunMeasured(folder.path(), BINARY_DIR, program + more + " > out 2> log");
     const std::string log = ReadBytes(folder / "log");
     ASSERT_EQ(ran.status, 0) << log;
-    std::printf("summary: eval-sliding with adapters %s: estimated %jd MB, held %jd MB at most\n", more.c_str(), EstimateOf(log) / 1000000, ran.peak_bytes / 1000000);
+    std::printf("summary: eval-sliding with adapters %s: estimated %jd MB, held %jd MB at most\n", more.c_str(), EstimateOf(log) / 1000000,
+                ran.peak_bytes / 1000000);
     EXPECT_LE(ran.peak_bytes, EstimateOf(log)) << more;
-    EXPECT_EQ(RunMeasured(folder.path(), BINARY_DIR, program + more + " --memory-limit " + std::to_string(EstimateOf(log) - 20000000) + " > out 2> log").status, 2);
+    const std::string limit = " --memory-limit " + std::to_string(EstimateOf(log) - 20000000);
+    EXPECT_EQ(RunMeasured(folder.path(), BINARY_DIR, program + more + limit + " > out 2> log").status, 2);
   }
 }
 
