@@ -99,5 +99,6 @@ method = sliding                    # adapters (1.0611 in the entry) learn on CP
                                     # fastest rank take the next ones, and needs 561 to 670 s with decoding and compiling
 val_batch_size = 524288
 precision = bfloat16
+residual_precision = bfloat16       # as in the entry under autocast: 2 bytes less in each of the stream's passes through memory (docs/scaling.md); on a CPU: float32
 val_loss_every = 0
 train_log_every = 500

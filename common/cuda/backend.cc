@@ -32,7 +32,8 @@ struct Matrix {
   float* scale_gradient = nullptr;
 };
 
-template <class T>
+// T, S: what products take and what the residual stream is held in (operations.h).
+template <class T, class S>
 class BackendOf : public Backend {
  public:
   BackendOf(const Settings& settings, const NamedTensors& parameters, const NamedTensors& gradients, Device& device);
@@ -72,7 +73,9 @@ class BackendOf : public Backend {
     AttentionOutput attended;
   };
 
-  static constexpr at::ScalarType kElement = std::is_same_v<T, float> ? at::kFloat : at::kBFloat16;
+  template <class Element>
+  static constexpr at::ScalarType kTypeOf = std::is_same_v<Element, float> ? at::kFloat : at::kBFloat16;
+  static constexpr at::ScalarType kElement = kTypeOf<T>, kStream = kTypeOf<S>;
 
   at::Tensor Empty(at::IntArrayRef shape, at::ScalarType dtype) const {
     return at::empty(shape, at::TensorOptions().dtype(dtype).device(torch_device_));
@@ -97,7 +100,7 @@ class BackendOf : public Backend {
     at::mm_out(din, dout, product.used);
     Passed("product, input's gradient", {din, dout});
   }
-  // sum += in weight^T, the sum in float32.
+  // sum += in weight^T, added in float32.
   void AddProduct(at::Tensor sum, const at::Tensor& in, const Product& product) const {
     FloatProduct(sum, in, product.used.t());
     Passed("product", {sum, sum, in});
@@ -114,10 +117,10 @@ class BackendOf : public Backend {
   void Run(const Operation& operation) const {
     device_.Launch(operation);
   }
-  // sum = beta sum + a b, the sum in float32 whatever the products take.
+  // sum = beta sum + a b, added in float32 whatever the products take; a stream's sum of fewer bits is rounded once.
   static void FloatProduct(at::Tensor sum, const at::Tensor& a, const at::Tensor& b, double beta = 1);
   void Norm(const at::Tensor& x, const at::Tensor& u, const at::Tensor& inverse_norms = {}) const {
-    Run(NormForward<T>{.N = x.size(0), .D = D_, .x = Data<float>(x), .u = Data<T>(u), .inverse_norms = Data<float>(inverse_norms)});
+    Run(NormForward<T, S>{.N = x.size(0), .D = D_, .x = Data<S>(x), .u = Data<T>(u), .inverse_norms = Data<float>(inverse_norms)});
   }
   // sums [columns] += the rows' partial sums.
   void AddPartials(const float* values, int64_t rows, int64_t stride, int64_t columns, float* sums) const {
@@ -126,9 +129,9 @@ class BackendOf : public Backend {
 
   const std::vector<Visit>& visits() const { return plan_.visits(looped_); }
   const LayerPlan& layer(size_t v) const { return plan_.layers[visits()[v].layer]; }
-  MixNormInput InputOf(size_t v) const;
+  MixNormInput<S> InputOf(size_t v) const;
   Heads HeadsOf() const;
-  LanesInput<T> LanesOf(size_t v, const at::Tensor& lane0, const at::Tensor& lane1, const at::Tensor& a, const at::Tensor& m) const;
+  LanesInput<T, S> LanesOf(size_t v, const at::Tensor& lane0, const at::Tensor& lane1, const at::Tensor& a, const at::Tensor& m) const;
   AttentionGate<T> GateOf(size_t v) const;
   SmearGate<T> SmearOf() const;
   Span SpanOf() const;
@@ -166,7 +169,7 @@ class BackendOf : public Backend {
 
   void HeadWithGradients(float share);
   // Where the gradient of the stream is rounded for products; null where these take it as it is.
-  T* RoundedDx() const { return std::is_same_v<T, float> ? nullptr : Data<T>(dx_rounded_); }
+  T* RoundedDx() const { return std::is_same_v<T, S> ? nullptr : Data<T>(dx_rounded_); }
   HeadGates<T> HeadGatesOf(size_t v) const;
   // What the output projection takes.
   at::Tensor HeadsOut(size_t v, const at::Tensor& y) const { return layer(v).exclusive || saved_[v].gates.defined() ? saved_[v].heads : y; }
@@ -214,8 +217,8 @@ class BackendOf : public Backend {
   at::Tensor dlogits_, dh_, dx_, dx_rounded_, dx_lane1_, dx0_, da_, dm_, dy_, dqkv_, dbigram_, dv_exclusive_, dgates_, dsmear_, partials_, pieces_;
 };
 
-template <class T>
-typename BackendOf<T>::Product BackendOf<T>::ProductOf(const Linear& linear) {
+template <class T, class S>
+typename BackendOf<T, S>::Product BackendOf<T, S>::ProductOf(const Linear& linear) {
   Product product{.used = Empty({linear.rows, linear.columns}, kElement), .parts = {}};
   int64_t row = 0;
   for (const int number : linear.weights) {
@@ -244,8 +247,8 @@ typename BackendOf<T>::Product BackendOf<T>::ProductOf(const Linear& linear) {
   return product;
 }
 
-template <class T>
-BackendOf<T>::BackendOf(const Settings& settings, const NamedTensors& parameters, const NamedTensors& gradients, Device& device)
+template <class T, class S>
+BackendOf<T, S>::BackendOf(const Settings& settings, const NamedTensors& parameters, const NamedTensors& gradients, Device& device)
     : settings_(settings),
       parameters_(parameters),
       gradients_(gradients),
@@ -318,8 +321,8 @@ BackendOf<T>::BackendOf(const Settings& settings, const NamedTensors& parameters
     for (Product* product : {&layer.qkv, &layer.attn_proj, &layer.mlp_fc, &layer.mlp_proj}) list(*product);
 }
 
-template <class T>
-void BackendOf<T>::AddWeightGradient(Product& product, const at::Tensor& dout, const at::Tensor& in) const {
+template <class T, class S>
+void BackendOf<T, S>::AddWeightGradient(Product& product, const at::Tensor& dout, const at::Tensor& in) const {
   int64_t row = 0;
   for (Matrix<T>& part : product.parts) {
     FloatProduct(part.gradient, dout.narrow(1, row, part.rows.rows).t(), in);
@@ -328,8 +331,8 @@ void BackendOf<T>::AddWeightGradient(Product& product, const at::Tensor& dout, c
   }
 }
 
-template <class T>
-int64_t BackendOf<T>::Prepare(bool fake_quantise) {
+template <class T, class S>
+int64_t BackendOf<T, S>::Prepare(bool fake_quantise) {
   int64_t rounded = 0;
   for (Matrix<T>* m : matrices_) {
     m->rows.rounded = fake_quantise && m->has_grid;
@@ -339,8 +342,8 @@ int64_t BackendOf<T>::Prepare(bool fake_quantise) {
   return rounded;
 }
 
-template <class T>
-void BackendOf<T>::FixSteps(const FixedSteps& steps) {
+template <class T, class S>
+void BackendOf<T, S>::FixSteps(const FixedSteps& steps) {
   steps_ = steps;
   for (Matrix<T>* m : matrices_) {
     const auto own = steps_.find(m->name);
@@ -353,8 +356,8 @@ void BackendOf<T>::FixSteps(const FixedSteps& steps) {
   }
 }
 
-template <class T>
-void BackendOf<T>::FinishGradients() {
+template <class T, class S>
+void BackendOf<T, S>::FinishGradients() {
   for (Matrix<T>* m : matrices_) {
     if (m->rows.scale == nullptr && m->rows.constant == 1) continue;
     Run(FinishRows{.matrix = m->rows,
@@ -365,8 +368,8 @@ void BackendOf<T>::FinishGradients() {
   }
 }
 
-template <class T>
-void BackendOf<T>::Reserve(const BatchShape& shape, bool training) {
+template <class T, class S>
+void BackendOf<T, S>::Reserve(const BatchShape& shape, bool training) {
   if (shape == shape_ && training == training_) return;
   shape_ = shape;
   N_ = shape.N();
@@ -381,11 +384,11 @@ void BackendOf<T>::Reserve(const BatchShape& shape, bool training) {
   rotary_ = RotaryTables(settings_, shape.rotary_positions());
   rotary_ = {rotary_.cos.to(torch_device_), rotary_.sin.to(torch_device_)};
   x_.resize(visits().size() + 1);
-  for (at::Tensor& x : x_) reserve(x, {N_, D_}, at::kFloat);
+  for (at::Tensor& x : x_) reserve(x, {N_, D_}, kStream);
   lane1_.resize(visits().size());
   saved_.clear();
   for (size_t v = 0; v < visits().size(); ++v) {
-    reserve(lane1_[v], {N_, D_}, at::kFloat, visits()[v].lanes && !visits()[v].enters_lanes);
+    reserve(lane1_[v], {N_, D_}, kStream, visits()[v].lanes && !visits()[v].enters_lanes);
     if (v > 0 && !training) {
       saved_.push_back(saved_[0]);
       continue;
@@ -399,11 +402,11 @@ void BackendOf<T>::Reserve(const BatchShape& shape, bool training) {
     reserve(saved.middle, {N_, D_}, kElement);
     reserve(saved.inverse_norms, {N_}, at::kFloat);
     for (at::Tensor* hidden : {&saved.h, &saved.act}) reserve(*hidden, {N_, F_}, kElement);
-    reserve(saved.xa, {N_, D_}, at::kFloat, training ? visits()[v].lanes : lanes);
+    reserve(saved.xa, {N_, D_}, kStream, training ? visits()[v].lanes : lanes);
     for (at::Tensor* added : {&saved.a, &saved.m}) reserve(*added, {N_, D_}, kElement, training ? visits()[v].lanes : lanes);
   }
   const int64_t head_rows = std::min(kHeadRows, N_), slabs = SlabsOf(N_).slabs;
-  reserve(x1_, {N_, D_}, at::kFloat, !smears);
+  reserve(x1_, {N_, D_}, kStream, !smears);
   reserve(embed_norms_, {N_}, at::kFloat);
   reserve(output_norms_, {N_}, at::kFloat, training);
   reserve(smear_gates_, {N_}, at::kFloat, smears);
@@ -413,67 +416,69 @@ void BackendOf<T>::Reserve(const BatchShape& shape, bool training) {
   reserve(losses_, {N_}, at::kFloat);
   reserve(dlogits_, {head_rows, V_}, kElement, training);
   reserve(dh_, {N_, F_}, kElement, training);
-  reserve(dx_, {N_, D_}, at::kFloat, training);
+  reserve(dx_, {N_, D_}, kStream, training);
   dx_rounded_.reset();
-  if (training) dx_rounded_ = std::is_same_v<T, float> ? dx_ : Empty({N_, D_}, kElement);
-  reserve(dx_lane1_, {N_, D_}, at::kFloat, training && lanes);
-  reserve(dx0_, {N_, D_}, at::kFloat, training);
+  if (training) dx_rounded_ = std::is_same_v<T, S> ? dx_ : Empty({N_, D_}, kElement);
+  reserve(dx_lane1_, {N_, D_}, kStream, training && lanes);
+  reserve(dx0_, {N_, D_}, kStream, training);
   for (at::Tensor* added : {&da_, &dm_}) reserve(*added, {N_, D_}, kElement, training && lanes);
   reserve(dy_, {N_, D_}, kElement, training);
   reserve(dqkv_, {N_, qkv}, kElement, training);
   reserve(dbigram_, {N_, bigram_dim_}, kElement, training && bigram_proj_.used.defined());
-  reserve(dv_exclusive_, {N_, kv}, at::kFloat, training);
+  reserve(dv_exclusive_, {N_, kv}, kElement, training);
   reserve(dgates_, {N_, H_}, at::kFloat, training && gated);
   reserve(dsmear_, {N_}, at::kFloat, training && smears);
   reserve(partials_, {slabs, PartialSums(plan_, window)}, at::kFloat, training);
   dskip_.resize(training ? visits().size() / 2 : 0);
-  for (at::Tensor& dskip : dskip_) reserve(dskip, {N_, D_}, at::kFloat);
+  for (at::Tensor& dskip : dskip_) reserve(dskip, {N_, D_}, kStream);
   const Inputs sizes(settings_, shape_, nullptr);
   reserve(pieces_, {std::max(sizes.tokens.partials() * D_, sizes.bigrams.partials() * bigram_dim_)}, at::kFloat, training);
 }
 
-template <class T>
-void BackendOf<T>::FloatProduct(at::Tensor sum, const at::Tensor& a, const at::Tensor& b, double beta) {
-  if (std::is_same_v<T, float>) {
-    sum.addmm_(a, b, beta);
-  } else if (sum.is_cuda()) {
+template <class T, class S>
+void BackendOf<T, S>::FloatProduct(at::Tensor sum, const at::Tensor& a, const at::Tensor& b, double beta) {
+  if (sum.is_cuda() && sum.scalar_type() != a.scalar_type()) {
     // bfloat16 operands and a float32 sum: an overload that LibTorch has since 2.11, for CUDA alone.
     at::addmm_out(sum, sum, a, b, at::kFloat, beta);
-  } else {  // the CPU's products have one dtype
-    sum.addmm_(a.to(at::kFloat), b.to(at::kFloat), beta);
+  } else if (sum.is_cuda() || std::is_same_v<T, float>) {
+    sum.addmm_(a, b, beta);
+  } else {  // the CPU's products have one dtype, and add in it
+    const at::Tensor added = sum.to(at::kFloat);
+    added.addmm_(a.to(at::kFloat), b.to(at::kFloat), beta);
+    if (!added.is_same(sum)) sum.copy_(added);
   }
 }
 
-template <class T>
-MixNormInput BackendOf<T>::InputOf(size_t v) const {
+template <class T, class S>
+MixNormInput<S> BackendOf<T, S>::InputOf(size_t v) const {
   const Visit& visit = visits()[v];
-  MixNormInput in{.D = D_, .x = Data<float>(x_[v]), .x0 = Data<float>(x_[0]), .mix = layers_[visit.layer].resid_mix};
+  MixNormInput<S> in{.D = D_, .x = Data<S>(x_[v]), .x0 = Data<S>(x_[0]), .mix = layers_[visit.layer].resid_mix};
   if (visit.skip_from >= 0) {
-    in.skip = Data<float>(x_[visit.skip_from + 1]);
+    in.skip = Data<S>(x_[visit.skip_from + 1]);
     in.skip_weight = skip_weights_.value + visit.skip_row * D_;
     if (skip_gates_.value != nullptr) in.skip_gate = skip_gates_.value + visit.skip_row * D_;
   }
   return in;
 }
 
-template <class T>
-LanesInput<T> BackendOf<T>::LanesOf(size_t v, const at::Tensor& lane0, const at::Tensor& lane1, const at::Tensor& a,
-                                    const at::Tensor& m) const {
+template <class T, class S>
+LanesInput<T, S> BackendOf<T, S>::LanesOf(size_t v, const at::Tensor& lane0, const at::Tensor& lane1, const at::Tensor& a,
+                                          const at::Tensor& m) const {
   const int64_t i = visits()[v].layer;
   const std::string& from = settings_.parallel_final_lane;
   return {.D = D_,
           .resid = parallel_resid_.value + 2 * i,
           .post = parallel_post_.value + 4 * i,
-          .lane0 = Data<float>(lane0),
-          .lane1 = Data<float>(lane1),
+          .lane0 = Data<S>(lane0),
+          .lane1 = Data<S>(lane1),
           .a = Data<T>(a),
           .m = Data<T>(m),
           .last = v + 1 == visits().size(),
           .share0 = from == "attn" ? 1.0f : from == "mlp" ? 0.0f : 0.5f};
 }
 
-template <class T>
-AttentionGate<T> BackendOf<T>::GateOf(size_t v) const {
+template <class T, class S>
+AttentionGate<T> BackendOf<T, S>::GateOf(size_t v) const {
   return {.D = D_,
           .H = H_,
           .d = d_,
@@ -483,13 +488,13 @@ AttentionGate<T> BackendOf<T>::GateOf(size_t v) const {
           .u = Data<T>(saved_[v].u)};
 }
 
-template <class T>
-HeadGates<T> BackendOf<T>::HeadGatesOf(size_t v) const {
+template <class T, class S>
+HeadGates<T> BackendOf<T, S>::HeadGatesOf(size_t v) const {
   return {.N = N_, .heads = HeadsOf(), .qkv = layer(v).exclusive ? Data<T>(saved_[v].qkv) : nullptr, .gates = Data<float>(saved_[v].gates)};
 }
 
-template <class T>
-SmearGate<T> BackendOf<T>::SmearOf() const {
+template <class T, class S>
+SmearGate<T> BackendOf<T, S>::SmearOf() const {
   return {.N = N_,
           .D = D_,
           .window = settings_.gate_window,
@@ -501,8 +506,8 @@ SmearGate<T> BackendOf<T>::SmearOf() const {
           .lambda = smear_lambda_.value};
 }
 
-template <class T>
-Span BackendOf<T>::SpanOf() const {
+template <class T, class S>
+Span BackendOf<T, S>::SpanOf() const {
   Span span{.B = shape_.B, .T = shape_.T};
   if (shape_.segments > 0) {
     span.starts = Integers(in_->starts, {shape_.segments + 1});
@@ -511,16 +516,16 @@ Span BackendOf<T>::SpanOf() const {
   return span;
 }
 
-template <class T>
-Heads BackendOf<T>::HeadsOf() const {
+template <class T, class S>
+Heads BackendOf<T, S>::HeadsOf() const {
   return {.H = H_, .Hkv = Hkv_, .d = d_, .rotated = plan_.rotated, .positions = in_->positions, .cos = Data<float>(rotary_.cos), .sin = Data<float>(rotary_.sin)};
 }
 
-template <class T>
-void BackendOf<T>::Embed() {
+template <class T, class S>
+void BackendOf<T, S>::Embed() {
   if (smear_window_.value != nullptr) {
-    Run(SmearGateForward<T>{
-        .in = SmearOf(), .x0 = Data<float>(x_[0]), .gates = Data<float>(smear_gates_), .inverse_norms = Data<float>(embed_norms_)});
+    Run(SmearGateForward<T, S>{
+        .in = SmearOf(), .x0 = Data<S>(x_[0]), .gates = Data<float>(smear_gates_), .inverse_norms = Data<float>(embed_norms_)});
     return;
   }
   const bool projected = bigram_proj_.used.defined();
@@ -530,35 +535,35 @@ void BackendOf<T>::Embed() {
     if (projected) Multiply(u_, bigram_, bigram_proj_);  // its scale is in its weights
     bigram = Data<T>(projected ? u_ : bigram_);
   }
-  Run(EmbedForward<T>{.N = N_,
-                      .D = D_,
-                      .tok_emb = Data<T>(tok_emb_),
-                      .ids = in_->tokens.row,
-                      .bigram = bigram,
-                      .bigram_scale = projected ? nullptr : bigram_scale_.value,
-                      .x1 = Data<float>(x1_),
-                      .inverse_norms = Data<float>(embed_norms_)});
-  Run(SmearForward{.N = N_, .D = D_, .gate = gate_.value, .joined = in_->joined, .x1 = Data<float>(x1_), .x0 = Data<float>(x_[0])});
+  Run(EmbedForward<T, S>{.N = N_,
+                         .D = D_,
+                         .tok_emb = Data<T>(tok_emb_),
+                         .ids = in_->tokens.row,
+                         .bigram = bigram,
+                         .bigram_scale = projected ? nullptr : bigram_scale_.value,
+                         .x1 = Data<S>(x1_),
+                         .inverse_norms = Data<float>(embed_norms_)});
+  Run(SmearForward<S>{.N = N_, .D = D_, .gate = gate_.value, .joined = in_->joined, .x1 = Data<S>(x1_), .x0 = Data<S>(x_[0])});
 }
 
 // The residual path's part goes to where attention's output is added to it: the stream behind the visit, or lane 0.
-template <class T>
-void BackendOf<T>::AttentionInput(size_t v) {
+template <class T, class S>
+void BackendOf<T, S>::AttentionInput(size_t v) {
   const Layer& own = layers_[visits()[v].layer];
   Saved& saved = saved_[v];
   const bool lanes = visits()[v].lanes;
-  Run(MixNormForward<T>{.N = N_,
-                        .in = InputOf(v),
-                        .carries_input = lanes,
-                        .residual = Data<float>(lanes ? saved.xa : x_[v + 1]),
-                        .u = Data<T>(saved.u)});
+  Run(MixNormForward<T, S>{.N = N_,
+                           .in = InputOf(v),
+                           .carries_input = lanes,
+                           .residual = Data<S>(lanes ? saved.xa : x_[v + 1]),
+                           .u = Data<T>(saved.u)});
   if (own.attn_gate != nullptr) Run(AttentionGates<T>{.N = N_, .gate = GateOf(v), .gates = Data<float>(saved.gates)});
   Multiply(saved.qkv, saved.u, own.qkv);
   Run(QkForward<T>{.N = N_, .heads = HeadsOf(), .gain = own.q_gain, .qkv = Data<T>(saved.qkv), .qk = Data<T>(saved.qk)});
 }
 
-template <class T>
-void BackendOf<T>::Attention(size_t v) {
+template <class T, class S>
+void BackendOf<T, S>::Attention(size_t v) {
   Saved& saved = saved_[v];
   saved.attended = Attend(SpanOf(), Queries(saved), Keys(saved), Values(saved));
   Passed("attention", {Queries(saved), Keys(saved), Values(saved), saved.attended.y});
@@ -566,8 +571,8 @@ void BackendOf<T>::Attention(size_t v) {
 
 // Through the output projection and the MLP, to the stream behind the visit, where both are added, or to both lanes; behind the last
 // attention, only the scored rows.
-template <class T>
-void BackendOf<T>::Output(size_t v) {
+template <class T, class S>
+void BackendOf<T, S>::Output(size_t v) {
   const Layer& own = layers_[visits()[v].layer];
   Saved& saved = saved_[v];
   const bool lanes = visits()[v].lanes, last = v + 1 == visits().size();
@@ -590,15 +595,15 @@ void BackendOf<T>::Output(size_t v) {
   const at::Tensor m = saved.m.narrow(0, 0, N);
   Multiply(m, act, own.mlp_proj);
   const at::Tensor lane0 = scored(saved.xa), a = scored(saved.a);
-  Run(LanesForward<T>{.N = N,
-                      .in = LanesOf(v, lane0, x, a, m),
-                      .out0 = Data<float>(out),
-                      .out1 = last ? nullptr : Data<float>(lane1_[v + 1])});
+  Run(LanesForward<T, S>{.N = N,
+                         .in = LanesOf(v, lane0, x, a, m),
+                         .out0 = Data<S>(out),
+                         .out1 = last ? nullptr : Data<S>(lane1_[v + 1])});
 }
 
 // Final norm, logits and losses, and their gradients: into dx, and into the output layer's.
-template <class T>
-void BackendOf<T>::HeadWithGradients(float share) {
+template <class T, class S>
+void BackendOf<T, S>::HeadWithGradients(float share) {
   Norm(x_.back(), u_, output_norms_);
   for (int64_t first = 0; first < N_; first += kHeadRows) {
     const int64_t rows = std::min(kHeadRows, N_ - first);
@@ -618,17 +623,17 @@ void BackendOf<T>::HeadWithGradients(float share) {
     FloatProduct(output_gradient_, dlogits.t(), u);
     Passed("output layer", {du, dlogits, dlogits, u});
   }
-  Run(NormBackward<T>{.N = N_,
-                      .D = D_,
-                      .u = Data<T>(u_),
-                      .inverse_norms = Data<float>(output_norms_),
-                      .du = Data<T>(dy_),
-                      .dx = Data<float>(dx_),
-                      .dx_rounded = RoundedDx()});
+  Run(NormBackward<T, S>{.N = N_,
+                         .D = D_,
+                         .u = Data<T>(u_),
+                         .inverse_norms = Data<float>(output_norms_),
+                         .du = Data<T>(dy_),
+                         .dx = Data<S>(dx_),
+                         .dx_rounded = RoundedDx()});
 }
 
-template <class T>
-void BackendOf<T>::OutputBackward(size_t v) {
+template <class T, class S>
+void BackendOf<T, S>::OutputBackward(size_t v) {
   const Visit& visit = visits()[v];
   Layer& own = layers_[visit.layer];
   Saved& saved = saved_[v];
@@ -636,14 +641,14 @@ void BackendOf<T>::OutputBackward(size_t v) {
   // Gradients of what MLP and attention add: the stream's own, before and behind the MLP's norm, where there are no lanes.
   const at::Tensor &dm = visit.lanes ? dm_ : dx_rounded_, &da = visit.lanes ? da_ : dx_rounded_;
   if (visit.lanes) {
-    Run(LanesBackward<T>{.rows = slabs,
-                         .in = LanesOf(v, saved.xa, Lane1(v), saved.a, saved.m),
-                         .d0 = Data<float>(dx_),
-                         .d1 = Data<float>(dx_lane1_),
-                         .da = Data<T>(da_),
-                         .dm = Data<T>(dm_),
-                         .partials = Data<float>(partials_)});
-    constexpr int64_t kSums = LanesBackward<T>::kSums;
+    Run(LanesBackward<T, S>{.rows = slabs,
+                            .in = LanesOf(v, saved.xa, Lane1(v), saved.a, saved.m),
+                            .d0 = Data<S>(dx_),
+                            .d1 = Data<S>(dx_lane1_),
+                            .da = Data<T>(da_),
+                            .dm = Data<T>(dm_),
+                            .partials = Data<float>(partials_)});
+    constexpr int64_t kSums = LanesBackward<T, S>::kSums;
     AddPartials(Data<float>(partials_), slabs.slabs, kSums, 2, parallel_resid_.gradient + 2 * visit.layer);
     AddPartials(Data<float>(partials_) + 2, slabs.slabs, kSums, 4, parallel_post_.gradient + 4 * visit.layer);
   }
@@ -653,14 +658,14 @@ void BackendOf<T>::OutputBackward(size_t v) {
   MultiplyBack(dy_, dh_, own.mlp_fc);
   AddWeightGradient(own.mlp_fc, dh_, saved.middle);
   const at::Tensor& dstream = visit.lanes ? dx_lane1_ : dx_;
-  Run(NormBackward<T>{.N = N_,
-                      .D = D_,
-                      .u = Data<T>(saved.middle),
-                      .inverse_norms = Data<float>(saved.inverse_norms),
-                      .du = Data<T>(dy_),
-                      .dresidual = Data<float>(dstream),
-                      .dx = Data<float>(dstream),
-                      .dx_rounded = visit.lanes ? nullptr : RoundedDx()});
+  Run(NormBackward<T, S>{.N = N_,
+                         .D = D_,
+                         .u = Data<T>(saved.middle),
+                         .inverse_norms = Data<float>(saved.inverse_norms),
+                         .du = Data<T>(dy_),
+                         .dresidual = Data<S>(dstream),
+                         .dx = Data<S>(dstream),
+                         .dx_rounded = visit.lanes ? nullptr : RoundedDx()});
   MultiplyBack(dy_, da, own.attn_proj);
   const at::Tensor y = Rows(saved.attended.y), heads = HeadsOut(v, y);
   AddWeightGradient(own.attn_proj, da, heads);
@@ -670,12 +675,12 @@ void BackendOf<T>::OutputBackward(size_t v) {
                            .scale = gated ? GateOf(v).scale : 1.0f,
                            .y = Data<T>(y),
                            .dout = Data<T>(dy_),
-                           .dv = layer(v).exclusive ? Data<float>(dv_exclusive_) : nullptr,
+                           .dv = layer(v).exclusive ? Data<T>(dv_exclusive_) : nullptr,
                            .dlogits = gated ? Data<float>(dgates_) : nullptr});
 }
 
-template <class T>
-void BackendOf<T>::AttentionBackward(size_t v) {
+template <class T, class S>
+void BackendOf<T, S>::AttentionBackward(size_t v) {
   const Layer& own = layers_[visits()[v].layer];
   Saved& saved = saved_[v];
   const Slabs slabs = SlabsOf(N_);
@@ -691,14 +696,14 @@ void BackendOf<T>::AttentionBackward(size_t v) {
                     .dq = Data<T>(gradients.dq),
                     .dk = Data<T>(gradients.dk),
                     .dv = Data<T>(gradients.dv),
-                    .dv_exclusive = layer(v).exclusive ? Data<float>(dv_exclusive_) : nullptr,
+                    .dv_exclusive = layer(v).exclusive ? Data<T>(dv_exclusive_) : nullptr,
                     .dqkv = Data<T>(dqkv_),
                     .partials = Data<float>(partials_)});
   AddPartials(Data<float>(partials_), slabs.slabs, H_, H_, own.q_gain_gradient);
 }
 
-template <class T>
-void BackendOf<T>::AttentionInputBackward(size_t v) {
+template <class T, class S>
+void BackendOf<T, S>::AttentionInputBackward(size_t v) {
   const Visit& visit = visits()[v];
   Layer& own = layers_[visit.layer];
   const Slabs slabs = SlabsOf(N_);
@@ -711,28 +716,28 @@ void BackendOf<T>::AttentionInputBackward(size_t v) {
     AddPartials(Data<float>(partials_), slabs.slabs, weights, weights, own.attn_gate_gradient);
   }
   const bool skips = visit.skip_from >= 0;
-  Run(MixNormBackward<T>{.rows = slabs,
-                         .in = InputOf(v),
-                         .carries_input = visit.lanes,
-                         .du = Data<T>(dy_),
-                         .dresidual = Data<float>(dx_),
-                         .dextra = visit.input_is_skip ? Data<float>(dskip_[v - 1]) : nullptr,
-                         .dextra_lane = visit.enters_lanes ? Data<float>(dx_lane1_) : nullptr,
-                         .dx = Data<float>(dx_),
-                         .dx_rounded = RoundedDx(),
-                         .dx0 = Data<float>(dx0_),
-                         .dskip = skips ? Data<float>(dskip_[visit.skip_from]) : nullptr,
-                         .partials = Data<float>(partials_)});
+  Run(MixNormBackward<T, S>{.rows = slabs,
+                            .in = InputOf(v),
+                            .carries_input = visit.lanes,
+                            .du = Data<T>(dy_),
+                            .dresidual = Data<S>(dx_),
+                            .dextra = visit.input_is_skip ? Data<S>(dskip_[v - 1]) : nullptr,
+                            .dextra_lane = visit.enters_lanes ? Data<S>(dx_lane1_) : nullptr,
+                            .dx = Data<S>(dx_),
+                            .dx_rounded = RoundedDx(),
+                            .dx0 = Data<S>(dx0_),
+                            .dskip = skips ? Data<S>(dskip_[visit.skip_from]) : nullptr,
+                            .partials = Data<float>(partials_)});
   const auto add = [&](int64_t first, int64_t columns, float* sums) {
-    AddPartials(Data<float>(partials_) + first * D_, slabs.slabs, MixNormBackward<T>::kSums * D_, columns * D_, sums);
+    AddPartials(Data<float>(partials_) + first * D_, slabs.slabs, MixNormBackward<T, S>::kSums * D_, columns * D_, sums);
   };
   add(0, 2, own.resid_mix_gradient);
   if (skips) add(2, 1, skip_weights_.gradient + visit.skip_row * D_);
   if (skips && skip_gates_.value != nullptr) add(3, 1, skip_gates_.gradient + visit.skip_row * D_);
 }
 
-template <class T>
-void BackendOf<T>::Scatter(const TableInputs& table, const at::Tensor& x, const float* scale, const at::Tensor& gradient) {
+template <class T, class S>
+void BackendOf<T, S>::Scatter(const TableInputs& table, const at::Tensor& x, const float* scale, const at::Tensor& gradient) {
   Run(ScatterPieces<T>{.pieces = table.pieces,
                        .width = x.size(1),
                        .piece = table.piece,
@@ -748,47 +753,47 @@ void BackendOf<T>::Scatter(const TableInputs& table, const at::Tensor& x, const 
                  .table = Data<float>(gradient)});
 }
 
-template <class T>
-void BackendOf<T>::SmearGateBackward() {
+template <class T, class S>
+void BackendOf<T, S>::SmearGateBackward() {
   const Slabs slabs = SlabsOf(N_);
   const int64_t window = settings_.gate_window;
-  Run(cuda::SmearGateBackward<T>{.rows = slabs,
-                                 .in = SmearOf(),
-                                 .x0 = Data<float>(x_[0]),
-                                 .gates = Data<float>(smear_gates_),
-                                 .inverse_norms = Data<float>(embed_norms_),
-                                 .dx0 = Data<float>(dx0_),
-                                 .dx = Data<float>(dx_),
-                                 .dlogits = Data<float>(dsmear_),
-                                 .partials = Data<float>(partials_)});
+  Run(cuda::SmearGateBackward<T, S>{.rows = slabs,
+                                    .in = SmearOf(),
+                                    .x0 = Data<S>(x_[0]),
+                                    .gates = Data<float>(smear_gates_),
+                                    .inverse_norms = Data<float>(embed_norms_),
+                                    .dx0 = Data<S>(dx0_),
+                                    .dx = Data<S>(dx_),
+                                    .dlogits = Data<float>(dsmear_),
+                                    .partials = Data<float>(partials_)});
   AddPartials(Data<float>(partials_), slabs.slabs, window + 1, window, smear_window_.gradient);
   AddPartials(Data<float>(partials_) + window, slabs.slabs, window + 1, 1, smear_lambda_.gradient);
-  Run(SmearGateInputs<T>{.in = SmearOf(),
-                         .gates = Data<float>(smear_gates_),
-                         .dlogits = Data<float>(dsmear_),
-                         .ds = Data<float>(dx0_),
-                         .de = Data<T>(dy_),
-                         .table = Data<float>(tok_emb_gradient_)});
+  Run(SmearGateInputs<T, S>{.in = SmearOf(),
+                            .gates = Data<float>(smear_gates_),
+                            .dlogits = Data<float>(dsmear_),
+                            .ds = Data<S>(dx0_),
+                            .de = Data<T>(dy_),
+                            .table = Data<float>(tok_emb_gradient_)});
   Scatter(in_->tokens, dy_, nullptr, tok_emb_gradient_);
 }
 
-template <class T>
-void BackendOf<T>::EmbedBackward() {
+template <class T, class S>
+void BackendOf<T, S>::EmbedBackward() {
   if (smear_window_.value != nullptr) return SmearGateBackward();
   const bool projected = bigram_proj_.used.defined(), scaled = bigram_dim_ > 0 && !projected;
   const Slabs slabs = SlabsOf(N_);
   const at::Tensor& ds = dy_;
-  Run(cuda::EmbedBackward<T>{.rows = slabs,
-                             .D = D_,
-                             .gate = gate_.value,
-                             .joined = in_->joined,
-                             .x1 = Data<float>(x1_),
-                             .inverse_norms = Data<float>(embed_norms_),
-                             .dx0 = Data<float>(dx0_),
-                             .dx = Data<float>(dx_),
-                             .bigram = scaled ? Data<T>(bigram_) : nullptr,
-                             .ds = Data<T>(ds),
-                             .partials = Data<float>(partials_)});
+  Run(cuda::EmbedBackward<T, S>{.rows = slabs,
+                                .D = D_,
+                                .gate = gate_.value,
+                                .joined = in_->joined,
+                                .x1 = Data<S>(x1_),
+                                .inverse_norms = Data<float>(embed_norms_),
+                                .dx0 = Data<S>(dx0_),
+                                .dx = Data<S>(dx_),
+                                .bigram = scaled ? Data<T>(bigram_) : nullptr,
+                                .ds = Data<T>(ds),
+                                .partials = Data<float>(partials_)});
   if (gate_.gradient != nullptr) AddPartials(Data<float>(partials_), slabs.slabs, 2 * D_, D_, gate_.gradient);
   Scatter(in_->tokens, ds, nullptr, tok_emb_gradient_);
   if (projected) {
@@ -803,8 +808,8 @@ void BackendOf<T>::EmbedBackward() {
   }
 }
 
-template <class T>
-void BackendOf<T>::AccumulateGradients(const Inputs& in, float share, at::Tensor loss) {
+template <class T, class S>
+void BackendOf<T, S>::AccumulateGradients(const Inputs& in, float share, at::Tensor loss) {
   in_ = &in;
   first_ = 0;
   ForwardPass(visits(), *this);
@@ -814,8 +819,8 @@ void BackendOf<T>::AccumulateGradients(const Inputs& in, float share, at::Tensor
   loss.add_(losses_.sum(at::kDouble));
 }
 
-template <class T>
-at::Tensor BackendOf<T>::TokenLosses(const Inputs& in, int64_t first) {
+template <class T, class S>
+at::Tensor BackendOf<T, S>::TokenLosses(const Inputs& in, int64_t first) {
   in_ = &in;
   first_ = first;
   ForwardPass(visits(), *this);
@@ -842,8 +847,10 @@ at::Tensor BackendOf<T>::TokenLosses(const Inputs& in, int64_t first) {
 
 std::unique_ptr<Backend> MakeBackend(const Settings& settings, const NamedTensors& parameters, const NamedTensors& gradients,
                                    Device& device) {
-  if (settings.precision == "float32") return std::make_unique<BackendOf<float>>(settings, parameters, gradients, device);
-  return std::make_unique<BackendOf<BFloat16>>(settings, parameters, gradients, device);
+  const bool narrow_products = settings.precision == "bfloat16", narrow_stream = settings.residual_precision == "bfloat16";
+  if (!narrow_products) return std::make_unique<BackendOf<float, float>>(settings, parameters, gradients, device);
+  if (!narrow_stream) return std::make_unique<BackendOf<BFloat16, float>>(settings, parameters, gradients, device);
+  return std::make_unique<BackendOf<BFloat16, BFloat16>>(settings, parameters, gradients, device);
 }
 
 }  // namespace fairway::cuda

@@ -49,8 +49,8 @@ class Backend {
 };
 
 // Works on the storage of `parameters` and, for training, `gradients` (float32), all on the device; settings.precision says whether
-// products take float32 or bfloat16. Throws UsageError naming the settings where the library's attention does not take the
-// head size.
+// products take float32 or bfloat16, settings.residual_precision what the residual stream and its gradients are held in. Throws
+// UsageError naming the settings where the library's attention does not take the head size.
 std::unique_ptr<Backend> MakeBackend(const Settings& settings, const NamedTensors& parameters, const NamedTensors& gradients,
                                    Device& device);
 

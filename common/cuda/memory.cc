@@ -14,7 +14,8 @@ double DeviceEngineBytes(const Settings& s, int64_t B, int64_t T, bool training,
   constexpr int64_t kFloat = 4;
   const Plan plan(s);
   const bool bfloat16 = s.precision == "bfloat16";
-  const int64_t element = bfloat16 ? 2 : kFloat, N = B * T, D = plan.D, H = plan.H, kv = plan.Hkv * plan.d, qkv = D + 2 * kv, F = plan.F, V = plan.V,
+  const int64_t element = bfloat16 ? 2 : kFloat, stream = s.residual_precision == "bfloat16" ? 2 : kFloat;
+  const int64_t N = B * T, D = plan.D, H = plan.H, kv = plan.Hkv * plan.d, qkv = D + 2 * kv, F = plan.F, V = plan.V,
                 bigram = plan.bigram_dim, rows = std::min(N, cuda::kHeadRows);
   const std::vector<Visit>& visits = plan.visits(plan.loops());
   const auto passes = static_cast<int64_t>(visits.size());
@@ -32,7 +33,7 @@ double DeviceEngineBytes(const Settings& s, int64_t B, int64_t T, bool training,
   for (const LayerPlan& layer : plan.layers)
     for (const Linear* product : {&layer.qkv, &layer.attn_proj, &layer.mlp_fc, &layer.mlp_proj}) linear(*product);
   // The stream before and behind the visits; what a visit keeps, attention's output with its softmax's sums.
-  take((passes + 1) * N * D, kFloat);
+  take((passes + 1) * N * D, stream);
   const int64_t kept = training ? passes : 1;
   take(kept * N * (D + qkv + D + kv + D + 2 * F), element);
   take(kept * N, kFloat);
@@ -40,35 +41,37 @@ double DeviceEngineBytes(const Settings& s, int64_t B, int64_t T, bool training,
   take((gated ? kept : training ? exclusive : std::min<int64_t>(exclusive, 1)) * N * D, element);
   if (gated) take(kept * N * H, kFloat);
   if (lanes) {
-    take((lane_visits - 1) * N * D, kFloat);
+    take((lane_visits - 1) * N * D, stream);
     take((training ? lane_visits : 1) * 2 * N * D, element);
-    take((training ? lane_visits : 1) * N * D, kFloat);
+    take((training ? lane_visits : 1) * N * D, stream);
   }
   take(passes * N * D, element);  // attention's output, which scoring keeps of each visit too
   take(passes * N * H, kFloat);
   take(2 * N * D, element);  // keys and values, repeated for the queries' heads where the library's kernel wants that
   // Of the current pass.
-  take((smears ? N : N * D) + 2 * N + rows * V, kFloat);
+  if (!smears) take(N * D, stream);
+  take((smears ? 3 : 2) * N + rows * V, kFloat);
   take(N * (bigram + D), element);
   take(shape.rotary_positions() * plan.rotated, kFloat);
   take(cuda::Inputs::Size(s, shape), 2 * kFloat);
   if (training) {
     take(N, kFloat);  // the output's norms
-    take(rows * V + N * (F + D + qkv + bigram), element);
-    take(N * (2 * D + kv) + skips * N * D + cuda::SlabsOf(N).slabs * cuda::PartialSums(plan, s.gate_window), kFloat);
+    take(rows * V + N * (F + D + qkv + bigram + kv), element);
+    take((2 + skips) * N * D, stream);
+    take(cuda::SlabsOf(N).slabs * cuda::PartialSums(plan, s.gate_window), kFloat);
     if (gated) take(N * H, kFloat);
     if (smears) take(N, kFloat);
     if (lanes) {
-      take(N * D, kFloat);
+      take(N * D, stream);
       take(2 * N * D, element);
     }
-    if (bfloat16) take(N * D, element);
+    if (stream != element) take(N * D, element);  // the stream's gradient for products
     const cuda::Inputs sizes(s, shape, nullptr);
     take(std::max(sizes.tokens.partials() * D, sizes.bigrams.partials() * bigram), kFloat);
     take(2 * N * qkv, element);  // the gradients that attention gives, and once more side by side
   } else {
-    take(N * 2 * D, kFloat);  // the scored rows of a last block
-    if (lanes) take(N * 2 * D, kFloat);
+    take(N * 2 * D, stream);  // the scored rows of a last block
+    if (lanes) take(N * 2 * D, stream);
   }
   if (device.is_cpu() && bfloat16) take(N * (D + F) + V * D, kFloat);
   // Scalars, partial sums of the library's reductions; a caching allocator's rounding up to 512 bytes of some hundred tensors.

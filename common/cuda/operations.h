@@ -1,8 +1,9 @@
 // The fused operations on a device. Their formulas are in the headers of common/model/ops; these compute the same row by row, by
 // the scalar formulas of common/model/ops/formulas.h.
 //
-// T is what products take and give: float, or BFloat16. The residual stream, logits, losses, statistics, sums and gradients of
-// the stream and of parameters are float32. What becomes a T is rounded once.
+// T is what products take and give, S what the residual stream (lanes, skips, the embedding's output and its norm included) and its
+// gradients are held in: float or BFloat16 each, and S is BFloat16 only where T is. Logits, losses, statistics, sums and gradients of
+// parameters are float32, and so is all arithmetic: what becomes a T or an S is rounded once, as it is written.
 //
 // bytes(): what a unit's operands are in memory, each read or written once per launch, but for what is one row long (weights of columns,
 // numbers of rows): what the paper model of a step counts (docs/scaling.md).
@@ -34,7 +35,7 @@ FAIRWAY_BODY float InverseRms(float squares, int64_t count) {
 
 // --- ops/embed.h
 
-template <class T>
+template <class T, class S>
 struct EmbedForward {
   static constexpr int kLanes = kRowLanes;
   int64_t N, D;
@@ -42,10 +43,10 @@ struct EmbedForward {
   const int32_t* ids;
   const T* bigram = nullptr;            // [N, D]
   const float* bigram_scale = nullptr;  // of `bigram`; null: 1
-  float* x1;                            // [N, D]
+  S* x1;                                // [N, D]
   float* inverse_norms;                 // [N]
 
-  double bytes() const { return static_cast<double>(N * D * (int64_t{sizeof(T)} * (bigram != nullptr ? 2 : 1) + 4)); }
+  double bytes() const { return static_cast<double>(N * D * (int64_t{sizeof(T)} * (bigram != nullptr ? 2 : 1) + int64_t{sizeof(S)})); }
   int64_t units() const { return N; }
   template <class Lanes>
   FAIRWAY_BODY void operator()(const Lanes& lanes, int64_t row) const {
@@ -58,7 +59,7 @@ struct EmbedForward {
     }
     const float r = InverseRms(lanes.Sum(squares), D);
     if (lanes.first() == 0) inverse_norms[row] = r;
-    for (int64_t j = lanes.first(); j < D; j += lanes.count()) x1[row * D + j] = Sum(token, scale, row, j) * r;
+    for (int64_t j = lanes.first(); j < D; j += lanes.count()) x1[row * D + j] = To<S>(Sum(token, scale, row, j) * r);
   }
 
  private:
@@ -67,43 +68,44 @@ struct EmbedForward {
   }
 };
 
+template <class S>
 struct SmearForward {
   static constexpr int kLanes = kRowLanes;
   int64_t N, D;
   const float* gate;      // [D], before the sigmoid
   const int32_t* joined;  // [N]: 1 where the position before is seen, else 0
-  const float* x1;
-  float* x0;
+  const S* x1;
+  S* x0;
 
-  double bytes() const { return static_cast<double>(N * D * 8); }
+  double bytes() const { return static_cast<double>(N * D * 2 * int64_t{sizeof(S)}); }
   int64_t units() const { return N; }
   template <class Lanes>
   FAIRWAY_BODY void operator()(const Lanes& lanes, int64_t row) const {
-    const float* x = x1 + row * D;
+    const S* x = x1 + row * D;
     for (int64_t j = lanes.first(); j < D; j += lanes.count()) {
-      const float before = joined[row] ? x[j - D] : 0.0f;
-      x0[row * D + j] = formula::Smear(formula::Sigmoid(gate[j]), x[j], before);
+      const float before = joined[row] ? ToFloat(x[j - D]) : 0.0f;
+      x0[row * D + j] = To<S>(formula::Smear(formula::Sigmoid(gate[j]), ToFloat(x[j]), before));
     }
   }
 };
 
 // The gradient of x0 is dx0 + dx: what blocks' mixes gave back, and what went through the first block.
-template <class T>
+template <class T, class S>
 struct EmbedBackward {
   static constexpr int kLanes = kRowLanes;
   Slabs rows;
   int64_t D;
   const float* gate;
   const int32_t* joined;
-  const float* x1;
+  const S* x1;
   const float* inverse_norms;
-  const float* dx0;
-  const float* dx;
+  const S* dx0;
+  const S* dx;
   const T* bigram = nullptr;  // [N, D], where its scale has a gradient of its own
   T* ds;                      // [N, D]
   float* partials;            // [slabs, 2, D]: of the gate; of the bigram's scale, by columns
 
-  double bytes() const { return static_cast<double>(rows.N * D * (12 + int64_t{sizeof(T)} * (bigram != nullptr ? 2 : 1))); }
+  double bytes() const { return static_cast<double>(rows.N * D * (3 * int64_t{sizeof(S)} + int64_t{sizeof(T)} * (bigram != nullptr ? 2 : 1))); }
   int64_t units() const { return rows.slabs; }
   template <class Lanes>
   FAIRWAY_BODY void operator()(const Lanes& lanes, int64_t slab) const {
@@ -112,15 +114,15 @@ struct EmbedBackward {
     for (int64_t row = rows.first(slab); row < rows.first(slab + 1); ++row) {
       float product = 0;
       for (int64_t j = lanes.first(); j < D; j += lanes.count()) {
-        const float x = x1[row * D + j], before = joined[row] ? x1[(row - 1) * D + j] : 0.0f;
-        const float g = formula::Sigmoid(gate[j]), d = dx0[row * D + j] + dx[row * D + j];
+        const float x = ToFloat(x1[row * D + j]), before = joined[row] ? ToFloat(x1[(row - 1) * D + j]) : 0.0f;
+        const float g = formula::Sigmoid(gate[j]), d = Down(row * D + j);
         dgate[j] += d * (before - x) * (g * (1.0f - g));
         product += Through(row, j) * x;
       }
       const float mean = lanes.Sum(product) / static_cast<float>(D), r = inverse_norms[row];
       for (int64_t j = lanes.first(); j < D; j += lanes.count()) {
         const int64_t at = row * D + j;
-        const float d = formula::RmsGradient(Through(row, j), x1[at], r, mean);
+        const float d = formula::RmsGradient(Through(row, j), ToFloat(x1[at]), r, mean);
         ds[at] = To<T>(d);
         if (bigram != nullptr) dgate[D + j] += d * ToFloat(bigram[at]);
       }
@@ -128,11 +130,12 @@ struct EmbedBackward {
   }
 
  private:
+  FAIRWAY_BODY float Down(int64_t at) const { return ToFloat(dx0[at]) + ToFloat(dx[at]); }
   // The gradient of x1.
   FAIRWAY_BODY float Through(int64_t row, int64_t j) const {
     const int64_t at = row * D + j;
-    const float after = row + 1 < rows.N && joined[row + 1] ? dx0[at + D] + dx[at + D] : 0.0f;
-    return formula::Smear(formula::Sigmoid(gate[j]), dx0[at] + dx[at], after);
+    const float after = row + 1 < rows.N && joined[row + 1] ? Down(at + D) : 0.0f;
+    return formula::Smear(formula::Sigmoid(gate[j]), Down(at), after);
   }
 };
 
@@ -155,15 +158,15 @@ struct SmearGate {
   }
 };
 
-template <class T>
+template <class T, class S>
 struct SmearGateForward {
   static constexpr int kLanes = kRowLanes;
   SmearGate<T> in;
-  float* x0;             // [N, D]
+  S* x0;                 // [N, D]
   float* gates;          // [N]; 0 where a row is joined to none
   float* inverse_norms;  // [N]
 
-  double bytes() const { return static_cast<double>(in.N * in.D * (2 * int64_t{sizeof(T)} + 4)); }
+  double bytes() const { return static_cast<double>(in.N * in.D * (2 * int64_t{sizeof(T)} + int64_t{sizeof(S)})); }
   int64_t units() const { return in.N; }
   template <class Lanes>
   FAIRWAY_BODY void operator()(const Lanes& lanes, int64_t row) const {
@@ -182,7 +185,7 @@ struct SmearGateForward {
       gates[row] = gate;
       inverse_norms[row] = r;
     }
-    for (int64_t j = lanes.first(); j < in.D; j += lanes.count()) x0[row * in.D + j] = Sum(own, before, c, j) * r;
+    for (int64_t j = lanes.first(); j < in.D; j += lanes.count()) x0[row * in.D + j] = To<S>(Sum(own, before, c, j) * r);
   }
 
  private:
@@ -192,20 +195,20 @@ struct SmearGateForward {
 };
 
 // The gradient of x0 is dx0 + dx, as in EmbedBackward.
-template <class T>
+template <class T, class S>
 struct SmearGateBackward {
   static constexpr int kLanes = kRowLanes;
   Slabs rows;
   SmearGate<T> in;
-  const float* x0;
+  const S* x0;
   const float* gates;
   const float* inverse_norms;
-  float* dx0;        // becomes the gradient of the sum before the norm in place
-  const float* dx;
+  S* dx0;            // becomes the gradient of the sum before the norm in place
+  const S* dx;
   float* dlogits;    // [N], of w . e[:window]
   float* partials;   // [slabs, window + 1]: of w, and of lambda
 
-  double bytes() const { return static_cast<double>(in.N * in.D * (16 + int64_t{sizeof(T)})); }
+  double bytes() const { return static_cast<double>(in.N * in.D * (4 * int64_t{sizeof(S)} + int64_t{sizeof(T)})); }
   int64_t units() const { return rows.slabs; }
   template <class Lanes>
   FAIRWAY_BODY void operator()(const Lanes& lanes, int64_t slab) const {
@@ -216,13 +219,13 @@ struct SmearGateBackward {
     for (int64_t row = rows.first(slab); row < rows.first(slab + 1); ++row) {
       const T *own = in.Own(row), *before = in.Before(row);
       float product = 0;
-      for (int64_t at = row * D + lanes.first(); at < (row + 1) * D; at += lanes.count()) product += (dx0[at] + dx[at]) * x0[at];
+      for (int64_t at = row * D + lanes.first(); at < (row + 1) * D; at += lanes.count()) product += Down(at) * ToFloat(x0[at]);
       const float mean = lanes.Sum(product) / static_cast<float>(D), r = inverse_norms[row];
       float dc = 0;
       for (int64_t j = lanes.first(); j < D; j += lanes.count()) {
         const int64_t at = row * D + j;
-        const float d = formula::RmsGradient(dx0[at] + dx[at], x0[at], r, mean);
-        dx0[at] = d;
+        const float d = formula::RmsGradient(Down(at), ToFloat(x0[at]), r, mean);
+        dx0[at] = To<S>(d);
         if (before != nullptr) dc += d * ToFloat(before[j]);
       }
       dc = lanes.Sum(dc);
@@ -233,32 +236,35 @@ struct SmearGateBackward {
     }
     if (lanes.first() == 0) dw[in.window] = dlambda;
   }
+
+ private:
+  FAIRWAY_BODY float Down(int64_t at) const { return ToFloat(dx0[at]) + ToFloat(dx[at]); }
 };
 
 // From the gradient of the sums to those of the embeddings, by position; and to that of the token before the first row, which no
 // position looks up.
-template <class T>
+template <class T, class S>
 struct SmearGateInputs {
   static constexpr int kLanes = kRowLanes;
   SmearGate<T> in;
   const float* gates;
   const float* dlogits;
-  const float* ds;  // [N, D]
+  const S* ds;      // [N, D]
   T* de;            // [N, D]
   float* table;     // gradient of tok_emb, to which that of the token before is added
 
-  double bytes() const { return static_cast<double>(in.N * in.D * (4 + int64_t{sizeof(T)})); }
+  double bytes() const { return static_cast<double>(in.N * in.D * (int64_t{sizeof(S)} + int64_t{sizeof(T)})); }
   int64_t units() const { return in.N; }
   template <class Lanes>
   FAIRWAY_BODY void operator()(const Lanes& lanes, int64_t row) const {
     const int64_t D = in.D;
     const bool seen = row + 1 < in.N && in.joined[row + 1];
     for (int64_t j = lanes.first(); j < D; j += lanes.count()) {
-      float d = ds[row * D + j];
-      if (seen) d += *in.lambda * gates[row + 1] * ds[(row + 1) * D + j];
+      float d = ToFloat(ds[row * D + j]);
+      if (seen) d += *in.lambda * gates[row + 1] * ToFloat(ds[(row + 1) * D + j]);
       if (j < in.window) d += dlogits[row] * in.w[j];
       de[row * D + j] = To<T>(d);
-      if (row == 0 && in.joined[0]) table[*in.before * D + j] += *in.lambda * gates[0] * ds[j];
+      if (row == 0 && in.joined[0]) table[*in.before * D + j] += *in.lambda * gates[0] * ToFloat(ds[j]);
     }
   }
 };
@@ -321,23 +327,25 @@ struct JoinPieces {
 
 // --- ops/mix_norm.h
 
+// Some columns of a row: the skip, the row with it, and x0.
+template <int n>
+struct MixColumns {
+  Values<n> skip, xin, x0;
+};
+
+template <class S>
 struct MixNormInput {
   int64_t D;
-  const float* x;                      // [N, D]
-  const float* x0;                     // [N, D]
+  const S* x;                          // [N, D]
+  const S* x0;                         // [N, D]
   const float* mix;                    // [2, D]
-  const float* skip = nullptr;         // [N, D]; null: no skip
+  const S* skip = nullptr;             // [N, D]; null: no skip
   const float* skip_weight = nullptr;  // [D]
   const float* skip_gate = nullptr;    // [D], before the sigmoid; null: no gates
 
-  // Some columns of a row: the skip, the row with it, and x0.
   template <int n>
-  struct Columns {
-    Values<n> skip, xin, x0;
-  };
-  template <int n>
-  FAIRWAY_BODY Columns<n> At(int64_t row, int64_t j) const {
-    Columns<n> own{};
+  FAIRWAY_BODY MixColumns<n> At(int64_t row, int64_t j, Width<n>) const {
+    MixColumns<n> own{};
     own.xin = Load<n>(x + row * D + j);
     if (skip != nullptr) {
       own.skip = Load<n>(skip + row * D + j);
@@ -351,28 +359,28 @@ struct MixNormInput {
   }
   // Column j of the mix, the i-th of these.
   template <int n>
-  FAIRWAY_BODY float Xm(const Columns<n>& own, int64_t j, int i) const {
+  FAIRWAY_BODY float Xm(const MixColumns<n>& own, int64_t j, int i) const {
     return mix[j + i] * own.xin[i] + mix[D + j + i] * own.x0[i];
   }
 };
 
-template <class T>
+template <class T, class S>
 struct MixNormForward {
   static constexpr int kLanes = kPieceLanes;
   int64_t N;
-  MixNormInput in;
+  MixNormInput<S> in;
   bool carries_input = false;  // the residual path carries xin, not xm (two lanes)
-  float* residual;             // [N, D]: what it carries
+  S* residual;                 // [N, D]: what it carries
   T* u;                        // [N, D]
 
-  double bytes() const { return static_cast<double>(N * in.D * (4 * (3 + (in.skip != nullptr)) + int64_t{sizeof(T)})); }
+  double bytes() const { return static_cast<double>(N * in.D * (int64_t{sizeof(S)} * (3 + (in.skip != nullptr)) + int64_t{sizeof(T)})); }
   int64_t units() const { return N; }
   template <class Lanes>
   FAIRWAY_BODY void operator()(const Lanes& lanes, int64_t row) const {
     float squares = 0;
     ForColumns(lanes, in.D, [&](int64_t j, auto width) {
       constexpr int n = decltype(width)::value;
-      const auto own = in.At<n>(row, j);
+      const auto own = in.At(row, j, width);
       for (int i = 0; i < n; ++i) {
         const float xm = in.Xm(own, j, i);
         squares += xm * xm;
@@ -381,7 +389,7 @@ struct MixNormForward {
     const float r = InverseRms(lanes.Sum(squares), in.D);
     ForColumns(lanes, in.D, [&](int64_t j, auto width) {
       constexpr int n = decltype(width)::value;
-      const auto own = in.At<n>(row, j);
+      const auto own = in.At(row, j, width);
       Values<n> carried, normed;
       for (int i = 0; i < n; ++i) {
         const float xm = in.Xm(own, j, i);
@@ -394,24 +402,27 @@ struct MixNormForward {
   }
 };
 
-template <class T>
+template <class T, class S>
 struct MixNormBackward {
   static constexpr int kLanes = kSumLanes;
   static constexpr int kSums = 4;
   Slabs rows;
-  MixNormInput in;
+  MixNormInput<S> in;
   bool carries_input = false;
   const T* du;                         // [N, D]
-  const float* dresidual;              // [N, D]: gradient of what the residual path carries
-  const float* dextra = nullptr;       // [N, D]: added to the gradient of x, which other blocks have used too
-  const float* dextra_lane = nullptr;  // [N, D]: likewise, of the lane that begins here
-  float* dx;                           // [N, D]; may be dresidual
-  T* dx_rounded = nullptr;             // [N, D]: the same for products
-  float* dx0;                          // [N, D]: added to
-  float* dskip = nullptr;              // [N, D]: set
+  const S* dresidual;                  // [N, D]: gradient of what the residual path carries
+  const S* dextra = nullptr;           // [N, D]: added to the gradient of x, which other blocks have used too
+  const S* dextra_lane = nullptr;      // [N, D]: likewise, of the lane that begins here
+  S* dx;                               // [N, D]; may be dresidual
+  T* dx_rounded = nullptr;             // [N, D]: the same for products; null where these take it as it is
+  S* dx0;                              // [N, D]: added to
+  S* dskip = nullptr;                  // [N, D]: set
   float* partials;                     // [slabs, 4, D]: of mix0, mix1, skip_weight and skip_gate
 
-  double bytes() const { return static_cast<double>(rows.N * in.D * (int64_t{sizeof(T)} * (1 + (dx_rounded != nullptr)) + 4 * (6 + (dextra != nullptr) + (dextra_lane != nullptr) + 2 * (in.skip != nullptr)))); }
+  double bytes() const {
+    const int64_t stream = 6 + (dextra != nullptr) + (dextra_lane != nullptr) + 2 * (in.skip != nullptr);
+    return static_cast<double>(rows.N * in.D * (int64_t{sizeof(T)} * (1 + (dx_rounded != nullptr)) + int64_t{sizeof(S)} * stream));
+  }
   int64_t units() const { return rows.slabs; }
   template <class Lanes>
   FAIRWAY_BODY void operator()(const Lanes& lanes, int64_t slab) const {
@@ -424,11 +435,11 @@ struct MixNormBackward {
       const bool idle = j >= D;
       Sums<kPiece> own{};
       for (int64_t row = first; row < last; ++row) {
-        MixNormInput::Columns<kPiece> mixed{};
+        MixColumns<kPiece> mixed{};
         Values<kPiece> d{};
         float squares = 0, product = 0;
         if (!idle) {
-          mixed = in.At<kPiece>(row, j);
+          mixed = in.At(row, j, Width<kPiece>());
           d = Load<kPiece>(du + row * D + j);
           Add(mixed, d, j, squares, product);
         }
@@ -445,14 +456,14 @@ struct MixNormBackward {
       float squares = 0, product = 0;
       ForColumns(lanes, D, [&](int64_t j, auto width) {
         constexpr int n = decltype(width)::value;
-        Add(in.At<n>(row, j), Load<n>(du + row * D + j), j, squares, product);
+        Add(in.At(row, j, width), Load<n>(du + row * D + j), j, squares, product);
       });
       const Norm norm = NormOf(lanes, squares, product);
       ForColumns(lanes, D, [&](int64_t j, auto width) {
         constexpr int n = decltype(width)::value;
         Sums<n> own;
         for (int k = 0; k < kSums; ++k) own.of[k] = Load<n>(sums + k * D + j);
-        Back(row, j, in.At<n>(row, j), Load<n>(du + row * D + j), norm, own);
+        Back(row, j, in.At(row, j, width), Load<n>(du + row * D + j), norm, own);
         for (int k = 0; k < kSums; ++k) Store(own.of[k], sums + k * D + j);
       });
     }
@@ -467,12 +478,12 @@ struct MixNormBackward {
     float r, mean;  // of the row, and of du u over it
   };
   template <int n>
-  FAIRWAY_BODY static void Add(const float* more, Values<n>& d) {
+  FAIRWAY_BODY static void Add(const S* more, Values<n>& d) {
     const Values<n> added = Load<n>(more);
     for (int i = 0; i < n; ++i) d[i] += added[i];
   }
   template <int n>
-  FAIRWAY_BODY void Add(const MixNormInput::Columns<n>& mixed, const Values<n>& d, int64_t j, float& squares, float& product) const {
+  FAIRWAY_BODY void Add(const MixColumns<n>& mixed, const Values<n>& d, int64_t j, float& squares, float& product) const {
     for (int i = 0; i < n; ++i) {
       const float xm = in.Xm(mixed, j, i);
       squares += xm * xm;
@@ -486,7 +497,7 @@ struct MixNormBackward {
   }
   // What n columns of a row give back, and what they add to the sums.
   template <int n>
-  FAIRWAY_BODY void Back(int64_t row, int64_t j, const MixNormInput::Columns<n>& mixed, Values<n> d, Norm norm, Sums<n>& own) const {
+  FAIRWAY_BODY void Back(int64_t row, int64_t j, const MixColumns<n>& mixed, Values<n> d, Norm norm, Sums<n>& own) const {
     const int64_t at = row * in.D + j;
     {
       const Values<n> carried = Load<n>(dresidual + at);
@@ -526,15 +537,15 @@ struct MixNormBackward {
 };
 
 // A norm without a mix: of the MLP's input and of the output.
-template <class T>
+template <class T, class S>
 struct NormForward {
   static constexpr int kLanes = kPieceLanes;
   int64_t N, D;
-  const float* x;                  // [N, D]
+  const S* x;                      // [N, D]
   T* u;                            // [N, D]
   float* inverse_norms = nullptr;  // [N]
 
-  double bytes() const { return static_cast<double>(N * D * (4 + int64_t{sizeof(T)})); }
+  double bytes() const { return static_cast<double>(N * D * (int64_t{sizeof(S)} + int64_t{sizeof(T)})); }
   int64_t units() const { return N; }
   template <class Lanes>
   FAIRWAY_BODY void operator()(const Lanes& lanes, int64_t row) const {
@@ -556,18 +567,20 @@ struct NormForward {
 };
 
 // From what the forward pass gave: x is not read again.
-template <class T>
+template <class T, class S>
 struct NormBackward {
   static constexpr int kLanes = kPieceLanes;
   int64_t N, D;
   const T* u;                        // [N, D]
   const float* inverse_norms;        // [N]
   const T* du;                       // [N, D]
-  const float* dresidual = nullptr;  // [N, D]: gradient of x from elsewhere
-  float* dx;                         // [N, D]; may be dresidual
-  T* dx_rounded = nullptr;           // [N, D]: the same for products
+  const S* dresidual = nullptr;      // [N, D]: gradient of x from elsewhere
+  S* dx;                             // [N, D]; may be dresidual
+  T* dx_rounded = nullptr;           // [N, D]: the same for products; null where these take it as it is
 
-  double bytes() const { return static_cast<double>(N * D * (int64_t{sizeof(T)} * (2 + (dx_rounded != nullptr)) + 4 * (1 + (dresidual != nullptr)))); }
+  double bytes() const {
+    return static_cast<double>(N * D * (int64_t{sizeof(T)} * (2 + (dx_rounded != nullptr)) + int64_t{sizeof(S)} * (1 + (dresidual != nullptr))));
+  }
   int64_t units() const { return N; }
   template <class Lanes>
   FAIRWAY_BODY void operator()(const Lanes& lanes, int64_t row) const {
@@ -596,13 +609,13 @@ struct NormBackward {
 
 // --- ops/lanes.h
 
-template <class T>
+template <class T, class S>
 struct LanesInput {
   int64_t D;
   const float* resid;  // [lane]
   const float* post;   // [source, lane]
-  const float* lane0;  // [N, D], as all of these
-  const float* lane1;
+  const S* lane0;      // [N, D], as all of these
+  const S* lane1;
   const T* a;
   const T* m;
   // Behind the last visit the lanes become one stream again: share0 of lane 0, and the rest of lane 1.
@@ -610,15 +623,15 @@ struct LanesInput {
   float share0;
 };
 
-template <class T>
+template <class T, class S>
 struct LanesForward {
   static constexpr int kLanes = kPieceLanes;
   int64_t N;
-  LanesInput<T> in;
-  float* out0;  // lane 0; behind the last visit the stream
-  float* out1;  // lane 1; behind the last visit not written
+  LanesInput<T, S> in;
+  S* out0;  // lane 0; behind the last visit the stream
+  S* out1;  // lane 1; behind the last visit not written
 
-  double bytes() const { return static_cast<double>(N * in.D * (2 * int64_t{sizeof(T)} + 4 * (in.last ? 3 : 4))); }
+  double bytes() const { return static_cast<double>(N * in.D * (2 * int64_t{sizeof(T)} + int64_t{sizeof(S)} * (in.last ? 3 : 4))); }
   int64_t units() const { return N; }
   template <class Lanes>
   FAIRWAY_BODY void operator()(const Lanes& lanes, int64_t row) const {
@@ -638,19 +651,19 @@ struct LanesForward {
   }
 };
 
-template <class T>
+template <class T, class S>
 struct LanesBackward {
   static constexpr int kLanes = kRowLanes;
   static constexpr int kSums = 6;
   Slabs rows;
-  LanesInput<T> in;
-  float* d0;        // gradients of both lanes behind the visit; they become those before it. Behind the last visit,
-  float* d1;        // d0 is the stream's gradient, and d1 is only written
+  LanesInput<T, S> in;
+  S* d0;            // gradients of both lanes behind the visit; they become those before it. Behind the last visit,
+  S* d1;            // d0 is the stream's gradient, and d1 is only written
   T* da;
   T* dm;
   float* partials;  // [slabs, 6]: of resid [lane], and of post [source, lane]
 
-  double bytes() const { return static_cast<double>(rows.N * in.D * (4 * int64_t{sizeof(T)} + 4 * (in.last ? 5 : 6))); }
+  double bytes() const { return static_cast<double>(rows.N * in.D * (4 * int64_t{sizeof(T)} + int64_t{sizeof(S)} * (in.last ? 5 : 6))); }
   int64_t units() const { return rows.slabs; }
   template <class Lanes>
   FAIRWAY_BODY void operator()(const Lanes& lanes, int64_t slab) const {
@@ -768,12 +781,12 @@ struct QkBackward {
   const T* dq;                // [N, H d]
   const T* dk;                // [N, Hkv d]
   const T* dv;                // [N, Hkv d]
-  const float* dv_exclusive;  // [N, Hkv d]: of the values from elsewhere; null: none
+  const T* dv_exclusive;      // [N, Hkv d]: of the values from elsewhere; null: none
   T* dqkv;                    // [N, (H + 2 Hkv) d]
   float* partials;            // [slabs, H]: of the gain
 
   FAIRWAY_BODY int64_t all() const { return heads.H + 2 * heads.Hkv; }
-  double bytes() const { return static_cast<double>(rows.N * heads.d * (int64_t{sizeof(T)} * (3 * heads.H + 5 * heads.Hkv) + (dv_exclusive != nullptr ? 4 * heads.Hkv : 0))); }
+  double bytes() const { return static_cast<double>(rows.N * heads.d * (int64_t{sizeof(T)} * (3 * heads.H + (dv_exclusive != nullptr ? 6 : 5) * heads.Hkv))); }
   int64_t units() const { return rows.slabs * all(); }
   template <class Lanes>
   FAIRWAY_BODY void operator()(const Lanes& lanes, int64_t unit) const {
@@ -933,12 +946,12 @@ struct HeadGatesBackward {
   float scale = 1;           // inside the gates' sigmoid
   const T* y;
   T* dout;                   // becomes dy in place
-  float* dv = nullptr;       // [N, Hkv d], of exclusive self attention
+  T* dv = nullptr;           // [N, Hkv d], of exclusive self attention
   float* dlogits = nullptr;  // [N, H], of the gates' w_h . u, `scale` included
 
   double bytes() const {
     const int64_t kv = in.qkv != nullptr ? in.heads.Hkv : 0;
-    return static_cast<double>(in.N * in.heads.d * (int64_t{sizeof(T)} * (3 * in.heads.H + kv) + 4 * kv));
+    return static_cast<double>(in.N * in.heads.d * int64_t{sizeof(T)} * (3 * in.heads.H + 2 * kv));
   }
   int64_t units() const { return in.N * in.heads.Hkv; }
   template <class Lanes>
@@ -1300,14 +1313,20 @@ struct MuonUpdate {
 };
 
 using Operations = OperationList<
-    EmbedForward<float>, EmbedForward<BFloat16>, SmearForward, EmbedBackward<float>, EmbedBackward<BFloat16>, SmearGateForward<float>,
-    SmearGateForward<BFloat16>, SmearGateBackward<float>, SmearGateBackward<BFloat16>, SmearGateInputs<float>, SmearGateInputs<BFloat16>,
-    ScatterPieces<float>, ScatterPieces<BFloat16>, JoinPieces, MixNormForward<float>, MixNormForward<BFloat16>, MixNormBackward<float>,
-    MixNormBackward<BFloat16>, NormForward<float>, NormForward<BFloat16>, NormBackward<float>, NormBackward<BFloat16>, LanesForward<float>,
-    LanesForward<BFloat16>, LanesBackward<float>, LanesBackward<BFloat16>, QkForward<float>, QkForward<BFloat16>, QkBackward<float>,
-    QkBackward<BFloat16>, HeadGatesForward<float>, HeadGatesForward<BFloat16>, HeadGatesBackward<float>, HeadGatesBackward<BFloat16>,
-    AttentionGates<float>, AttentionGates<BFloat16>, AttentionGatesBackward<float>, AttentionGatesBackward<BFloat16>, Relu2Forward<float>,
-    Relu2Forward<BFloat16>, Relu2Backward<float>, Relu2Backward<BFloat16>, CrossEntropy<float>, CrossEntropy<BFloat16>, PrepareRows<float>,
-    PrepareRows<BFloat16>, FinishRows, AddColumns, MuonMomentum, MuonUpdate>;
+    EmbedForward<float, float>, EmbedForward<BFloat16, float>, EmbedForward<BFloat16, BFloat16>, SmearForward<float>,
+    SmearForward<BFloat16>, EmbedBackward<float, float>, EmbedBackward<BFloat16, float>, EmbedBackward<BFloat16, BFloat16>,
+    SmearGateForward<float, float>, SmearGateForward<BFloat16, float>, SmearGateForward<BFloat16, BFloat16>,
+    SmearGateBackward<float, float>, SmearGateBackward<BFloat16, float>, SmearGateBackward<BFloat16, BFloat16>,
+    SmearGateInputs<float, float>, SmearGateInputs<BFloat16, float>, SmearGateInputs<BFloat16, BFloat16>, ScatterPieces<float>,
+    ScatterPieces<BFloat16>, JoinPieces, MixNormForward<float, float>, MixNormForward<BFloat16, float>,
+    MixNormForward<BFloat16, BFloat16>, MixNormBackward<float, float>, MixNormBackward<BFloat16, float>,
+    MixNormBackward<BFloat16, BFloat16>, NormForward<float, float>, NormForward<BFloat16, float>, NormForward<BFloat16, BFloat16>,
+    NormBackward<float, float>, NormBackward<BFloat16, float>, NormBackward<BFloat16, BFloat16>, LanesForward<float, float>,
+    LanesForward<BFloat16, float>, LanesForward<BFloat16, BFloat16>, LanesBackward<float, float>, LanesBackward<BFloat16, float>,
+    LanesBackward<BFloat16, BFloat16>, QkForward<float>, QkForward<BFloat16>, QkBackward<float>, QkBackward<BFloat16>,
+    HeadGatesForward<float>, HeadGatesForward<BFloat16>, HeadGatesBackward<float>, HeadGatesBackward<BFloat16>,
+    AttentionGates<float>, AttentionGates<BFloat16>, AttentionGatesBackward<float>, AttentionGatesBackward<BFloat16>,
+    Relu2Forward<float>, Relu2Forward<BFloat16>, Relu2Backward<float>, Relu2Backward<BFloat16>, CrossEntropy<float>,
+    CrossEntropy<BFloat16>, PrepareRows<float>, PrepareRows<BFloat16>, FinishRows, AddColumns, MuonMomentum, MuonUpdate>;
 
 }  // namespace fairway::cuda

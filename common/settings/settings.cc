@@ -312,6 +312,7 @@ SettingValues Settings::NonDefault(unsigned stages) const {
 Settings Settings::ForEvaluation() const {
   Settings settings = *this;
   if (eval_seq_len > 0) settings.train_seq_len = eval_seq_len;
+  settings.residual_precision = "float32";
   return settings;
 }
 
@@ -391,6 +392,17 @@ void Settings::CheckTraining(int64_t world_size) const {
   require(packed_documents || train_batch_tokens % (grad_micro_steps * train_seq_len) == 0,
           StringPrintf("train_batch_tokens = %jd is not a multiple of grad_micro_steps * train_seq_len = %jd * %jd",
                        train_batch_tokens, grad_micro_steps, train_seq_len));
+  const bool narrow = residual_precision != "float32";
+  require(!narrow || precision == residual_precision, "residual_precision = " + residual_precision + " with precision = " + precision +
+                                                          ": the stream would be coarser than the products that it is made of; set it to float32");
+  require(!narrow || !published_quirks, "residual_precision = " + residual_precision +
+                                            ": what published_quirks = 1 is compared with, number by number, has a float32 stream; set it to float32");
+}
+
+void Settings::CheckTrainingDevice(bool gpu) const {
+  if (!gpu && residual_precision != "float32")
+    throw UsageError("residual_precision = " + residual_precision +
+                     " is for training on a GPU, and this is on the CPU: set residual_precision = float32");
 }
 
 }  // namespace fairway

@@ -87,7 +87,7 @@ struct Settings {
   // Of those, the ones that differ from their defaults: for lineage.
   SettingValues NonDefault(unsigned stages) const;
 
-  // The same with eval_seq_len, where it is given, as train_seq_len: what evaluation takes for its windows.
+  // What evaluation takes: eval_seq_len, where it is given, as train_seq_len, for its windows; the residual stream in float32.
   Settings ForEvaluation() const;
 
   // `threads`, or UsableProcessors() where it is 0, within OMP_THREAD_LIMIT: of everything that a program does.
@@ -102,6 +102,8 @@ struct Settings {
   // The same of a model that a file describes: InputError naming it.
   void CheckModel(const std::string& path) const;
   void CheckTraining(int64_t world_size) const;
+  // UsageError where training on a GPU, or on the CPU, does not do what is set.
+  void CheckTrainingDevice(bool gpu) const;
 
  private:
   std::vector<Origin> origins_;

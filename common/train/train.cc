@@ -470,6 +470,7 @@ TrainResult Train(Settings settings, const std::string& out, const std::string& 
   CheckSize(settings);
   if (TrainingCalibrates(settings)) CheckSource(settings, settings, WhyNoSnapshot(settings));
   const Runtime runtime(settings);
+  settings.CheckTrainingDevice(runtime.device != nullptr);
   if (profile_steps && runtime.device != nullptr)
     throw UsageError("--profile-step: operations are timed on the CPU alone; use --device cpu");
   if (settings.run_id.empty()) settings.run_id = StringPrintf("%08jx-%d", std::chrono::system_clock::now().time_since_epoch().count() / 1000000000, getpid());

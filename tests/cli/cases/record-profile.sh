@@ -4,7 +4,7 @@
 make_shards data --id 1
 export ROOT=$root RUNS=$(pwd)/runs PROFILE=record-h100x8 SEED=42 RUN=small LAUNCH= DATA_PATH=$(pwd)/data TOKENIZER_PATH=$(pwd)/data/tokenizer.model \
   VOCAB_SIZE=64 MODEL_DIM=32 NUM_HEADS=2 NUM_KV_HEADS=1 TRAIN_SEQ_LEN=16 EVAL_SEQ_LEN=16 EVAL_STRIDE=4 TRAIN_BATCH_TOKENS=256 ITERATIONS=8 \
-  WARMUP_STEPS=1 TRAIN_LOG_EVERY=1 KEEP_MAX_NUMEL=100 VAL_BATCH_SIZE=1024 CALIBRATION_WINDOWS=4 CALIBRATION_TOKENS=16 DEVICE=cpu
+  WARMUP_STEPS=1 TRAIN_LOG_EVERY=1 KEEP_MAX_NUMEL=100 VAL_BATCH_SIZE=1024 CALIBRATION_WINDOWS=4 CALIBRATION_TOKENS=16 DEVICE=cpu RESIDUAL_PRECISION=float32
 chain() { "$root/scripts/in-run" make --no-print-directory -f "$root/Makefile.runs" record "$@"; }
 
 # The loops begin with the fraction of the steps; every target is scored once; what was asked for is what the record claims.

@@ -247,10 +247,14 @@ const Options k1855{{"num_loops", "2"},  {"loop_start", "1"},           {"loop_e
                     {"packed_documents", "1"},     {"smear", "0"},                    {"bigram_vocab_size", "0"}, {"rope_dims", "4"},
                     {"ln_scale", "1"},             {"mlp_negative_slope", "0.5"}};
 
-// Every option of the model, in both precisions.
+// What products and the residual stream may be held in.
+const std::vector<Options> kPrecisions{
+    {{"precision", "float32"}}, {{"precision", "bfloat16"}}, {{"precision", "bfloat16"}, {"residual_precision", "bfloat16"}}};
+
+// Every option of the model, in every precision.
 std::vector<Options> EveryOption(bool few) {
   std::vector<Options> all;
-  for (const char* precision : {"float32", "bfloat16"}) {
+  for (const Options& precision : kPrecisions) {
     const std::vector<Options> options = {{{"bigram_vocab_size", "2"}},  // rows that are looked up so often that they come in pieces
                                           {{"tie_embeddings", "0"}, {"num_kv_heads", "4"}},
                                           k1855,
@@ -262,7 +266,7 @@ std::vector<Options> EveryOption(bool few) {
                                           {{"parallel_start_layer", "3"}, {"sparse_attn_gate_enabled", "1"}, {"gate_window", "12"}}};
     for (size_t i = 0; i < options.size() && (!few || i < 3); ++i) {
       all.push_back(options[i]);
-      all.back()["precision"] = precision;
+      all.back().insert(precision.begin(), precision.end());
     }
   }
   return all;
@@ -299,7 +303,8 @@ void CheckReplay(Device& gpu) {
 
 // A run that stops in the middle and continues from its parts, in this process.
 void CheckResume(Device& gpu, const std::string& defect) {
-  const Settings settings = Shape({{"model_dim", "32"}, {"vocab_size", "100"}, {"precision", "bfloat16"}});
+  const Settings settings =
+      Shape({{"model_dim", "32"}, {"vocab_size", "100"}, {"precision", "bfloat16"}, {"residual_precision", "bfloat16"}});
   constexpr int64_t B = 2, T = 40;
   const std::vector<uint16_t> tokens = RandomTokens(settings, B * T + 1);
   const auto sequences = Sequences(tokens, B, T);
@@ -499,8 +504,9 @@ Settings OfProfile(const std::string& profile) {
 }
 
 // A micro-step of a record's shape: whole, and by operation.
-void TimeSteps(Device& gpu, const std::string& profile, bool rehearse) {
+void TimeSteps(Device& gpu, const std::string& profile, const std::string& residual_precision, bool rehearse) {
   Settings settings = OfProfile(SOURCE_DIR "/pipelines/" + profile + ".profile");
+  settings.residual_precision = residual_precision;
   if (rehearse) {  // all layers, for loops and lanes have their places among them
     settings.model_dim = 128, settings.train_seq_len = 64;
     settings.bigram_vocab_size = std::min<int64_t>(settings.bigram_vocab_size, 64), settings.vocab_size = std::min<int64_t>(settings.vocab_size, 256);
@@ -529,8 +535,8 @@ void TimeSteps(Device& gpu, const std::string& profile, bool rehearse) {
     rest();
     const int times = rehearse ? 1 : 10;
     const double micro = seconds_of(times, micro_step), update = seconds_of(times, rest);
-    Say("  %s, %s, %d x %d tokens: %.2f ms a micro-step, %.2f ms for the update; 8 ranks' step %.2f ms and the wire\n", profile.c_str(),
-        settings.precision.c_str(), static_cast<int>(B), static_cast<int>(T), 1e3 * micro, 1e3 * update, 1e3 * (micro + update));
+    Say("  %s, %s, residual stream in %s, %d x %d tokens: %.2f ms a micro-step, %.2f ms for the update; 8 ranks' step %.2f ms and the wire\n", profile.c_str(),
+        settings.precision.c_str(), settings.residual_precision.c_str(), static_cast<int>(B), static_cast<int>(T), 1e3 * micro, 1e3 * update, 1e3 * (micro + update));
   }
   TimingDevice timing(gpu);
   Training training(settings, timing);
@@ -571,40 +577,46 @@ class PeakMemory : public c10::MemoryReportingInfoBase {
   int64_t now_ = 0, peak_ = 0;
 };
 
-// What a training engine takes against what it is said to take.
-void CheckMemory(Device& gpu, const std::string& defect) {
-  for (const auto& [what, options] : std::initializer_list<std::pair<const char*, Options>>{
-           {"float32", {}}, {"bfloat16", {}}, {"float32, pull request 1855", k1855}, {"bfloat16, pull request 1855", k1855}})
-    for (const bool training : {true, false}) {
-      Options all = {{"model_dim", "64"}, {"vocab_size", "300"}, {"num_layers", "6"}, {"xsa_last_n", "2"}, {"train_seq_len", "200"}};
-      all.insert(options.begin(), options.end());
-      all["precision"] = std::string(what).substr(0, std::string(what).find(','));
-      const Settings settings = Shape(all);
-      constexpr int64_t B = 4, T = 200;
-      const std::vector<uint16_t> tokens = RandomTokens(settings, B * T + 1);
-      const std::vector<Segment> segments = SegmentsIn(settings, tokens, B, T);
-      const auto peak = std::make_shared<PeakMemory>(gpu.torch_device().type());
-      {
-        const FlatLayout layout(settings);
-        const FlatTensors parameters(layout, layout.embeddings_dtype(), Group::kEmbeddings, Group::kMatrices, gpu.torch_device());
-        const FlatTensors gradients(layout, at::kFloat, Group::kEmbeddings, Group::kMatrices, gpu.torch_device());
-        for (const auto& [name, tensor] : RandomParameters(settings))
-          for (const auto& [own, to] : parameters.tensors())
-            if (own == name) to.copy_(tensor);
-        const c10::DebugInfoGuard guard(c10::DebugInfoKind::PROFILER_STATE, peak);  // what comes beside these
-        const auto engine = MakeEngine(settings, parameters.tensors(), gradients.tensors(), gpu);
-        engine->Prepare(false);
-        std::vector<float> losses(B * T);
-        for (int i = 0; i < 3; ++i) {
-          if (training) engine->AccumulateGradients(segments, 1);
-          else engine->TokenLosses(segments, 0, losses.data());
-        }
-      }
-      const double estimate = DeviceEngineBytes(settings, B, T, training, gpu.torch_device()) * (defect == "estimate-short" ? 0.7 : 1);
-      Say("  %s, %s: %.1f MB estimated, %.1f MB at most\n", what, training ? "training" : "scoring", 1e-6 * estimate, 1e-6 * static_cast<double>(peak->peak()));
-      Expect(static_cast<double>(peak->peak()) <= estimate, "no more than the estimate");
-      Expect(static_cast<double>(peak->peak()) >= 0.6 * estimate, "no less than 60% of the estimate");
+// What an engine takes against what it is said to take.
+void CheckMemoryOf(Device& gpu, const Options& options, bool training, const std::string& defect) {
+  Options all = {{"model_dim", "64"}, {"vocab_size", "300"}, {"num_layers", "6"}, {"xsa_last_n", "2"}, {"train_seq_len", "200"}};
+  for (const auto& [name, value] : options) all[name] = value;
+  const Settings settings = Shape(all);
+  constexpr int64_t B = 4, T = 200;
+  const std::vector<uint16_t> tokens = RandomTokens(settings, B * T + 1);
+  const std::vector<Segment> segments = SegmentsIn(settings, tokens, B, T);
+  const auto peak = std::make_shared<PeakMemory>(gpu.torch_device().type());
+  {
+    const FlatLayout layout(settings);
+    const FlatTensors parameters(layout, layout.embeddings_dtype(), Group::kEmbeddings, Group::kMatrices, gpu.torch_device());
+    const FlatTensors gradients(layout, at::kFloat, Group::kEmbeddings, Group::kMatrices, gpu.torch_device());
+    for (const auto& [name, tensor] : RandomParameters(settings))
+      for (const auto& [own, to] : parameters.tensors())
+        if (own == name) to.copy_(tensor);
+    const c10::DebugInfoGuard guard(c10::DebugInfoKind::PROFILER_STATE, peak);  // what comes beside these
+    const auto engine = MakeEngine(settings, parameters.tensors(), gradients.tensors(), gpu);
+    engine->Prepare(false);
+    std::vector<float> losses(B * T);
+    for (int i = 0; i < 3; ++i) {
+      if (training) engine->AccumulateGradients(segments, 1);
+      else engine->TokenLosses(segments, 0, losses.data());
     }
+  }
+  const double estimate = DeviceEngineBytes(settings, B, T, training, gpu.torch_device()) * (defect == "estimate-short" ? 0.7 : 1);
+  Say("  precision %s, residual stream %s%s, %s: %.1f MB estimated, %.1f MB at most\n", settings.precision.c_str(), settings.residual_precision.c_str(),
+      settings.packed_documents ? ", pull request 1855" : "", training ? "training" : "scoring", 1e-6 * estimate, 1e-6 * static_cast<double>(peak->peak()));
+  Expect(static_cast<double>(peak->peak()) <= estimate, "no more than the estimate");
+  Expect(static_cast<double>(peak->peak()) >= 0.6 * estimate, "no less than 60% of the estimate");
+}
+
+void CheckMemory(Device& gpu, const std::string& defect) {
+  for (const bool all_of_1855 : {false, true})
+    for (const Options& precision : kPrecisions)
+      for (const bool training : {true, false}) {
+        Options options = all_of_1855 ? k1855 : Options{};
+        options.insert(precision.begin(), precision.end());
+        CheckMemoryOf(gpu, options, training, defect);
+      }
 }
 
 // --- attention
@@ -733,7 +745,9 @@ int Main(const Arguments& arguments) {
     Try("stopped and resumed", [&] { CheckResume(*gpu, ""); });
     Try("memory", [&] { CheckMemory(*gpu, ""); });
     Try("a run, killed and resumed", [&] { CheckProgram(arguments.rehearse); });
-    Try("step of record-h100x8", [&] { TimeSteps(*gpu, "record-h100x8", arguments.rehearse); });
+    Try("step of record-h100x8", [&] {
+      for (const char* residual_precision : {"bfloat16", "float32"}) TimeSteps(*gpu, "record-h100x8", residual_precision, arguments.rehearse);
+    });
     Try("attention", [&] { TimeAttention(*gpu); });
     Try("ranks", [&] { CheckRanks(arguments.rehearse, arguments.ranks); });
   }

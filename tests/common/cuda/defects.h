@@ -32,6 +32,12 @@ inline constexpr Defect kDefects[] = {
     {"estimate-short", "the engine takes more memory than is said"},
 };
 
+// Whether an operation is of a kind, whatever types it has.
+template <class Operation, template <class...> class Kind>
+inline constexpr bool kIsA = false;
+template <template <class...> class Kind, class... Types>
+inline constexpr bool kIsA<Kind<Types...>, Kind> = true;
+
 class DefectiveDevice : public Device {
  public:
   DefectiveDevice(Device& own, std::string defect) : own_(own), defect_(std::move(defect)) {}
@@ -70,29 +76,29 @@ class DefectiveDevice : public Device {
     if constexpr (is_same_v<Operation, AddColumns>) {
       if (Is("sum-missing")) return;
     }
-    if constexpr (is_same_v<Operation, QkForward<float>> || is_same_v<Operation, QkForward<BFloat16>>) {
+    if constexpr (kIsA<Operation, QkForward>) {
       // The sine's argument reversed is its neighbour on the other side of 0; cos and sin change places instead, which needs no memory.
       if (Is("rotation-reversed")) std::swap(operation.heads.cos, operation.heads.sin);
     }
-    if constexpr (is_same_v<Operation, NormBackward<float>> || is_same_v<Operation, NormBackward<BFloat16>>) {
+    if constexpr (kIsA<Operation, NormBackward>) {
       if (Is("norm-biased")) operation.dresidual = nullptr;
     }
-    if constexpr (is_same_v<Operation, AttentionGates<float>> || is_same_v<Operation, AttentionGates<BFloat16>>) {
+    if constexpr (kIsA<Operation, AttentionGates>) {
       if (Is("gate-open")) operation.gate.scale = 0;
     }
-    if constexpr (is_same_v<Operation, LanesForward<float>> || is_same_v<Operation, LanesForward<BFloat16>>) {
+    if constexpr (kIsA<Operation, LanesForward>) {
       if (Is("lanes-swapped")) std::swap(operation.in.a, operation.in.m);
     }
-    if constexpr (is_same_v<Operation, SmearGateForward<float>> || is_same_v<Operation, SmearGateForward<BFloat16>>) {
+    if constexpr (kIsA<Operation, SmearGateForward>) {
       if (Is("smear-constant")) operation.in.window = 0;
     }
-    if constexpr (is_same_v<Operation, CrossEntropy<float>> || is_same_v<Operation, CrossEntropy<BFloat16>>) {
+    if constexpr (kIsA<Operation, CrossEntropy>) {
       if (Is("cap-wrong")) operation.cap *= 1.1f;
     }
     if constexpr (is_same_v<Operation, JoinPieces>) {
       if (Is("table-rows")) return;
     }
-    if constexpr (is_same_v<Operation, PrepareRows<float>> || is_same_v<Operation, PrepareRows<BFloat16>>) {
+    if constexpr (kIsA<Operation, PrepareRows>) {
       if (Is("bits-differ") && ++launches_ % 97 == 0) operation.matrix.constant *= 1.01f;
     }
     own_.Launch(operation);

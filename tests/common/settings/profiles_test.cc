@@ -66,7 +66,7 @@ TEST(Profiles, TheRecordDiffersFromTheFieldsBestInWhatItsCommentsSay) {
   const Settings record = Load("record-h100x8");
   EXPECT_THAT(Differences(record, Load("field-1855")),
               UnorderedElementsAre("published_quirks = 0", "gptq_reserve_seconds = 0", "quantiser = gptq", "target_bytes = 16000000",
-                                   "eval_stride = 64", "method = sliding",
+                                   "eval_stride = 64", "method = sliding", "residual_precision = bfloat16",
                                    // What only the other quantiser and the other method read.
                                    "embed_bits = 8", "mlp_clip_sigmas = 10", "embed_clip_sigmas = 20", "gated_attn_quant_gate = 0",
                                    "ttt_lora_rank = 0", "ttt_beta2 = 0.999", "ttt_weight_decay = 1", "ttt_warm_start_a = 0",

@@ -669,6 +669,26 @@ TEST(CheckTraining, NamesWhatWouldDivideByZeroOrNeverMove) {
   EXPECT_NO_THROW(without.CheckTraining(1));
 }
 
+// A residual stream in bfloat16 is for a GPU, and for what is not compared number by number.
+TEST(CheckTraining, RefusesAResidualStreamInBFloat16WhereItIsNotHeldSo) {
+  Settings s;
+  EXPECT_EQ(s.residual_precision, "float32");
+  EXPECT_NO_THROW(s.CheckTrainingDevice(/*gpu=*/false));
+  s.Set("residual_precision", "bfloat16", Origin::kCommandLine, "x");
+  EXPECT_NO_THROW(s.CheckTraining(1));
+  EXPECT_NO_THROW(s.CheckTrainingDevice(/*gpu=*/true));
+  EXPECT_EQ(ErrorOf([&] { s.CheckTrainingDevice(/*gpu=*/false); }),
+            "2 residual_precision = bfloat16 is for training on a GPU, and this is on the CPU: set residual_precision = float32");
+  EXPECT_EQ(s.ForEvaluation().residual_precision, "float32") << "scores are of the stream that any machine has";
+  Settings quirks = s, wide = s;
+  quirks.Set("published_quirks", "1", Origin::kCommandLine, "x");
+  EXPECT_EQ(ErrorOf([&] { quirks.CheckTraining(1); }),
+            "2 residual_precision = bfloat16: what published_quirks = 1 is compared with, number by number, has a float32 stream; set it to float32");
+  wide.Set("precision", "float32", Origin::kCommandLine, "x");
+  EXPECT_EQ(ErrorOf([&] { wide.CheckTraining(1); }),
+            "2 residual_precision = bfloat16 with precision = float32: the stream would be coarser than the products that it is made of; set it to float32");
+}
+
 TEST(CheckModel, NamesTheFileThatDescribesIt) {
   Settings s;
   s.Set("num_heads", "7", Origin::kCheckpoint, "x.ckpt");

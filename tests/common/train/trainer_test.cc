@@ -41,6 +41,7 @@ TEST_F(TrainerTest, GoesOnBitForBitFromEveryStep) {
            {{{"precision", "float32"}, {"data_order", "shuffled"}}, nullptr},
            {{{"precision", "bfloat16"}, {"published_quirks", "1"}}, nullptr},
            {{{"precision", "bfloat16"}}, &host},
+           {{{"precision", "bfloat16"}, {"residual_precision", "bfloat16"}}, &host},
            {with(kRtn, {{"precision", "float32"}}), nullptr},
            {with(kGptq, {{"precision", "bfloat16"}}), &host}}) {
     const Settings settings = Make(options);
