@@ -86,7 +86,7 @@ TEST(CheckCombinations, RefusesWhatCannotEndInARecord) {
       {{{"select_tokens", "300"}, {"eval_seq_len", "512"}}, "SELECT_TOKENS = 300 holds no sequence of EVAL_SEQ_LEN = 512", LastStage::kTrain},
       {{{"quantiser", "gptq_sdclip"}}, "late_qat_threshold = 0.15: there is no late QAT on the grid of quantiser = gptq_sdclip", LastStage::kTrain},
       {{{"quantiser", "gptq_sdclip"}, {"late_qat_threshold", "0"}, {"packed_documents", "1"}, {"grad_micro_steps", "4096"}, {"smear", "0"}, {"bigram_vocab_size", "0"}},
-       "a micro-batch of TRAIN_BATCH_TOKENS / GRAD_MICRO_STEPS = 2 tokens holds no window", LastStage::kTrain},
+       "a micro-batch of TRAIN_BATCH_TOKENS / GRAD_MICRO_STEPS = 2 tokens holds no window of TRAIN_SEQ_LEN = 256", LastStage::kTrain},
       {{{"data_order", "shuffled"}, {"packed_documents", "1"}, {"smear", "0"}, {"bigram_vocab_size", "0"}}, "data_order = shuffled has no meaning", LastStage::kTrain},
       {{{"val_batch_size", "2000"}}, "VAL_BATCH_SIZE = 2000 is less than 8 sequences of TRAIN_SEQ_LEN = 256", LastStage::kTrain},
       {{{"eval_seq_len", "512"}, {"val_batch_size", "2100"}}, "VAL_BATCH_SIZE = 2100 is less than 8 sequences of EVAL_SEQ_LEN = 512", LastStage::kTrain},
