@@ -17,7 +17,6 @@
 #include <cmath>
 #include <cstring>
 
-#include "common/base/text.h"
 #include "common/base/threads.h"
 #include "common/plan/plan.h"
 #include "common/quantise/grid.h"

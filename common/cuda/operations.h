@@ -89,7 +89,12 @@ struct SmearForward {
   }
 };
 
-// The gradient of x0 is dx0 + dx: what blocks' mixes gave back, and what went through the first block.
+// The gradient of x0: what blocks' mixes gave back, and what went through the first block.
+template <class S>
+FAIRWAY_BODY float InputGradient(const S* dx0, const S* dx, int64_t at) {
+  return ToFloat(dx0[at]) + ToFloat(dx[at]);
+}
+
 template <class T, class S>
 struct EmbedBackward {
   static constexpr int kLanes = kRowLanes;
@@ -115,7 +120,7 @@ struct EmbedBackward {
       float product = 0;
       for (int64_t j = lanes.first(); j < D; j += lanes.count()) {
         const float x = ToFloat(x1[row * D + j]), before = joined[row] ? ToFloat(x1[(row - 1) * D + j]) : 0.0f;
-        const float g = formula::Sigmoid(gate[j]), d = Down(row * D + j);
+        const float g = formula::Sigmoid(gate[j]), d = InputGradient(dx0, dx, row * D + j);
         dgate[j] += d * (before - x) * (g * (1.0f - g));
         product += Through(row, j) * x;
       }
@@ -130,12 +135,11 @@ struct EmbedBackward {
   }
 
  private:
-  FAIRWAY_BODY float Down(int64_t at) const { return ToFloat(dx0[at]) + ToFloat(dx[at]); }
   // The gradient of x1.
   FAIRWAY_BODY float Through(int64_t row, int64_t j) const {
     const int64_t at = row * D + j;
-    const float after = row + 1 < rows.N && joined[row + 1] ? Down(at + D) : 0.0f;
-    return formula::Smear(formula::Sigmoid(gate[j]), Down(at), after);
+    const float after = row + 1 < rows.N && joined[row + 1] ? InputGradient(dx0, dx, at + D) : 0.0f;
+    return formula::Smear(formula::Sigmoid(gate[j]), InputGradient(dx0, dx, at), after);
   }
 };
 
@@ -194,7 +198,6 @@ struct SmearGateForward {
   }
 };
 
-// The gradient of x0 is dx0 + dx, as in EmbedBackward.
 template <class T, class S>
 struct SmearGateBackward {
   static constexpr int kLanes = kRowLanes;
@@ -219,12 +222,12 @@ struct SmearGateBackward {
     for (int64_t row = rows.first(slab); row < rows.first(slab + 1); ++row) {
       const T *own = in.Own(row), *before = in.Before(row);
       float product = 0;
-      for (int64_t at = row * D + lanes.first(); at < (row + 1) * D; at += lanes.count()) product += Down(at) * ToFloat(x0[at]);
+      for (int64_t at = row * D + lanes.first(); at < (row + 1) * D; at += lanes.count()) product += InputGradient(dx0, dx, at) * ToFloat(x0[at]);
       const float mean = lanes.Sum(product) / static_cast<float>(D), r = inverse_norms[row];
       float dc = 0;
       for (int64_t j = lanes.first(); j < D; j += lanes.count()) {
         const int64_t at = row * D + j;
-        const float d = formula::RmsGradient(Down(at), ToFloat(x0[at]), r, mean);
+        const float d = formula::RmsGradient(InputGradient(dx0, dx, at), ToFloat(x0[at]), r, mean);
         dx0[at] = To<S>(d);
         if (before != nullptr) dc += d * ToFloat(before[j]);
       }
@@ -236,9 +239,6 @@ struct SmearGateBackward {
     }
     if (lanes.first() == 0) dw[in.window] = dlambda;
   }
-
- private:
-  FAIRWAY_BODY float Down(int64_t at) const { return ToFloat(dx0[at]) + ToFloat(dx[at]); }
 };
 
 // From the gradient of the sums to those of the embeddings, by position; and to that of the token before the first row, which no

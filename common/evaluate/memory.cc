@@ -42,8 +42,7 @@ double DocumentTttBytes(const Settings& s, int64_t documents, int64_t targets) {
   // visit's operations keep.
   const double per_token = 4 * (8.0 * plan.V + visits * (20 * D + 3.0 * plan.F));
   const double group = static_cast<double>(documents < 0 ? s.ttt_batch_size : std::min(s.ttt_batch_size, documents)) * s.ttt_eval_seq_len;
-  const double window = s.eval_seq_len > 0 ? s.eval_seq_len : s.train_seq_len;
-  const double phase = s.phased_ttt_prefix_docs > 0 ? s.global_ttt_batch_seqs * window : 0;
+  const double phase = s.phased_ttt_prefix_docs > 0 ? static_cast<double>(s.global_ttt_batch_seqs) * s.train_seq_len : 0;
   return 4.0 * targets + adapters + per_token * std::max(group, phase) + (phase > 0 ? 8 * Parameters(s) : 0);
 }
 

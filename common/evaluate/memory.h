@@ -13,10 +13,11 @@ double ScoringBytes(const Settings& settings);
 
 // Bytes that EvaluateDocuments takes at most besides the weights, of a split of so many targets and documents (below 0: not known):
 // tokens, adapters with their moments, and what a group's widest chunk, or a phase's pass, records for its gradients.
+// `settings` are as Settings::ForEvaluation gives them.
 double DocumentTttBytes(const Settings& settings, int64_t documents, int64_t targets);
 
-// Bytes that eval-sliding takes at most, before DocumentTttBytes and NgramMixture::Bytes, for a file of `file_bytes` that unpacks to `content_bytes` (0 where it does
-// not).
+// Bytes that eval-sliding takes at most, before DocumentTttBytes and NgramMixture::Bytes, for a file of `file_bytes` that unpacks to
+// `content_bytes` (0 where it does not).
 double EstimateScoring(const Settings& settings, double file_bytes, double content_bytes);
 
 }  // namespace fairway
