@@ -7,6 +7,7 @@
 
 #include <algorithm>
 #include <atomic>
+#include <chrono>
 #include <condition_variable>
 #include <cstdlib>
 #include <mutex>
@@ -15,6 +16,7 @@
 
 #include "common/base/error.h"
 #include "common/base/hardware.h"
+#include "common/parallel/waiting.h"
 
 namespace fairway {
 namespace {
@@ -228,6 +230,34 @@ TEST(RequireAgreement, NamesWhoDiffersAndInWhat) {
   Pair fewer("seed\n1\n");
   EXPECT_EQ(MessageOf<InputError>([&] { RequireAgreement(fewer, invariants); }),
             "rank 1: disagrees with rank 0: missing is missing there and 512 on rank 0");
+}
+
+// abort_run is a function without a state.
+std::atomic<int> aborted_runs = 0;
+PluginOptions WithTimeout(double seconds) {
+  return {{}, seconds, [](const std::string& cause) {
+            EXPECT_THAT(cause, HasSubstr("test: no answer from another rank in a call for"));
+            ++aborted_runs;
+            aborted_runs.notify_all();
+          }};
+}
+
+// The call returns before the watching thread runs, while it begins to wait, and after that.
+TEST(AbortAfterTimeout, EndsNoRunWhoseCallReturnsInTime) {
+  aborted_runs = 0;
+  for (int round = 0; round < 10'000; ++round) {
+    const std::jthread in_time = AbortAfterTimeout(WithTimeout(600), "test", "a call");
+    const auto returns = std::chrono::steady_clock::now() + std::chrono::nanoseconds(round % 1000 * 100);
+    while (std::chrono::steady_clock::now() < returns);
+  }
+  EXPECT_EQ(aborted_runs, 0);
+}
+
+TEST(AbortAfterTimeout, EndsTheRunWhoseCallDoesNotReturn) {
+  aborted_runs = 0;
+  const std::jthread in_time = AbortAfterTimeout(WithTimeout(0.01), "test", "a call");
+  aborted_runs.wait(0);
+  EXPECT_EQ(aborted_runs, 1);
 }
 
 }  // namespace
