@@ -74,7 +74,7 @@ Subject Open(const std::string& path, Settings& settings) {
   settings.CheckModel(name);
   double content = 0;
   for (const TensorInfo& info : weights.tensors()) content += info.bytes();
-  const double memory = EstimateScoring(settings, bytes, content);
+  const double memory = EstimateScoring(settings.ForEvaluation(), bytes, content);
   settings.CheckMemory(memory);
   Json made_from = Json::array();
   for (const Lineage::Input& input : weights.lineage().inputs) made_from.push_back(input.identity);

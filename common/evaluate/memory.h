@@ -1,4 +1,4 @@
-// How much memory scoring takes.
+// How much memory scoring takes. `settings` are as Settings::ForEvaluation gives them.
 #pragma once
 
 #include <cstdint>
@@ -13,7 +13,6 @@ double ScoringBytes(const Settings& settings);
 
 // Bytes that EvaluateDocuments takes at most besides the weights, of a split of so many targets and documents (below 0: not known):
 // tokens, adapters with their moments, and what a group's widest chunk, or a phase's pass, records for its gradients.
-// `settings` are as Settings::ForEvaluation gives them.
 double DocumentTttBytes(const Settings& settings, int64_t documents, int64_t targets);
 
 // Bytes that eval-sliding takes at most, before DocumentTttBytes and NgramMixture::Bytes, for a file of `file_bytes` that unpacks to

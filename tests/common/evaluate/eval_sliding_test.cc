@@ -73,6 +73,19 @@ TEST_F(EvalSlidingTest, KeepsToTheMemoryThatItSaid) {
   }
 }
 
+// Not of those that the weights were trained on.
+TEST_F(EvalSlidingTest, SaysTheMemoryOfTheWindowsThatItScores) {
+  Split(10002);
+  int64_t of_short = 0;
+  for (const std::string& windows : {std::string("16 --eval-stride 16"), std::string("10000 --eval-stride 10000")}) {
+    const Ran ran = RunCommand("cd " + folder.path() + " && " BINARY_DIR "/eval-sliding --data-path . --val-batch-size 80000 --eval-batch-seqs 1 --eval-seq-len " +
+                               windows + " --threads 1 weights.ckpt 2>&1");
+    ASSERT_EQ(ran.status, 0) << ran.out;
+    if (of_short == 0) of_short = EstimateOf(ran.out);
+    else EXPECT_GT(EstimateOf(ran.out), of_short);
+  }
+}
+
 TEST_F(EvalSlidingTest, KeepsToTheMemoryThatItSaidWhereAdaptersLearn) {
 #if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
   GTEST_SKIP() << "skipped: a sanitizer takes memory of its own";
