@@ -467,17 +467,15 @@ Json Continue(const Options& options, Settings& settings) {
   SayMemory(settings, subject.memory);
   const ByteTable table = ByteTable::Load(settings);
   const Transformer model(settings, subject.parameters);
-  // A tokenizer of text with CaseOps has its marks as pieces.
-  const bool case_ops = std::ranges::any_of(table.pieces, [](const ByteTable::Piece& piece) { return piece.text == kCaseTitle; });
+  const bool case_ops = table.case_ops();
   const auto given = [](auto value, auto otherwise) { return value < 0 ? otherwise : value; };
   const int64_t most = given(options.tokens, int64_t{64}), top_k = given(options.top_k, int64_t{0});
   const double temperature = given(options.temperature, 0.8), top_p = given(options.top_p, 0.95);
   Json samples = Json::array();
   for (const std::string& prompt : options.prompts) {
-    CaseDecoder decoder;  // knows the case that the prompt leaves open
-    const std::string coded = case_ops ? EncodeCase(prompt) : prompt;
-    decoder.Decode(coded);
-    std::vector<int64_t> ids = table.Encode(coded);
+    std::vector<int64_t> ids = table.Encode(prompt);
+    CaseDecoder decoder;
+    decoder.Decode(table.Spell(ids));  // the prompt may leave a case open
     ids.insert(ids.begin(), kBos);
     const bool shown = options.out.empty();
     if (shown && !samples.empty()) std::fprintf(stderr, "\n");
@@ -493,7 +491,7 @@ Json Continue(const Options& options, Settings& settings) {
                               .seed = static_cast<uint64_t>(settings.seed) + samples.size(),
                               .stop = kBos};
       Generate(model, settings, ids, sampling, [&](int64_t id) {
-        std::string piece = table.Decode({id});
+        std::string piece = table.Spell({id});
         // The first piece of a document is spelt with a space that is not in its text.
         if (table.pieces[id].leading_space && table.pieces[previous].boundary) piece.erase(0, 1);
         if (case_ops) piece = decoder.Decode(piece);

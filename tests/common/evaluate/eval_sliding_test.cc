@@ -9,6 +9,7 @@
 
 #include "common/base/digest.h"
 #include "common/evaluate/evaluate.h"
+#include "common/evaluate/generate.h"
 #include "common/model/cpu_engine.h"
 #include "common/tokens/case_ops.h"
 #include "common/tokens/manifest.h"
@@ -403,19 +404,26 @@ TEST_F(EvalSlidingTest, ContinuesSeveralPromptsAndTheEmptyOne) {
 // Of a tokenizer whose pieces are text with CaseOps, people see the text, and give it.
 TEST_F(EvalSlidingTest, GeneratedTextWithCaseOpsIsCasedAgain) {
   for (int64_t id = 4; id < settings.vocab_size; ++id) {
-    const bool leading_space = id % 4 == 0 && id > 7;
-    const std::string text = id < 8 ? std::string(kCaseMarks[id - 4]) : std::string(1, static_cast<char>('a' + (id - 8) % 26));
-    table.pieces[id] = {.text = (leading_space ? "\xe2\x96\x81" : "") + text,
-                        .bytes = static_cast<uint8_t>(text.size()),
-                        .leading_space = leading_space,
-                        .boundary = false};
+    const bool mark = id < 8;
+    table.pieces[id] = {.text = mark ? std::string(kCaseMarks[id - 4]) : std::string(1, static_cast<char>('a' + (id - 8) % 26)),
+                        .bytes = static_cast<uint8_t>(mark ? 0 : 1),
+                        .boundary = false,
+                        .user_defined = mark};
   }
+  ASSERT_TRUE(table.case_ops());
   table.Write(folder / "byte_table.pb");
-  const Ran ran = Evaluate("--generate AbbaBABA --tokens 200 --temperature 10 --top-p 1");
+  const std::string prompt = "BdbDfBDF";
+  const Ran ran = Evaluate("--generate " + prompt + " --tokens 200 --temperature 10 --top-p 1 --seed 7");
   EXPECT_EQ(ran.status, 0) << ran.err;
   const std::string text = json::parse(ran.out)["samples"][0]["text"];
   EXPECT_TRUE(std::ranges::any_of(text, [](char c) { return c >= 'A' && c <= 'Z'; })) << text;
-  EXPECT_THAT(ran.err, HasSubstr("\nAbbaBABA"));
+  EXPECT_THAT(ran.err, HasSubstr("\n" + prompt + text));
+  // What follows the prompt's own ids, in the case that they leave open.
+  std::vector<int64_t> all = table.Encode(prompt), ids = all;
+  ids.insert(ids.begin(), kBos);
+  const std::vector<int64_t> made = Generate(model, settings, ids, {.tokens = 200, .temperature = 10, .seed = 7, .stop = kBos});
+  all.insert(all.end(), made.begin(), made.end());
+  EXPECT_EQ(prompt + text, table.Decode(all));
 }
 
 TEST_F(EvalSlidingTest, SamplesAsItsOptionsSay) {
