@@ -1067,7 +1067,7 @@ struct AttentionGatesBackward {
   }
 };
 
-// --- ops/relu2.h
+// --- ops/product.h: the squared ReLU
 
 template <class T>
 struct Relu2Forward {

@@ -1,4 +1,4 @@
-// The settings of the whole chain: one struct, one table, four spellings.
+// The settings of the whole chain: one struct, one table, three spellings.
 //
 // Every setting of settings.def has one name: `num_layers` in a profile, NUM_LAYERS in the environment and --num-layers on
 // the command line. Command line beats environment beats profile beats what a checkpoint says beats the default.
