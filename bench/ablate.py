@@ -12,7 +12,7 @@ The difference is the mean over the seeds that both have of (variant - base), wi
 these paired differences over the root of their number. Negative is better. --docs takes documents (JSON, one per line, key text) in
 place of the profile's corpus: nine of ten train, every tenth is scored; TOKENIZER_PATH names their tokenizer.
 """
-import argparse, hashlib, json, math, os, statistics, subprocess, sys
+import argparse, hashlib, json, math, os, shutil, statistics, subprocess, sys
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 BIN = ROOT + "/build/bin/"
@@ -42,38 +42,48 @@ VARIANTS = {
 AFTER_TRAINING = {"method", "ttt_chunk_tokens", "ttt_steps", "ttt_lr", "ttt_momentum"}
 
 
-def run(folder, program, *arguments):
-    command = [BIN + program, *arguments, "--log", folder + "/log"]
-    done = subprocess.run(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+def run(program, *arguments):
+    """What it prints."""
+    command = [BIN + program, *arguments]
+    done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     if done.returncode != 0:
-        sys.exit(f"ablate: {' '.join(command)}: status {done.returncode}\n{done.stderr.splitlines()[-1]}")
+        sys.exit(f"ablate: {' '.join(command)}: status {done.returncode}\n{done.stderr.decode(errors='replace').splitlines()[-1]}")
+    return done.stdout
 
 
-def folder_of(arguments, seed, settings):
-    """One folder for one set of settings, whatever a variant is called."""
-    key = json.dumps([arguments.profile, arguments.docs, arguments.settings, sorted(settings.items())])
-    return f"{arguments.out}/{hashlib.sha256(key.encode()).hexdigest()[:12]}-{seed}"
+def flags_of(arguments, seed, changes):
+    given = dict(pair.split("=", 1) for pair in arguments.settings)
+    data = {"data_path": arguments.data} if arguments.data else {}
+    settings = data | {name.lower(): value for name, value in given.items()} | changes
+    return ["--profile", arguments.profile, "--seed", str(seed), "--threads", str(arguments.threads)] + \
+        [word for name, value in settings.items() for word in ("--" + name.replace("_", "-"), value)]
+
+
+def folder_of(arguments, seed, changes):
+    """One folder for one set of settings, wherever they come from and whatever a variant is called."""
+    said = b""
+    for program in ("train", "gptq-lite", "eval-sliding"):
+        for line in run(program, *flags_of(arguments, seed, changes), "--print-settings").splitlines():
+            said += line.rpartition(b"  # ")[0] + b"\n"
+    return f"{arguments.out}/{hashlib.sha256(said).hexdigest()[:12]}-{seed}"
 
 
 def make(arguments, seed, changes):
     """The variant's eval.json, made where it is missing."""
     own = {name: value for name, value in changes.items() if name not in AFTER_TRAINING}
     trained, scored = folder_of(arguments, seed, own), folder_of(arguments, seed, changes)
-    given = dict(pair.split("=", 1) for pair in arguments.settings)
-    common = ["--profile", arguments.profile, "--seed", str(seed), "--threads", str(arguments.threads)]
-    data = {"data_path": arguments.data} if arguments.data else {}
-    settings = data | {name.lower(): value for name, value in given.items()} | changes
-    flags = common + [word for name, value in settings.items() for word in ("--" + name.replace("_", "-"), value)]
+    flags = flags_of(arguments, seed, changes)
     for folder in (trained, scored):
         os.makedirs(folder, exist_ok=True)
     if os.path.exists(scored + "/eval.json"):
         return
     if not os.path.exists(trained + "/train.ckpt"):
-        run(trained, "train", *flags, "--val-loss-every", "0", "--resume", "newest", "--out", trained + "/train.ckpt")
-    run(scored, "ema-finalize", *flags, trained + "/train.ckpt", scored + "/weights.ckpt")
-    run(scored, "gptq-lite", *flags, "--training", trained + "/train.ckpt", scored + "/weights.ckpt", scored + "/quantised.ckpt")
-    run(scored, "pack-zstd", scored + "/quantised.ckpt", scored + "/model.bin.zst")
-    run(scored, "eval-sliding", *flags, scored + "/model.bin.zst", "--out", scored + "/eval.json")
+        run("train", *flags, "--val-loss-every", "0", "--resume", "newest", "--out", trained + "/train.ckpt", "--log", trained + "/log")
+    log = ["--log", scored + "/log"]
+    run("ema-finalize", *flags, trained + "/train.ckpt", scored + "/weights.ckpt", *log)
+    run("gptq-lite", *flags, "--training", trained + "/train.ckpt", scored + "/weights.ckpt", scored + "/quantised.ckpt", *log)
+    run("pack-zstd", scored + "/quantised.ckpt", scored + "/model.bin.zst", *log)
+    run("eval-sliding", *flags, scored + "/model.bin.zst", "--out", scored + "/eval.json", *log)
 
 
 def read(arguments, seed, changes):
@@ -86,17 +96,22 @@ def read(arguments, seed, changes):
 
 def documents(arguments):
     """Shards of the documents; returns their folder."""
-    folder = os.path.abspath(arguments.out + "/documents")
-    if os.path.exists(folder + "/manifest.json"):
-        return folder
-    os.makedirs(folder, exist_ok=True)
-    with open(arguments.docs) as file:
+    with open(arguments.docs, "rb") as file:
         lines = file.readlines()
+    tokenizer = os.environ["TOKENIZER_PATH"]
+    with open(tokenizer, "rb") as file:
+        key = hashlib.sha256(b"".join(lines) + file.read()).hexdigest()[:12]
+    folder = os.path.abspath(f"{arguments.out}/documents-{key}")
+    if os.path.exists(folder):
+        return folder
+    made = folder + ".tmp"
+    shutil.rmtree(made, ignore_errors=True)
+    os.makedirs(made)
     for split, chosen in (("train", lambda i: i % 10 != 9), ("val", lambda i: i % 10 == 9)):
-        with open(f"{folder}/{split}.jsonl", "w") as file:
+        with open(f"{made}/{split}.jsonl", "wb") as file:
             file.writelines(line for i, line in enumerate(lines) if chosen(i))
-        run(folder, "tokenize-shard", "--key", "text", "--out", folder, "--split", split, "--tokenizer", os.environ["TOKENIZER_PATH"],
-            f"{folder}/{split}.jsonl")
+        run("tokenize-shard", "--key", "text", "--out", made, "--split", split, "--tokenizer", tokenizer, f"{made}/{split}.jsonl")
+    os.rename(made, folder)
     return folder
 
 
@@ -141,7 +156,7 @@ def main():
             parser.error(f"'{pair}' is not of the form NAME=VALUE")
     if arguments.docs:  # they have one tokenizer
         arguments.only = [name for name in arguments.only if "tokenizer_path" not in VARIANTS[name]]
-    if arguments.docs and not arguments.table:
+    if arguments.docs:
         if not os.environ.get("TOKENIZER_PATH"):
             parser.error("--docs needs TOKENIZER_PATH")
         arguments.data = documents(arguments)

@@ -35,6 +35,7 @@ bool InBatchJob() {
 void CatchInterrupts() {
   for (const int signal : kEnding)
     if (signal != SIGHUP || !Ignored(SIGHUP)) std::signal(signal, OnInterrupt);
+  std::signal(SIGPIPE, SIG_IGN);  // the same signal may have ended who reads the log: that must not cost the checkpoint
   if (InBatchJob()) std::signal(SIGUSR1, OnRequest);
 }
 

@@ -137,7 +137,10 @@ void Communicator::OnRankZero(const std::function<void()>& work) {
   try {
     working.get();
   } catch (...) {
-    if (!lost) tell(kFailed);
+    try {
+      if (!lost) tell(kFailed);
+    } catch (const IoError&) {  // the first cause is the one to report
+    }
     throw;
   }
   if (lost) std::rethrow_exception(lost);

@@ -62,7 +62,7 @@ SplitFiles FindShards(const std::string& folder, const std::string& split) {
   std::error_code error;
   SplitFiles found;
   if (fs::exists(fs::path(folder) / UnfinishedName(split), error))
-    throw InputError(folder, "its split " + split + " is half replaced by another: tokenize-shard was interrupted; run it again");
+    throw InputError(folder, "its split " + split + " is half replaced by another: tokenize-shard or scripts/corpus was interrupted; run it again");
   for (fs::directory_iterator entry(folder, error), end; !error && entry != end; entry.increment(error)) {
     const std::string path = entry->path(), name = entry->path().filename();
     const ShardFile kind = ShardFileOf(name, split);

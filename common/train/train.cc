@@ -126,6 +126,10 @@ class Run {
     if (fresh) return;
     const CheckpointReader checkpoint(path);
     CheckResumable(checkpoint, settings_, lineage_);
+    // Of two ways on from one step, the newest checkpoint would be that of the other.
+    if (!partials.empty() && static_cast<double>(partials.rbegin()->first) > checkpoint.counters().Get(counter::kSteps))
+      throw UsageError(StringPrintf("%s: is of a later step than %s; remove or rename it, or choose another --out, to continue from there",
+                                    partials.rbegin()->second.c_str(), path.c_str()));
     trainer_.Restore(checkpoint);
     const Counters& counters = checkpoint.counters();
     clock_ = Stopwatch(counters.Get(counter::kTrainSeconds));

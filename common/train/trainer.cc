@@ -236,7 +236,10 @@ void Trainer::WarmUp(const std::function<void(int64_t)>& on_step, bool keeps_mom
   batches_.Seek(0);
 }
 
-void Trainer::ShareState() { optimizer_->ShareMomentum(); }
+void Trainer::ShareState() {
+  optimizer_->ShareMomentum();
+  parameters().front().second.flatten()[0].item();  // behind all that this thread has put on the device's stream
+}
 
 NamedTensors Trainer::State() const {
   NamedTensors state = parameters();

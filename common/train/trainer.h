@@ -80,7 +80,8 @@ class Trainer {
   // Times operations from now on; null stops it. `profile` must outlive this or the next call.
   void SetProfile(StepProfile* profile);
 
-  // Gathers the state that is distributed over ranks: to be called before Save.
+  // Gathers the state that is distributed over ranks, and waits until the device has computed it: to be called before Save, which may
+  // run on another thread, with a stream of its own.
   void ShareState();
   // Adds every tensor and counter that Restore needs. Whichever rank writes it, the checkpoint is the same.
   void Save(CheckpointWriter& writer, Counters& counters) const;

@@ -51,6 +51,14 @@ try_last "$root/scripts/corpus" mine
 try_last "$root/scripts/corpus" --peaces 300 mine book.txt
 need diff -r before mine
 
+# Killed while it replaces one, it leaves what no program takes for a corpus, until it is made again.
+need mkdir fatal
+need sh -c 'printf "#!/bin/sh\nkill -9 \$PPID\n" > fatal/mv; chmod +x fatal/mv'
+try_status env PATH="$scratch/work/fatal:$PATH" bash "$root/scripts/corpus" --pieces 300 mine book.txt
+try_last train --profile small.profile --vocab-size 300 --data-path mine --out never.ckpt
+try_status "$root/scripts/corpus" --pieces 300 mine book.txt
+try held mine
+
 # By make.
 clone=$scratch/work/clone
 texts=$scratch/work

@@ -1,7 +1,7 @@
 # Ctrl-C, TERM, a hangup and SIGUSR1 end training with a checkpoint; in a batch job SIGUSR1 only asks for one; continuing gives what an uninterrupted run gives.
 make_shards data
 # interrupted SIGNAL COMMAND…: sends it as soon as the log has a step. The run cannot end before that: what it says goes into a pipe that is
-# full but for a page, and nobody reads until the signal is sent.
+# full but for a page, and nobody reads until the signal is sent; with `gone`, nobody does after it.
 interrupted() {
   local signal=$1
   shift
@@ -13,10 +13,11 @@ interrupted() {
   exec 3>&-
   while kill -0 $! && ! grep -q '^step:' log; do sleep 0.02; done
   kill -"$signal" $!
-  tr -d '\0' <&4 >&2
+  [ -n "${gone-}" ] || tr -d '\0' <&4 >&2
   exec 4<&-
   wait $!
   local status=$?
+  [ -z "${gone-}" ] || cat log >&2
   rm log speech
   return $status
 }
@@ -29,6 +30,9 @@ try sh -c 'ls -A | sed "s/[0-9][0-9]*/N/"'
 record some_step $long
 touch log
 record some_step interrupted TERM $long --resume newest
+# The same signal ends who reads what it says, as in train … 2>&1 | tee FILE.
+touch log
+gone=1 record some_step interrupted INT $long --resume newest
 touch log
 record some_step interrupted HUP $long --resume newest
 touch log

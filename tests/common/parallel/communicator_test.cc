@@ -187,6 +187,21 @@ TEST(OnRankZero, AFailureEndsAll) {
   EXPECT_EQ(one, "rank 0: has failed; its own message says why");
 }
 
+// Not that the others can no longer be told.
+TEST(OnRankZero, AFailureIsTheCauseAlsoWhereTheOthersHaveGone) {
+  class Alone : public Communicator {
+   public:
+    Alone() : Communicator(0, 2) {}
+    std::string name() const override { return "alone"; }
+
+   private:
+    std::unique_ptr<Transfer> StartExchange(std::span<const Message>, std::span<const Message>) override { return nullptr; }
+    std::unique_ptr<Transfer> StartBroadcast(std::span<const Message>) override { return nullptr; }
+    void GatherBytes(const void*, int64_t, void*) override { throw std::runtime_error("no answer"); }
+  } alone;
+  EXPECT_EQ(MessageOf<InputError>([&] { alone.OnRankZero([] { throw InputError("file", "is bad"); }); }), "file: is bad");
+}
+
 // Where the others have gone, what was begun is finished all the same.
 TEST(OnRankZero, IsFinishedAlsoWhereTheOthersHaveGone) {
   class Lonely : public Communicator {

@@ -9,10 +9,14 @@
 
 #include <algorithm>
 #include <filesystem>
+#include <memory>
+#include <thread>
 
 #include "common/base/error.h"
+#include "common/submission/output_folder.h"
 #include "tests/common/submission/finished_run.h"
 #include "tests/common/submission/temporary.h"
+#include "tests/common/tokens/scratch.h"
 
 namespace fairway {
 namespace {
@@ -836,6 +840,29 @@ TEST(WriteRecord, RefusesToWriteBesideAnotherProcess) {
   EXPECT_FALSE(fs::exists(out));
   close(lock);
   EXPECT_EQ(Outcome([&] { WriteRecord(record, out); }), "done");
+}
+
+// The old record, on its way out under the name that the next process would work in.
+TEST(OutputFolder, NobodyElseWritesWhileTheOldFolderIsRemoved) {
+  const std::string out = Fresh("exchanged");
+  MakeDirectories(out);
+  for (int i = 0; i < 5000; ++i) WriteBytes(out + "/" + std::to_string(i), "");
+  WriteBytes(out + "/proof", "0");
+  auto first = std::make_unique<OutputFolder>(out, "proof");
+  WriteBytes(first->temporary() + "/proof", "1");
+  std::jthread committing([&] { first->Commit(); });
+  for (bool written = false; !written;) {
+    try {
+      OutputFolder second(out, "proof");
+      WriteBytes(second.temporary() + "/proof", "2");
+      second.Commit();
+      written = true;
+    } catch (const IoError& error) {
+      EXPECT_EQ(error.what(), out + ": another process is writing it");
+    }
+  }
+  committing.join();
+  EXPECT_EQ(ReadBytes(out + "/proof"), "2");
 }
 
 // A record's folder, made of these runs.

@@ -135,7 +135,7 @@ TEST_F(WriteShardsTest, AHalfReplacedSplitIsNotRead) {
   std::filesystem::create_directory(folder_ / "out/byte_table.pb");
   EXPECT_THAT(MessageOf<IoError>([&] { Write({folder_ / "short"}, "train"); }), testing::HasSubstr("Is a directory"));
   EXPECT_THAT(MessageOf<InputError>([&] { Tokens("train"); }),
-              StrEq(folder_ / "out: its split train is half replaced by another: tokenize-shard was interrupted; run it again"));
+              StrEq(folder_ / "out: its split train is half replaced by another: tokenize-shard or scripts/corpus was interrupted; run it again"));
   EXPECT_FALSE(Tokens("val").empty());
   EXPECT_EQ(Manifest::Read(folder_ / "out").splits.size(), 2u);
   std::filesystem::remove(folder_ / "out/byte_table.pb");

@@ -151,19 +151,41 @@ TEST(RunTool, AnInterruptShowsInTheStatusBehindTheResult) {
   EXPECT_EQ(WEXITSTATUS(status), 128 + SIGTERM);
 }
 
+// Also one that is longer than the buffer.
 TEST(RunTool, AResultThatCannotBeWrittenIsAFailure) {
+  for (const size_t size : {1u, 100'000u}) {
+    const pid_t child = fork();
+    if (child == 0) {
+      stdout = fopen("/dev/full", "w");  // nothing is buffered yet
+      CommandLine line("demo", "Shows.", "demo");
+      char name[] = "demo";
+      char* argv[] = {name};
+      _exit(RunTool(line, 1, argv, [&] { return Json{{"tool", std::string(size, 'x')}}; }));
+    }
+    int status;
+    waitpid(child, &status, 0);
+    ASSERT_TRUE(WIFEXITED(status));
+    EXPECT_EQ(WEXITSTATUS(status), 3) << size;
+  }
+}
+
+// An interrupted program's own status tells more than that its reader was interrupted, too.
+TEST(RunTool, WhereTheReaderHasGoneTheSignalIsTheStatus) {
   const pid_t child = fork();
   if (child == 0) {
-    dup2(open("/dev/full", O_WRONLY), STDOUT_FILENO);
+    stdout = fopen("/dev/full", "w");
     CommandLine line("demo", "Shows.", "demo");
     char name[] = "demo";
     char* argv[] = {name};
-    _exit(RunTool(line, 1, argv, [] { return Json{{"tool", "demo"}}; }));
+    _exit(RunTool(line, 1, argv, [] {
+      NoteInterrupt(SIGTERM);
+      return Json{{"tool", "demo"}};
+    }));
   }
   int status;
   waitpid(child, &status, 0);
   ASSERT_TRUE(WIFEXITED(status));
-  EXPECT_EQ(WEXITSTATUS(status), 3);
+  EXPECT_EQ(WEXITSTATUS(status), 128 + SIGTERM);
 }
 
 TEST(RunTool, TheResultMakesWayForACheckpointOnStandardOutput) {

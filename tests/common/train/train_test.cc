@@ -345,6 +345,17 @@ TEST_F(TrainTest, GoesOnFromTheNewestOrFromAFile) {
   EXPECT_EQ(CheckpointReader(out).counters().Get(counter::kResumes), 0);
 }
 
+// Else the later one would be taken for the newest of the run that goes on.
+TEST_F(TrainTest, DoesNotContinueFromAnEarlierStepBesideALaterOne) {
+  const Settings settings = Make();
+  LeavePartial(settings, 2);
+  LeavePartial(settings, 6);
+  EXPECT_EQ(MessageOf<UsageError>([&] { Run(settings, Partial(2)); }),
+            Partial(6) + ": is of a later step than " + Partial(2) + "; remove or rename it, or choose another --out, to continue from there");
+  EXPECT_THAT(Partials(), ElementsAre("train.partial-000002.ckpt", "train.partial-000006.ckpt"));
+  EXPECT_NO_THROW(Run(settings, Partial(6)));
+}
+
 // A finished run has nothing to continue with; what it says is the same.
 TEST_F(TrainTest, GoesOnFromTheEnd) {
   const Settings settings = Make();
