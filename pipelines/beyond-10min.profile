@@ -26,6 +26,8 @@ warmdown_iters = 3600
 max_wallclock_seconds = 0           # a clock would make the number of steps depend on the machine
 
 muon_momentum_warmup_steps = 1500   # as published, in as many steps
+muon_weight_decay = 0.5             # so many passes over so little text are learnt by heart without it
+embed_wd = 0.1
 ema_enabled = 1
 ema_decay = 0.98
 swa_enabled = 0
@@ -43,7 +45,7 @@ eval_stride = 64
 # next document begins without them.
 method = ttt
 ttt_lora_rank = 8
-ttt_lora_lr = 0.004
+ttt_lora_lr = 0.0005                # of weights that decay has kept small
 ttt_chunk_size = 24
 ttt_eval_seq_len = 256
 precision = float32
