@@ -259,6 +259,7 @@ Json Evaluate(const Options& options, Settings& settings, const Runtime& runtime
   Communicator& communicator = *runtime.communicator;
   const auto start = Clock::now();
   const Subject subject = Open(options.artifact, settings);
+  const Settings stated = settings;  // what a chain knows
   settings = settings.ForEvaluation();
   const bool sliding = IsSliding(settings), each_anew = settings.method == "sliding";
   const bool documents = LearnsByDocument(settings);
@@ -342,11 +343,13 @@ Json Evaluate(const Options& options, Settings& settings, const Runtime& runtime
       {"stride", documents ? settings.ttt_chunk_size : sliding ? settings.eval_stride : settings.train_seq_len},
       {"seq_len", settings.train_seq_len},
       {"published_quirks", settings.published_quirks},
+      {"published_entry", settings.published_entry},
+      {"packed_documents", settings.packed_documents},
       {"artifact_bytes", subject.bytes},
       {"artifact_digest", subject.digest},
       {"identity", subject.identity},
       {"made_from", subject.made_from},
-      {"lineage", LineageOf(subject, settings)},
+      {"lineage", LineageOf(subject, stated)},
       {"val_digest", val.Identity()},
       {"byte_sidecar_digest", val.has_bytes() ? Json(val.BytesIdentity()) : Json()},
       {"byte_table_digest", table.digest},
@@ -401,8 +404,10 @@ void Compare(const Json& score, const Json& expected, const Options& options) {
   // Of files that older programs wrote the sidecar is absent, as it is of splits without one.
   if (expected.value("byte_sidecar_digest", Json()) != score["byte_sidecar_digest"])
     throw InputError(options.expect, "is of another evaluation: its bytes are counted by another sidecar");
-  for (const char* name : {"ttt", "ngram_order"}) {  // only where they are used
-    const Json there = expected.value(name, Json()), here = score.value(name, Json());
+  const auto in_both = [&](const char* name) { return expected.contains(name) ? score[name] : Json(); };  // older files lack it
+  for (const auto& [name, here] : {std::pair{"published_entry", in_both("published_entry")}, {"packed_documents", in_both("packed_documents")},
+                                   {"ttt", score.value("ttt", Json())}, {"ngram_order", score.value("ngram_order", Json())}}) {
+    const Json there = expected.value(name, Json());
     if (there != here)
       throw InputError(options.expect, std::string("is of another evaluation: ") + name + " is " + there.dump() + " there and " + here.dump() + " here");
   }

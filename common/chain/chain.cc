@@ -262,6 +262,7 @@ struct Chain::State {
       settings[stage] = settings[kEval];
       settings[stage].Set("eval_stride", "0", Origin::kCommandLine, "");
       settings[stage].Set("method", "sliding", Origin::kCommandLine, "");
+      settings[stage].Set("ngram_order", "0", Origin::kCommandLine, "");
     }
   }
   static void Clear(Settings& s, std::string_view name) {

@@ -19,6 +19,7 @@ inline constexpr char kWarmupSeconds[] = "warmup.seconds";
 inline constexpr char kResumes[] = "resumes";
 inline constexpr char kStoppedByClock[] = "stop.wallclock";  // 1 where the wallclock ended the run, else 0
 
+inline constexpr char kLooped[] = "train.looped";  // 1 once the looped layers are visited again
 inline constexpr char kSkippedUpdates[] = "train.skipped_updates";  // left out because a loss or a gradient was no finite number
 
 // Averages and late QAT.

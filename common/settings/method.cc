@@ -22,6 +22,8 @@ void CheckMethod(const Settings& eval, bool on_gpu) {
     if (on_gpu) throw UsageError(method + " with ttt_lora_rank above 0 is for a CPU: device = cpu evaluates so, method = sliding without adapters");
     for (const char* beta : {"ttt_beta1", "ttt_beta2"})
       if (eval.Get(beta) == "1") throw UsageError(std::string(beta) + " = 1 divides by zero; it must be less than 1");
+    if (eval.ttt_chunk_size > eval.ttt_eval_seq_len)
+      throw UsageError(StringPrintf("ttt_chunk_size = %jd targets do not fit into windows of ttt_eval_seq_len = %jd", eval.ttt_chunk_size, eval.ttt_eval_seq_len));
     return;
   }
   if (!IsSliding(eval))
@@ -29,6 +31,7 @@ void CheckMethod(const Settings& eval, bool on_gpu) {
                                   eval.eval_seq_len > 0 ? "eval_seq_len" : "train_seq_len", eval.train_seq_len - 1));
   if (eval.published_quirks)
     throw UsageError(method + ": the published sum, which published_quirks = 1 asks for, is that of method = sliding");
+  if (eval.packed_documents) throw UsageError(method + " does not keep to one document: packed_documents = 1 is for method = sliding and for adapters");
   if (eval.method == "kv_cache" && on_gpu) throw UsageError(method + " is for a CPU: no keys and values are kept on a GPU; device = cpu evaluates so");
 }
 

@@ -109,10 +109,15 @@ RunComparison CompareRuns(const std::vector<FinishedRun>& a, const std::vector<F
   // A setting that differs within a group is shown with all its values.
   std::map<std::string, std::pair<std::vector<std::string>, std::vector<std::string>>> values;
   const auto note = [&](const std::vector<FinishedRun>& runs, auto side) {
-    for (const FinishedRun& run : runs)
+    const auto see = [&](const std::string& name, const std::string& value) {
+      if (std::vector<std::string>& seen = values[name].*side; std::ranges::find(seen, value) == seen.end()) seen.push_back(value);
+    };
+    for (const FinishedRun& run : runs) {
       for (const auto& [name, value] : run.stated)
-        if (std::vector<std::string>& seen = values[name].*side; name != "seed" && std::ranges::find(seen, value) == seen.end())
-          seen.push_back(value);
+        if (name != "seed") see(name, value);
+      for (const char* name : {"method", "stride", "seq_len", "ttt", "ngram_order"})  // of the evaluation; the last two only where they are used
+        if (run.eval.contains(name)) see(std::string("eval: ") + name, run.eval[name].is_string() ? run.eval[name].get<std::string>() : run.eval[name].dump());
+    }
   };
   using Sides = std::pair<std::vector<std::string>, std::vector<std::string>>;
   note(a, &Sides::first);

@@ -91,7 +91,7 @@ std::vector<std::pair<std::string, std::string>> Experiment(const FinishedRun& r
        {"val_digest", "byte_table_digest", "method", "stride", "seq_len", "published_quirks", "precision", "targets", "bytes"}) {
     values.emplace_back(std::string(name) + " of eval.json", run.eval[name].dump());
   }
-  for (const char* name : {"byte_sidecar_digest", "text_digest", "bytes_proved", "ttt", "ngram_order"})  // absent from older files, or where not used
+  for (const char* name : {"byte_sidecar_digest", "text_digest", "bytes_proved", "ttt", "ngram_order", "published_entry", "packed_documents"})  // absent from older files, or where not used
     values.emplace_back(std::string(name) + " of eval.json", run.eval.value(name, Json()).dump());
   Origins(run.lineage, false, values);
   values.emplace_back("the source archive", run.source_digest);

@@ -66,9 +66,9 @@ Estimate EstimateTraining(const Settings& s, int64_t world_size) {
   }
   estimate.flops_of_calibration = windows > 0 ? calibration * (TrainingCalibrates(s) + FindsSteps(s)) : 0;
   // Gradients in float32 as well, initial values, and one tensor on its way into a checkpoint; the stream's 64 MB read ahead.
-  const int64_t sequences = s.train_batch_tokens / s.grad_micro_steps / s.train_seq_len;
+  const int64_t micro_batch = s.train_batch_tokens / s.grad_micro_steps, sequences = (micro_batch + s.train_seq_len - 1) / s.train_seq_len;
   estimate.memory_bytes = kLibTorchBytes + 64e6 + 1.5 * state + choosing_steps +
-                          std::max(EngineBytes(s, sequences, /*training=*/true), ScoringBytes(s));
+                          std::max(EngineBytes(s, sequences, /*training=*/true), ScoringBytes(s.ForEvaluation()));
   return estimate;
 }
 

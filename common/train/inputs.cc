@@ -41,6 +41,7 @@ int64_t TokensToTrainOn(const ShardSet& train, const Settings& settings) {
 
 void CheckResumable(const CheckpointReader& checkpoint, const Settings& settings, const Lineage& lineage) {
   checkpoint.Expect({Kind::kTraining});
+  Settings().Adopt(checkpoint.settings(), checkpoint.path());  // refuses what has come to mean something else
   std::vector<std::string> differences;
   const SettingValues now = settings.Select(kTrainingStages);
   const SettingValues begun_with = CurrentSpelling(checkpoint.settings());

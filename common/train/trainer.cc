@@ -266,6 +266,7 @@ void Trainer::Save(CheckpointWriter& writer, Counters& counters) const {
   counters.Set(kAdamSteps, static_cast<double>(optimizer_->adam_steps()));
   if (ema_) counters.Set(counter::kEmaUpdates, static_cast<double>(ema_->updates()));
   if (swa_) counters.Set(counter::kSwaSnapshots, static_cast<double>(swa_->snapshots()));
+  if (settings_.num_loops > 0) counters.Set(counter::kLooped, looped_);
   counters.Set(counter::kQatReplacements, static_cast<double>(qat_replacements_));
   if (qat_first_step_) counters.Set(counter::kQatFirstStep, static_cast<double>(*qat_first_step_));
   if (qat_step_) counters.Set(counter::kQatStep, *qat_step_);
@@ -288,6 +289,8 @@ void Trainer::Restore(const CheckpointReader& checkpoint) {
   optimizer_->set_adam_steps(count(kAdamSteps));
   if (ema_) ema_->set_updates(count(counter::kEmaUpdates));
   if (swa_) swa_->set_snapshots(count(counter::kSwaSnapshots));
+  looped_ = counters.Get(counter::kLooped) != 0;
+  model_->SetLooped(looped_);
   qat_replacements_ = count(counter::kQatReplacements);
   data_wait_before_ = counters.Get(counter::kDataWaitSeconds);
   if (counters.Has(counter::kQatFirstStep)) qat_first_step_ = count(counter::kQatFirstStep);

@@ -39,3 +39,4 @@ try sh -c 'grep -c "are kept for calibration at the end" clock.log; grep -c "win
 # gptq_sdclip calibrates on micro-batches of training; tables that no layer multiplies by are rounded as they stand.
 try_status gptq-lite --profile small.profile --quantiser gptq_sdclip weights.ckpt sdclip.ckpt
 try_last gptq-lite --profile small.profile --quantiser gptq_sdclip --grad-micro-steps 8 weights.ckpt x.ckpt
+try_last gptq-lite --quantiser gptq_sdclip weights.ckpt x.ckpt

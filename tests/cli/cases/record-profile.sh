@@ -3,7 +3,7 @@
 [ "$bin" = "$root/build/bin" ] || skip "make takes the programs of build/bin"
 make_shards data --id 1
 export ROOT=$root RUNS=$(pwd)/runs PROFILE=record-h100x8 SEED=42 RUN=small LAUNCH= DATA_PATH=$(pwd)/data TOKENIZER_PATH=$(pwd)/data/tokenizer.model \
-  VOCAB_SIZE=64 MODEL_DIM=32 NUM_HEADS=2 NUM_KV_HEADS=1 TRAIN_SEQ_LEN=16 EVAL_SEQ_LEN=16 EVAL_STRIDE=4 TRAIN_BATCH_TOKENS=256 ITERATIONS=8 \
+  VOCAB_SIZE=64 MODEL_DIM=32 NUM_HEADS=2 NUM_KV_HEADS=1 TRAIN_SEQ_LEN=16 EVAL_SEQ_LEN=32 EVAL_STRIDE=4 TRAIN_BATCH_TOKENS=256 ITERATIONS=8 \
   WARMUP_STEPS=1 TRAIN_LOG_EVERY=1 KEEP_MAX_NUMEL=100 VAL_BATCH_SIZE=1024 CALIBRATION_WINDOWS=4 CALIBRATION_TOKENS=16 DEVICE=cpu RESIDUAL_PRECISION=float32
 chain() { "$root/scripts/in-run" make --no-print-directory -f "$root/Makefile.runs" record "$@"; }
 
@@ -20,3 +20,6 @@ try grep TARGET_BYTES said
 # With a clock: calibration has its part of it.
 RUN=clock MAX_WALLCLOCK_SECONDS=100 need chain
 try sh -c 'grep -c "s are kept for calibration at the end" runs/record-h100x8/clock-seed-42/train.log; grep -c "windows of 16 tokens, of the weights of ema, in" runs/record-h100x8/clock-seed-42/train.log'
+# With what the published record has that this profile has not.
+RUN=sdclip MAX_WALLCLOCK_SECONDS=0 QUANTISER=gptq_sdclip NGRAM_ORDER=2 try_status chain
+try sh -c "grep -o '\"ngram_order\": [0-9][0-9]*' runs/record-h100x8/sdclip-seed-42/eval.json; ls runs/record-h100x8/sdclip-seed-42/submission/submission.json"

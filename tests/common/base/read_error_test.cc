@@ -8,6 +8,7 @@
 #include <filesystem>
 
 #include "common/base/file.h"
+#include "tests/common/checkpoint/temporary_folder.h"
 
 namespace fairway {
 namespace {
@@ -19,7 +20,6 @@ class ReadError : public testing::Test {
     GTEST_FLAG_SET(death_test_style, "threadsafe");
     WriteFile(path_, std::string(3 * sysconf(_SC_PAGESIZE), 'x'));
   }
-  ~ReadError() override { std::filesystem::remove(path_); }
 
   void Cut() const {
     CatchReadErrors("demo");
@@ -29,7 +29,8 @@ class ReadError : public testing::Test {
     (void)last;
   }
 
-  const std::string path_ = testing::TempDir() + "read_error_test\n";
+  const TemporaryFolder folder_;
+  const std::string path_ = folder_ / "read_error_test\n";
 };
 
 TEST_F(ReadError, NamesTheFileAndEndsWithTheStatusOfInputAndOutput) {

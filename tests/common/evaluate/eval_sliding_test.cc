@@ -361,6 +361,11 @@ TEST_F(EvalSlidingTest, HoldsAScoreToAnEarlierOne) {
   const Ran other = expect_with("stride", 4);
   EXPECT_EQ(other.status, 4);
   EXPECT_THAT(other.err, EndsWith("changed.json: is of another evaluation: stride is 4 there and 5 here\n"));
+  EXPECT_THAT(expect_with("packed_documents", true).err, HasSubstr("is of another evaluation: packed_documents is true there and false here"));
+  json older = earlier;  // before eval.json said it
+  older.erase("packed_documents"), older.erase("published_entry");
+  WriteBytes(folder / "older.json", older.dump());
+  EXPECT_EQ(Evaluate("--expect older.json").status, 0);
   WriteBytes(folder / "no.json", "not json");
   EXPECT_THAT(Evaluate("--expect no.json").err, EndsWith("no.json: is not JSON\n"));
   // Before anything else is opened.

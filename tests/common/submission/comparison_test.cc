@@ -86,6 +86,13 @@ TEST_F(ComparisonTest, ShowsWhatDiffersAndHowLikelyThatIsChance) {
   EXPECT_THAT(comparison.results[1], ElementsAre("seeds", "2", "2"));
   EXPECT_THAT(comparison.results[3], ElementsAre("nats per token", "2.010000 (sd 0.014142)", "1.910000 (sd 0.014142)"));
 
+  // Scores that were computed in other ways are shown as such.
+  std::vector<FinishedRun> mixed = {a.front()};
+  mixed[0].eval["ngram_order"] = 3;
+  mixed[0].eval["method"] = "ttt";
+  EXPECT_THAT(CompareRuns({a.front()}, mixed).settings, ElementsAre(ElementsAre("setting", "A", "B"), ElementsAre("eval: method", "sliding", "ttt"),
+                                                                    ElementsAre("eval: ngram_order", "", "3")));
+
   const RunComparison single = CompareRuns({a.front()}, {b.front()});
   EXPECT_FALSE(single.val_bpb.p_value);
   EXPECT_THAT(single.results[3], ElementsAre("nats per token", "2.000000", "1.900000"));

@@ -267,6 +267,11 @@ TEST(ReadRun, RefusesWeightsThatNeverCameAbout) {
     directory = Finished("claim", run);
     EXPECT_EQ(Reading(directory), "5: " + directory + ": " + claim.message);
   }
+  // Other quantisers have six bits, too, and search no clip.
+  FakeRun run;
+  run.settings["quantiser"] = "gptq_sdclip";
+  run.counters[counter::kClipRowsSearched] = 0;
+  EXPECT_EQ(Reading(Finished("claim", run)), "done");
 }
 
 // An average without a snapshot and late QAT that a clock left no step for are no reason to refuse a record, and no part of its title.

@@ -394,6 +394,17 @@ class FetchDataTest(unittest.TestCase):
         self.assertEqual(self.fetch("--shards", "1")["downloaded_bytes"], 0)
         self.check_everything(train=1)
 
+    def test_refuses_an_unrecorded_file_that_is_not_the_published_one(self):
+        self.fetch("--shards", "1")
+        os.remove(self.path("manifest.json"))
+        with open(self.path("fineweb_val_000000.bin"), "r+b") as file:
+            file.seek(-2, os.SEEK_END)
+            last = file.read(2)
+            file.seek(-2, os.SEEK_END)
+            file.write(bytes([last[0] ^ 1, last[1]]))
+        self.assertRegex(self.fetch("--shards", "1", status=4),
+                         "fineweb_val_000000.bin: is not the published shard: its SHA-256 is [0-9a-f]{64}, not [0-9a-f]{64}; remove it$")
+
     def test_checks_the_tokenizer(self):
         message = self.fetch("--shards", "1", program=FETCH_DATA, status=4)
         self.assertEqual(message, f"fetch-data: {TOKENIZER_NAME}: is not the published tokenizer: "

@@ -21,5 +21,18 @@ TEST(EstimateTraining, CountsTheProductsOfAStep) {
   EXPECT_EQ(EstimateTraining(settings).flops_per_step, 64 * 6 * (products + attention) + 5 * 2 * muon);
 }
 
+// Validation has windows of its own length, and a micro-batch of packed documents may be shorter than a sequence.
+TEST(EstimateTraining, HoldsTheLongestWindows) {
+  const auto memory = [](const SettingValues& given) {
+    Settings settings;
+    for (const auto& [name, value] : given) settings.Set(name, value, Origin::kCommandLine, "test");
+    return EstimateTraining(settings).memory_bytes;
+  };
+  EXPECT_GT(memory({{"train_seq_len", "64"}, {"train_batch_tokens", "64"}, {"grad_micro_steps", "1"}, {"val_batch_size", "131072"}, {"eval_seq_len", "16384"}}),
+            memory({{"train_seq_len", "64"}, {"train_batch_tokens", "64"}, {"grad_micro_steps", "1"}, {"val_batch_size", "131072"}}) + 1e6);
+  EXPECT_EQ(memory({{"packed_documents", "1"}, {"train_seq_len", "2048"}, {"train_batch_tokens", "1000"}, {"grad_micro_steps", "1"}, {"val_batch_size", "8"}}),
+            memory({{"packed_documents", "1"}, {"train_seq_len", "2048"}, {"train_batch_tokens", "2048"}, {"grad_micro_steps", "1"}, {"val_batch_size", "8"}}));
+}
+
 }  // namespace
 }  // namespace fairway

@@ -317,6 +317,15 @@ TEST_F(TrainerTest, PackedRowsAndLoopsContinueBitForBit) {
     Save(first, settings, folder / "cut.ckpt");
     Trainer second = MakeTrainer(settings);
     second.Restore(CheckpointReader(folder / "cut.ckpt"));
+    // Scored before the next step, it is visited as often as it was.
+    const std::vector<uint16_t> tokens = {1, 5, 3, 9, 4, 7, 2, 8, 6};
+    const auto losses = [&](Trainer& trainer) {
+      const std::vector<const uint16_t*> starts = {tokens.data()};
+      std::vector<float> found(8);
+      trainer.ModelForScoring().TokenLosses(starts, 8, 0, found.data());
+      return found;
+    };
+    EXPECT_EQ(losses(second), losses(first)) << "cut after step " << cut;
     take(second, 8);
     EXPECT_EQ(Save(second, settings, folder / "resumed.ckpt"), identity) << "cut after step " << cut;
   }

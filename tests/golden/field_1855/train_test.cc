@@ -8,6 +8,7 @@
 #include "common/model/initialise.h"
 #include "common/optim/schedule.h"
 #include "common/train/trainer.h"
+#include "tests/common/checkpoint/temporary_folder.h"
 #include "tests/golden/field_1855/golden_1855.h"
 
 namespace fairway {
@@ -105,7 +106,8 @@ TEST(Golden1855Train, EveryStepAndTheAverage) {
     }
   });
   printf("largest difference of a micro-batch loss over %jd steps: %.3g\n", settings.iterations, worst);
-  const std::string path = testing::TempDir() + "golden_1855.ckpt";
+  const TemporaryFolder folder;
+  const std::string path = folder / "train.ckpt";
   Counters counters;
   CheckpointWriter writer(path, Kind::kTraining, settings.Select(scope::kModel | scope::kTrain));
   trainer.Save(writer, counters);

@@ -9,6 +9,7 @@
 #include "common/model/initialise.h"
 #include "common/optim/schedule.h"
 #include "common/train/trainer.h"
+#include "tests/common/checkpoint/temporary_folder.h"
 #include "tests/golden/golden.h"
 #include "tests/golden/train/noise.h"
 
@@ -150,7 +151,8 @@ TEST(GoldenRun, SixtyStepsAndTheirAverages) {
   });
   printf("largest difference of a micro-batch loss over 60 steps: %.3g\n", worst);
   Counters counters;
-  const std::string path = testing::TempDir() + "golden_train.ckpt";
+  const TemporaryFolder folder;
+  const std::string path = folder / "train.ckpt";
   CheckpointWriter writer(path, Kind::kTraining, settings.Select(scope::kModel | scope::kTrain));
   trainer.Save(writer, counters);
   writer.Finish(counters, {});
