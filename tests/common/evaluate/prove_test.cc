@@ -275,6 +275,30 @@ TEST_F(ProveDocumentsTest, AdaptersThatHaveSeenWhatTheyScore) {
   EXPECT_THAT(report.failures, Contains(testing::AnyOf(HasSubstr("which comes after it"), HasSubstr("of another document of its group"))));
 }
 
+// Adapters that a document shares with those before it in its group: their tokens move its scores, which come later.
+TEST_F(ProveDocumentsTest, AdaptersOfSeveralDocuments) {
+  struct Shared : Tampering {
+    using Tampering::Tampering;
+    void OnDocuments(const Batch& documents, const Compute& again) override {
+      to_->OnDocuments(documents, [&](Batch& batch) {
+        again(batch);
+        bool changed = false;  // in a window before
+        for (size_t w = 0; w < batch.windows.size(); ++w) {
+          if (changed)
+            for (int64_t i = 0; i < batch.windows[w].length; ++i) batch.losses[w * batch.width + i] += 0.01f;
+          const int64_t first = batch.offset_of(batch.windows[w]);
+          for (int64_t i = first; i <= first + batch.windows[w].length; ++i) changed |= batch.tokens[i] != documents.tokens[i];
+        }
+      });
+    }
+  };
+  const ProofReport report = ProveDocuments([&](const NamedTensors& weights, BatchObserver* proof) {
+    Shared shared(proof);
+    return Documents(weights, &shared);
+  });
+  EXPECT_THAT(report.failures, Contains(HasSubstr("which is of another document of its group")));
+}
+
 TEST_F(ProveDocumentsTest, ADocumentScoredTwice) {
   struct Twice : Tampering {
     using Tampering::Tampering;

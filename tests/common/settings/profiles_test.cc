@@ -131,7 +131,7 @@ TEST(Profiles, TenMinutesDifferInWidthLengthAndWeightDecay) {
   EXPECT_THAT(Differences(Load("beyond-10min"), Load("beyond")),
               UnorderedElementsAre("model_dim = 128", "num_heads = 8", "num_kv_heads = 4", "iterations = 6000", "warmdown_iters = 3600",
                                    "muon_momentum_warmup_steps = 1500", "muon_weight_decay = 0.5", "embed_wd = 0.1", "ema_decay = 0.98", "swa_enabled = 0", "swa_every = 50",
-                                   "ttt_lora_lr = 0.0005", "val_loss_every = 500", "train_log_every = 50"));
+                                   "ttt_lora_lr = 5e-04", "val_loss_every = 500", "train_log_every = 50"));
 }
 
 // What the demo must show (its profile's own words): all of the architecture, and every late technique acts.
