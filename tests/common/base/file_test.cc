@@ -208,14 +208,14 @@ TEST_F(FileTest, WritersInARowNeverMixTheirBytes) {
     }
   };
   WriteFile(Path("out"), std::string(20'000, 'a'));
-  std::thread a(write, 'a'), b(write, 'b');
-  for (int i = 0; i < 200; ++i) {
-    const std::string text = Read(Path("out"));
-    ASSERT_EQ(text.size(), 20'000u);
-    ASSERT_EQ(text, std::string(20'000, text[0]));
+  {
+    const std::jthread a(write, 'a'), b(write, 'b');
+    for (int i = 0; i < 200; ++i) {
+      const std::string text = Read(Path("out"));
+      ASSERT_EQ(text.size(), 20'000u);
+      ASSERT_EQ(text, std::string(20'000, text[0]));
+    }
   }
-  a.join();
-  b.join();
   EXPECT_EQ(List(), Names{"out"});
 }
 
