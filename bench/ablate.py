@@ -12,7 +12,7 @@ The difference is the mean over the seeds that both have of (variant - base), wi
 these paired differences over the root of their number. Negative is better. --docs takes documents (JSON, one per line, key text) in
 place of the profile's corpus: nine of ten train, every tenth is scored; TOKENIZER_PATH names their tokenizer.
 """
-import argparse, hashlib, json, math, os, shutil, statistics, subprocess, sys
+import argparse, functools, hashlib, json, math, os, shutil, statistics, subprocess, sys
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 BIN = ROOT + "/build/bin/"
@@ -51,28 +51,34 @@ def run(program, *arguments):
     return done.stdout
 
 
-def flags_of(arguments, seed, changes):
+def flags_of(arguments, changes):
     given = dict(pair.split("=", 1) for pair in arguments.settings)
     data = {"data_path": arguments.data} if arguments.data else {}
     settings = data | {name.lower(): value for name, value in given.items()} | changes
-    return ["--profile", arguments.profile, "--seed", str(seed), "--threads", str(arguments.threads)] + \
+    return ["--profile", arguments.profile, "--threads", str(arguments.threads)] + \
         [word for name, value in settings.items() for word in ("--" + name.replace("_", "-"), value)]
 
 
-def folder_of(arguments, seed, changes):
-    """One folder for one set of settings, wherever they come from and whatever a variant is called."""
+@functools.cache
+def digest_of(*flags):
+    """Of all settings, wherever they come from."""
     said = b""
     for program in ("train", "gptq-lite", "eval-sliding"):
-        for line in run(program, *flags_of(arguments, seed, changes), "--print-settings").splitlines():
+        for line in run(program, *flags, "--print-settings").splitlines():
             said += line.rpartition(b"  # ")[0] + b"\n"
-    return f"{arguments.out}/{hashlib.sha256(said).hexdigest()[:12]}-{seed}"
+    return hashlib.sha256(said).hexdigest()[:12]
+
+
+def folder_of(arguments, seed, changes):
+    """One folder for one set of settings, whatever a variant is called."""
+    return f"{arguments.out}/{digest_of(*flags_of(arguments, changes))}-{seed}"
 
 
 def make(arguments, seed, changes):
     """The variant's eval.json, made where it is missing."""
     own = {name: value for name, value in changes.items() if name not in AFTER_TRAINING}
     trained, scored = folder_of(arguments, seed, own), folder_of(arguments, seed, changes)
-    flags = flags_of(arguments, seed, changes)
+    flags = ["--seed", str(seed), *flags_of(arguments, changes)]
     for folder in (trained, scored):
         os.makedirs(folder, exist_ok=True)
     if os.path.exists(scored + "/eval.json"):

@@ -396,21 +396,17 @@ Json ReadExpected(const std::string& path) {
 
 // Compares a score with an earlier one of the same evaluation.
 void Compare(const Json& score, const Json& expected, const Options& options) {
-  for (const char* name : kEvaluation) {
-    if (expected[name] == score[name]) continue;
-    throw InputError(options.expect, std::string("is of another evaluation: ") + name + " is " + expected[name].dump() +
-                                         " there and " + score[name].dump() + " here");
-  }
+  const auto require_same = [&](const char* name, const Json& there, const Json& here) {
+    if (there != here)
+      throw InputError(options.expect, std::string("is of another evaluation: ") + name + " is " + there.dump() + " there and " + here.dump() + " here");
+  };
+  for (const char* name : kEvaluation) require_same(name, expected[name], score[name]);
   // Of files that older programs wrote the sidecar is absent, as it is of splits without one.
   if (expected.value("byte_sidecar_digest", Json()) != score["byte_sidecar_digest"])
     throw InputError(options.expect, "is of another evaluation: its bytes are counted by another sidecar");
-  const auto in_both = [&](const char* name) { return expected.contains(name) ? score[name] : Json(); };  // older files lack it
-  for (const auto& [name, here] : {std::pair{"published_entry", in_both("published_entry")}, {"packed_documents", in_both("packed_documents")},
-                                   {"ttt", score.value("ttt", Json())}, {"ngram_order", score.value("ngram_order", Json())}}) {
-    const Json there = expected.value(name, Json());
-    if (there != here)
-      throw InputError(options.expect, std::string("is of another evaluation: ") + name + " is " + there.dump() + " there and " + here.dump() + " here");
-  }
+  for (const char* name : {"published_entry", "packed_documents"})  // absent from older files
+    if (expected.contains(name)) require_same(name, expected[name], score[name]);
+  for (const char* name : {"ttt", "ngram_order"}) require_same(name, expected.value(name, Json()), score.value(name, Json()));  // only where they are used
   // One machine with one thread count repeats itself; others may take sums in another order.
   const bool same_machine =
       expected.value("threads", Json()) == score["threads"] && expected.value("cpu", Json()) == score["cpu"];

@@ -108,10 +108,9 @@ int main(int argc, char** argv) {
     settings.Adopt(weights.settings(), weights.path());
     CheckQuantiser(settings);
     const bool published = settings.quantiser == "published", sdclip = settings.quantiser == "gptq_sdclip", sized = !published && !sdclip;
-    if (sdclip)  // weights do not say on how much they were trained at once
-      for (const char* name : {"train_batch_tokens", "grad_micro_steps"})
-        if (settings.origin(name) == Origin::kDefault)
-          throw UsageError(std::string("QUANTISER=gptq_sdclip calibrates on batches as training had them, and ") + name + " is not given (or --profile)");
+    for (const std::string_view name : kBatchSettings)
+      if (sdclip && settings.origin(name) == Origin::kDefault)
+        throw UsageError("QUANTISER=gptq_sdclip calibrates on batches as training had them, and " + std::string(name) + " is not given (or --profile)");
     const Launch launch = ReadLaunch();
     const bool measured = settings.calibration == "train";
     if (launch.world_size > 1 && (!sized || settings.calibration_windows == 0 || measured))

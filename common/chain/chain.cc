@@ -495,8 +495,7 @@ void Chain::WriteSettings(const std::string& stage) const {
   for (const SettingInfo& info : SettingTable()) {
     std::string value = settings.Get(info.name), origin(OriginName(settings.origin(info.name)));
     bool active = settings.origin(info.name) != Origin::kDefault;
-    // What gptq_sdclip calibrates on, which weights do not state: gptq-lite takes no default of it.
-    if (index == kQuantise && (info.name == "train_batch_tokens" || info.name == "grad_micro_steps")) active = true;
+    if (index == kQuantise && std::ranges::find(kBatchSettings, info.name) != std::end(kBatchSettings)) active = true;
     // The run's own links, so that a moved run finds them.
     if (info.name == "data_path") std::tie(value, origin, active) = std::tuple("data", "link", true);
     if (info.name == "byte_table") std::tie(value, origin, active) = std::tuple("byte_table.pb", "of the run", true);

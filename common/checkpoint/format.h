@@ -71,8 +71,7 @@ std::string ShapeError(const TensorInfo& info, uint64_t payload_bytes);
 // The SHA-256 of what a checkpoint says, whatever the order and the bytes it is laid out in. Numbers go in as 8 bytes,
 // little-endian; texts and data as their length and their bytes. A tensor has a digest of its own, over name, dtype,
 // number of dimensions and each of them, 0, (1, grid, code_min, code_max, scale), (2, the same,
-// column_scale) or (3, the same, group, low_rank_left, low_rank_right), and data. The identity is over
-// kind, number of settings, name and value of each by name, number of tensors, and their digests by name.
+// column_scale) or (3, the same, group, low_rank_left, low_rank_right), and data. The identity is over kind, number of settings, name and value of each by name, number of tensors, and their digests by name.
 class Identity {
  public:
   Identity(Kind kind, const SettingValues& settings) : kind_(kind), settings_(settings) {}

@@ -4,6 +4,7 @@
 #include <cstdint>
 #include <functional>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "common/checkpoint/checkpoint.h"
@@ -23,6 +24,9 @@ bool HasSize(const Settings& settings);
 // choose (a profile may name one for the other quantisers), QUANTISER=gptq without calibration windows, and gptq_sdclip with
 // micro-batches shorter than the windows it takes from them.
 void CheckQuantiser(const Settings& settings);
+
+// What the micro-batches follow from that gptq_sdclip calibrates on. Weights do not state it, so gptq-lite takes no default of it.
+inline constexpr std::string_view kBatchSettings[] = {"train_batch_tokens", "grad_micro_steps"};
 
 // The tensors that stay in floating point: they take their bytes whatever the step.
 struct KeptTensors {

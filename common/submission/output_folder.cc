@@ -72,6 +72,7 @@ OutputFolder::~OutputFolder() {
   std::error_code ignored;
   if (!temporary_.empty()) fs::remove_all(temporary_, ignored);
   close(lock_);
+  close(old_lock_);
 }
 
 void OutputFolder::Commit() {
@@ -80,8 +81,8 @@ void OutputFolder::Commit() {
   if (rename(temporary_.c_str(), path_.c_str()) != 0) {  // there is a folder that is not empty
     if (errno != EEXIST && errno != ENOTEMPTY) Fail(path_, errno);
     // It takes our temporary name until it is removed, and must look locked there, too.
-    const int old_lock = open(path_.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-    if (old_lock < 0 || flock(old_lock, LOCK_EX) != 0) Fail(path_, errno);
+    old_lock_ = open(path_.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    if (old_lock_ < 0 || flock(old_lock_, LOCK_EX) != 0) Fail(path_, errno);
     if (renameat2(AT_FDCWD, temporary_.c_str(), AT_FDCWD, path_.c_str(), RENAME_EXCHANGE) != 0) {
       // A file system that cannot exchange two folders: there is a moment without either, but never half of one.
       if (errno != EINVAL && errno != ENOSYS) Fail(path_, errno);
@@ -95,7 +96,6 @@ void OutputFolder::Commit() {
       if (rename(old.c_str(), temporary_.c_str()) != 0) Fail(old, errno);
     }
     fs::remove_all(temporary_);
-    close(old_lock);
   }
   temporary_.clear();
   close(std::exchange(lock_, -1));  // it is the record's now

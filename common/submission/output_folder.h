@@ -23,7 +23,7 @@ class OutputFolder {
   std::string Old() const { return temporary_ + ".old"; }
 
   std::string path_, temporary_;
-  int lock_ = -1;
+  int lock_ = -1, old_lock_ = -1;  // of the folder under way; of the one that it replaces
 };
 
 }  // namespace fairway

@@ -201,10 +201,9 @@ void CheckClaims(const FinishedRun& run, const CheckpointReader& artifact) {
     if (run.counters.Get(counter::kFinalizePrefix + std::string(set)) == 0 || run.counters.Get(name) > 0) continue;
     throw GateError(run.directory + ": its weights are of the " + set + ", which was never taken (" + name + " is 0)");
   }
-  bool searched = false;  // of the published quantiser, int6 is the grid whose clip is searched for
-  for (const TensorInfo& tensor : artifact.tensors())
-    searched |= run.settings.quantiser == "published" && tensor.quantisation && tensor.quantisation->grid == "int6";
-  if (searched && !(run.counters.Get(counter::kClipRowsSearched) > 0))
+  // Of the published quantiser, int6 is the grid whose clip is searched for.
+  const auto is_searched = [](const TensorInfo& tensor) { return tensor.quantisation && tensor.quantisation->grid == "int6"; };
+  if (run.settings.quantiser == "published" && std::ranges::any_of(artifact.tensors(), is_searched) && !(run.counters.Get(counter::kClipRowsSearched) > 0))
     throw GateError(run.directory + ": the artifact has int6 matrices, but no row's clip was searched for (" + counter::kClipRowsSearched + " is 0)");
 }
 

@@ -151,41 +151,33 @@ TEST(RunTool, AnInterruptShowsInTheStatusBehindTheResult) {
   EXPECT_EQ(WEXITSTATUS(status), 128 + SIGTERM);
 }
 
+// Of a program whose standard output is a full disk.
+int StatusOnAFullDisk(const std::function<Json()>& body) {
+  const pid_t child = fork();
+  if (child == 0) {
+    stdout = fopen("/dev/full", "w");  // nothing is buffered yet
+    CommandLine line("demo", "Shows.", "demo");
+    char name[] = "demo";
+    char* argv[] = {name};
+    _exit(RunTool(line, 1, argv, body));
+  }
+  int status;
+  waitpid(child, &status, 0);
+  return WIFEXITED(status) ? WEXITSTATUS(status) : -1;
+}
+
 // Also one that is longer than the buffer.
 TEST(RunTool, AResultThatCannotBeWrittenIsAFailure) {
-  for (const size_t size : {1u, 100'000u}) {
-    const pid_t child = fork();
-    if (child == 0) {
-      stdout = fopen("/dev/full", "w");  // nothing is buffered yet
-      CommandLine line("demo", "Shows.", "demo");
-      char name[] = "demo";
-      char* argv[] = {name};
-      _exit(RunTool(line, 1, argv, [&] { return Json{{"tool", std::string(size, 'x')}}; }));
-    }
-    int status;
-    waitpid(child, &status, 0);
-    ASSERT_TRUE(WIFEXITED(status));
-    EXPECT_EQ(WEXITSTATUS(status), 3) << size;
-  }
+  for (const size_t size : {1u, 100'000u}) EXPECT_EQ(StatusOnAFullDisk([&] { return Json{{"tool", std::string(size, 'x')}}; }), 3) << size;
 }
 
 // An interrupted program's own status tells more than that its reader was interrupted, too.
 TEST(RunTool, WhereTheReaderHasGoneTheSignalIsTheStatus) {
-  const pid_t child = fork();
-  if (child == 0) {
-    stdout = fopen("/dev/full", "w");
-    CommandLine line("demo", "Shows.", "demo");
-    char name[] = "demo";
-    char* argv[] = {name};
-    _exit(RunTool(line, 1, argv, [] {
-      NoteInterrupt(SIGTERM);
-      return Json{{"tool", "demo"}};
-    }));
-  }
-  int status;
-  waitpid(child, &status, 0);
-  ASSERT_TRUE(WIFEXITED(status));
-  EXPECT_EQ(WEXITSTATUS(status), 128 + SIGTERM);
+  EXPECT_EQ(StatusOnAFullDisk([] {
+              NoteInterrupt(SIGTERM);
+              return Json{{"tool", "demo"}};
+            }),
+            128 + SIGTERM);
 }
 
 TEST(RunTool, TheResultMakesWayForACheckpointOnStandardOutput) {
