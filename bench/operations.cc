@@ -132,8 +132,8 @@ Operation EmbedAndSmear(const Shape& s, Kind kind) {
                 EmbedBackward(D, F(g), joined.const_data_ptr<uint8_t>(), F(x1), F(norms), F(dx0), F(ds), {}, own, N, team.Share(N));
                 DotRows(D, F(ds), ElementsOf(bigram), own + D, team.Share(N));
                 team.Wait();
-                ScatterAddRows(D, 1, F(ds), I(ids), N, F(dtok), team.Share(D));
-                ScatterAddRows(D, 1, F(ds), I(rows_of), N, F(dtable), team.Share(D));
+                ScatterAddRows(D, 1, Floats(F(ds)), D, I(ids), N, F(dtok), team.Share(D));
+                ScatterAddRows(D, 1, Floats(F(ds)), D, I(rows_of), N, F(dtable), team.Share(D));
               },
           .plain = [=] { return plain::EmbedSmear(token, tok2, bigram_row, table2, scale2, gate2, joins); },
           .inputs = {tok2, table2, scale2, gate2}};

@@ -58,6 +58,8 @@ class BackendOf : public Backend {
   struct Layer {
     const float *resid_mix, *q_gain, *attn_gate;  // attn_gate: null where there is none
     float *resid_mix_gradient, *q_gain_gradient, *attn_gate_gradient;
+    const T* value_embed;  // null where there is none
+    at::Tensor value_embed_gradient;
     Product qkv, attn_proj, mlp_fc, mlp_proj;
   };
   // Of a visit, for the backward pass; all the same where there is none.
@@ -142,6 +144,9 @@ class BackendOf : public Backend {
   at::Tensor Queries(const Saved& s) const { return AsHeads(s.qk).narrow(1, 0, H_); }
   at::Tensor Keys(const Saved& s) const { return AsHeads(s.qk).narrow(1, H_, Hkv_); }
   at::Tensor Values(const Saved& s) const { return AsHeads(s.qkv).narrow(1, H_ + Hkv_, Hkv_); }
+
+  // Of rows [N, (H + 2 Hkv) d] the values' columns.
+  at::Tensor ValueColumns(const at::Tensor& qkv) const { return qkv.narrow(1, (H_ + Hkv_) * d_, Hkv_ * d_); }
 
   // [B, H, T, d] as rows [N, D]
   at::Tensor Rows(const at::Tensor& y) const { return y.transpose(1, 2).reshape({N_, D_}); }
@@ -307,6 +312,8 @@ BackendOf<T, S>::BackendOf(const Settings& settings, const NamedTensors& paramet
                        .resid_mix_gradient = Data<float>(GradientOf(layer.resid_mix)),
                        .q_gain_gradient = Data<float>(GradientOf(layer.q_gain)),
                        .attn_gate_gradient = Data<float>(GradientOf(layer.attn_gate)),
+                       .value_embed = Data<T>(ValueOf(layer.value_embed)),
+                       .value_embed_gradient = GradientOf(layer.value_embed),
                        .qkv = ProductOf(layer.qkv),
                        .attn_proj = ProductOf(layer.attn_proj),
                        .mlp_fc = ProductOf(layer.mlp_fc),
@@ -559,6 +566,13 @@ void BackendOf<T, S>::AttentionInput(size_t v) {
                            .u = Data<T>(saved.u)});
   if (own.attn_gate != nullptr) Run(AttentionGates<T>{.N = N_, .gate = GateOf(v), .gates = Data<float>(saved.gates)});
   Multiply(saved.qkv, saved.u, own.qkv);
+  if (own.value_embed != nullptr)
+    Run(AddTableRows<T>{.N = N_,
+                        .width = Hkv_ * d_,
+                        .stride = saved.qkv.stride(0),
+                        .table = own.value_embed,
+                        .row = in_->tokens.row,
+                        .to = Data<T>(ValueColumns(saved.qkv))});
   Run(QkForward<T>{.N = N_, .heads = HeadsOf(), .gain = own.q_gain, .qkv = Data<T>(saved.qkv), .qk = Data<T>(saved.qk)});
 }
 
@@ -715,6 +729,7 @@ void BackendOf<T, S>::AttentionInputBackward(size_t v) {
     const int64_t weights = H_ * settings_.gate_window;
     AddPartials(Data<float>(partials_), slabs.slabs, weights, weights, own.attn_gate_gradient);
   }
+  if (own.value_embed_gradient.defined()) Scatter(in_->tokens, ValueColumns(dqkv_), nullptr, own.value_embed_gradient);
   const bool skips = visit.skip_from >= 0;
   Run(MixNormBackward<T, S>{.rows = slabs,
                             .in = InputOf(v),
@@ -743,6 +758,7 @@ void BackendOf<T, S>::Scatter(const TableInputs& table, const at::Tensor& x, con
                        .piece = table.piece,
                        .order = table.order,
                        .x = Data<T>(x),
+                       .stride = x.stride(0),
                        .scale = scale,
                        .table = Data<float>(gradient),
                        .partials = Data<float>(pieces_)});

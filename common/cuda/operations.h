@@ -269,6 +269,31 @@ struct SmearGateInputs {
   }
 };
 
+// to[n] += table[row[n]], both of `width` columns; rows of `to` lie `stride` elements apart.
+template <class T>
+struct AddTableRows {
+  static constexpr int kLanes = kPieceLanes;
+  int64_t N, width, stride;
+  const T* table;
+  const int32_t* row;  // [N]
+  T* to;
+
+  double bytes() const { return static_cast<double>(3 * N * width * int64_t{sizeof(T)}); }
+  int64_t units() const { return N; }
+  template <class Lanes>
+  FAIRWAY_BODY void operator()(const Lanes& lanes, int64_t n) const {
+    const T* from = table + row[n] * width;
+    T* own = to + n * stride;
+    ForSomeColumns(lanes, stride % kPiece == 0, width, [&](int64_t j, auto columns) {
+      constexpr int count = decltype(columns)::value;
+      Values<count> sum = Load<count>(own + j);
+      const Values<count> added = Load<count>(from + j);
+      for (int i = 0; i < count; ++i) sum[i] += added[i];
+      Store(sum, own + j);
+    });
+  }
+};
+
 // Positions order[first … last - 1] look up one row of a table. Rows with many positions are cut into several pieces, which
 // leave their sums in `partials`; `partial` < 0: the only piece of its row.
 struct Piece {
@@ -282,7 +307,8 @@ struct ScatterPieces {
   int64_t pieces, width;
   const Piece* piece;
   const int32_t* order;
-  const T* x;                    // [N, width]
+  const T* x;                    // [N, width], rows `stride` apart
+  int64_t stride;
   const float* scale = nullptr;  // null: 1
   float* table;                  // [rows, width]
   float* partials;               // [partial pieces, width]
@@ -296,7 +322,7 @@ struct ScatterPieces {
     const float factor = scale != nullptr ? *scale : 1.0f;
     for (int64_t j = lanes.first(); j < width; j += lanes.count()) {
       float sum = 0;
-      for (int32_t i = p.first; i < p.last; ++i) sum += ToFloat(x[order[i] * width + j]);
+      for (int32_t i = p.first; i < p.last; ++i) sum += ToFloat(x[order[i] * stride + j]);
       if (p.partial < 0) table[p.row * width + j] += factor * sum;
       else partials[p.partial * width + j] = factor * sum;
     }
@@ -1317,8 +1343,8 @@ using Operations = OperationList<
     SmearForward<BFloat16>, EmbedBackward<float, float>, EmbedBackward<BFloat16, float>, EmbedBackward<BFloat16, BFloat16>,
     SmearGateForward<float, float>, SmearGateForward<BFloat16, float>, SmearGateForward<BFloat16, BFloat16>,
     SmearGateBackward<float, float>, SmearGateBackward<BFloat16, float>, SmearGateBackward<BFloat16, BFloat16>,
-    SmearGateInputs<float, float>, SmearGateInputs<BFloat16, float>, SmearGateInputs<BFloat16, BFloat16>, ScatterPieces<float>,
-    ScatterPieces<BFloat16>, JoinPieces, MixNormForward<float, float>, MixNormForward<BFloat16, float>,
+    SmearGateInputs<float, float>, SmearGateInputs<BFloat16, float>, SmearGateInputs<BFloat16, BFloat16>, AddTableRows<float>,
+    AddTableRows<BFloat16>, ScatterPieces<float>, ScatterPieces<BFloat16>, JoinPieces, MixNormForward<float, float>, MixNormForward<BFloat16, float>,
     MixNormForward<BFloat16, BFloat16>, MixNormBackward<float, float>, MixNormBackward<BFloat16, float>,
     MixNormBackward<BFloat16, BFloat16>, NormForward<float, float>, NormForward<BFloat16, float>, NormForward<BFloat16, BFloat16>,
     NormBackward<float, float>, NormBackward<BFloat16, float>, NormBackward<BFloat16, BFloat16>, LanesForward<float, float>,

@@ -145,6 +145,11 @@ void CpuEngine::Impl::Pass::AttentionInputBackward(size_t v) {
     out.dskip_weight = vectors_.of(plan_.skip_weights) + own.skip_row * D;
     if (plan_.skip_gates != kNone) out.dskip_gate = vectors_.of(plan_.skip_gates) + own.skip_row * D;
   }
+  if (float* table = e_.memory_.gradient(numbers.value_embed)) {
+    const int64_t width = plan_.Hkv * plan_.d;
+    ScatterAddRows(width, 1, a_.dqkv + (S - width), S, a_.ids, a_.N, table, team_.Share(width));
+    clock_.Done(StepProfile::kEmbed);
+  }
   // What the visit before has left for a later one comes back beside what it has given to this one.
   if (own.input_is_skip) out.extra = a_.dskip[v - 1];
   if (own.enters_lanes) out.extra_lane = a_.dx_lane1;
@@ -210,13 +215,13 @@ void CpuEngine::Impl::Pass::EmbedBackward() {
   }
   Wait();
   const Rows columns = team_.Share(D);
-  ScatterAddRows(D, 1, ds, a_.ids, a_.N, e_.memory_.gradient(plan_.tok_emb), columns);
+  ScatterAddRows(D, 1, Floats(ds), D, a_.ids, a_.N, e_.memory_.gradient(plan_.tok_emb), columns);
   if (!e_.before_.empty() && smear.w != nullptr)
-    ScatterAddRows(D, smear.lambda * a_.smear_gates[0], a_.dx0, &e_.before_id_, 1, e_.memory_.gradient(plan_.tok_emb), columns);
+    ScatterAddRows(D, smear.lambda * a_.smear_gates[0], Floats(a_.dx0), D, &e_.before_id_, 1, e_.memory_.gradient(plan_.tok_emb), columns);
   if (width > 0) {
     if (projection) WeightGradient(*projection, a_.bigram_d, a_.bigram_in);
     const float scale = projection ? 1 : *e_.memory_.value(plan_.bigram_scale);
-    ScatterAddRows(width, scale, dbigram, a_.bigram_rows, a_.N, e_.memory_.gradient(plan_.bigram_embed), team_.Share(width));
+    ScatterAddRows(width, scale, Floats(dbigram), width, a_.bigram_rows, a_.N, e_.memory_.gradient(plan_.bigram_embed), team_.Share(width));
   }
   clock_.Done(StepProfile::kEmbed);
 }

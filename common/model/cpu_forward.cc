@@ -88,6 +88,11 @@ void CpuEngine::Impl::Pass::AttentionInput(size_t v) {
     clock_.Done(StepProfile::kNorm);
     MultiplyTo(qkv, saved.qkv, S, rows, {keys_from, S});
     clock_.Done(StepProfile::kLinear);
+    if (const int table = layer(v).value_embed; table != kNone) {
+      const int64_t width = plan_.Hkv * plan_.d;
+      AddGatheredRows(width, e_.memory_.elements(table), a_.ids, saved.qkv + (S - width), S, rows);
+      clock_.Done(StepProfile::kEmbed);
+    }
   });
   if (keys_from > 0) {
     EachFrom(first, [&](Rows rows) { MultiplyTo(qkv, saved.qkv, S, rows, All(keys_from)); });

@@ -178,7 +178,7 @@ at::Tensor Transformer::Adapted(at::Tensor output, AdapterTarget target, size_t 
   return added.defined() ? output + added : output;
 }
 
-at::Tensor Transformer::Attention(size_t visit, const at::Tensor& n, const Rotary& rotary, const std::vector<int64_t>& starts) const {
+at::Tensor Transformer::Attention(size_t visit, const at::Tensor& ids, const at::Tensor& n, const Rotary& rotary, const std::vector<int64_t>& starts) const {
   const LayerPlan& layer = LayerOf(visit);
   const int64_t B = n.size(0), T = n.size(1), D = n.size(2), half = plan_.rotated / 2;
   const int64_t H = plan_.H, Hkv = plan_.Hkv, d = plan_.d;
@@ -191,7 +191,9 @@ at::Tensor Transformer::Attention(size_t visit, const at::Tensor& n, const Rotar
     return at::cat({x1 * cos + x2 * sin, x2 * cos - x1 * sin, x.narrow(-1, 2 * half, d - 2 * half)}, -1);
   };
   const std::vector<int>& qkv = layer.qkv.weights;
-  const at::Tensor k = rotate(Rms(heads(qkv[1], AdapterTarget::kKey, Hkv))), v = heads(qkv[2], AdapterTarget::kValue, Hkv);
+  const at::Tensor k = rotate(Rms(heads(qkv[1], AdapterTarget::kKey, Hkv)));
+  at::Tensor v = heads(qkv[2], AdapterTarget::kValue, Hkv);
+  if (layer.value_embed != kNone) v = v + at::embedding(of(layer.value_embed), ids).view({B, T, Hkv, d}).transpose(1, 2);
   const at::Tensor q = rotate(Rms(heads(qkv[0], AdapterTarget::kQuery, H))) * of(layer.q_gain).to(compute_).view({1, H, 1, 1});
   std::vector<at::Tensor> parts;
   for (size_t i = 0; i < std::max<size_t>(starts.size(), 1); ++i) {
@@ -240,7 +242,7 @@ at::Tensor Transformer::Logits(const at::Tensor& ids, const std::vector<int64_t>
       x = plan_.skip_gates == kNone ? x + skip : at::lerp(skip, x, at::sigmoid(of(plan_.skip_gates).to(dtype)[visit.skip_row]));
     }
     const at::Tensor mix = of(layer.resid_mix).to(dtype), mixed = mix[0] * x + mix[1] * x0;
-    const at::Tensor attention = Attention(v, normed(mixed), rotary, starts);
+    const at::Tensor attention = Attention(v, ids, normed(mixed), rotary, starts);
     if (visit.lanes) {
       const at::Tensor mlp = Mlp(v, normed(lane1));
       const at::Tensor resid = of(plan_.parallel_resid).to(dtype)[visit.layer], post = of(plan_.parallel_post).to(dtype)[visit.layer];

@@ -105,7 +105,7 @@ class Transformer {
   at::Tensor Linear(const at::Tensor& x, int weight) const;
   at::Tensor Embed(const at::Tensor& ids) const;
   at::Tensor Adapted(at::Tensor output, AdapterTarget target, size_t visit, const at::Tensor& input) const;
-  at::Tensor Attention(size_t visit, const at::Tensor& n, const Rotary& rotary, const std::vector<int64_t>& starts) const;
+  at::Tensor Attention(size_t visit, const at::Tensor& ids, const at::Tensor& n, const Rotary& rotary, const std::vector<int64_t>& starts) const;
   at::Tensor Mlp(size_t visit, const at::Tensor& n) const;
   const LayerPlan& LayerOf(size_t visit) const { return plan_.layers[plan_.visits(looped_)[visit].layer]; }
 

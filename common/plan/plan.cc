@@ -20,7 +20,7 @@ struct RoleTraits {
 };
 // In the order of Role.
 constexpr RoleTraits kRoles[] = {
-    {"token_embedding", true, false}, {"bigram_embedding", true, false}, {"bigram_projection", false, true}, {"query", false, true},
+    {"token_embedding", true, false}, {"value_embedding", true, false}, {"bigram_embedding", true, false}, {"bigram_projection", false, true}, {"query", false, true},
     {"key", false, true},             {"value", false, true},            {"attention_output", false, true},  {"mlp_up", false, true},
     {"mlp_down", false, true},        {"lm_head", false, true},          {"control", false, false},          {"attention_gate", false, false},
     {"other", false, false},
@@ -46,6 +46,7 @@ constexpr RoleOfName kNames[] = {
     {Role::kMlpUp, "mlp.fc.weight", true},
     {Role::kMlpDown, "mlp.proj.weight", true},
     {Role::kAttentionGate, "attn.attn_gate_w", true},
+    {Role::kValueEmbedding, "attn.value_embed.weight", true},
 };
 
 std::string NameOf(Role role, int64_t layer) {
@@ -183,6 +184,7 @@ void Plan::AddWeights(const Settings& s) {
                   .exclusive = i >= L - s.xsa_last_n,
                   .input_scale = s.ln_scale ? 1 / std::sqrt(static_cast<double>(i + 1)) : 1};
     if (s.sparse_attn_gate_enabled) own.attn_gate = matrix(Role::kAttentionGate, H, s.gate_window);
+    if (s.value_embed_every > 0 && (i + 1) % s.value_embed_every == 0) own.value_embed = matrix(Role::kValueEmbedding, V, Hkv * d);
     const int q = matrix(Role::kQuery, H * d, D);
     const int k = matrix(Role::kKey, Hkv * d, D);
     const int v = matrix(Role::kValue, Hkv * d, D);
@@ -300,7 +302,8 @@ std::string Plan::ToJson() const {
                               {"attn_proj", linear(layer.attn_proj)},
                               {"mlp_fc", linear(layer.mlp_fc)},
                               {"mlp_proj", linear(layer.mlp_proj)},
-                              {"exclusive", layer.exclusive}});
+                              {"exclusive", layer.exclusive},
+                              {"value_embed", layer.value_embed == kNone ? Json() : Json(weights[layer.value_embed].name)}});
   }
   if (!bigram_proj.weights.empty()) json["bigram_proj"] = linear(bigram_proj);
   json["head"] = linear(head);

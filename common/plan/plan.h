@@ -17,6 +17,7 @@ namespace fairway {
 // What a weight does in the model.
 enum class Role {
   kTokenEmbedding,   // [V, D]; also the output layer where embeddings are tied
+  kValueEmbedding,   // [V, Hkv d]: of a layer, added to attention's values
   kBigramEmbedding,  // [bigram_vocab_size, bigram_dim]
   // Linear layers, [out, in]:
   kBigramProjection,
@@ -76,7 +77,7 @@ struct Linear {
 
 struct LayerPlan {
   int attn_scale, mlp_scale, resid_mix, q_gain;  // numbers in Plan::weights
-  int attn_gate = kNone;                         // where there is one
+  int attn_gate = kNone, value_embed = kNone;    // where there is one
   Linear qkv, attn_proj, mlp_fc, mlp_proj;
   bool exclusive;      // exclusive self attention (arXiv 2603.09078)
   double input_scale;  // of the normed inputs of attention and MLP: 1 / sqrt(layer + 1) with ln_scale, else 1

@@ -16,7 +16,7 @@ namespace fairway {
 namespace {
 
 constexpr unsigned M = scope::kModel, T = scope::kTrain, F = scope::kFinalize, Q = scope::kQuantise, P = scope::kPack, E = scope::kEvaluate,
-                   D = scope::kData, R = scope::kRun, V2 = scope::Since(2), V3 = scope::Since(3);
+                   D = scope::kData, R = scope::kRun, V2 = scope::Since(2), V3 = scope::Since(3), V4 = scope::Since(4);
 
 constexpr SettingInfo kTable[] = {
 #define INTEGER(name, value, low, high, scopes, help) {#name, SettingType::kInteger, double(low), double(high), "", scopes, help},
@@ -355,6 +355,8 @@ void Settings::CheckModel() const {
           "packed_documents and the hashed bigram do not go together: set bigram_vocab_size = 0 or packed_documents = 0");
   require(!(smear_gate_enabled || sparse_attn_gate_enabled) || gate_window <= model_dim,
           StringPrintf("gate_window = %jd is more than model_dim = %jd", gate_window, model_dim));
+  require(value_embed_every <= num_layers,
+          StringPrintf("value_embed_every = %jd is more than num_layers = %jd: no layer would have one", value_embed_every, num_layers));
   require(xsa_last_n <= num_layers, StringPrintf("xsa_last_n = %jd is more than num_layers = %jd", xsa_last_n, num_layers));
 }
 

@@ -13,13 +13,26 @@ void GatherRows(int64_t width, Elements table, const int32_t* index, Elements ou
   }
 }
 
-void ScatterAddRows(int64_t width, float scale, const float* x, const int32_t* index, int64_t N, float* table, Rows columns) {
-  for (int64_t row = 0; row < N; ++row) {
-    float* __restrict to = table + index[row] * width;
-    const float* __restrict from = x + row * width;
+void AddGatheredRows(int64_t width, Elements table, const int32_t* index, Elements out, int64_t stride, Rows rows) {
+  With(table, [&](auto* from) {
+    for (int64_t row = rows.first; row < rows.last; ++row) {
+      const auto* __restrict own = from + index[row] * width;
+      auto* __restrict to = static_cast<decltype(from)>(out.data) + row * stride;
 #pragma omp simd
-    for (int64_t j = columns.first; j < columns.last; ++j) to[j] += scale * from[j];
-  }
+      for (int64_t j = 0; j < width; ++j) Put(Get(to[j]) + Get(own[j]), to + j);
+    }
+  });
+}
+
+void ScatterAddRows(int64_t width, float scale, Elements x, int64_t stride, const int32_t* index, int64_t N, float* table, Rows columns) {
+  With(x, [&](auto* all) {
+    for (int64_t row = 0; row < N; ++row) {
+      float* __restrict to = table + index[row] * width;
+      const auto* __restrict from = all + row * stride;
+#pragma omp simd
+      for (int64_t j = columns.first; j < columns.last; ++j) to[j] += scale * Get(from[j]);
+    }
+  });
 }
 
 void DotRows(int64_t width, const float* x, Elements y, float* sum, Rows rows) {

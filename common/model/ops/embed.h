@@ -14,8 +14,11 @@ namespace fairway {
 
 // out[n] = table[index[n]], both of `width` columns and of one kind; rows of `out` lie `stride` elements apart, with 0 between.
 FAIRWAY_KERNEL(GatherRows, int64_t width, Elements table, const int32_t* index, Elements out, int64_t stride, Rows rows);
-// table[index[n]] += scale * x[n] for all N rows, in their order, in the columns [columns.first, columns.last).
-FAIRWAY_KERNEL(ScatterAddRows, int64_t width, float scale, const float* x, const int32_t* index, int64_t N, float* table,
+// out[n] += table[index[n]], both of one kind; rows of `out` lie `stride` elements apart.
+FAIRWAY_KERNEL(AddGatheredRows, int64_t width, Elements table, const int32_t* index, Elements out, int64_t stride, Rows rows);
+// table[index[n]] += scale * x[n] for all N rows, in their order, in the columns [columns.first, columns.last). x's rows, float32 or
+// elements, lie `stride` elements apart.
+FAIRWAY_KERNEL(ScatterAddRows, int64_t width, float scale, Elements x, int64_t stride, const int32_t* index, int64_t N, float* table,
                Rows columns);
 
 // sum += the dot product of x's rows, float32, and y's, elements; both of `width` columns.

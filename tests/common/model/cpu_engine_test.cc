@@ -154,6 +154,7 @@ TEST_P(CpuEngineTest, BFloat16StaysWithinItsRoundings) {
     const Formula formula(settings, parameters);
     const int64_t B = 1 + static_cast<int64_t>(seed % 3), T = 17;
     const Batch batch(settings, B, T);
+    SCOPED_TRACE(ShapeOf(settings, B, T));
     const at::Tensor losses = formula.TokenLosses(batch.ids, batch.targets);
     losses.mean().backward();
     const Computed computed = Compute(settings, parameters, batch);
@@ -268,7 +269,7 @@ TEST_P(CpuEngineTest, TellsOfBlocksAsTheirGradientsAreDone) {
             when_told.emplace_back(name, gradient.clone());
       });
       EXPECT_EQ(blocks, all);
-      EXPECT_EQ(when_told.size(), all.size() * 6);
+      EXPECT_EQ(when_told.size(), std::ranges::count_if(gradients, [](const auto& own) { return own.first.starts_with("blocks.") && own.first.ends_with(".weight"); }));
       for (const auto& [name, gradient] : when_told)
         for (const auto& [other, final] : gradients) EXPECT_TRUE(other != name || gradient.equal(final)) << name;
       for (size_t i = 0; i < gradients.size(); ++i)

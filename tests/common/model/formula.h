@@ -83,13 +83,17 @@ class Formula {
     return at::stack(first);
   }
 
-  Rows Attention(const std::string& block, bool exclusive, const Rows& u) const {
+  Rows Attention(int64_t layer, const std::vector<int64_t>& ids, const Rows& u) const {
+    const std::string block = Block(layer);
+    const bool exclusive = layer >= s_.num_layers - s_.xsa_last_n;
     const int64_t H = s_.num_heads, group = H / s_.num_kv_heads, d = s_.model_dim / H;
     std::vector<Rows> q(H), k(s_.num_kv_heads), v(s_.num_kv_heads);  // by head, then position
     for (size_t t = 0; t < u.size(); ++t) {
       const at::Tensor all_q = Product(block + "attn.c_q.weight", u[t]),
                        all_k = Product(block + "attn.c_k.weight", u[t]),
-                       all_v = Product(block + "attn.c_v.weight", u[t]);
+                       own_v = Product(block + "attn.c_v.weight", u[t]);
+      const bool embedded = s_.value_embed_every > 0 && (layer + 1) % s_.value_embed_every == 0;
+      const at::Tensor all_v = embedded ? own_v + w_.at(block + "attn.value_embed.weight")[ids[t]] : own_v;
       const auto position = static_cast<int64_t>(t);
       for (int64_t h = 0; h < H; ++h)
         q[h].push_back(Rotate(Rms(all_q.slice(0, h * d, (h + 1) * d)), position) * w_.at(block + "attn.q_gain")[h]);
@@ -122,6 +126,8 @@ class Formula {
     return out;
   }
 
+  static std::string Block(int64_t layer) { return "blocks." + std::to_string(layer) + "."; }
+
   static at::Tensor Sigmoid(const at::Tensor& x) { return 1 / (1 + (-x).exp()); }
 
   Rows Normed(int64_t layer, const Rows& rows) const {
@@ -132,18 +138,18 @@ class Formula {
   }
 
   // attn_scale * attention of the mixed stream, which is left in `mixed`.
-  Rows ScaledAttention(int64_t layer, const Rows& x, const Rows& x0, Rows* mixed) const {
-    const std::string block = "blocks." + std::to_string(layer) + ".";
+  Rows ScaledAttention(int64_t layer, const std::vector<int64_t>& ids, const Rows& x, const Rows& x0, Rows* mixed) const {
+    const std::string block = Block(layer);
     mixed->clear();
     for (size_t t = 0; t < x.size(); ++t)
       mixed->push_back(w_.at(block + "resid_mix")[0] * x[t] + w_.at(block + "resid_mix")[1] * x0[t]);
-    Rows attention = Attention(block, layer >= s_.num_layers - s_.xsa_last_n, Normed(layer, *mixed));
+    Rows attention = Attention(layer, ids, Normed(layer, *mixed));
     for (at::Tensor& row : attention) row = w_.at(block + "attn_scale") * row;
     return attention;
   }
 
   Rows ScaledMlp(int64_t layer, const Rows& x) const {
-    const std::string block = "blocks." + std::to_string(layer) + ".";
+    const std::string block = Block(layer);
     Rows out;
     for (const at::Tensor& normed : Normed(layer, x)) {
       const at::Tensor h = Product(block + "mlp.fc.weight", normed);
@@ -211,7 +217,7 @@ class Formula {
         }
         kept.pop_back();
       }
-      const Rows attention = ScaledAttention(layer, x, x0, &mixed);
+      const Rows attention = ScaledAttention(layer, ids, x, x0, &mixed);
       if (lane1.empty()) {
         x = Sum(mixed, attention);
         x = Sum(x, ScaledMlp(layer, x));

@@ -48,7 +48,7 @@ namespace fairway {
 namespace {
 
 #define EACH_KERNEL(X, build)                                                                                                        \
-  X(build, GatherRows) X(build, ScatterAddRows) X(build, DotRows) X(build, EmbedForward) X(build, SmearForward) X(build, EmbedBackward) \
+  X(build, GatherRows) X(build, AddGatheredRows) X(build, ScatterAddRows) X(build, DotRows) X(build, EmbedForward) X(build, SmearForward) X(build, EmbedBackward) \
   X(build, MixNormForward) X(build, MixNormBackward) X(build, QkForward) X(build, QkBackward) X(build, AttentionForward)             \
   X(build, AttentionBackward) X(build, XsaForward) X(build, XsaBackward) X(build, PackTransposed) X(build, PackRows)                 \
   X(build, MultiplyTo) X(build, MultiplyAddTo) X(build, MultiplyRelu2) X(build, MultiplyRelu2Backward) X(build, MultiplyPackedAddTo) \
@@ -199,8 +199,8 @@ TEST_P(OperationsTest, EmbedAndSmear) {
         if (with_bigrams) kernels.DotRows(D, F(ds), bigram, &dscale, rows);
       });
       InPieces(D, [&](Rows columns) {
-        kernels.ScatterAddRows(D, 1, F(ds), ids.const_data_ptr<int32_t>(), N, F(dtok), columns);
-        if (with_bigrams) kernels.ScatterAddRows(D, scale, F(ds), rows_of.const_data_ptr<int32_t>(), N, F(dtable), columns);
+        kernels.ScatterAddRows(D, 1, ElementsOf(ds), D, ids.const_data_ptr<int32_t>(), N, F(dtok), columns);
+        if (with_bigrams) kernels.ScatterAddRows(D, scale, ElementsOf(ds), D, rows_of.const_data_ptr<int32_t>(), N, F(dtable), columns);
       });
 
       const at::Tensor tok64 = Leaf(tok_emb), table64 = with_bigrams ? Leaf(table) : at::Tensor(), gate64 = Leaf(gate);
@@ -231,6 +231,28 @@ TEST_P(OperationsTest, EmbedAndSmear) {
                    dtable_before.abs().index_add(0, bigram_row, m * std::abs(scale)));
       ExpectWithin("dscale", Single(8), at::full({}, dscale), scale64.grad(), (m * rows(table64.detach(), bigram_row).abs()).sum());
     }
+  }
+}
+
+// One term to a sum, rounded to an element; of a table's gradient, what rows are looked up.
+TEST_P(OperationsTest, RowsOfATable) {
+  const int64_t N = 23, V = 11;
+  for (const int64_t width : {33, 128}) {
+    const int64_t stride = width + 6;
+    const at::Tensor table = Values({V, width}), ids = Numbers(N, V), start = Values({N, stride}), sum = start.clone(), dtable = Floats({V, width});
+    const at::Tensor token = ids.to(at::kLong), dtable_before = Magnitude(dtable), dtable64 = dtable.to(at::kDouble);
+    InPieces(N, [&](Rows rows) {
+      kernels.AddGatheredRows(width, ElementsOf(table), ids.const_data_ptr<int32_t>(), ElementsOf(sum) + 6, stride, rows);
+    });
+    const auto own = [&](const at::Tensor& rows) { return rows.narrow(1, 6, width); };
+    const at::Tensor added = table.index_select(0, token);
+    EXPECT_TRUE(own(sum).equal((own(start).to(at::kFloat) + added.to(at::kFloat)).to(dtype)));
+    EXPECT_TRUE(sum.narrow(1, 0, 6).equal(start.narrow(1, 0, 6)));
+    InPieces(width, [&](Rows columns) {
+      kernels.ScatterAddRows(width, 0.5f, ElementsOf(start) + 6, stride, ids.const_data_ptr<int32_t>(), N, F(dtable), columns);
+    });
+    const at::Tensor from = own(start).to(at::kDouble) * 0.5;
+    ExpectWithin("dtable", Single(2), dtable, dtable64.index_add(0, token, from), dtable_before.index_add(0, token, from.abs()));
   }
 }
 

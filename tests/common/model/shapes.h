@@ -60,6 +60,7 @@ inline std::vector<Options> EveryOption() {
     one["parallel_final_lane"] = lane;
     all.push_back(one);
   }
+  all.push_back({{"value_embed_every", "2"}});
   return all;
 }
 

@@ -79,7 +79,7 @@ TEST(Plan, ATokensProductsAreTheSizesOfTheLayersItPasses) {
 }
 
 TEST(Plan, RolesDecideWhoTrainsAWeight) {
-  const Plan plan(With({{"tie_embeddings", "0"}, {"skip_gates_enabled", "1"}, {"sparse_attn_gate_enabled", "1"}}));
+  const Plan plan(With({{"tie_embeddings", "0"}, {"skip_gates_enabled", "1"}, {"sparse_attn_gate_enabled", "1"}, {"value_embed_every", "4"}}));
   std::set<std::string> names;
   for (const Weight& weight : plan.weights) {
     SCOPED_TRACE(weight.name);
@@ -99,6 +99,19 @@ TEST(Plan, NamesDecideWhereAUserListsThem) {
   const Plan plan(With({{"control_tensor_name_patterns", "blocks.0.attn.c_q"}}));
   EXPECT_EQ(plan.weights[plan.Find("blocks.0.attn.c_q.weight")].group, Group::kVectors);
   EXPECT_EQ(plan.weights[plan.Find("blocks.1.attn.c_q.weight")].group, Group::kMatrices);
+}
+
+TEST(Plan, EveryFewLayersHaveAnEmbeddingOfValues) {
+  const Plan plan(With({{"value_embed_every", "4"}}));
+  for (int64_t i = 0; i < plan.L; ++i) {
+    SCOPED_TRACE(i);
+    const int embedding = plan.layers[i].value_embed;
+    ASSERT_EQ(embedding != kNone, i == 3 || i == 7);
+    if (embedding == kNone) continue;
+    EXPECT_EQ(plan.weights[embedding].role, Role::kValueEmbedding);
+    EXPECT_EQ(plan.weights[embedding].layer, i);
+    EXPECT_EQ(plan.weights[embedding].shape, (std::vector<int64_t>{plan.V, plan.Hkv * plan.d}));
+  }
 }
 
 TEST(Plan, IsPrintedAsItIs) {

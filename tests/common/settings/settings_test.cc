@@ -632,6 +632,8 @@ TEST(CheckModel, NamesSettingsThatDoNotGoTogether) {
             "2 loop_start = 5 and loop_end = 11 are no segment of num_layers = 11 layers");
   EXPECT_EQ(ModelError({{"num_loops", "1"}, {"loop_start", "5"}, {"loop_end", "4"}}),
             "2 loop_start = 5 and loop_end = 4 are no segment of num_layers = 11 layers");
+  EXPECT_EQ(ModelError({{"value_embed_every", "11"}}), "nothing was thrown");
+  EXPECT_EQ(ModelError({{"value_embed_every", "12"}}), "2 value_embed_every = 12 is more than num_layers = 11: no layer would have one");
   EXPECT_EQ(ModelError({{"num_layers", "3"}}), "2 xsa_last_n = 4 is more than num_layers = 3");
   EXPECT_EQ(ModelError({{"num_layers", "4"}}), "nothing was thrown");
   EXPECT_EQ(ModelError({{"packed_documents", "1"}}),
