@@ -8,6 +8,10 @@ namespace {
 
 constexpr int64_t kQueries = kAttentionQueries, kKeys = kAttentionKeys, kStrip = kAttentionStrip, kPairs = kAttentionPairs;
 constexpr float kLog2E = 1.44269504088896341f;
+// A row's sums are made smaller only where scores are that many powers of two above the largest before: any maximum serves that keeps them
+// finite, and the processor foresees a branch that is rarely taken. float32 keeps the running maximum itself, whose sums are published figures.
+template <class E>
+constexpr float kGrowth = kGroup<E> == 1 ? 0 : 8;
 
 // Where a sequence's heads are in memory.
 struct Frame {
@@ -103,28 +107,38 @@ void Forward(const QkShape& shape, const float* gain, const E* qkv, int64_t row,
       for (int64_t j0 = 0; j0 < i0 + rows; j0 += kKeys) {
         const int64_t causal = i0 + rows - j0, seen = causal < kKeys ? causal : kKeys, count = RoundUp(seen, 16);
         Scores<E>(f, rows, queries, keys, j0, seen, scores);
+        // Keys of this block that the row sees; one before the block sees none.
+        const auto last_of = [&](int64_t i) { return Least(seen, i0 + i - j0 + 1 > 0 ? i0 + i - j0 + 1 : 0); };
+        // All rows' maxima first: a row's is joined across lanes while the next ones' are looked for.
         for (int64_t i = 0; i < rows; ++i) {
           const float* s = scores + i * kKeys;
-          E* out = p + i * kKeys;
-          int64_t last = i0 + i - j0 + 1;  // keys of this block that the row sees; one before the block sees none
-          last = last < 0 ? 0 : (last > seen ? seen : last);
+          const int64_t last = last_of(i);
           Vector tops = Vector{} - __builtin_inff();
           int64_t j = 0;
           for (; j + kLanes <= last; j += kLanes) tops = Larger(tops, scale * GetLanes(s + j, kLanes));
           if (j < last) tops = Larger(tops, FirstLanes(scale * GetLanes(s + j, kLanes), last - j, -__builtin_inff()));
-          const float before = largest[i], here = JoinLanes(tops, Larger), top = here > before ? here : before;
-          if (top > before && j0 > 0) {
-            const float shrink = Exp2(Vector{} + (before - top))[0];
-            total[i] *= shrink;
-            for (int64_t c = 0; c < f.columns; ++c) sums[i * f.columns + c] *= shrink;
-          }
-          largest[i] = top;
+          const float before = largest[i], here = JoinLanes(tops, Larger);
+          if (here <= before + kGrowth<E>) continue;
+          largest[i] = here;
+          if (j0 == 0) continue;
+          const float shrink = Exp2<E>(Vector{} + (before - here))[0];
+          total[i] *= shrink;
+          for (int64_t c = 0; c < f.columns; ++c) sums[i * f.columns + c] *= shrink;
+        }
+        for (int64_t i = 0; i < rows; ++i) {
+          const float* s = scores + i * kKeys;
+          E* out = p + i * kKeys;
+          const int64_t last = last_of(i);
+          const float top = largest[i];
+          Vector all = total[i];
+          int64_t j = 0;
           const auto put = [&](Vector e) __attribute__((always_inline)) {
             PutLanes(e, out + j, kLanes);
-            total[i] += e;
+            all += e;
           };
-          for (j = 0; j + kLanes <= last; j += kLanes) put(Exp2(scale * GetLanes(s + j, kLanes) - top));
-          for (; j < count; j += kLanes) put(FirstLanes(Exp2(scale * GetLanes(s + j, kLanes) - top), last - j, 0));
+          for (; j + kLanes <= last; j += kLanes) put(Exp2<E>(scale * GetLanes(s + j, kLanes) - top));
+          for (; j < count; j += kLanes) put(FirstLanes(Exp2<E>(scale * GetLanes(s + j, kLanes) - top), last - j, 0));
+          total[i] = all;
         }
         const Word* block = values + j0 / G * f.columns;
         const int64_t steps = RoundUp(seen, G) / G;
@@ -203,7 +217,7 @@ void Backward(const QkShape& shape, const float* gain, const E* qkv, const E* y,
 #pragma GCC unroll 2
               for (int r = 0; r < 2; ++r) {
                 const int64_t at = (row + r) * kKeys + j;
-                const Vector e = Exp2(power * GetLanes(scores + at, kLanes) - log_sum[r]);
+                const Vector e = Exp2<E>(power * GetLanes(scores + at, kLanes) - log_sum[r]);
                 probability[r] = visible(e, last[r] - j);
                 gradient[r] = visible(e * (GetLanes(dscores + at, kLanes) - product[r]), last[r] - j);
                 PutLanes(gradient[r], ds_rows + at, kLanes);

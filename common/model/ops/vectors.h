@@ -146,6 +146,26 @@ FAIRWAY_INLINE Vector GetLanes(const BFloat16* from, int64_t lanes) {
   const WordVector words = __builtin_convertvector(halves, WordVector) << 16;
   return reinterpret_cast<const Vector&>(words);
 }
+// The elements of a row as float32: the row itself, or a copy in `copy`, and what was made of them back into the row. Loops over a head of 16 to 32
+// bfloat16 are too short for the registers that they would fill.
+FAIRWAY_INLINE const float* AsFloats(const float* row, int64_t, float*) { return row; }
+FAIRWAY_INLINE float* AsFloats(float* row, int64_t, float*) { return row; }
+FAIRWAY_INLINE float* AsFloats(const BFloat16* __restrict row, int64_t count, float* __restrict copy) {
+  int64_t i = 0;
+  for (; i + kLanes <= count; i += kLanes) PutLanes(GetLanes(row + i, kLanes), copy + i, kLanes);
+  for (; i < count; ++i) copy[i] = Get(row[i]);
+  return copy;
+}
+// Where a row is made as float32 that PutFloats then puts into it.
+FAIRWAY_INLINE float* Made(float* row, float*) { return row; }
+FAIRWAY_INLINE float* Made(BFloat16*, float* copy) { return copy; }
+FAIRWAY_INLINE void PutFloats(const float*, int64_t, float*) {}
+FAIRWAY_INLINE void PutFloats(const float* __restrict copy, int64_t count, BFloat16* __restrict row) {
+  int64_t i = 0;
+  for (; i + kLanes <= count; i += kLanes) PutLanes(GetLanes(copy + i, kLanes), row + i, kLanes);
+  for (; i < count; ++i) Put(copy[i], row + i);
+}
+
 // The first lane's number and so on.
 FAIRWAY_INLINE WordVector LaneNumbers() {
   WordVector numbers;
@@ -171,20 +191,38 @@ FAIRWAY_INLINE float JoinLanes(Vector x, Join join) {
   for (uint32_t apart = kLanes / 2; apart > 0; apart /= 2) x = join(x, __builtin_shuffle(x, LaneNumbers() ^ apart));
   return x[0];
 }
-// 2^x within 2 units in the last place for -126 <= x <= 127; below that 2^-126. 1.5 * 2^23 leaves no bits behind the point: the
-// integer nearest to x is in the lowest bits, and is shifted into the exponent's. The polynomial has the least largest relative error
-// on [-1/2, 1/2] among those of its degree, 2^-29.
+// 2^x for -126 <= x <= 127, and 2^-126 below; within 2 units in the last place, and 3 where results become bfloat16. Of their degree, the
+// polynomials have the least largest relative error on [-1/2, 1/2]: 2^-29 and 2^-23.4.
+template <class E>
 FAIRWAY_INLINE Vector Exp2(Vector x) {
   x = Larger(Vector{} - 126.0f, x);
+#if defined(__AVX512F__)
+  const auto whole = reinterpret_cast<Vector>(_mm512_maskz_roundscale_ps(0xffff, reinterpret_cast<__m512>(x), _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC));
+  const Vector f = x - whole;
+#else
+  // 1.5 * 2^23 leaves no bits behind the point: the integer nearest to x is in the lowest bits.
   const Vector shifted = x + 12582912.0f, f = x - (shifted - 12582912.0f);
-  Vector p = f * 1.534581243e-04f + 1.339993090e-03f;
-  p = p * f + 9.618489072e-03f;
-  p = p * f + 5.550328642e-02f;
-  p = p * f + 2.402264625e-01f;
-  p = p * f + 6.931471825e-01f;
+#endif
+  Vector p;
+  if constexpr (kGroup<E> == 1) {
+    p = f * 1.534581243e-04f + 1.339993090e-03f;
+    p = p * f + 9.618489072e-03f;
+    p = p * f + 5.550328642e-02f;
+    p = p * f + 2.402264625e-01f;
+    p = p * f + 6.931471825e-01f;
+  } else {
+    p = f * 1.326472724e-03f + 9.671512681e-03f;
+    p = p * f + 5.550733744e-02f;
+    p = p * f + 2.402224208e-01f;
+    p = p * f + 6.931469776e-01f;
+  }
   p = p * f + 1.0f;
+#if defined(__AVX512F__)
+  return reinterpret_cast<Vector>(_mm512_maskz_scalef_ps(0xffff, reinterpret_cast<__m512>(p), reinterpret_cast<__m512>(whole)));
+#else
   const WordVector power = (reinterpret_cast<const WordVector&>(shifted) << 23) + reinterpret_cast<const WordVector&>(p);
   return reinterpret_cast<const Vector&>(power);
+#endif
 }
 
 template <class A, class B>
