@@ -54,6 +54,7 @@ class BackendOf : public Backend {
   struct Product {
     at::Tensor used;
     std::vector<Matrix<T>> parts;
+    at::Tensor gradient;  // of all parts, where theirs lie one behind the other, as a trainer's do
   };
   struct Layer {
     const float *resid_mix, *q_gain, *attn_gate;  // attn_gate: null where there is none
@@ -93,6 +94,8 @@ class BackendOf : public Backend {
     return tensor.defined() ? static_cast<Value*>(tensor.mutable_data_ptr()) : nullptr;
   }
   Product ProductOf(const Linear& linear);
+  // Their gradients as one [rows of all, columns]; undefined where they lie elsewhere.
+  static at::Tensor Joined(const std::vector<Matrix<T>>& parts);
   // out = in weight^T, and its way back to the input.
   void Multiply(at::Tensor out, const at::Tensor& in, const Product& product) const {
     at::mm_out(out, in, product.used.t());
@@ -249,7 +252,22 @@ typename BackendOf<T, S>::Product BackendOf<T, S>::ProductOf(const Linear& linea
     }
     product.parts.push_back(std::move(m));
   }
+  product.gradient = Joined(product.parts);
   return product;
+}
+
+template <class T, class S>
+at::Tensor BackendOf<T, S>::Joined(const std::vector<Matrix<T>>& parts) {
+  const at::Tensor& first = parts.front().gradient;
+  if (!first.defined()) return {};
+  const float* next = Data<float>(first);
+  int64_t rows = 0;
+  for (const Matrix<T>& part : parts) {
+    if (!part.gradient.is_alias_of(first) || Data<float>(part.gradient) != next) return {};
+    next += part.gradient.numel();
+    rows += part.rows.rows;
+  }
+  return first.as_strided({rows, first.size(1)}, {first.size(1), 1});
 }
 
 template <class T, class S>
@@ -330,6 +348,11 @@ BackendOf<T, S>::BackendOf(const Settings& settings, const NamedTensors& paramet
 
 template <class T, class S>
 void BackendOf<T, S>::AddWeightGradient(Product& product, const at::Tensor& dout, const at::Tensor& in) const {
+  if (product.gradient.defined()) {
+    FloatProduct(product.gradient, dout.t(), in);
+    Passed("product, weight's gradient", {dout, in});
+    return;
+  }
   int64_t row = 0;
   for (Matrix<T>& part : product.parts) {
     FloatProduct(part.gradient, dout.narrow(1, row, part.rows.rows).t(), in);
