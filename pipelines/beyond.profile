@@ -15,6 +15,7 @@ mlp_mult = 3.0
 bigram_vocab_size = 2048
 bigram_dim = 32
 tie_embeddings = 1
+value_embed_every = 2               # of what later recipes have, the one part that gains at equal bytes
 
 train_seq_len = 256
 train_batch_tokens = 2048           # a quarter of a batch
@@ -22,7 +23,8 @@ data_order = shuffled               # read in order, a batch is neighbouring cha
 grad_micro_steps = 1
 iterations = 650
 warmup_steps = 2
-warmdown_iters = 325
+warmdown_frac = 0.5
+min_lr = 0.1                        # a tenth of the learning rates is left at the end
 max_wallclock_seconds = 0           # a clock would make the number of steps depend on the machine
 
 # Time constants shrink with the number of steps, which is 650 here and about 6,000 in the published runs.

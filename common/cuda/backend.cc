@@ -150,7 +150,6 @@ class BackendOf : public Backend {
 
   // Of rows [N, (H + 2 Hkv) d] the values' columns.
   at::Tensor ValueColumns(const at::Tensor& qkv) const { return qkv.narrow(1, (H_ + Hkv_) * d_, Hkv_ * d_); }
-
   // [B, H, T, d] as rows [N, D]
   at::Tensor Rows(const at::Tensor& y) const { return y.transpose(1, 2).reshape({N_, D_}); }
 

@@ -73,7 +73,7 @@ double DeviceEngineBytes(const Settings& s, int64_t B, int64_t T, bool training,
     take(N * 2 * D, stream);  // the scored rows of a last block
     if (lanes) take(N * 2 * D, stream);
   }
-  if (device.is_cpu() && bfloat16) take(N * (D + F) + V * D, kFloat);
+  if (device.is_cpu() && bfloat16) take(N * (D + std::max(F, qkv)) + V * D, kFloat);
   // Scalars, partial sums of the library's reductions; a caching allocator's rounding up to 512 bytes of some hundred tensors.
   return bytes + 256e3;
 }

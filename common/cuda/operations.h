@@ -284,7 +284,8 @@ struct AddTableRows {
   FAIRWAY_BODY void operator()(const Lanes& lanes, int64_t n) const {
     const T* from = table + row[n] * width;
     T* own = to + n * stride;
-    ForSomeColumns(lanes, stride % kPiece == 0, width, [&](int64_t j, auto columns) {
+    // A table begins where the one before it ends.
+    ForSomeColumns(lanes, stride % kPiece == 0 && reinterpret_cast<uintptr_t>(table) % 16 == 0, width, [&](int64_t j, auto columns) {
       constexpr int count = decltype(columns)::value;
       Values<count> sum = Load<count>(own + j);
       const Values<count> added = Load<count>(from + j);

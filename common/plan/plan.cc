@@ -20,10 +20,10 @@ struct RoleTraits {
 };
 // In the order of Role.
 constexpr RoleTraits kRoles[] = {
-    {"token_embedding", true, false}, {"value_embedding", true, false}, {"bigram_embedding", true, false}, {"bigram_projection", false, true}, {"query", false, true},
-    {"key", false, true},             {"value", false, true},            {"attention_output", false, true},  {"mlp_up", false, true},
-    {"mlp_down", false, true},        {"lm_head", false, true},          {"control", false, false},          {"attention_gate", false, false},
-    {"other", false, false},
+    {"token_embedding", true, false},  {"value_embedding", true, false}, {"bigram_embedding", true, false}, {"bigram_projection", false, true},
+    {"query", false, true},            {"key", false, true},             {"value", false, true},            {"attention_output", false, true},
+    {"mlp_up", false, true},           {"mlp_down", false, true},        {"lm_head", false, true},          {"control", false, false},
+    {"attention_gate", false, false},  {"other", false, false},
 };
 const RoleTraits& TraitsOf(Role role) { return kRoles[static_cast<size_t>(role)]; }
 

@@ -44,7 +44,7 @@ class RanksTest : public CorpusTest {
  protected:
   // Eight micro-batches a step; clipped, with late QAT, both averages.
   Settings Eight(const Options& more = {}) const {
-    Options all = {{"grad_micro_steps", "8"}, {"train_batch_tokens", "256"}, {"grad_clip_norm", "0.3"}, {"num_layers", "4"}};
+    Options all = {{"grad_micro_steps", "8"}, {"train_batch_tokens", "256"}, {"grad_clip_norm", "0.3"}, {"num_layers", "4"}, {"value_embed_every", "3"}};
     for (const auto& [name, value] : more) all[name] = value;
     return Make(all);
   }

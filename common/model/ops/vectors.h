@@ -191,8 +191,8 @@ FAIRWAY_INLINE float JoinLanes(Vector x, Join join) {
   for (uint32_t apart = kLanes / 2; apart > 0; apart /= 2) x = join(x, __builtin_shuffle(x, LaneNumbers() ^ apart));
   return x[0];
 }
-// 2^x for -126 <= x <= 127, and 2^-126 below; within 2 units in the last place, and 3 where results become bfloat16. Of their degree, the
-// polynomials have the least largest relative error on [-1/2, 1/2]: 2^-29 and 2^-23.4.
+// 2^x for -126 <= x <= 127, and 2^-126 below. Of their degree, the polynomials have the least largest relative error on [-1/2, 1/2]: 2^-29, and
+// 2^-23.4 where results become bfloat16.
 template <class E>
 FAIRWAY_INLINE Vector Exp2(Vector x) {
   x = Larger(Vector{} - 126.0f, x);

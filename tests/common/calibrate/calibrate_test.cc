@@ -217,7 +217,7 @@ TEST_F(CalibrateTest, TheProgramKeepsToItsMemory) {
 #if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
   GTEST_SKIP() << "skipped: a sanitizer takes memory for itself";
 #endif
-  for (const auto& [name, value] : std::vector<std::pair<std::string, std::string>>{{"num_layers", "1"}, {"model_dim", "64"}, {"mlp_mult", "48"}})
+  for (const auto& [name, value] : std::vector<std::pair<std::string, std::string>>{{"num_layers", "1"}, {"value_embed_every", "1"}, {"model_dim", "64"}, {"mlp_mult", "48"}})
     settings_.Set(name, value, Origin::kCommandLine, "test");
   WriteWeights(folder_ / "weights.ckpt", settings_, TinyModel(settings_).parameters());
   const Measured ran = RunMeasured(folder_.path(), BINARY_DIR,

@@ -7,6 +7,7 @@
 #include <ATen/ops/zeros.h>
 #include <gtest/gtest.h>
 
+#include "common/model/flat.h"
 #include "tests/common/cuda/host_device.h"
 #include "tests/common/model/engines.h"
 
@@ -34,7 +35,9 @@ struct DeviceBatch : Batch {
 
 Computed Compute(const Settings& settings, const NamedTensors& parameters, const DeviceBatch& batch, int lanes = 1,
                  bool fake_quantise = false, int times = 1, const FixedSteps& steps = {}) {
-  Computed result{.loss = 0, .gradients = ZerosLike(parameters), .rounded = 0};
+  // One behind the other, as a trainer has them; engine_test.cc has tensors of their own.
+  FlatTensors gradients(FlatLayout(settings), at::kFloat);
+  Computed result{.loss = 0, .gradients = gradients.tensors(), .rounded = 0};
   HostDevice device(lanes);
   const auto backend = MakeBackend(settings, parameters, result.gradients, device);
   if (!steps.empty()) backend->FixSteps(steps);

@@ -255,7 +255,8 @@ const std::vector<Options> kPrecisions{
 std::vector<Options> EveryOption(bool few) {
   std::vector<Options> all;
   for (const Options& precision : kPrecisions) {
-    const std::vector<Options> options = {{{"bigram_vocab_size", "2"}, {"value_embed_every", "2"}},  // rows that are looked up so often that they come in pieces
+    const std::vector<Options> options = {// Rows that are looked up so often that they come in pieces.
+                                          {{"bigram_vocab_size", "2"}, {"value_embed_every", "2"}},
                                           {{"tie_embeddings", "0"}, {"num_kv_heads", "4"}},
                                           k1855,
                                           {{"reset_at_bos", "1"}, {"bigram_dim", "64"}},

@@ -27,6 +27,7 @@ inline Settings TinySettings() {
                                                                                     {"bigram_vocab_size", "64"},
                                                                                     {"bigram_dim", "8"},
                                                                                     {"xsa_last_n", "1"},
+                                                                                    {"value_embed_every", "2"},
                                                                                     {"precision", "float32"},
                                                                                     {"train_seq_len", "16"},
                                                                                     {"eval_stride", "5"},

@@ -505,7 +505,7 @@ TEST(Adopt, AModelWithoutLaterSettingsHasTheirDefaults) {
   s.Adopt({{"num_layers", "3"}}, "old.ckpt");
   EXPECT_EQ(s.rope_dims, 0);
   EXPECT_EQ(s.origin("rope_dims"), Origin::kCheckpoint);
-  for (const auto& [name, value] : SettingValues{{"rope_dims", "16"}, {"smear", "0"}, {"ln_scale", "1"}, {"mlp_negative_slope", "0.5"}}) {
+  for (const auto& [name, value] : SettingValues{{"rope_dims", "16"}, {"smear", "0"}, {"ln_scale", "1"}, {"mlp_negative_slope", "0.5"}, {"value_embed_every", "2"}}) {
     Settings t;
     t.Set(name, value, Origin::kProfile, "p:1");
     EXPECT_EQ(ErrorOf([&] {
