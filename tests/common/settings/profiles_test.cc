@@ -120,16 +120,17 @@ TEST(Profiles, ThePublishedOneHasNoLaterOption) {
 // The same model on the same text: what it gains, it gains by its vocabulary and by how it is trained, rounded and scored.
 TEST(Profiles, BeyondDiffersFromTheDemoInItsRecipeAlone) {
   EXPECT_THAT(Differences(Load("beyond"), Load("cpu-demo")),
-              UnorderedElementsAre("vocab_size = 4096", "num_layers = 6", "train_batch_tokens = 2048", "data_order = shuffled",
-                                   "grad_micro_steps = 1", "iterations = 650", "warmdown_iters = 325",
-                                   "muon_momentum_warmup_steps = 100", "swa_every = 5", "late_qat_threshold = 0", "method = ttt",
+              UnorderedElementsAre("vocab_size = 4096", "num_layers = 6", "value_embed_every = 2", "train_batch_tokens = 2048",
+                                   "data_order = shuffled", "grad_micro_steps = 1", "iterations = 650", "warmdown_iters = 3000",
+                                   "warmdown_frac = 0.5", "min_lr = 0.1", "muon_momentum_warmup_steps = 100", "swa_every = 5", "late_qat_threshold = 0", "method = ttt",
                                    "ttt_lora_rank = 8", "ttt_lora_lr = 0.004", "ttt_chunk_size = 24", "ttt_eval_seq_len = 256", "val_loss_every = 50", "fp16_keep_name_patterns = ",
                                    "quantiser = gptq", "target_bytes = 1060000"));
 }
 
-TEST(Profiles, TenMinutesDifferInWidthLengthAndWeightDecay) {
+TEST(Profiles, TenMinutesDifferInWidthLengthAndWhatSuitsMorePasses) {
   EXPECT_THAT(Differences(Load("beyond-10min"), Load("beyond")),
-              UnorderedElementsAre("model_dim = 128", "num_heads = 8", "num_kv_heads = 4", "iterations = 6000", "warmdown_iters = 3600",
+              UnorderedElementsAre("model_dim = 128", "num_heads = 8", "num_kv_heads = 4", "value_embed_every = 0", "iterations = 6000",
+                                   "warmdown_iters = 3600", "warmdown_frac = 0", "min_lr = 0",
                                    "muon_momentum_warmup_steps = 1500", "muon_weight_decay = 0.5", "embed_wd = 0.1", "ema_decay = 0.98", "swa_enabled = 0", "swa_every = 50",
                                    "ttt_lora_lr = 5e-04", "val_loss_every = 500", "train_log_every = 50"));
 }
