@@ -143,8 +143,14 @@ Json Programs() {
   return programs;
 }
 
-// Writes what was proved, and the events in their order beside it. Throws GateError where something was not.
-void WriteProof(const Options& options, Proof& proof, const Score& score, const ShardSet& val, const ByteTable& table, const Settings& settings,
+// Where a proof goes, and the events in their order beside it.
+struct ProofFiles {
+  OutputFile report, events;
+  explicit ProofFiles(const std::string& path) : report(path), events(path + ".events") {}
+};
+
+// Throws GateError where something was not proved.
+void WriteProof(const Options& options, ProofFiles& files, Proof& proof, const Score& score, const ShardSet& val, const ByteTable& table, const Settings& settings,
                 const SplitText& text, Json about) {
   const int64_t text_bytes = text.text_bytes;
   ProofReport report = proof.Finish(score, text.proved);
@@ -211,8 +217,10 @@ void WriteProof(const Options& options, Proof& proof, const Score& score, const 
        {"tokenizer", tokenizer},
        {"failures", report.failures},
        {"proved", report.failures.empty()}});
-  WriteFile(options.prove + ".events", proof.Events());
-  WriteFile(options.prove, about.dump(2) + "\n");
+  files.events.Write(proof.Events());
+  files.events.Commit();
+  files.report.Write(about.dump(2) + "\n");
+  files.report.Commit();
   if (!report.failures.empty())
     throw GateError(options.artifact + ": not proved: " + report.failures[0] +
                     (report.failures.size() > 1
@@ -291,8 +299,10 @@ Json Evaluate(const Options& options, Settings& settings, const Runtime& runtime
   NgramMixture* const mixture = ngrams ? &*ngrams : nullptr;
 
   std::optional<Proof> proof;
+  std::optional<ProofFiles> proof_files;  // a place that cannot be written to is found before the work
   if (!options.prove.empty()) {
     if (communicator.world_size() > 1) throw UsageError("--prove checks every batch, which takes one process");
+    proof_files.emplace(options.prove);
     proof.emplace(val, table, [&] { return StateOf(model.parameters, mixture); }, kProofSamples, static_cast<uint64_t>(settings.seed));
   }
   BatchObserver* const observer = proof ? &*proof : nullptr;
@@ -324,7 +334,7 @@ Json Evaluate(const Options& options, Settings& settings, const Runtime& runtime
   val.CheckUnchanged();
   if (!std::isfinite(score.val_loss)) throw InputError(subject.path, "its losses are not finite numbers");
   if (proof) {
-    WriteProof(options, *proof, score, val, table, settings, text,
+    WriteProof(options, *proof_files, *proof, score, val, table, settings, text,
                {{"tool", "eval-sliding"}, {"artifact_digest", subject.digest}, {"val_digest", val.Identity()}, {"byte_table_digest", table.digest},
                 {"method", final_only ? "plain" : settings.method}, {"val_bpb", score.val_bpb}});
   }
@@ -463,7 +473,8 @@ class Stream {
   std::string held_;
 };
 
-Json Continue(const Options& options, Settings& settings) {
+// `file`: where the samples go, too; null: nowhere.
+Json Continue(const Options& options, OutputFile* file, Settings& settings) {
   const Subject subject = Open(options.artifact, settings);
   SayMemory(settings, subject.memory);
   const ByteTable table = ByteTable::Load(settings);
@@ -478,7 +489,7 @@ Json Continue(const Options& options, Settings& settings) {
     CaseDecoder decoder;
     decoder.Decode(table.Spell(ids));  // the prompt may leave a case open
     ids.insert(ids.begin(), kBos);
-    const bool shown = options.out.empty();
+    const bool shown = file == nullptr;
     if (shown && !samples.empty()) std::fprintf(stderr, "\n");
     std::string text;
     int64_t previous = ids.back(), tokens = 0;
@@ -515,8 +526,9 @@ Json Continue(const Options& options, Settings& settings) {
                        {"top_p", top_p},
                        {"seed", settings.seed},
                        {"identity", subject.identity}};
-  if (!options.out.empty()) {
-    WriteFile(options.out, result.dump(2, ' ', false, Json::error_handler_t::replace) + "\n");
+  if (file != nullptr) {
+    file->Write(result.dump(2, ' ', false, Json::error_handler_t::replace) + "\n");
+    file->Commit();
   } else if (isatty(STDOUT_FILENO)) {
     return nullptr;  // the terminal shows the text already
   }
@@ -553,11 +565,14 @@ int Main(int argc, char** argv) {
   line.Ranks();
   return RunTool(line, argc, argv, [&]() -> Json {
     const Runtime runtime(settings);
+    if (options.prove == "-") throw UsageError("--prove writes two files: give it a name");
+    std::optional<OutputFile> out;
+    if (!options.out.empty() && runtime.communicator->rank() == 0) out.emplace(options.out);
     if (!options.prompts.empty()) {
       for (const auto& [flag, given] : {std::pair{"--expect", !options.expect.empty()}, {"--prove", !options.prove.empty()}})
         if (given) throw UsageError(std::string("--generate computes no score: leave out ") + flag);
       if (runtime.communicator->world_size() > 1) throw UsageError("--generate is for one process");
-      return Continue(options, settings);
+      return Continue(options, out ? &*out : nullptr, settings);
     }
     for (const auto& [flag, given] : {std::pair{"--tokens", options.tokens >= 0}, {"--temperature", options.temperature >= 0},
                                       {"--top-k", options.top_k >= 0}, {"--top-p", options.top_p >= 0}})
@@ -567,7 +582,10 @@ int Main(int argc, char** argv) {
     const Json score = Evaluate(options, settings, runtime);
     if (runtime.communicator->rank() > 0) return nullptr;
     if (!options.expect.empty()) Compare(score, expected, options);
-    if (!options.out.empty()) WriteFile(options.out, score.dump(2) + "\n");
+    if (out) {
+      out->Write(score.dump(2) + "\n");
+      out->Commit();
+    }
     return score;
   });
 }

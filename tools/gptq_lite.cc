@@ -112,8 +112,8 @@ int main(int argc, char** argv) {
       if (sdclip && settings.origin(name) == Origin::kDefault)
         throw UsageError("QUANTISER=gptq_sdclip calibrates on batches as training had them, and " + std::string(name) + " is not given (or --profile)");
     const Launch launch = ReadLaunch();
-    const bool measured = settings.calibration == "train";
-    if (launch.world_size > 1 && (!sized || settings.calibration_windows == 0 || measured))
+    const bool in_training = settings.calibration == "train";
+    if (launch.world_size > 1 && (!sized || settings.calibration_windows == 0 || in_training))
       throw UsageError(StringPrintf("QUANTISER=%s%s calibrates nothing that %jd ranks could share: one process does it", settings.quantiser.c_str(),
                                     !sized ? "" : settings.calibration_windows == 0 ? " with CALIBRATION_WINDOWS=0" : " with CALIBRATION=train",
                                     launch.world_size));
@@ -156,8 +156,9 @@ int main(int argc, char** argv) {
       const auto start = Clock::now();
       const Calibration calibration = CalibrateCheckpoint(weights, training, settings, lineage, progress);
       bar.reset();
-      Log("calibration: %jd windows of %jd tokens %s in %.1f s", settings.calibration_windows, settings.calibration_tokens,
-          measured                         ? "read from the training checkpoint"
+      if (settings.calibration_windows > 0)
+        Log("calibration: %jd windows of %jd tokens %s in %.1f s", settings.calibration_windows, settings.calibration_tokens,
+          in_training                      ? "read from the training checkpoint"
           : settings.calibration == "self" ? "that the weights generated"
                                            : "of training data",
           SecondsSince(start));

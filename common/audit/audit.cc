@@ -154,7 +154,7 @@ Context::Context(const RecordFolder& folder_in, const AuditOptions& options_in)
     std::optional<int64_t> seed = statement.seed;
     if (statement.kind == Statement::Kind::kNumber && (statement.group == "seeds" || statement.name == "seed") &&
         !statement.seed && statement.key != "val_bpb")
-      seed = static_cast<int64_t>(statement.number.value);
+      seed = WholeNumber(statement.number.value);
     if (!seed || Has(Lower(statement.section), {"extended"})) continue;
     if (named.insert(*seed).second) seeds.push_back(*seed);
     if (seeds_at.empty()) seeds_at = folder.At(statement);

@@ -507,8 +507,9 @@ class Statements {
     const std::string name = Lower(statement.key);
     return (name.ends_with("_max") || name.ends_with("_min")) &&
            std::ranges::any_of(context_.folder.statements, [&](const Statement& other) {
-             return other.kind == Statement::Kind::kNumber && Lower(other.group).ends_with("seeds") &&
-                    context_.LogsOf(static_cast<int64_t>(other.number.value)).empty();
+             if (other.kind != Statement::Kind::kNumber || !Lower(other.group).ends_with("seeds")) return false;
+             const std::optional<int64_t> seed = WholeNumber(other.number.value);
+             return !seed || context_.LogsOf(*seed).empty();
            });
   }
 

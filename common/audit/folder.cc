@@ -178,12 +178,12 @@ void ShareDecimals(std::vector<Statement>& statements) {
 void FindSeeds(std::vector<Statement>& statements) {
   std::map<std::string, int64_t> of_object;
   std::map<std::string, size_t> lengths;
-  std::vector<int64_t> seeds;
+  std::vector<std::optional<int64_t>> seeds;
   for (const Statement& statement : statements) {
     if (statement.kind == Statement::Kind::kNumber && statement.key == "seed")
-      of_object[Parent(statement.name)] = static_cast<int64_t>(statement.number.value);
+      if (const std::optional<int64_t> seed = WholeNumber(statement.number.value)) of_object[Parent(statement.name)] = *seed;
     if (statement.kind == Statement::Kind::kNumber && Parent(statement.name) == "seeds")
-      seeds.push_back(static_cast<int64_t>(statement.number.value));
+      seeds.push_back(WholeNumber(statement.number.value));
     ++lengths[Parent(statement.name)];
   }
   for (Statement& statement : statements) {
@@ -191,10 +191,12 @@ void FindSeeds(std::vector<Statement>& statements) {
     const std::string parent = Parent(statement.name);
     if (const auto found = of_object.find(parent); found != of_object.end() && !parent.empty())
       statement.seed = found->second;
+    // A list's places are its keys, and an object's keys may look like places.
     int64_t index;
     if (parent == "seeds" || parent.empty() || parent.find('.') != std::string::npos || lengths[parent] != seeds.size())
       continue;
-    if (statement.kind == Statement::Kind::kNumber && ParseInt(statement.name.substr(parent.size() + 1), &index))
+    if (statement.kind == Statement::Kind::kNumber && ParseInt(statement.name.substr(parent.size() + 1), &index) && index >= 0 &&
+        static_cast<size_t>(index) < seeds.size())
       statement.seed = seeds[static_cast<size_t>(index)];
   }
 }
@@ -247,7 +249,7 @@ void AddScores(const std::vector<Statement>& statements, const std::string& name
 
 std::optional<int64_t> FolderLog::Seed() const {
   if (named_seed) return named_seed;
-  if (log.seed) return static_cast<int64_t>(log.seed->value);
+  if (log.seed) return WholeNumber(log.seed->value);
   return std::nullopt;
 }
 

@@ -480,7 +480,7 @@ void CheckSeeds(Context& context) {
   const RecordFolder& folder = context.folder;
   // Names against contents.
   for (const FolderLog& log : folder.logs) {
-    if (!log.named_seed || !log.log.seed || *log.named_seed == static_cast<int64_t>(log.log.seed->value)) continue;
+    if (!log.named_seed || !log.log.seed || log.named_seed == WholeNumber(log.log.seed->value)) continue;
     // "train0.txt" numbers runs rather than seeds unless submission.json has that seed.
     const bool seed_in_name = Lower(log.name).find("seed") != std::string::npos ||
                               std::ranges::find(context.seeds, *log.named_seed) != context.seeds.end();

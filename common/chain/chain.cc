@@ -175,14 +175,16 @@ struct Chain::State {
       if (stage == kSubmission) products[stage].there = fs::exists(path + "/submission.json") && fs::exists(Path("submission.log"));
     }
     int64_t newest = -1;
-    for (const fs::directory_entry& entry : fs::directory_iterator(options.run)) {
-      const std::string name = entry.path().filename(), begin = "train.partial-", end = ".ckpt";
+    std::error_code error;
+    for (fs::directory_iterator entry(options.run, error), last; !error && entry != last; entry.increment(error)) {
+      const std::string name = entry->path().filename(), begin = "train.partial-", end = ".ckpt";
       int64_t step;
       if (!name.starts_with(begin) || !name.ends_with(end)) continue;
       if (!ParseInt(std::string_view(name).substr(begin.size(), name.size() - begin.size() - end.size()), &step) || step <= newest) continue;
       newest = step;
       unfinished_path = Path(name);
     }
+    if (error) throw IoError(options.run, "cannot be listed: " + error.message());
     if (newest >= 0) unfinished = ReadCheckpoint(unfinished_path);
   }
 

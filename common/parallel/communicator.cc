@@ -58,7 +58,7 @@ std::unique_ptr<Communicator> Load(const char* library, const char* symbol, cons
   const auto make = reinterpret_cast<CommunicatorFunction*>(LoadPlugin(library, symbol));
   try {
     std::unique_ptr<Communicator> communicator(make(options));
-    communicator->set_timeout(options.timeout_seconds);
+    communicator->set_sign_of_life_seconds(std::min(1.0, options.timeout_seconds / 4));
     return communicator;
   } catch (const std::exception& error) {
     const std::string cause = error.what();  // LibTorch appends a stack trace
@@ -124,7 +124,7 @@ void Communicator::OnRankZero(const std::function<void()>& work) {
     return;
   }
   std::future<void> working = std::async(std::launch::async, work);
-  const auto pause = std::chrono::duration<double>(std::min(1.0, timeout_seconds_ / 4));
+  const std::chrono::duration<double> pause(sign_of_life_seconds_);
   std::exception_ptr lost;  // an answer from the others: what is being written is finished first
   while (working.wait_for(lost ? std::chrono::duration<double>(3600) : pause) != std::future_status::ready) {
     if (lost) continue;
@@ -179,19 +179,23 @@ std::vector<RankInvariant> ProgramInvariants(const std::string& version, const s
 }
 
 void RequireAgreement(Communicator& communicator, const std::vector<RankInvariant>& invariants) {
-  // Texts of several lines would pass for several invariants; none has any.
+  // A line each; none has several. The first two, the program's version and its sources, settle that all ranks name the same ones.
   std::string mine;
-  for (const RankInvariant& invariant : invariants) mine += invariant.name + "\n" + invariant.value + "\n";
+  for (const RankInvariant& invariant : invariants) mine += invariant.name + "=" + invariant.value + "\n";
   const std::vector<std::string> all = communicator.Gather(mine);
   const std::vector<std::string> expected = Split(all.front(), '\n');
   for (int64_t rank = 1; rank < communicator.world_size(); ++rank) {
     const std::vector<std::string> other = Split(all[rank], '\n');
-    for (size_t i = 0; i + 1 < std::max(expected.size(), other.size()); i += 2) {
-      const auto at = [i](const std::vector<std::string>& list, size_t k) { return i + k < list.size() ? list[i + k] : "missing"; };
-      if (at(expected, 0) == at(other, 0) && at(expected, 1) == at(other, 1)) continue;
-      throw InputError(StringPrintf("rank %jd", rank),
-                       StringPrintf("disagrees with rank 0: %s is %s there and %s on rank 0", at(other, 0).c_str(),
-                                    at(other, 1).c_str(), at(expected, 1).c_str()));
+    for (size_t i = 0; i < std::max(expected.size(), other.size()); ++i) {
+      const std::string here = i < expected.size() ? expected[i] : "", there = i < other.size() ? other[i] : "";
+      if (here == there) continue;
+      const auto value = [](const std::string& line) {
+        const size_t begin = line.find('=') + 1;  // 0 where there is no such line
+        return begin == 0 ? "missing" : begin == line.size() ? "nothing" : line.substr(begin);
+      };
+      const std::string& named = here.empty() ? there : here;
+      throw InputError(StringPrintf("rank %jd", rank), "disagrees with rank 0: " + named.substr(0, named.find('=')) + " is " + value(there) +
+                                                           " there and " + value(here) + " on rank 0");
     }
   }
 }

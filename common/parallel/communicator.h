@@ -70,8 +70,8 @@ class Communicator {
   // Calls work() on rank 0; the others wait for it however long it takes, because rank 0 keeps sending signs of life. There it
   // runs on a thread of its own. What it throws is thrown on rank 0; on the others an IoError that says so.
   void OnRankZero(const std::function<void()>& work);
-  // How long a rank waits for another one; rank 0 sends its signs of life four times as often.
-  void set_timeout(double seconds) { timeout_seconds_ = seconds; }
+  // How often rank 0 sends them: more often than the others' patience lasts.
+  void set_sign_of_life_seconds(double seconds) { sign_of_life_seconds_ = seconds; }
 
   // Bytes that have come to this rank from others so far: by Exchange and Broadcast, and by Gather.
   int64_t bulk_bytes() const { return bulk_bytes_; }
@@ -84,7 +84,7 @@ class Communicator {
   virtual void GatherBytes(const void* mine, int64_t bytes, void* all) = 0;
 
   const int64_t rank_, world_size_;
-  double timeout_seconds_ = 4;
+  double sign_of_life_seconds_ = 1;
   int64_t bulk_bytes_ = 0, gathered_bytes_ = 0;
 };
 

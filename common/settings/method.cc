@@ -24,6 +24,10 @@ void CheckMethod(const Settings& eval, bool on_gpu) {
       if (eval.Get(beta) == "1") throw UsageError(std::string(beta) + " = 1 divides by zero; it must be less than 1");
     if (eval.ttt_chunk_size > eval.ttt_eval_seq_len)
       throw UsageError(StringPrintf("ttt_chunk_size = %jd targets do not fit into windows of ttt_eval_seq_len = %jd", eval.ttt_chunk_size, eval.ttt_eval_seq_len));
+    if (eval.phased_ttt_prefix_docs > 0 && eval.phased_ttt_num_phases > 0 && eval.global_ttt_chunk_tokens % eval.train_seq_len != 0)
+      throw UsageError(StringPrintf("global_ttt_chunk_tokens = %jd is no multiple of the %jd tokens of a window (eval_seq_len, or train_seq_len): the rest of a "
+                                    "chunk would not be learnt from",
+                                    eval.global_ttt_chunk_tokens, eval.train_seq_len));
     return;
   }
   if (!IsSliding(eval))

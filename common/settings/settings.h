@@ -90,7 +90,8 @@ struct Settings {
   // What evaluation takes: eval_seq_len, where it is given, as train_seq_len, for its windows; the residual stream in float32.
   Settings ForEvaluation() const;
 
-  // `threads`, or UsableProcessors() where it is 0, within OMP_THREAD_LIMIT: of everything that a program does.
+  // `threads`, or UsableProcessors() where it is 0, within OMP_THREAD_LIMIT: of everything that a program does
+  // once it knows its settings (a packed artifact, which has some of them, is unpacked by all).
   int ThreadCount() const;
 
   // UsageError where memory_limit is no number of bytes, or less than the `bytes` that a program estimates it will take.

@@ -11,8 +11,9 @@ namespace {
 
 // The step after which the run will end, if steps take as long as they do now.
 int64_t LastStep(const Settings& s, const TrainingState& state) {
-  if (s.max_wallclock_seconds <= 0 || state.seconds_per_step <= 0) return s.iterations;
-  const double left = std::max(s.max_wallclock_seconds - state.elapsed, 0.0) / state.seconds_per_step;
+  const double seconds = TrainingSeconds(s);
+  if (seconds <= 0 || state.seconds_per_step <= 0) return s.iterations;
+  const double left = std::max(seconds - state.elapsed, 0.0) / state.seconds_per_step;
   return left < static_cast<double>(s.iterations - state.step) ? state.step + static_cast<int64_t>(left) : s.iterations;
 }
 
@@ -47,7 +48,7 @@ std::string LiveText(const Settings& s, const TrainingState& state) {
   const int64_t validations = 1 + (every > 0 ? std::max<int64_t>((last - 1) / every - state.step / every, 0) : 0);
 
   const double of_steps = static_cast<double>(state.step) / static_cast<double>(std::max<int64_t>(s.iterations, 1));
-  const double of_clock = s.max_wallclock_seconds > 0 ? state.elapsed / s.max_wallclock_seconds : 0;
+  const double of_clock = TrainingSeconds(s) > 0 ? state.elapsed / TrainingSeconds(s) : 0;
   const double seconds = static_cast<double>(last - state.step) * state.seconds_per_step + static_cast<double>(validations) * state.validation_seconds;
   std::string text = StringPrintf("step %jd/%jd  %d%%  loss %.4f", state.step, s.iterations,
                                   static_cast<int>(100 * std::clamp(std::max(of_steps, of_clock), 0.0, 1.0)), state.loss);

@@ -11,7 +11,7 @@ namespace fairway {
 
 struct TrainingState {
   int64_t step;                  // steps taken
-  double elapsed;                // seconds on the training clock
+  double elapsed;                // seconds of steps on the training clock
   double seconds_per_step;       // of recent steps
   double validation_seconds;     // of one validation; 0: not known yet
   double loss;                   // of the last step, nats per token
@@ -20,7 +20,7 @@ struct TrainingState {
 };
 
 // "step 85/140  60%  loss 2.4123  val_bpb 2.3120  16,977 tokens/s  0:35 left  next: late QAT at 119". The percentage is of the
-// steps or of the clock, whichever ends the run; the time left counts steps and validations.
+// steps or of the clock, whichever ends the run; the time left counts steps and validations. `settings`: with the clock that steps have.
 std::string LiveText(const Settings& settings, const TrainingState& state);
 
 }  // namespace fairway

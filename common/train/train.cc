@@ -249,8 +249,8 @@ class Run {
     const bool more = trainer_.step() < settings_.iterations && !stopped_by_clock_;
     if (more && SecondsSince(shown_) < 0.1) return;
     shown_ = Clock::now();
-    SetLiveLine(LiveText(settings_, {.step = trainer_.step(),
-                                     .elapsed = elapsed_,
+    SetLiveLine(LiveText(budget_.scheduled(), {.step = trainer_.step(),
+                                     .elapsed = SecondsOfSteps(),
                                      .seconds_per_step = seconds_per_step_,
                                      .validation_seconds = validation_seconds_,
                                      .loss = loss_,

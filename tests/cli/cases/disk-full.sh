@@ -15,6 +15,8 @@ try_last tokenize-shard --tokenizer data/tokenizer.model --byte-table small/byte
 try ls -A small
 try_last sh -c 'ema-finalize train.ckpt - > /dev/full'
 try_last sh -c 'train --print-settings > /dev/full'
+try_last sh -c 'check-chain --profile small.profile --paths > /dev/full'
+try_last check-chain --profile small.profile --goal eval no-such-folder
 
 # What was there is there still, and a log is no exception: a record needs all of it.
 rm small/filler

@@ -46,3 +46,8 @@ cp data/fineweb_val_000000.bin data/fineweb_train_000001.bin
 try proof
 rm data/fineweb_train_*.bin
 try proof
+
+# Where nothing can be written is found before anything is scored.
+try eval-sliding --profile small.profile --prove - model.bin.zst
+try eval-sliding --profile small.profile --prove nowhere/prove.json model.bin.zst
+try eval-sliding --profile small.profile --out nowhere/eval.json model.bin.zst

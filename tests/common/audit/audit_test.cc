@@ -651,6 +651,15 @@ TEST_F(AuditTest, SeedsAndMeansInOtherPlaces) {
                     Contains(Is(kHolds, "score", "runs.0.val_bpb 1.1008", "exact", "train_seed999.log"))));
 }
 
+// As many keys as there are seeds, one of which is no place in their list; and numbers that are no seeds.
+TEST_F(AuditTest, KeysThatLookLikePlacesAndSeedsThatAreNone) {
+  WriteLogs();
+  Write("submission.json",
+        "{\"seeds\": [42, 1e300], \"bits\": {\"-1\": 6, \"90000000000\": 6}, \"seed\": 1e40, \"runs\": [{\"seed\": 0.5, \"val_bpb\": 1.1}],\n"
+        " \"extended_seeds\": [-1e300], \"val_bpb_max\": 9}");
+  EXPECT_THAT(Run().findings, AllOf(Contains(Is(kHolds, "seeds", "runs of seeds 42", "1 log")), Contains(Is(kUnknown, "score", "val_bpb_max 9", ""))));
+}
+
 TEST_F(AuditTest, ProbabilityAgainstABaseline) {
   WriteLogs();
   Write("submission.json", Submission());

@@ -113,6 +113,8 @@ TEST(CheckCombinations, RefusesWhatCannotEndInARecord) {
       {{{"method", "ttt"}, {"ttt_lora_rank", "8"}, {"ttt_beta2", "1"}, {"device", "cpu"}}, "ttt_beta2 = 1 divides by zero", LastStage::kEval},
       {{{"method", "ttt"}, {"ttt_lora_rank", "8"}, {"ttt_eval_seq_len", "32"}, {"device", "cpu"}},
        "ttt_chunk_size = 48 targets do not fit into windows of ttt_eval_seq_len = 32", LastStage::kEval},
+      {{{"method", "ttt"}, {"ttt_lora_rank", "8"}, {"phased_ttt_prefix_docs", "9"}, {"global_ttt_chunk_tokens", "1000"}, {"device", "cpu"}},
+       "global_ttt_chunk_tokens = 1000 is no multiple of the ", LastStage::kEval},
       {{{"method", "kv_cache"}, {"packed_documents", "1"}, {"smear", "0"}, {"bigram_vocab_size", "0"}, {"device", "cpu"}}, "method = kv_cache does not keep to one document", LastStage::kEval},
       {{{"method", "ttt"}, {"packed_documents", "1"}, {"smear", "0"}, {"bigram_vocab_size", "0"}}, "method = ttt does not keep to one document", LastStage::kEval},
       {{{"method", "kv_cache"}, {"device", "cuda"}}, "method = kv_cache is for a CPU", LastStage::kEval},

@@ -138,7 +138,7 @@ class Rendezvous {
 
 class Member : public Communicator {
  public:
-  Member(Rendezvous& rendezvous, int64_t rank, int64_t ranks) : Communicator(rank, ranks), rendezvous_(rendezvous) { set_timeout(0.001); }
+  Member(Rendezvous& rendezvous, int64_t rank, int64_t ranks) : Communicator(rank, ranks), rendezvous_(rendezvous) { set_sign_of_life_seconds(0.00025); }
   std::string name() const override { return "member"; }
 
  private:
@@ -206,7 +206,7 @@ TEST(OnRankZero, AFailureIsTheCauseAlsoWhereTheOthersHaveGone) {
 TEST(OnRankZero, IsFinishedAlsoWhereTheOthersHaveGone) {
   class Lonely : public Communicator {
    public:
-    Lonely() : Communicator(0, 2) { set_timeout(0.001); }
+    Lonely() : Communicator(0, 2) { set_sign_of_life_seconds(0.00025); }
     std::string name() const override { return "lonely"; }
     std::atomic<bool> asked = false;
 
@@ -237,14 +237,18 @@ TEST(OnRankZero, ASingleProcessWorksOnItsOwnThread) {
 }
 
 TEST(RequireAgreement, NamesWhoDiffersAndInWhat) {
-  const std::vector<RankInvariant> invariants = {{"seed", "1"}, {"model_dim", "512"}};
-  Pair same("seed\n1\nmodel_dim\n512\n");
+  // A value that is not given is one too, and hides nothing that comes after it.
+  const std::vector<RankInvariant> invariants = {{"seed", "1"}, {"patterns", ""}, {"model_dim", "512"}};
+  Pair same("seed=1\npatterns=\nmodel_dim=512\n");
   RequireAgreement(same, invariants);
-  Pair other("seed\n2\nmodel_dim\n512\n");
+  Pair other("seed=2\npatterns=\nmodel_dim=512\n");
   EXPECT_EQ(MessageOf<InputError>([&] { RequireAgreement(other, invariants); }), "rank 1: disagrees with rank 0: seed is 2 there and 1 on rank 0");
-  Pair fewer("seed\n1\n");
+  Pair last("seed=1\npatterns=\nmodel_dim=256\n");
+  EXPECT_EQ(MessageOf<InputError>([&] { RequireAgreement(last, invariants); }),
+            "rank 1: disagrees with rank 0: model_dim is 256 there and 512 on rank 0");
+  Pair fewer("seed=1\npatterns=\n");
   EXPECT_EQ(MessageOf<InputError>([&] { RequireAgreement(fewer, invariants); }),
-            "rank 1: disagrees with rank 0: missing is missing there and 512 on rank 0");
+            "rank 1: disagrees with rank 0: model_dim is missing there and 512 on rank 0");
 }
 
 // abort_run is a function without a state.
