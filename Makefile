@@ -5,7 +5,7 @@ SHELL := bash
 .NOTPARALLEL:
 # A misspelt name would be ignored.
 VARIABLES := PROFILE SEED SEEDS RUNS RUN AGAIN LAUNCH EXECUTOR AUTHOR GITHUB_ID BASELINE_BPB BASELINE_LOSS A B OUT RECORD VENV ROOT CI \
-  LIBTORCH BENCH_FLAGS TEXT HOLDOUT PIECES DOCUMENTS CASE_OPS SET SHARDS SECONDS FUZZ_SEED KILLS SLURM_OPTIONS SHELL PREFIX PROMPT TOKENS TEMPERATURE TOP_K TOP_P SAMPLE_SEED
+  LIBTORCH BENCH_FLAGS RANKS REPORT TEXT HOLDOUT PIECES DOCUMENTS CASE_OPS SET SHARDS SECONDS FUZZ_SEED KILLS SLURM_OPTIONS SHELL PREFIX PROMPT TOKENS TEMPERATURE TOP_K TOP_P SAMPLE_SEED
 given := $(foreach name,$(.VARIABLES),$(if $(filter command,$(origin $(name))),$(name)))
 misspelt := $(if $(given),$(shell scripts/check-names '$(VARIABLES)' $(foreach name,$(given),'$(subst ','\'',$(name))')))
 $(if $(misspelt),$(error $(misspelt)))
@@ -66,12 +66,13 @@ help:
 setup:
 	@scripts/setup
 
-# A build folder that came with a moved checkout names the old place all over.
+# A build folder that came with a moved checkout names the old place all over. A compiler for GPUs may have come since.
 configure: setup
 	@grep -qsxF "CMAKE_HOME_DIRECTORY:INTERNAL=$$PWD" build/CMakeCache.txt || rm -rf build/CMakeCache.txt build/CMakeFiles build/flags; \
 	flags=(-DFAIRWAY_VENV="$$VENV" $(CMAKE_FLAGS)); mkdir -p build; \
-	if [ ! -f build/build.ninja ] || [ "$${flags[*]}" != "$$(cat build/flags 2>&1)" ]; then \
-	  cmake -G Ninja -S . -B build "$${flags[@]}"; printf '%s\n' "$${flags[*]}" > build/flags; \
+	made="$${flags[*]} $$(PATH=$$PATH:$${CUDA_HOME:-/usr/local/cuda}/bin type -P nvcc || echo no nvcc)"; \
+	if [ ! -f build/build.ninja ] || [ "$$made" != "$$(cat build/flags 2>&1)" ]; then \
+	  cmake -G Ninja -S . -B build "$${flags[@]}"; printf '%s\n' "$$made" > build/flags; \
 	fi
 
 programs: configure
@@ -125,8 +126,10 @@ fuzz:
 test-arm64:
 	@scripts/cross-arm64
 
-check-gpu: build
-	@build/tests/check_gpu --ranks "$${RANKS:-1}"
+# A first day's minutes are few: no more is built than it needs.
+check-gpu: configure
+	@$(NINJA) check_gpu
+	@build/tests/check_gpu --ranks "$${RANKS:-1}" --report "$${REPORT:-check-gpu.txt}"
 
 data: setup
 	@"$$VENV/bin/python" scripts/fetch-data $${SET:+--set "$$SET"} data

@@ -54,17 +54,17 @@ struct Subject {
   std::string program, program_digest;  // that made it, where it says so
   uint64_t bytes;
   NamedTensors parameters;
-  double memory;  // estimated, for scoring without adapters and n-grams
+  double memory;  // estimated, for scoring without adapters and n-grams: the host's or, on a GPU, the GPU's
 };
 
 // Of everything that is to come.
-void SayMemory(const Settings& settings, double memory) {
-  settings.CheckMemory(memory);
-  Log("estimate: memory %.2f GB", std::ceil(memory / 1e7) / 100);
+void SayMemory(const Settings& settings, const Runtime& runtime, double memory) {
+  runtime.CheckMemory(settings, memory);
+  Log("estimate: memory %.2f GB%s", std::ceil(memory / 1e7) / 100, runtime.device != nullptr ? " of the GPU" : "");
 }
 
-// Reads the file, and takes its settings into `settings`.
-Subject Open(const std::string& path, Settings& settings) {
+// Reads the file, and takes its settings into `settings`; to score it on the device.
+Subject Open(const std::string& path, Settings& settings, const Runtime& runtime) {
   InputFile file(path);
   const std::string name = file.path(), digest = Sha256Hex(file.bytes());
   const uint64_t bytes = file.bytes().size();
@@ -74,8 +74,8 @@ Subject Open(const std::string& path, Settings& settings) {
   settings.CheckModel(name);
   double content = 0;
   for (const TensorInfo& info : weights.tensors()) content += info.bytes();
-  const double memory = EstimateScoring(settings.ForEvaluation(), bytes, content);
-  settings.CheckMemory(memory);
+  const double memory = EstimateScoring(settings.ForEvaluation(), bytes, content, TorchDevice(runtime.device));
+  runtime.CheckMemory(settings, memory);
   Json made_from = Json::array();
   for (const Lineage::Input& input : weights.lineage().inputs) made_from.push_back(input.identity);
   return {name, digest, weights.identity(), made_from, weights.kind(), weights.lineage().tool, weights.lineage().source_digest, bytes,
@@ -266,7 +266,7 @@ Json Evaluate(const Options& options, Settings& settings, const Runtime& runtime
   cuda::Device* const device = runtime.device;
   Communicator& communicator = *runtime.communicator;
   const auto start = Clock::now();
-  const Subject subject = Open(options.artifact, settings);
+  const Subject subject = Open(options.artifact, settings, runtime);
   const Settings stated = settings;  // what a chain knows
   settings = settings.ForEvaluation();
   const bool sliding = IsSliding(settings), each_anew = settings.method == "sliding";
@@ -282,7 +282,7 @@ Json Evaluate(const Options& options, Settings& settings, const Runtime& runtime
   LogText(text);
   const double memory = subject.memory + (mixing ? NgramMixture::Bytes(settings.ngram_order, val.tokens()) : 0) +
                         (documents ? DocumentTttBytes(settings, text.documents, val.tokens()) : 0);
-  SayMemory(settings, memory);
+  SayMemory(settings, runtime, memory);
   if (communicator.world_size() > 1) {
     Log("world_size:%jd backend:%s", communicator.world_size(), communicator.name().c_str());
     RequireOneEvaluation(communicator, subject, val, table, settings);
@@ -474,9 +474,9 @@ class Stream {
 };
 
 // `file`: where the samples go, too; null: nowhere.
-Json Continue(const Options& options, OutputFile* file, Settings& settings) {
-  const Subject subject = Open(options.artifact, settings);
-  SayMemory(settings, subject.memory);
+Json Continue(const Options& options, OutputFile* file, Settings& settings, const Runtime& runtime) {
+  const Subject subject = Open(options.artifact, settings, runtime);
+  SayMemory(settings, runtime, subject.memory);
   const ByteTable table = ByteTable::Load(settings);
   const Transformer model(settings, subject.parameters);
   const bool case_ops = table.case_ops();
@@ -572,7 +572,7 @@ int Main(int argc, char** argv) {
       for (const auto& [flag, given] : {std::pair{"--expect", !options.expect.empty()}, {"--prove", !options.prove.empty()}})
         if (given) throw UsageError(std::string("--generate computes no score: leave out ") + flag);
       if (runtime.communicator->world_size() > 1) throw UsageError("--generate is for one process");
-      return Continue(options, out ? &*out : nullptr, settings);
+      return Continue(options, out ? &*out : nullptr, settings, runtime);
     }
     for (const auto& [flag, given] : {std::pair{"--tokens", options.tokens >= 0}, {"--temperature", options.temperature >= 0},
                                       {"--top-k", options.top_k >= 0}, {"--top-p", options.top_p >= 0}})

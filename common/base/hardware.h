@@ -16,5 +16,7 @@ bool BuiltWithMpi();
 
 // The GPUs that the CUDA driver offers this process (CUDA_VISIBLE_DEVICES counts); 0 without a driver.
 int GpuCount();
+// Why a driver that is there offers none; empty where it offers some, knows of none, or is not there.
+std::string GpuTrouble();
 
 }  // namespace fairway

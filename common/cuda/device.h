@@ -25,6 +25,8 @@ class Device {
 
   virtual at::Device torch_device() const = 0;
   virtual std::string name() const = 0;
+  // Bytes of its own memory that nobody has taken; 0 where its memory is the host's.
+  virtual double free_bytes() const { return 0; }
 
   // Puts an operation on the device's stream, which LibTorch's operations of this thread use too; does not wait. Throws
   // std::runtime_error where the launch is refused.

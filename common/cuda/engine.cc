@@ -9,6 +9,7 @@
 
 #include <algorithm>
 #include <array>
+#include <memory>
 #include <optional>
 #include <stdexcept>
 
@@ -17,25 +18,47 @@
 namespace fairway::cuda {
 namespace {
 
+// Whether memory of the shape `reserved` serves rows of the shape `asked`: of packed documents, where there are no more.
+bool Serves(const BatchShape& reserved, const BatchShape& asked) {
+  BatchShape least = asked;
+  if (asked.segments > 0 && reserved.segments >= asked.segments && reserved.longest >= asked.longest && reserved.positions >= asked.positions) {
+    least.segments = reserved.segments;
+    least.longest = reserved.longest;
+    least.positions = reserved.positions;
+  }
+  return least == reserved;
+}
+
 class DeviceEngine : public Engine {
  public:
   DeviceEngine(const Settings& settings, const NamedTensors& parameters, const NamedTensors& gradients, Device& device)
       : settings_(settings),
+        parameters_(parameters),
+        gradients_(gradients),
         device_(device),
-        backend_(MakeBackend(settings, parameters, gradients, device)),
         loss_(at::zeros({1}, at::TensorOptions().dtype(at::kDouble).device(device.torch_device()))) {
     Prepare(/*fake_quantise=*/false);
   }
 
   int64_t Prepare(bool fake_quantise) override {
     losses_.clear();
-    return backend_->Prepare(fake_quantise);
+    fake_quantise_ = fake_quantise;
+    training_.prepared = scoring_.prepared = false;
+    return Prepared(gradients_.empty() ? scoring_ : training_);
   }
-  void FixSteps(const FixedSteps& steps) override { backend_->FixSteps(steps); }
-  void FinishGradients() override { backend_->FinishGradients(); }
+  void FixSteps(const FixedSteps& steps) override {
+    steps_ = steps;
+    for (Passes* passes : {&training_, &scoring_})
+      if (passes->backend) passes->backend->FixSteps(steps);
+  }
+  void FinishGradients() override { training_.backend->FinishGradients(); }
   void SetLooped(bool looped) override {
-    backend_->SetLooped(looped);
-    shape_ = {};
+    if (looped_ == looped) return;
+    looped_ = looped;
+    for (Passes* passes : {&training_, &scoring_}) {
+      if (passes->backend) passes->backend->SetLooped(looped);
+      passes->shape = {};
+    }
   }
 
   using Engine::AccumulateGradients;
@@ -43,7 +66,7 @@ class DeviceEngine : public Engine {
   void AccumulateGradients(std::span<const Segment> segments, double share) override {
     const auto positions = static_cast<double>(PositionsIn(segments));
     const float share_of_one = static_cast<float>(share / positions);
-    EachChunk(segments, [&](std::span<const Segment> chunk) { MicroStep(Begin(chunk, /*training=*/true), share_of_one); });
+    EachChunk(segments, [&](std::span<const Segment> chunk) { MicroStep(Begin(training_, chunk), share_of_one); });
     losses_.push_back(loss_ / positions);
     loss_.zero_();
   }
@@ -58,9 +81,9 @@ class DeviceEngine : public Engine {
 
   void TokenLosses(std::span<const Segment> segments, int64_t first, float* losses) override {
     EachChunk(segments, [&](std::span<const Segment> chunk) {
-      const Inputs inputs = Begin(chunk, /*training=*/false);
+      const Inputs inputs = Begin(scoring_, chunk);
       const bool sequences = inputs.shape.segments == 0;
-      const at::Tensor scored = backend_->TokenLosses(inputs, sequences ? first : 0).cpu();
+      const at::Tensor scored = scoring_.backend->TokenLosses(inputs, sequences ? first : 0).cpu();
       const float* own = scored.const_data_ptr<float>();
       if (sequences) {
         losses = std::copy_n(own, scored.numel(), losses);
@@ -119,34 +142,59 @@ class DeviceEngine : public Engine {
     }
   }
 
-  // Reserves memory for passes of this shape and starts to copy the tokens to the device.
-  Inputs Begin(std::span<const Segment> segments, bool training) {
-    const BatchShape shape = BatchShapeOf(settings_, segments);
-    const int64_t size = Inputs::Size(settings_, shape);
-    if (shape != shape_ || training != training_) {
-      graph_.reset();  // it works on memory that goes now
-      warm_ = false;
-      backend_->Reserve(shape, training);
-      inputs_ = at::empty({size}, at::TensorOptions().dtype(at::kInt).device(device_.torch_device()));
-      for (Stage& stage : stages_) stage.Reserve(size, device_.torch_device());
-      shape_ = shape;
-      training_ = training;
+  // Training's passes or scoring's: each has its memory, so that scores between steps take none from a captured micro-step.
+  struct Passes {
+    std::unique_ptr<Backend> backend;  // made where it is first used
+    bool prepared = false;             // of the parameters as they are
+    BatchShape shape;
+    at::Tensor inputs;
+    std::array<Stage, 2> stages;
+    size_t turn = 0;
+  };
+
+  // Prepares the parameters for these passes, unless they are; returns how many matrices were rounded.
+  int64_t Prepared(Passes& passes) {
+    if (!passes.backend) {
+      passes.backend = MakeBackend(settings_, parameters_, gradients_, device_);
+      if (steps_) passes.backend->FixSteps(*steps_);
+      if (looped_) passes.backend->SetLooped(*looped_);
     }
-    Stage& stage = stages_[turn_++ % stages_.size()];
-    Inputs(settings_, shape, stage.Wait()).Fill(settings_, segments);
-    stage.CopyTo(inputs_);
-    return Inputs(settings_, shape, inputs_.mutable_data_ptr<int32_t>());
+    if (passes.prepared) return 0;
+    passes.prepared = true;
+    return passes.backend->Prepare(fake_quantise_);
+  }
+
+  // Reserves memory for passes of this shape and starts to copy the tokens to the device.
+  Inputs Begin(Passes& passes, std::span<const Segment> segments) {
+    Prepared(passes);
+    const bool training = &passes == &training_;
+    if (const BatchShape shape = BatchShapeOf(settings_, segments); !Serves(passes.shape, shape)) {
+      if (training) {
+        graph_.reset();  // it works on memory that goes now
+        warm_ = false;
+      }
+      passes.backend->Reserve(shape, training);
+      const int64_t size = Inputs::Size(settings_, shape);
+      passes.inputs = at::empty({size}, at::TensorOptions().dtype(at::kInt).device(device_.torch_device()));
+      for (Stage& stage : passes.stages) stage.Reserve(size, device_.torch_device());
+      passes.shape = shape;
+    }
+    Stage& stage = passes.stages[passes.turn++ % passes.stages.size()];
+    Inputs(settings_, passes.shape, stage.Wait()).Fill(settings_, segments);
+    stage.CopyTo(passes.inputs);
+    return Inputs(settings_, passes.shape, passes.inputs.mutable_data_ptr<int32_t>());
   }
 
   // The first micro-step of a shape runs as it is, and lets the libraries take what memory they want; the second is captured.
   void MicroStep(const Inputs& inputs, float share) {
-    const auto work = [this, inputs, share] { backend_->AccumulateGradients(inputs, share, loss_); };
+    const auto work = [this, inputs, share] { training_.backend->AccumulateGradients(inputs, share, loss_); };
     if (!warm_) {
       work();
       warm_ = true;
       return;
     }
     if (graph_ == nullptr || share != captured_share_) {
+      graph_.reset();  // its memory serves the next one
       graph_ = device_.Capture(work);
       captured_share_ = share;
     }
@@ -154,15 +202,15 @@ class DeviceEngine : public Engine {
   }
 
   const Settings settings_;
+  const NamedTensors parameters_, gradients_;
   Device& device_;
-  const std::unique_ptr<Backend> backend_;
   const at::Tensor loss_;            // float64 [1], where a replayed micro-step adds its losses
   std::vector<at::Tensor> losses_;  // float64 [1] each: what Losses brings to the host
-  BatchShape shape_;
-  bool training_ = false;
-  at::Tensor inputs_;
-  std::array<Stage, 2> stages_;
-  size_t turn_ = 0;
+  // What the passes are to know when they are made.
+  bool fake_quantise_ = false;
+  std::optional<FixedSteps> steps_;
+  std::optional<bool> looped_;
+  Passes training_, scoring_;
   bool warm_ = false;
   std::unique_ptr<Graph> graph_;
   float captured_share_ = 0;

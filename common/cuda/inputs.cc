@@ -7,7 +7,6 @@ namespace fairway::cuda {
 namespace {
 
 constexpr int64_t kPositionsPerPiece = 64;
-constexpr int64_t kSegmentsAtATime = 64;  // a row's number of segments is rounded up to these
 constexpr int64_t kIntegersPerPiece = sizeof(Piece) / sizeof(int32_t);
 
 // Sorts by counting: stable, and linear in positions and rows.

@@ -37,6 +37,8 @@ struct BatchShape {
 // That of these segments. What varies from row to row of packed documents is rounded up, so that one shape serves them all.
 BatchShape BatchShapeOf(const Settings& settings, std::span<const Segment> segments);
 
+constexpr int64_t kSegmentsAtATime = 64;  // a row's number of segments is rounded up to these
+
 // Views of one block.
 struct Inputs {
   // memory: Size(…) integers; null: sizes alone.

@@ -26,6 +26,7 @@ double DeviceEngineBytes(const Settings& s, int64_t B, int64_t T, bool training,
   const cuda::BatchShape shape = s.packed_documents ? cuda::BatchShape{.B = 1, .T = N, .segments = N, .longest = T, .positions = N}
                                                     : cuda::BatchShape{.B = B, .T = T};
   double bytes = 0;
+  const auto up = [](int64_t count, int64_t to) { return (count + to - 1) / to * to; };
   const auto take = [&](int64_t count, int64_t size) { bytes += static_cast<double>(count) * static_cast<double>(size); };
   const auto linear = [&](const Linear& product) { take(product.rows * product.columns, element); };
   linear(plan.bigram_proj);
@@ -46,7 +47,10 @@ double DeviceEngineBytes(const Settings& s, int64_t B, int64_t T, bool training,
     take((training ? lane_visits : 1) * N * D, stream);
   }
   take(passes * N * D, element);  // attention's output, which scoring keeps of each visit too
-  take(passes * N * H, kFloat);
+  if (device.is_cuda() && !bfloat16 && s.packed_documents)  // the kernel's sums are of segments of one length; twice as many as there are windows
+    take(passes * up(2 * N / T, cuda::kSegmentsAtATime) * H * up(T, 32), kFloat);
+  else
+    take(passes * N * H, kFloat);
   take(2 * N * D, element);  // keys and values, repeated for the queries' heads where the library's kernel wants that
   // Of the current pass.
   if (!smears) take(N * D, stream);
@@ -72,6 +76,17 @@ double DeviceEngineBytes(const Settings& s, int64_t B, int64_t T, bool training,
   } else {
     take(N * 2 * D, stream);  // the scored rows of a last block
     if (lanes) take(N * 2 * D, stream);
+  }
+  if (training && device.is_cuda() && bfloat16) {
+    // Flash attention's deterministic backward pass: sums of the queries' gradients in float32, as many times as keep all multiprocessors
+    // (132 on an H100) busy, of sequences and heads rounded up; the softmax's sums again; keys' and values' gradients of each query's head.
+    constexpr int64_t kMultiprocessors = 160, kPositions = 128, kWidth = 32;
+    const bool packed = s.packed_documents;
+    const int64_t sequences = packed ? up(N, T) / T : B, splits = (kMultiprocessors + sequences * H - 1) / (sequences * H);
+    const int64_t positions = packed ? N + kPositions * cuda::kSegmentsAtATime : B * up(T, kPositions);
+    take(splits * positions * H * up(plan.d, kWidth), kFloat);
+    take(positions * H, kFloat);
+    if (plan.Hkv != H) take(2 * N * D, element);
   }
   if (device.is_cpu() && bfloat16) take(N * (D + std::max(F, qkv)) + V * D, kFloat);
   // Scalars, partial sums of the library's reductions; a caching allocator's rounding up to 512 bytes of some hundred tensors.

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 
+#include "common/cuda/memory.h"
 #include "common/plan/plan.h"
 #include "common/settings/method.h"
 
@@ -16,17 +17,20 @@ double Parameters(const Settings& settings) {
 
 }  // namespace
 
-double ScoringBytes(const Settings& s) {
+double ScoringBytes(const Settings& s, at::Device device) {
+  const auto passes = [&](int64_t sequences, bool training) {
+    return device.is_cpu() ? EngineBytes(s, sequences, training) : DeviceEngineBytes(s, sequences, s.train_seq_len, training, device);
+  };
   const int64_t plain = std::max<int64_t>(s.val_batch_size / 8 / s.train_seq_len, 1),
                 windows = std::max(plain, s.eval_batch_seqs);
   // Two losses and a token of each position.
-  double bytes = EngineBytes(s, windows, /*training=*/false) + 10.0 * windows * s.train_seq_len;
+  double bytes = passes(windows, /*training=*/false) + 10.0 * windows * s.train_seq_len;
   if (s.method == "kv_cache") {  // queries, keys and values of two windows, and what attention works in
     const double row = s.model_dim + 2.0 * s.num_kv_heads * (s.model_dim / s.num_heads), T = s.train_seq_len;
     bytes += 4 * T * (2 * s.num_layers * row + 10.0 * s.ThreadCount() * (s.model_dim / s.num_heads) + s.model_dim);
   } else if (s.method == "ttt" && !LearnsByDocument(s)) {
     const int64_t sequences = s.ttt_chunk_tokens / s.train_seq_len + 1;
-    bytes += EngineBytes(s, sequences, /*training=*/true) + 8 * Parameters(s);  // gradients and momentum
+    bytes += passes(sequences, /*training=*/true) + 8 * Parameters(s);  // gradients and momentum
   }
   return bytes;
 }
@@ -46,7 +50,9 @@ double DocumentTttBytes(const Settings& s, int64_t documents, int64_t targets) {
   return 4.0 * targets + adapters + per_token * std::max(group, phase) + (phase > 0 ? 8 * Parameters(s) : 0);
 }
 
-double EstimateScoring(const Settings& s, double file_bytes, double content_bytes) {
+double EstimateScoring(const Settings& s, double file_bytes, double content_bytes, at::Device device) {
+  // A file is unpacked by the host, tensor by tensor.
+  if (!device.is_cpu()) return kDeviceLibraryBytes + 4 * Parameters(s) + ScoringBytes(s, device);
   double largest = 0;  // of the tensors on their way from codes
   for (const Weight& weight : Plan(s).weights) largest = std::max(largest, 8 * static_cast<double>(weight.numel()));
   return kLibTorchBytes + file_bytes + content_bytes + 4 * Parameters(s) + largest + ScoringBytes(s);

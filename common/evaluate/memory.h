@@ -1,5 +1,7 @@
-// How much memory scoring takes. `settings` are as Settings::ForEvaluation gives them.
+// How much memory scoring takes: of the host or, on a GPU, of the GPU. `settings` are as Settings::ForEvaluation gives them.
 #pragma once
+
+#include <c10/core/Device.h>
 
 #include <cstdint>
 
@@ -8,8 +10,8 @@
 
 namespace fairway {
 
-// Bytes that EvaluatePlain and EvaluateSliding take at most of the engine (EngineBytes), and what they keep of a batch.
-double ScoringBytes(const Settings& settings);
+// Bytes that EvaluatePlain and EvaluateSliding take at most of the engine (EngineBytes, DeviceEngineBytes), and what they keep of a batch.
+double ScoringBytes(const Settings& settings, at::Device device = at::kCPU);
 
 // Bytes that EvaluateDocuments takes at most besides the weights, of a split of so many targets and documents (below 0: not known):
 // tokens, adapters with their moments, and what a group's widest chunk, or a phase's pass, records for its gradients.
@@ -17,6 +19,6 @@ double DocumentTttBytes(const Settings& settings, int64_t documents, int64_t tar
 
 // Bytes that eval-sliding takes at most, before DocumentTttBytes and NgramMixture::Bytes, for a file of `file_bytes` that unpacks to
 // `content_bytes` (0 where it does not).
-double EstimateScoring(const Settings& settings, double file_bytes, double content_bytes);
+double EstimateScoring(const Settings& settings, double file_bytes, double content_bytes, at::Device device = at::kCPU);
 
 }  // namespace fairway

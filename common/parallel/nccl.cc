@@ -64,8 +64,10 @@ bool OnGpu(const void* memory) {
   return attributes.type == cudaMemoryTypeDevice || attributes.type == cudaMemoryTypeManaged;
 }
 
-// The thread asks for events, also while another one captures a graph.
-void MayAskDuringCapture() {
+// The watching thread asks for events of this rank's GPU, also while another thread captures a graph. A new thread's GPU is the first one,
+// where it would open a context of its own.
+void MayAskDuringCapture(c10::DeviceIndex gpu) {
+  c10::cuda::set_device(gpu);
   cudaStreamCaptureMode mode = cudaStreamCaptureModeRelaxed;
   cudaThreadExchangeStreamCaptureMode(&mode);
 }
@@ -82,6 +84,6 @@ extern "C" __attribute__((visibility("default"))) fairway::Communicator* Fairway
                                         .make_backend = [&] { return MakeNccl(options, store); },
                                         .device = at::kCUDA,
                                         .on_device = OnGpu,
-                                        .on_watch_thread = MayAskDuringCapture})
+                                        .on_watch_thread = [gpu = c10::cuda::current_device()] { MayAskDuringCapture(gpu); }})
       .release();
 }

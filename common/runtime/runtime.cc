@@ -9,6 +9,7 @@
 #include "common/base/launch.h"
 #include "common/base/log.h"
 #include "common/base/plugin.h"
+#include "common/base/text.h"
 #include "common/base/threads.h"
 #include "common/cuda/engine.h"
 #include "common/cuda/optimizer.h"
@@ -22,8 +23,13 @@ cuda::Device* ChooseDevice(const Settings& settings) {
   if (settings.device == "cpu") return nullptr;
   const bool asked = settings.device == "cuda";
   if (asked && !BuiltWithCuda()) throw UsageError("DEVICE=cuda: this build is for CPUs only; it was made without nvcc");
-  if (!BuiltWithCuda() || (!asked && GpuCount() == 0)) return nullptr;
-  if (GpuCount() == 0) throw IoError("DEVICE=cuda", "no GPU: the CUDA driver is missing or offers none");
+  if (!BuiltWithCuda()) return nullptr;
+  const std::string trouble = GpuTrouble();
+  if (!asked && GpuCount() == 0) {
+    if (!trouble.empty()) LogLine("device: the CPU, because " + trouble);
+    return nullptr;
+  }
+  if (GpuCount() == 0) throw IoError("DEVICE=cuda", "no GPU: " + (trouble.empty() ? "the CUDA driver is missing or offers none" : trouble));
   // Each rank of a host has its own GPU, or is shown no other one.
   const int64_t gpu = GpuCount() == 1 ? 0 : ReadLaunch().local_rank;
   if (gpu >= GpuCount())
@@ -49,6 +55,14 @@ Runtime::Runtime(const Settings& settings)
     : device(settings.backend == "mpi" && settings.device == "auto" ? nullptr : ChooseDevice(settings)),
       communicator(MakeCommunicator(settings, device != nullptr)) {
   UseThreads(settings);
+}
+
+void Runtime::CheckMemory(const Settings& settings, double bytes) const {
+  settings.CheckMemory(bytes);
+  const double free = device != nullptr ? device->free_bytes() : 0;
+  if (free > 0 && bytes > free)
+    throw UsageError(StringPrintf("%s has %.2f GB free, and about %.2f GB would be taken: MICRO_BATCH_SEQS=N computes N sequences at a time",
+                                  device->name().c_str(), free / 1e9, bytes / 1e9));
 }
 
 int Runtime::threads() const { return at::get_num_threads(); }

@@ -14,7 +14,7 @@
 namespace fairway {
 
 // The GPU to compute on, or null for the CPU, by settings.device: cpu; cuda; or auto, which is cuda where this build has it and a
-// GPU is there. Loads libfairway_cuda.so, and LibTorch's CUDA libraries with it, for a GPU alone. Throws UsageError for cuda in a
+// GPU is there; where a driver is there that does not start, it logs why it is the CPU. Loads libfairway_cuda.so, and LibTorch's CUDA libraries with it, for a GPU alone. Throws UsageError for cuda in a
 // build without it, IoError where there is no GPU, where the library cannot be loaded, or where CUDA does not start.
 //
 // REQUIRES: no operation on tensors before it has asked LibTorch about CUDA; LibTorch would remember that there is none.
@@ -29,6 +29,10 @@ void UseThreads(const Settings& settings);
 // UseThreads do.
 struct Runtime {
   explicit Runtime(const Settings& settings);
+
+  // Throws UsageError where `bytes` of the memory that computing takes, the GPU's or else the host's, are more than settings.memory_limit, or
+  // than the GPU has free.
+  void CheckMemory(const Settings& settings, double bytes) const;
 
   int threads() const;
   // The GPU's name or, on the CPU, the processor's.

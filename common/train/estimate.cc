@@ -8,6 +8,7 @@
 #include <cmath>
 
 #include "common/calibrate/calibrate.h"
+#include "common/cuda/memory.h"
 #include "common/evaluate/memory.h"
 #include "common/model/transformer.h"
 #include "common/quantise/budget.h"
@@ -17,7 +18,7 @@
 
 namespace fairway {
 
-Estimate EstimateTraining(const Settings& s, int64_t world_size) {
+Estimate EstimateTraining(const Settings& s, int64_t world_size, at::Device device) {
   Estimate estimate{};
   const Plan plan(s);
   double state = 0;
@@ -67,8 +68,14 @@ Estimate EstimateTraining(const Settings& s, int64_t world_size) {
   estimate.flops_of_calibration = windows > 0 ? calibration * (TrainingCalibrates(s) + FindsSteps(s)) : 0;
   // Gradients in float32 as well, initial values, and one tensor on its way into a checkpoint; the stream's 64 MB read ahead.
   const int64_t micro_batch = s.train_batch_tokens / s.grad_micro_steps, sequences = (micro_batch + s.train_seq_len - 1) / s.train_seq_len;
+  const Settings eval = s.ForEvaluation();
+  if (!device.is_cpu()) {  // its passes for training and for scoring are there side by side
+    const int64_t at_a_time = s.micro_batch_seqs > 0 ? std::min(s.micro_batch_seqs, sequences) : sequences;
+    estimate.memory_bytes = kDeviceLibraryBytes + state + DeviceEngineBytes(s, at_a_time, s.train_seq_len, /*training=*/true, device) + ScoringBytes(eval, device);
+    return estimate;
+  }
   estimate.memory_bytes = kLibTorchBytes + 64e6 + 1.5 * state + choosing_steps +
-                          std::max(EngineBytes(s, sequences, /*training=*/true), ScoringBytes(s.ForEvaluation()));
+                          std::max(EngineBytes(s, sequences, /*training=*/true), ScoringBytes(eval));
   return estimate;
 }
 

@@ -44,8 +44,8 @@ void LogEstimate(const Settings& s, const Estimate& estimate, const Runtime& run
   // One step is taken whatever the clock says.
   const double seconds = cap > 0 ? std::max(cap, s.iterations > 0 ? step : 0) : step * static_cast<double>(s.iterations) + calibration;
   const std::string calibrates = calibration > 0 ? "calibration " + Seconds(calibration) + ", " : "";
-  Log("estimate: memory %.2f GB; time at %s %s, %sa step %s (%.1f GFLOP of products, %.0f GFLOP/s on %s); artifact %.2f MB",
-      std::ceil(estimate.memory_bytes / 1e7) / 100, cap > 0 && step <= cap ? "most" : "least", Seconds(seconds).c_str(), calibrates.c_str(), Seconds(step).c_str(),
+  Log("estimate: memory %.2f GB%s; time at %s %s, %sa step %s (%.1f GFLOP of products, %.0f GFLOP/s on %s); artifact %.2f MB",
+      std::ceil(estimate.memory_bytes / 1e7) / 100, runtime.device != nullptr ? " of the GPU" : "", cap > 0 && step <= cap ? "most" : "least", Seconds(seconds).c_str(), calibrates.c_str(), Seconds(step).c_str(),
       estimate.flops_per_step / 1e9, rate / 1e9, runtime.units().c_str(), estimate.artifact_bytes / 1e6);
   if (cap > 0 && s.iterations > 0 && step > cap)
     Log("estimate: one step takes about %s here, longer than MAX_WALLCLOCK_SECONDS = %s: training would end after the first of %jd",

@@ -76,7 +76,7 @@ class Run {
   }
 
   TrainResult Execute() {
-    const Estimate estimate = EstimateTraining(settings_, communicator_.world_size());
+    const Estimate estimate = EstimateTraining(settings_, communicator_.world_size(), TorchDevice(runtime_.device));
     LogHeader(settings_, estimate, communicator_);
     LogEstimate(settings_, estimate, runtime_);
     LogCrowdedBudget(settings_, estimate.parameters);
@@ -482,7 +482,7 @@ TrainResult Train(Settings settings, const std::string& out, const std::string& 
   std::error_code ignored;  // reported by the writer
   if (!fs::is_directory(DirectoryOf(out), ignored)) throw IoError(out, "its folder does not exist");
   if (fs::is_other(out, ignored)) throw UsageError(out + ": a file is needed; a run keeps checkpoints beside it");
-  settings.CheckMemory(EstimateTraining(settings, runtime.communicator->world_size()).memory_bytes);
+  runtime.CheckMemory(settings, EstimateTraining(settings, runtime.communicator->world_size(), TorchDevice(runtime.device)).memory_bytes);
   CatchInterrupts();
   // Through a link the checkpoints lie where the file does: they take its name in the end.
   const std::string file = fs::is_symlink(out, ignored) ? fs::weakly_canonical(out, ignored).string() : out;

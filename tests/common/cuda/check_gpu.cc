@@ -1,23 +1,29 @@
 // check_gpu: what a GPU's first day needs, in one run of a few minutes and one report file. Each item is tried whatever became of the
 // others (docs/gpu.md says what they are).
 //
-// check_gpu [--rehearse] [--report FILE] [--ranks N] [--defect NAME | --defects]
+// check_gpu [--rehearse] [--report FILE] [--ranks N] [--item NAME | --defect NAME | --defects]
 //   --rehearse      the CPU plays the GPU; what only a GPU has is said to be left out
 //   --report FILE   where the report goes besides standard output (check-gpu.txt)
-//   --ranks N       processes of the ranks' test: one GPU each (1)
+//   --ranks N       processes of the ranks' items: one GPU each (1)
+//   --item NAME     this item alone, at the end of the report. Without it each is a process of its own: an error of CUDA leaves nothing in its
+//                   process that could go on, and one that hangs is ended. An item that fails by such an error is tried once more, each launch
+//                   waited for, so that the report has its place.
 //   --defect NAME   with a deliberate defect (defects.h)
 //   --defects       every defect in turn, until a check finds it; those that none finds are the failures
 //
-// Status 0: every item as it should be, or no GPU: skipped. 5: not.
+// Status 0: every item as it should be, or no GPU: skipped. 5: not, or there is a GPU that this build or its driver cannot use.
 #include <ATen/Context.h>
 #include <ATen/Parallel.h>
 #include <ATen/TensorOperators.h>
 #include <ATen/ops/_scaled_dot_product_cudnn_attention.h>
 #include <ATen/ops/_scaled_dot_product_flash_attention.h>
-#include <ATen/ops/from_blob.h>
+#include <ATen/ops/cat.h>
+#include <ATen/ops/empty.h>
 #include <ATen/ops/norm.h>
 #include <ATen/ops/randn.h>
 #include <ATen/ops/scalar_tensor.h>
+#include <ATen/ops/tensor.h>
+#include <ATen/ops/zeros.h>
 #include <c10/core/Allocator.h>
 #include <c10/core/Event.h>
 #include <c10/core/impl/VirtualGuardImpl.h>
@@ -30,12 +36,15 @@
 #include <torch/version.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <chrono>
 #include <cinttypes>
 #include <cstdarg>
 #include <cstdio>
 #include <filesystem>
+#include <functional>
 #include <map>
+#include <optional>
 #include <thread>
 
 #include "common/base/error.h"
@@ -112,19 +121,62 @@ void Expect(bool holds, const std::string& what) {
 
 double Norm(const at::Tensor& x) { return x.to(at::kDouble).norm().item<double>(); }
 
-// ‖ours - theirs‖ as a share of `way`: of an update its own length, so that none at all is 1 and one the other way 2.
-struct Worst {
-  double share = 0;
-  std::string what;
-};
-void Compare(Worst* worst, const std::string& what, const at::Tensor& ours, const at::Tensor& theirs, double tolerance) {
-  if (theirs.numel() == 0) return;
-  const at::Tensor expected = theirs.cpu().to(at::kDouble);
-  const double share = Norm(ours.cpu().to(at::kDouble) - expected) / std::max(Norm(expected), 1e-12);
-  if (!(share <= worst->share)) *worst = {share, what};
-  failures += !(share <= tolerance);
-  if (!(share <= tolerance)) Say("  %-44s apart by %.3e of its norm: MORE THAN %.0e\n", what.c_str(), share, tolerance);
+// ‖a - b‖ as a share of ‖b‖: of an update, how far it is from another one of its length, so that none at all is 1 and one the other way 2.
+double Apart(const at::Tensor& a, const at::Tensor& b) {
+  const at::Tensor expected = b.cpu().to(at::kDouble).flatten();
+  return Norm(a.cpu().to(at::kDouble).flatten() - expected) / std::max(Norm(expected), 1e-12);
 }
+
+// What a machine has computed, against the CPU. In bfloat16 two right computations differ by what roundings do to this model, which is as
+// much as the CPU's own figures differ from its figures in float32, the worst of them: that is measured, and three times as much allowed.
+class Comparison {
+ public:
+  // least, most: the tolerance whatever the CPU's own figures say.
+  Comparison(double least, double most) : least_(least), most_(most) {}
+
+  // exact: the CPU's in float32; undefined where these are.
+  void Add(const std::string& what, const at::Tensor& ours, const at::Tensor& theirs, const at::Tensor& exact) {
+    if (theirs.numel() == 0) return;
+    // Of a few numbers, sums that all but cancel, the error has no scale of its own: all of these are one.
+    constexpr int64_t kFew = 16;
+    if (exact.defined() && theirs.numel() <= kFew) {
+      for (const auto& [to, from] : {std::pair{&few_.ours, &ours}, {&few_.theirs, &theirs}, {&few_.exact, &exact}}) {
+        const at::Tensor own = from->cpu().to(at::kDouble).flatten();
+        *to = to->defined() ? at::cat({*to, own}) : own;
+      }
+      return;
+    }
+    all_.push_back({what, Apart(ours, theirs), exact.defined() ? Apart(theirs, exact) : 0});
+  }
+
+  // Counts what is farther apart than it may be; "within … of … (…)".
+  std::string Judge() {
+    if (few_.ours.defined()) all_.push_back({"all of few numbers", Apart(few_.ours, few_.theirs), Apart(few_.theirs, few_.exact)});
+    double own = 0;
+    const One* worst = &all_.front();
+    for (const One& one : all_) {
+      own = std::max(own, one.own);
+      if (!(one.apart <= worst->apart)) worst = &one;
+    }
+    const double tolerance = std::clamp(3 * own, least_, most_);
+    for (const One& one : all_) {
+      failures += !(one.apart <= tolerance);
+      if (!(one.apart <= tolerance)) Say("  %-44s apart by %.3e of its norm: MORE THAN %.0e\n", one.what.c_str(), one.apart, tolerance);
+    }
+    return StringPrintf("within %.1e of %.0e (%s)", worst->apart, tolerance, worst->what.c_str());
+  }
+
+ private:
+  struct One {
+    std::string what;
+    double apart, own;
+  };
+  struct {
+    at::Tensor ours, theirs, exact;
+  } few_;
+  const double least_, most_;
+  std::vector<One> all_;
+};
 
 std::vector<uint16_t> RandomTokens(const Settings& settings, int64_t count) {
   const at::Tensor ids = RandomIds(settings, 1, count);
@@ -165,6 +217,14 @@ struct Training {
     for (int64_t i = 0; i < micro_steps; ++i) engine->AccumulateGradients(segments, 1 / static_cast<double>(micro_steps));
     engine->FinishGradients();
   }
+  // Takes over what another one has come to.
+  void Take(const Training& other, bool all = true) const {
+    for (size_t i = 0; i < parameters.tensors().size(); ++i) parameters.tensors()[i].second.copy_(other.parameters.tensors()[i].second);
+    const NamedTensors to = optimizer->State(), from = other.optimizer->State();
+    for (size_t i = 0; i < to.size(); ++i)
+      if (all || !from[i].first.starts_with("muon/")) to[i].second.copy_(from[i].second);
+    optimizer->set_adam_steps(other.optimizer->adam_steps());
+  }
   void Step(double momentum) {
     const double norm = optimizer->GradientNorm();
     optimizer->Step(1, momentum, optimizer->ClipFactor(norm));
@@ -181,64 +241,72 @@ std::string Named(const Options& options) {
   return name;
 }
 
-// Several lanes' sums differ from one's in their last bits, products in bfloat16 in theirs.
-constexpr double kFloat32 = 1e-4, kBFloat16 = 0.05;
-
 // One model on the machine and on the CPU: losses, gradients, and what two steps add to each parameter.
 void CheckModel(Device& gpu, const Options& options, bool small) {
   Options all = {{"model_dim", small ? "32" : "64"}, {"vocab_size", "300"}, {"num_layers", small ? "4" : "5"}, {"xsa_last_n", "2"},
                  {"bigram_vocab_size", "200"}, {"grad_clip_norm", "0.05"}};
   for (const auto& [name, value] : options) all[name] = value;
   const Settings settings = Shape(all);
-  const double tolerance = settings.precision == "float32" ? kFloat32 : kBFloat16;
+  const bool rounds = settings.precision != "float32";
   const int64_t B = small ? 2 : 6, T = small ? 60 : 150, first = settings.packed_documents ? 0 : T - T / 2;
   const std::vector<uint16_t> tokens = RandomTokens(settings, B * T + 1);
   const std::vector<Segment> segments = SegmentsIn(settings, tokens, B, T);
   HostDevice host;
   Training ours(settings, gpu), theirs(settings, host), again(settings, gpu);
-  Worst values, updates;
+  Settings in_float32 = settings;
+  in_float32.precision = in_float32.residual_precision = "float32";
+  std::optional<Training> exact;
+  if (rounds) exact.emplace(in_float32, host);
+  std::vector<Training*> trainings{&ours, &theirs, &again};
+  if (exact) trainings.push_back(&*exact);
+  // In float32, several lanes' sums differ from one's in their last bits; but Newton-Schulz is bfloat16 in any case, and AdamW's first steps are
+  // little but the signs of gradients: where these are all but 0, a rounding turns them.
+  Comparison scores(rounds ? 2e-3 : 1e-4, rounds ? 0.05 : 1e-4), values(rounds ? 0.02 : 1e-4, rounds ? 0.3 : 1e-4), state(rounds ? 0.05 : 4e-4, rounds ? 0.4 : 4e-4),
+      updates(0.1, rounds ? 0.45 : 0.1);
 
-  std::vector<float> our_losses(B * (T - first)), their_losses(B * (T - first));
-  for (Training* training : {&ours, &theirs}) training->engine->Prepare(false);
-  ours.engine->TokenLosses(segments, first, our_losses.data());
-  theirs.engine->TokenLosses(segments, first, their_losses.data());
-  const auto as_tensor = [&](std::vector<float>& numbers) { return at::from_blob(numbers.data(), {B * (T - first)}, at::kFloat); };
-  Compare(&values, "losses", as_tensor(our_losses), as_tensor(their_losses), tolerance);
+  std::vector<at::Tensor> losses;
+  for (Training* training : trainings) {
+    losses.push_back(at::empty({B * (T - first)}, at::kFloat));
+    training->engine->Prepare(false);
+    training->engine->TokenLosses(segments, first, losses.back().mutable_data_ptr<float>());
+  }
+  scores.Add("losses", losses[0], losses[1], exact ? losses[3] : at::Tensor());
 
   for (const bool fake_quantise : {false, true}) {
+    // Each pass begins alike on all sides: what the one before has made differ would fall on other steps of the grid.
+    for (Training* training : trainings)
+      if (training != &ours) training->Take(ours);
     // Once as it is, once captured, twice replayed.
-    for (Training* training : {&ours, &theirs, &again}) training->Accumulate(segments, 4, fake_quantise);
-    const std::vector<float> loss = ours.engine->Losses(), their_loss = theirs.engine->Losses();
-    for (size_t i = 0; i < loss.size(); ++i)
-      Compare(&values, "loss of a micro-step", at::scalar_tensor(loss[i], at::kFloat), at::scalar_tensor(their_loss[i], at::kFloat), tolerance);
-    bool same = again.engine->Losses() == loss;
+    for (Training* training : trainings) training->Accumulate(segments, 4, fake_quantise);
+    bool same = again.engine->Losses() == ours.engine->Losses();
+    const auto compare = [&](Comparison& to, const std::string& what, const auto& get) {
+      to.Add(what, get(ours), get(theirs), exact ? get(*exact) : at::Tensor());
+    };
+    compare(scores, "losses of micro-steps", [](const Training& training) { return at::tensor(training.engine->Losses()); });
     for (size_t i = 0; i < ours.gradients.tensors().size(); ++i) {
-      const auto& [name, gradient] = ours.gradients.tensors()[i];
-      Compare(&values, "gradient of " + name, gradient, theirs.gradients.tensors()[i].second, tolerance);
-      same = same && gradient.equal(again.gradients.tensors()[i].second);
+      compare(values, "gradient of " + ours.gradients.tensors()[i].first, [i](const Training& training) { return training.gradients.tensors()[i].second; });
+      same = same && ours.gradients.tensors()[i].second.equal(again.gradients.tensors()[i].second);
     }
-    Compare(&values, "gradient norm", at::scalar_tensor(ours.optimizer->GradientNorm(), at::kDouble),
-            at::scalar_tensor(theirs.optimizer->GradientNorm(), at::kDouble), tolerance);
-    const NamedTensors our_start = Copies(ours.parameters.tensors()), their_start = Copies(theirs.parameters.tensors());
-    for (Training* training : {&ours, &theirs, &again}) training->Step(0.9);
-    const NamedTensors our_end = Copies(ours.parameters.tensors()), their_end = Copies(theirs.parameters.tensors());
-    const NamedTensors again_end = Copies(again.parameters.tensors());
-    for (size_t i = 0; i < our_end.size(); ++i) {
-      const bool muons = ours.layout.entries()[i].spec.group == Group::kMatrices;
-      same = same && our_end[i].second.equal(again_end[i].second);
-      // Newton-Schulz is bfloat16 in any case. AdamW's first steps are little but the signs of gradients: where these are all but 0, a
-      // rounding turns them.
-      Compare(&updates, "what a step adds to " + our_end[i].first, our_end[i].second - our_start[i].second,
-              their_end[i].second - their_start[i].second, muons ? std::max(4 * tolerance, 0.1) : std::max(6 * tolerance, 0.05));
+    compare(scores, "gradient norm", [](const Training& training) { return at::scalar_tensor(training.optimizer->GradientNorm(), at::kDouble); });
+    std::map<const Training*, NamedTensors> start;
+    for (Training* training : trainings) {
+      start[training] = Copies(training->parameters.tensors());
+      training->Step(0.9);
+    }
+    for (size_t i = 0; i < ours.parameters.tensors().size(); ++i) {
+      const std::string& name = ours.parameters.tensors()[i].first;
+      compare(updates, "what a step adds to " + name,
+              [&](const Training& training) { return training.parameters.tensors()[i].second.cpu().to(at::kDouble) - start[&training][i].second; });
+      same = same && ours.parameters.tensors()[i].second.equal(again.parameters.tensors()[i].second);
     }
     Expect(same, "the same bits twice");
     // Momentum holds what the clip left of the gradients.
-    const NamedTensors our_state = ours.optimizer->State(), their_state = theirs.optimizer->State();
-    for (size_t i = 0; i < our_state.size(); ++i)
-      Compare(&values, our_state[i].first, our_state[i].second, their_state[i].second, 4 * tolerance);
+    for (size_t i = 0; i < ours.optimizer->State().size(); ++i)
+      compare(state, ours.optimizer->State()[i].first, [i](const Training& training) { return training.optimizer->State()[i].second; });
   }
-  Say("  %-66s values within %.1e (%s), updates within %.1e (%s)\n", Named(options).c_str(), values.share, values.what.c_str(), updates.share,
-      updates.what.c_str());
+  Say(" %s\n", Named(options).c_str());
+  for (const auto& [what, comparison] : {std::pair{"losses", &scores}, {"gradients", &values}, {"moments", &state}, {"updates", &updates}})
+    Say("    %-9s %s\n", what, comparison->Judge().c_str());
 }
 
 // Everything of pull request 1855 at once.
@@ -248,29 +316,28 @@ const Options k1855{{"num_loops", "2"},  {"loop_start", "1"},           {"loop_e
                     {"ln_scale", "1"},             {"mlp_negative_slope", "0.5"}};
 
 // What products and the residual stream may be held in.
-const std::vector<Options> kPrecisions{
-    {{"precision", "float32"}}, {{"precision", "bfloat16"}}, {{"precision", "bfloat16"}, {"residual_precision", "bfloat16"}}};
+struct Precision {
+  const char* name;
+  Options options;
+};
+const std::vector<Precision> kPrecisions{{"models in float32", {{"precision", "float32"}}},
+                                         {"models in bfloat16", {{"precision", "bfloat16"}}},
+                                         {"models with a bfloat16 stream", {{"precision", "bfloat16"}, {"residual_precision", "bfloat16"}}}};
 
-// Every option of the model, in every precision.
+// Every option of the model; few: one model of each kind.
 std::vector<Options> EveryOption(bool few) {
-  std::vector<Options> all;
-  for (const Options& precision : kPrecisions) {
-    const std::vector<Options> options = {// Rows that are looked up so often that they come in pieces.
-                                          {{"bigram_vocab_size", "2"}, {"value_embed_every", "2"}},
-                                          {{"tie_embeddings", "0"}, {"num_kv_heads", "4"}},
-                                          k1855,
-                                          {{"reset_at_bos", "1"}, {"bigram_dim", "64"}},
-                                          {{"bigram_vocab_size", "0"}, {"smear", "0"}},
-                                          {{"xsa_last_n", "0"}, {"rope_dims", "4"}},
-                                          {{"ln_scale", "1"}, {"mlp_negative_slope", "0.5"}},
-                                          {{"num_loops", "2"}, {"loop_start", "1"}, {"loop_end", "2"}, {"skip_gates_enabled", "1"}},
-                                          {{"parallel_start_layer", "3"}, {"sparse_attn_gate_enabled", "1"}, {"gate_window", "12"}}};
-    for (size_t i = 0; i < options.size() && (!few || i < 3); ++i) {
-      all.push_back(options[i]);
-      all.back().insert(precision.begin(), precision.end());
-    }
-  }
-  return all;
+  std::vector<Options> options = {// Rows that are looked up so often that they come in pieces.
+                                  {{"bigram_vocab_size", "2"}, {"value_embed_every", "2"}},
+                                  {{"tie_embeddings", "0"}, {"num_kv_heads", "4"}},
+                                  k1855,
+                                  {{"reset_at_bos", "1"}, {"bigram_dim", "64"}},
+                                  {{"bigram_vocab_size", "0"}, {"smear", "0"}},
+                                  {{"xsa_last_n", "0"}, {"rope_dims", "4"}},
+                                  {{"ln_scale", "1"}, {"mlp_negative_slope", "0.5"}},
+                                  {{"num_loops", "2"}, {"loop_start", "1"}, {"loop_end", "2"}, {"skip_gates_enabled", "1"}},
+                                  {{"parallel_start_layer", "3"}, {"sparse_attn_gate_enabled", "1"}, {"gate_window", "12"}}};
+  if (few) options.resize(3);
+  return options;
 }
 
 // The first micro-step runs as it is, the second is captured, later ones are replayed: each must add the same to the gradients, also
@@ -316,13 +383,7 @@ void CheckResume(Device& gpu, const std::string& defect) {
   Training straight(settings, gpu), before(settings, gpu), after(settings, gpu);
   for (int i = 0; i < 6; ++i) step(straight);
   for (int i = 0; i < 3; ++i) step(before);
-  const auto carry = [&](const NamedTensors& from, const NamedTensors& to) {
-    for (size_t i = 0; i < from.size(); ++i)
-      if (!(defect == "resume-forgets" && from[i].first.starts_with("muon/"))) to[i].second.copy_(from[i].second.cpu());
-  };
-  carry(before.parameters.tensors(), after.parameters.tensors());
-  carry(before.optimizer->State(), after.optimizer->State());
-  after.optimizer->set_adam_steps(before.optimizer->adam_steps());
+  after.Take(before, /*all=*/defect != "resume-forgets");
   for (int i = 0; i < 3; ++i) step(after);
   for (size_t i = 0; i < straight.parameters.tensors().size(); ++i)
     Expect(straight.parameters.tensors()[i].second.equal(after.parameters.tensors()[i].second),
@@ -335,8 +396,9 @@ struct Ran {
   int status;
   std::string output;  // of both streams
 };
+// shown: its standard output is ours, and the output that is returned that of standard error alone. After `limit` seconds it is killed.
 Ran Run(const std::string& folder, const std::vector<std::string>& command, const std::map<std::string, std::string>& more = {},
-        const std::string& kill_at = "") {
+        const std::string& kill_at = "", double limit = 300, bool shown = false) {
   const std::string log = folder + "/output";
   std::map<std::string, std::string> variables = more;
   std::vector<std::string> environment;
@@ -349,8 +411,8 @@ Ran Run(const std::string& folder, const std::vector<std::string>& command, cons
   argv.push_back(nullptr), envp.push_back(nullptr);
   posix_spawn_file_actions_t actions;
   posix_spawn_file_actions_init(&actions);
-  posix_spawn_file_actions_addopen(&actions, 1, log.c_str(), O_WRONLY | O_CREAT | O_TRUNC, 0644);
-  posix_spawn_file_actions_adddup2(&actions, 1, 2);
+  posix_spawn_file_actions_addopen(&actions, 2, log.c_str(), O_WRONLY | O_CREAT | O_TRUNC, 0644);
+  if (!shown) posix_spawn_file_actions_adddup2(&actions, 2, 1);
   pid_t child;
   const int failed = posix_spawnp(&child, argv[0], &actions, nullptr, argv.data(), envp.data());
   posix_spawn_file_actions_destroy(&actions);
@@ -358,7 +420,7 @@ Ran Run(const std::string& folder, const std::vector<std::string>& command, cons
   int status = 0;
   const auto begin = Clock::now();
   while (waitpid(child, &status, WNOHANG) == 0) {
-    bool due = SecondsSince(begin) > 300;
+    bool due = SecondsSince(begin) > limit;
     if (!kill_at.empty())
       for (const auto& entry : fs::directory_iterator(folder)) due = due || entry.path().filename().string().starts_with(kill_at);
     if (due) kill(child, SIGKILL);
@@ -379,6 +441,19 @@ std::string LastLine(const std::string& text) {
   return text.substr(begin == std::string::npos ? 0 : begin + 1, end == std::string::npos ? 0 : end - (begin == std::string::npos ? 0 : begin));
 }
 
+// What a program said at last, for the report.
+void SayTail(const std::string& output) {
+  constexpr int kLines = 40;
+  size_t begin = output.size();
+  for (int line = 0; line <= kLines && begin != std::string::npos && begin > 0; ++line) begin = output.rfind('\n', begin - 1);
+  const std::string tail = output.substr(begin == std::string::npos || begin == 0 ? 0 : begin + 1);
+  for (size_t at = 0; at < tail.size();) {
+    const size_t end = std::min(tail.find('\n', at), tail.size());
+    Say("  | %s\n", tail.substr(at, end - at).c_str());
+    at = end + 1;
+  }
+}
+
 struct Folder {
   Folder() {
     char name[] = "/tmp/check-gpu-XXXXXX";
@@ -394,58 +469,88 @@ std::string Identity(const std::string& folder, const std::string& checkpoint) {
   return at == std::string::npos ? "none: " + LastLine(inspected.output) : inspected.output.substr(at, 80);
 }
 
-// bin/train on the device: a run, and the same killed at its first checkpoint and resumed.
-void CheckProgram(bool rehearse) {
-  const Folder folder;
-  const std::string data = folder.path + "/data";
-  if (const Ran made = Run(folder.path, {SOURCE_DIR "/tests/cli/make-shards", data}); made.status != 0)
-    throw std::runtime_error("make-shards: " + LastLine(made.output));
-  const auto train = [&](const std::string& out, const std::string& kill_at) {
-    return Run(folder.path,
-               {BINARY_DIR "/train", "--profile", SOURCE_DIR "/tests/cli/small.profile", "--data-path", data, "--tokenizer-path",
-                data + "/tokenizer.model", "--device", rehearse ? "cpu" : "cuda", "--threads", "1", "--iterations", "60", "--checkpoint-every", "5",
-                "--out", folder.path + "/" + out, "--resume", "newest"},
-               {}, kill_at);
-  };
-  const Ran straight = train("straight.ckpt", "");
-  if (straight.status != 0) throw std::runtime_error("train: status " + std::to_string(straight.status) + ": " + LastLine(straight.output));
-  Say("  %s\n", LastLine(straight.output).c_str());
-  const Ran killed = train("killed.ckpt", "killed.partial-000005");
-  Expect(killed.status == 128 + SIGKILL, "it was killed before its end");
-  const Ran resumed = train("killed.ckpt", "");
-  if (resumed.status != 0) throw std::runtime_error("train --resume: status " + std::to_string(resumed.status) + ": " + LastLine(resumed.output));
-  Expect(resumed.output.find("resume: from step") != std::string::npos, "it went on from a checkpoint");
-  const std::string expected = Identity(folder.path, "straight.ckpt"), found = Identity(folder.path, "killed.ckpt");
-  Expect(expected == found && !expected.starts_with("none"), "killed and resumed, the same checkpoint: " + expected + " " + found);
-}
+// bin/train on the device, on a little corpus.
+class Programs {
+ public:
+  explicit Programs(bool rehearse) : device_(rehearse ? "cpu" : "cuda"), data_(folder_.path + "/data") {
+    if (const Ran made = Run(folder_.path, {SOURCE_DIR "/tests/cli/make-shards", data_}); made.status != 0)
+      throw std::runtime_error("make-shards: " + LastLine(made.output));
+  }
+  std::vector<std::string> Train(const std::string& out) const {
+    return {BINARY_DIR "/train", "--profile", SOURCE_DIR "/tests/cli/small.profile", "--data-path", data_, "--tokenizer-path", data_ + "/tokenizer.model",
+            "--device", device_, "--threads", "1", "--iterations", "60", "--checkpoint-every", "5", "--train-batch-tokens", "256", "--grad-micro-steps", "8",
+            "--out", folder_.path + "/" + out, "--resume", "newest"};
+  }
+  const std::string& folder() const { return folder_.path; }
 
-// The ranks' test: by NCCL on GPUs, one each; in rehearsal by MPI.
-void CheckRanks(bool rehearse, int64_t count) {
-  const Folder folder;
-  const std::string test = BINARY_DIR "/../tests/ranks_test", number = std::to_string(count);
-  if (!fs::exists(test)) throw LeftOut{"no ranks_test in this build (MPI)"};
+ private:
+  const Folder folder_;
+  const std::string device_, data_;
+};
+
+// The command as so many ranks: by NCCL on GPUs, one each; in rehearsal by MPI. What each of them said and ended with.
+std::vector<Ran> RunRanks(bool rehearse, int64_t count, const std::vector<std::string>& command) {
+  const std::string number = std::to_string(count);
   if (rehearse) {
-    const Ran ran = Run(folder.path, {"mpirun", "--oversubscribe", "--bind-to", "none", "-n", number, test},
-                        {{"OMPI_ALLOW_RUN_AS_ROOT", "1"}, {"OMPI_ALLOW_RUN_AS_ROOT_CONFIRM", "1"}, {"OMP_WAIT_POLICY", "PASSIVE"}});
-    Say("  %s\n", LastLine(ran.output).c_str());
-    Expect(ran.status == 0, "status " + std::to_string(ran.status));
-    return;
+    std::vector<std::string> words{"mpirun", "--oversubscribe", "--bind-to", "none", "-n", number};
+    words.insert(words.end(), command.begin(), command.end());
+    const Folder folder;
+    return {Run(folder.path, words, {{"OMPI_ALLOW_RUN_AS_ROOT", "1"}, {"OMPI_ALLOW_RUN_AS_ROOT_CONFIRM", "1"}, {"OMP_WAIT_POLICY", "PASSIVE"}})};
   }
   std::vector<std::thread> ranks;
   std::vector<Ran> ran(count);
-  std::vector<std::unique_ptr<Folder>> folders;
-  for (int64_t rank = 0; rank < count; ++rank) folders.push_back(std::make_unique<Folder>());
+  const std::vector<Folder> folders(count);
   for (int64_t rank = 0; rank < count; ++rank)
     ranks.emplace_back([&, rank] {
-      ran[rank] = Run(folders[rank]->path, {test, "--device", "cuda"},
+      ran[rank] = Run(folders[rank].path, command,
                       {{"RANK", std::to_string(rank)}, {"WORLD_SIZE", number}, {"LOCAL_RANK", std::to_string(rank)}, {"LOCAL_WORLD_SIZE", number},
-                       {"MASTER_ADDR", "127.0.0.1"}, {"MASTER_PORT", "29671"}, {"BACKEND", "nccl"}});
+                       {"MASTER_ADDR", "127.0.0.1"}, {"MASTER_PORT", "29671"}});
     });
   for (std::thread& rank : ranks) rank.join();
-  for (int64_t rank = 0; rank < count; ++rank) {
-    Say("  rank %d: %s\n", static_cast<int>(rank), LastLine(ran[rank].output).c_str());
-    Expect(ran[rank].status == 0, StringPrintf("rank %d: status %d", static_cast<int>(rank), ran[rank].status));
+  return ran;
+}
+
+void ExpectAll(const std::vector<Ran>& ran, const std::string& what) {
+  for (size_t rank = 0; rank < ran.size(); ++rank) {
+    Expect(ran[rank].status == 0, StringPrintf("%s: status %d", what.c_str(), ran[rank].status));
+    if (ran[rank].status != 0) SayTail(ran[rank].output);
   }
+}
+
+// A run, and the same killed at its first checkpoint and resumed.
+void CheckProgram(bool rehearse) {
+  const Programs programs(rehearse);
+  const Ran straight = Run(programs.folder(), programs.Train("straight.ckpt"));
+  ExpectAll({straight}, "train");
+  Say("  %s\n", LastLine(straight.output).c_str());
+  const Ran killed = Run(programs.folder(), programs.Train("killed.ckpt"), {}, "killed.partial-000005");
+  Expect(killed.status == 128 + SIGKILL, "it was killed before its end");
+  const Ran resumed = Run(programs.folder(), programs.Train("killed.ckpt"));
+  ExpectAll({resumed}, "train --resume");
+  Expect(resumed.output.find("resume: from step") != std::string::npos, "it went on from a checkpoint");
+  const std::string expected = Identity(programs.folder(), "straight.ckpt"), found = Identity(programs.folder(), "killed.ckpt");
+  Expect(expected == found && !expected.starts_with("none"), "killed and resumed, the same checkpoint: " + expected + " " + found);
+}
+
+// The ranks' test.
+void CheckRanks(bool rehearse, int64_t count) {
+  const std::string test = BINARY_DIR "/../tests/ranks_test";
+  if (!fs::exists(test)) throw LeftOut{"no ranks_test in this build (MPI)"};
+  std::vector<std::string> command{test};
+  if (!rehearse) command.insert(command.end(), {"--device", "cuda"});
+  const std::vector<Ran> ran = RunRanks(rehearse, count, command);
+  for (const Ran& rank : ran) Say("  %s\n", LastLine(rank.output).c_str());
+  ExpectAll(ran, "ranks_test");
+}
+
+// bin/train as several ranks, whose gradients and updates go from device to device: twice the same.
+void CheckTrainingRanks(bool rehearse, int64_t count) {
+  if (rehearse) count = 2;
+  if (count == 1) throw LeftOut{"one rank moves nothing; RANKS=2 or more"};
+  const Programs programs(rehearse);
+  for (const char* out : {"one.ckpt", "again.ckpt"}) ExpectAll(RunRanks(rehearse, count, programs.Train(out)), StringPrintf("train, a rank of %d", static_cast<int>(count)));
+  const std::string expected = Identity(programs.folder(), "one.ckpt"), found = Identity(programs.folder(), "again.ckpt");
+  Expect(expected == found && !expected.starts_with("none"), "the same checkpoint twice: " + expected + " " + found);
 }
 
 // --- times
@@ -459,7 +564,7 @@ void Synchronise(const Device& device) {
 // A device that waits before and after each operation, and adds up their times and bytes by kind.
 class TimingDevice : public Device {
  public:
-  explicit TimingDevice(Device& own) : own_(own) {}
+  explicit TimingDevice(Device& own) : own_(own), nothing_(Nothing()) {}
   at::Device torch_device() const override { return own_.torch_device(); }
   std::string name() const override { return own_.name(); }
   std::unique_ptr<Graph> Capture(const std::function<void()>& work) override {
@@ -480,22 +585,36 @@ class TimingDevice : public Device {
  private:
   void LaunchNumber(int number, const void* operation) override {
     Operations::At(number, operation, [&](const auto& own) {
-      Synchronise(own_);
-      const auto begin = Clock::now();
-      own_.Launch(own);
-      Synchronise(own_);
+      const double seconds = SecondsOf(own);
       std::string name = typeid(own).name();  // mangled: N7fairway4cuda12EmbedForwardI…
       if (const size_t at = name.find("cuda"); at != std::string::npos) {
         const size_t digits = name.find_first_not_of("0123456789", at + 4);
         name = name.substr(digits, static_cast<size_t>(std::atoi(name.c_str() + at + 4)));
       }
       Kind& kind = kinds[name];
-      kind.seconds += SecondsSince(begin);
+      kind.seconds += std::max(seconds - nothing_, 1e-9);
       kind.bytes += own.bytes();
       ++kind.launches;
     });
   }
+  template <class Operation>
+  double SecondsOf(const Operation& operation) {
+    Synchronise(own_);
+    const auto begin = Clock::now();
+    own_.Launch(operation);
+    Synchronise(own_);
+    return SecondsSince(begin);
+  }
+  // To launch and to wait for an operation that adds nothing to nothing, at least: some 10 us, as long as a small operation takes.
+  double Nothing() {
+    const at::Tensor sums = at::zeros({1}, at::TensorOptions().dtype(at::kFloat).device(own_.torch_device()));
+    double least = 1;
+    for (int i = 0; i < 20; ++i)
+      least = std::min(least, SecondsOf(AddColumns{.rows = 0, .stride = 1, .columns = 1, .values = nullptr, .sums = sums.mutable_data_ptr<float>()}));
+    return least;
+  }
   Device& own_;
+  const double nothing_;
 };
 
 Settings OfProfile(const std::string& profile) {
@@ -536,7 +655,7 @@ void TimeSteps(Device& gpu, const std::string& profile, const std::string& resid
     rest();
     const int times = rehearse ? 1 : 10;
     const double micro = seconds_of(times, micro_step), update = seconds_of(times, rest);
-    Say("  %s, %s, residual stream in %s, %d x %d tokens: %.2f ms a micro-step, %.2f ms for the update; 8 ranks' step %.2f ms and the wire\n", profile.c_str(),
+    Say("  %s, %s, residual stream in %s, %d x %d tokens: %.2f ms a micro-step, %.2f ms for the update of all matrices, which 8 ranks share; so 8 ranks' step is less than %.2f ms, and the wire\n", profile.c_str(),
         settings.precision.c_str(), settings.residual_precision.c_str(), static_cast<int>(B), static_cast<int>(T), 1e3 * micro, 1e3 * update, 1e3 * (micro + update));
   }
   TimingDevice timing(gpu);
@@ -595,7 +714,7 @@ void CheckMemoryOf(Device& gpu, const Options& options, bool training, const std
       for (const auto& [own, to] : parameters.tensors())
         if (own == name) to.copy_(tensor);
     const c10::DebugInfoGuard guard(c10::DebugInfoKind::PROFILER_STATE, peak);  // what comes beside these
-    const auto engine = MakeEngine(settings, parameters.tensors(), gradients.tensors(), gpu);
+    const auto engine = MakeEngine(settings, parameters.tensors(), training ? gradients.tensors() : NamedTensors(), gpu);
     engine->Prepare(false);
     std::vector<float> losses(B * T);
     for (int i = 0; i < 3; ++i) {
@@ -612,10 +731,10 @@ void CheckMemoryOf(Device& gpu, const Options& options, bool training, const std
 
 void CheckMemory(Device& gpu, const std::string& defect) {
   for (const bool all_of_1855 : {false, true})
-    for (const Options& precision : kPrecisions)
+    for (const Precision& precision : kPrecisions)
       for (const bool training : {true, false}) {
         Options options = all_of_1855 ? k1855 : Options{};
-        options.insert(precision.begin(), precision.end());
+        options.insert(precision.options.begin(), precision.options.end());
         CheckMemoryOf(gpu, options, training, defect);
       }
 }
@@ -644,8 +763,7 @@ void TimeAttention(const Device& gpu) {
   };
   time("flash, forward", [&] { flash = std::get<0>(at::_scaled_dot_product_flash_attention(q, k, v, 0.0, /*is_causal=*/true)); });
   time("cuDNN, forward", [&] { cudnn = std::get<0>(at::_scaled_dot_product_cudnn_attention(q, k, v, {}, true, 0.0, /*is_causal=*/true)); });
-  Worst worst;
-  if (flash.defined() && cudnn.defined()) Compare(&worst, "cuDNN's attention against flash", cudnn, flash, 0.02);
+  if (flash.defined() && cudnn.defined()) Expect(Apart(cudnn, flash) <= 0.02, StringPrintf("cuDNN's attention is flash's, %.1e apart", Apart(cudnn, flash)));
 }
 
 // --- versions
@@ -667,6 +785,13 @@ void Versions(const Device& gpu) {
   version("libcudart.so.13", "cudaRuntimeGetVersion", false);
   version("libcudnn.so.9", "cudnnGetVersion", true);
   version("libnccl.so.2", "ncclGetVersion", false);
+  for (const char* name : {"NVIDIA_TF32_OVERRIDE", "TORCH_ALLOW_TF32_CUBLAS_OVERRIDE", "CUDA_LAUNCH_BLOCKING"})  // change what is checked
+    if (const char* value = std::getenv(name)) Say("  %s=%s\n", name, value);
+  if (std::FILE* driver = std::fopen("/proc/driver/nvidia/version", "r")) {
+    char line[256];
+    while (std::fgets(line, sizeof line, driver) != nullptr) Say("  %s", line);
+    std::fclose(driver);
+  }
   Say("  bfloat16 sums of products: %s\n", at::globalContext().allowBF16ReductionCuBLAS() == at::CuBLASReductionOption::AllowReducedPrecisionWithSplitK
                                                  ? "may be reduced"
                                                  : "float32");
@@ -674,88 +799,146 @@ void Versions(const Device& gpu) {
 
 struct Arguments {
   bool rehearse = false, defects = false;
-  std::string report = "check-gpu.txt", defect;
+  std::string report = "check-gpu.txt", item, defect;
   int64_t ranks = 1;
 };
 
-// What finds defects; all else only measures.
-void CheckComputation(Device& gpu, const Arguments& arguments) {
-  const bool small = arguments.rehearse || !arguments.defect.empty();
-  DefectiveDevice device(gpu, arguments.defect);
-  for (const Options& options : EveryOption(!arguments.defect.empty())) {
-    if (!arguments.defect.empty() && failures > 0) return;  // found
-    CheckModel(device, options, small);
+void CheckModels(Device& gpu, const Precision& precision, bool small, bool few) {
+  for (Options options : EveryOption(few)) {
+    options.insert(precision.options.begin(), precision.options.end());
+    CheckModel(gpu, options, small);
   }
 }
 
-bool Found() {
-  for (const Item& item : items)
-    if (item.outcome.starts_with("FAILED")) return true;
-  return false;
+struct Task {
+  std::string name;
+  double limit;  // seconds
+  std::function<void(Device&)> work;
+};
+
+// What decides first, what only measures last.
+std::vector<Task> Tasks(const Arguments& arguments) {
+  const bool rehearse = arguments.rehearse;
+  std::vector<Task> tasks{{"versions", 60, Versions}};
+  for (const Precision& precision : kPrecisions)
+    tasks.push_back({precision.name, 90, [&precision, rehearse](Device& gpu) {
+      // Lanes that are threads are slow; cuda_test has all options in every precision.
+      CheckModels(gpu, precision, /*small=*/rehearse, /*few=*/rehearse && &precision != &kPrecisions.front());
+    }});
+  tasks.insert(tasks.end(), {{"capture and replay", 60, CheckReplay},
+                             {"stopped and resumed", 60, [](Device& gpu) { CheckResume(gpu, ""); }},
+                             {"memory", 60, [](Device& gpu) { CheckMemory(gpu, ""); }},
+                             {"a run, killed and resumed", 120, [rehearse](Device&) { CheckProgram(rehearse); }},
+                             {"step of record-h100x8", 120,
+                              [rehearse](Device& gpu) {
+                                for (const char* residual_precision : {"bfloat16", "float32"}) TimeSteps(gpu, "record-h100x8", residual_precision, rehearse);
+                              }},
+                             {"attention", 60, TimeAttention},
+                             {"ranks", 180, [&arguments](Device&) { CheckRanks(arguments.rehearse, arguments.ranks); }},
+                             {"a run of several ranks", 120, [&arguments](Device&) { CheckTrainingRanks(arguments.rehearse, arguments.ranks); }}});
+  return tasks;
 }
 
-void CheckWithDefect(Device& gpu, const Arguments& arguments) {
-  DefectiveDevice device(gpu, arguments.defect);
-  Try("models against the CPU", [&] { CheckComputation(gpu, arguments); });
-  if (!Found()) Try("capture and replay", [&] { CheckReplay(device); });
-  if (!Found()) Try("stopped and resumed", [&] { CheckResume(device, arguments.defect); });
-  if (!Found()) Try("memory", [&] { CheckMemory(device, arguments.defect); });
+bool Failed(const Item& item) { return item.outcome.starts_with("FAILED"); }
+bool AnyFailed() { return std::any_of(items.begin(), items.end(), Failed); }
+
+// In a process of its own, which says its outcome in the report's last line.
+Item InProcess(const Task& task, const Arguments& arguments, const std::map<std::string, std::string>& more = {}) {
+  const Folder folder;
+  std::vector<std::string> command{"/proc/self/exe", "--report", arguments.report, "--ranks", std::to_string(arguments.ranks), "--item", task.name};
+  if (arguments.rehearse) command.push_back("--rehearse");
+  const auto begin = Clock::now();
+  const double limit = arguments.rehearse ? 30 * task.limit : task.limit;  // a rehearsal proves nothing by its time
+  const Ran ran = Run(folder.path, command, more, "", limit, /*shown=*/true);
+  Item item{task.name, "", SecondsSince(begin)};
+  const bool ended = ran.status == static_cast<int>(ExitStatus::kDone) || ran.status == static_cast<int>(ExitStatus::kGate);
+  std::string text;
+  if (std::FILE* file = std::fopen(arguments.report.c_str(), "r"); file != nullptr) {
+    char block[4096];
+    for (size_t count; (count = std::fread(block, 1, sizeof block, file)) > 0;) text.append(block, count);
+    std::fclose(file);
+  }
+  if (const std::string last = LastLine(text), mark = task.name + ": "; ended && last.starts_with(mark)) item.outcome = last.substr(mark.size());
+  if (!item.outcome.empty()) return item;
+  item.outcome = "FAILED: " + (item.seconds > limit ? StringPrintf("did not end in %.0f s", limit) : StringPrintf("its process ended with status %d", ran.status));
+  SayTail(ran.output);
+  Say("%s: %s\n", task.name.c_str(), item.outcome.c_str());
+  return item;
 }
 
-int Defects(Device& gpu, Arguments arguments) {
+// What can find defects, until something does. An update that goes wrong is to be found in every precision.
+void CheckWithDefect(Device& gpu, const std::string& defect) {
+  DefectiveDevice device(gpu, defect);
+  const bool everywhere = defect.starts_with("update-");
+  for (const Precision& precision : kPrecisions)
+    if (everywhere || !AnyFailed()) Try(precision.name, [&] { CheckModels(device, precision, /*small=*/true, /*few=*/true); });
+  if (AnyFailed()) return;
+  Try("capture and replay", [&] { CheckReplay(device); });
+  if (!AnyFailed()) Try("stopped and resumed", [&] { CheckResume(device, defect); });
+  if (!AnyFailed()) Try("memory", [&] { CheckMemory(device, defect); });
+}
+
+int Defects(Device& gpu) {
   int missed = 0;
   for (const auto& [name, what] : kDefects) {
     items.clear();
-    arguments.defect = name;
     quiet = true;
-    CheckWithDefect(gpu, arguments);
+    CheckWithDefect(gpu, name);
     quiet = false;
-    missed += !Found();
-    Say("%-18s %-72s %s\n", name, what, Found() ? ("found by: " + items.back().name).c_str() : "NOT FOUND");
+    const bool found = std::string(name).starts_with("update-") ? std::all_of(items.begin(), items.end(), Failed) : AnyFailed();
+    missed += !found;
+    Say("%-18s %-72s %s\n", name, what, found ? ("found by: " + items.back().name).c_str() : "NOT FOUND");
   }
   Say("check-gpu --defects: %s\n", missed == 0 ? "every defect is found" : "some are NOT FOUND");
   return static_cast<int>(missed == 0 ? ExitStatus::kDone : ExitStatus::kGate);
 }
 
+// In rehearsal the CPU, whose two lanes add up in another order than the one lane that it is compared with.
+Device& DeviceToCheck(const Arguments& arguments) {
+  static HostDevice one_lane(1), two_lanes(2);
+  at::set_num_threads(1);
+  if (arguments.rehearse) return arguments.item.starts_with("models") ? two_lanes : one_lane;
+  Settings settings;
+  settings.Set("device", "cuda", Origin::kCommandLine, "check-gpu");
+  Device& gpu = *ChooseDevice(settings);
+  UseThreads(settings);
+  return gpu;
+}
+
 int Main(const Arguments& arguments) {
   const auto begin = Clock::now();
-  HostDevice host;
-  Device* gpu = &host;
-  at::set_num_threads(1);
   if (!arguments.rehearse) {
-    if (!BuiltWithCuda() || GpuCount() == 0) {
+    if (GpuCount() == 0 && GpuTrouble().empty()) {
       std::printf("check-gpu: %s; no GPU: skipped\n", BuiltWithCuda() ? "this build has CUDA" : "this build is for CPUs only");
       return 0;
     }
-    Settings settings;
-    settings.Set("device", "cuda", Origin::kCommandLine, "check-gpu");
-    gpu = ChooseDevice(settings);
-    UseThreads(settings);
+    if (GpuCount() == 0) throw GateError(GpuTrouble());
+    if (!BuiltWithCuda()) throw GateError("there is a GPU, and this build is for CPUs only: it found no nvcc of the torch wheel's CUDA release (PATH, CUDA_HOME)");
   }
-  report = std::fopen(arguments.report.c_str(), "w");
+  if (arguments.item.empty()) std::remove(arguments.report.c_str());
+  report = std::fopen(arguments.report.c_str(), "a");
   if (report == nullptr) throw IoError(arguments.report, "cannot be written");
-  Say("check-gpu on %s%s\n", gpu->name().c_str(), arguments.rehearse ? ", in a GPU's place" : "");
-  if (arguments.defects) return Defects(*gpu, arguments);
+  if (arguments.defects) return Defects(DeviceToCheck(arguments));
   if (!arguments.defect.empty()) {
-    CheckWithDefect(*gpu, arguments);
+    CheckWithDefect(DeviceToCheck(arguments), arguments.defect);
+  } else if (!arguments.item.empty()) {
+    for (const Task& task : Tasks(arguments))
+      if (task.name == arguments.item) Try(task.name, [&] { task.work(DeviceToCheck(arguments)); });
+    if (items.empty()) throw UsageError("--item " + arguments.item + ": there is no such item");
+    return static_cast<int>(AnyFailed() ? ExitStatus::kGate : ExitStatus::kDone);
   } else {
-    // What decides first, what only measures last.
-    Try("versions", [&] { Versions(*gpu); });
-    Try("models against the CPU", [&] { CheckComputation(*gpu, arguments); });
-    Try("capture and replay", [&] { CheckReplay(*gpu); });
-    Try("stopped and resumed", [&] { CheckResume(*gpu, ""); });
-    Try("memory", [&] { CheckMemory(*gpu, ""); });
-    Try("a run, killed and resumed", [&] { CheckProgram(arguments.rehearse); });
-    Try("step of record-h100x8", [&] {
-      for (const char* residual_precision : {"bfloat16", "float32"}) TimeSteps(*gpu, "record-h100x8", residual_precision, arguments.rehearse);
-    });
-    Try("attention", [&] { TimeAttention(*gpu); });
-    Try("ranks", [&] { CheckRanks(arguments.rehearse, arguments.ranks); });
+    for (const Task& task : Tasks(arguments)) {
+      items.push_back(InProcess(task, arguments));
+      const std::string& outcome = items.back().outcome;
+      if (arguments.rehearse || !Failed(items.back()) || (outcome.find("CUDA") == std::string::npos && outcome.find("status") == std::string::npos)) continue;
+      Say("once more, each launch waited for:\n");
+      InProcess(task, arguments, {{"CUDA_LAUNCH_BLOCKING", "1"}});
+    }
   }
   Say("\n=== in short\n");
-  for (const Item& item : items) Say("%7.1f s  %-28s %s\n", item.seconds, item.name.c_str(), item.outcome.c_str());
-  Say("check-gpu: %s, %.0f s; the report is %s\n", Found() ? "NOT as it should be" : "all as it should be", SecondsSince(begin), arguments.report.c_str());
-  return static_cast<int>(Found() ? ExitStatus::kGate : ExitStatus::kDone);
+  for (const Item& item : items) Say("%7.1f s  %-30s %s\n", item.seconds, item.name.c_str(), item.outcome.c_str());
+  Say("check-gpu: %s, %.0f s; the report is %s\n", AnyFailed() ? "NOT as it should be" : "all as it should be", SecondsSince(begin), arguments.report.c_str());
+  return static_cast<int>(AnyFailed() ? ExitStatus::kGate : ExitStatus::kDone);
 }
 
 }  // namespace
@@ -769,6 +952,7 @@ int main(int argc, char** argv) {
     if (word == "--rehearse") arguments.rehearse = true;
     else if (word == "--defects") arguments.defects = true;
     else if (word == "--report" && more) arguments.report = argv[++i];
+    else if (word == "--item" && more) arguments.item = argv[++i];
     else if (word == "--defect" && more) arguments.defect = argv[++i];
     else if (word == "--ranks" && more && fairway::ParseInt(argv[i + 1], &arguments.ranks) && arguments.ranks > 0) ++i;
     else {

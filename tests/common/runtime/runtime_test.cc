@@ -48,6 +48,18 @@ TEST(ChooseDevice, RefusesCudaWhereThereIsNone) {
   EXPECT_FALSE(HasLoadedCuda());
 }
 
+// Run with a driver that does not start (CMakeLists.txt): the CPU is taken where that is allowed, and the reason is said.
+TEST(ChooseDevice, DISABLED_SaysWhyTheDriverDoesNotStart) {
+  const std::string trouble = "the CUDA driver does not start: error 802, system not yet initialized";
+  EXPECT_EQ(GpuTrouble(), trouble);
+  testing::internal::CaptureStderr();
+  EXPECT_EQ(ChooseDevice(On("auto")), nullptr);
+  EXPECT_EQ(testing::internal::GetCapturedStderr(), "device: the CPU, because " + trouble + "\n");
+  const auto [status, line] = Refusal(On("cuda"));
+  EXPECT_EQ(status, ExitStatus::kIo);
+  EXPECT_EQ(line, "DEVICE=cuda: no GPU: " + trouble);
+}
+
 // Run with a driver that offers a GPU and then does nothing (CMakeLists.txt): the library is found and loaded with all that it
 // needs, and the message says why CUDA does not start.
 TEST(ChooseDevice, DISABLED_SaysWhyCudaDoesNotStart) {
