@@ -107,7 +107,7 @@ int main(int argc, char** argv) {
     weights.Expect({Kind::kWeights});
     settings.Adopt(weights.settings(), weights.path());
     CheckQuantiser(settings);
-    const bool published = settings.quantiser == "published", sdclip = settings.quantiser == "gptq_sdclip", sized = !published && !sdclip;
+    const bool published = settings.quantiser == "published", sdclip = settings.quantiser == "gptq_sdclip", sized = HasSize(settings);
     for (const std::string_view name : kBatchSettings)
       if (sdclip && settings.origin(name) == Origin::kDefault)
         throw UsageError("QUANTISER=gptq_sdclip calibrates on batches as training had them, and " + std::string(name) + " is not given (or --profile)");

@@ -329,11 +329,8 @@ RecordFolder ReadRecordFolder(const std::string& path) {
           if (same != folder.logs.end()) {
             // Of two names the one with a seed.
             if (!same->named_seed && SeedOfName(name)) {
-              same->copies.push_back(same->name);
               same->name = name;
               same->named_seed = SeedOfName(name);
-            } else {
-              same->copies.push_back(name);
             }
             continue;
           }

@@ -33,7 +33,6 @@ struct FolderLog {
   PublicLog log;
   std::optional<int64_t> named_seed;  // what its file name says: train_seed42.log
   std::string digest;                 // SHA-256
-  std::vector<std::string> copies;    // other names of the same bytes
 
   // The seed that this log is filed under: its name's, or else its own.
   std::optional<int64_t> Seed() const;

@@ -303,9 +303,8 @@ void CheckTechniques(Context& context) {
   }
 
   // Numbers that the texts name.
-  const auto compare = [&](const Statement& claim, const std::string& mention,
-                           const std::vector<std::pair<std::vector<const char*>, double>>& wanted, std::string* held,
-                           std::string* held_at, std::string* wrong, std::string* wrong_at) {
+  const auto compare = [&](const std::vector<std::pair<std::vector<const char*>, double>>& wanted, std::string* held, std::string* held_at,
+                           std::string* wrong, std::string* wrong_at) {
     for (const FolderLog* log : context.counted) {
       std::string shown;
       bool found = false, same = true;
@@ -334,8 +333,6 @@ void CheckTechniques(Context& context) {
           *wrong += "; " + Shorten(loop->text, 100), *wrong_at += ", " + log->At(loop->line);
       }
     }
-    (void)claim;
-    (void)mention;
   };
   for (const Number& number : Numbers()) {
     const std::regex pattern(number.pattern, std::regex::icase);
@@ -359,7 +356,7 @@ void CheckTechniques(Context& context) {
         wanted.emplace_back(settings, figure.value);
         if (match->size() > 2 && ReadFigure(match->str(2), &figure)) wanted.emplace_back(number.second, figure.value);
         std::string now, now_at, not_now, not_at;
-        compare(*text, match->str(), wanted, &now, &now_at, &not_now, &not_at);
+        compare(wanted, &now, &now_at, &not_now, &not_at);
         if (!not_now.empty()) {
           if (!claim) claim = text, mention = match->str(), wrong = not_now, wrong_at = not_at;
         } else if (!now.empty() && !held_claim) {
@@ -390,7 +387,7 @@ void CheckTechniques(Context& context) {
       ReadChanged(body, static_cast<size_t>(match->position() + match->length()), &figure);
       std::string held, held_at, wrong, wrong_at;
       const char* const names = name.c_str();
-      compare(*text, match->str(), {{{names}, figure.value}}, &held, &held_at, &wrong, &wrong_at);
+      compare({{{names}, figure.value}}, &held, &held_at, &wrong, &wrong_at);
       if (!wrong.empty())
         context.Add("settings", "\"" + match->str() + "\" in " + text->key, context.folder.At(*text), wrong, wrong_at,
                     Verdict::kContradicted);

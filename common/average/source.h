@@ -39,7 +39,7 @@ Source ChooseSource(const CheckpointReader& training, const Settings& settings);
 void WriteWeights(const CheckpointReader& training, const Source& source, bool published_quirks, CheckpointWriter& out);
 
 // Throws UsageError where training with `train` will not have what finalize.source takes: a set that is switched off, or scores
-// to select by. `why_no_snapshot`: WhyNoSnapshot(train) of common/optim/schedule.h.
+// to select by. `why_no_snapshot`: WhyNoSnapshot(train) of common/settings/schedule.h.
 void CheckSource(const Settings& train, const Settings& finalize, const std::string& why_no_snapshot);
 
 }  // namespace fairway

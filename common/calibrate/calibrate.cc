@@ -7,7 +7,6 @@
 #include <ATen/ops/empty.h>
 #include <ATen/ops/from_blob.h>
 #include <ATen/ops/linalg_cholesky.h>
-#include <ATen/ops/linalg_cholesky_ex.h>
 #include <ATen/ops/cholesky_inverse.h>
 #include <ATen/ops/zeros.h>
 
@@ -22,6 +21,7 @@
 #include "common/model/ops/team.h"
 #include "common/optim/flat_kernels.h"
 #include "common/optim/partition.h"
+#include "common/plan/plan.h"
 #include "common/runtime/runtime.h"
 
 namespace fairway {
@@ -333,13 +333,11 @@ Calibration Calibrate(const NamedTensors& weights, const Settings& settings, con
 }
 
 double EstimateCalibration(const Settings& settings) {
-  double weights = 0, moments = 0, widest = 0;
-  for (const ParameterSpec& spec : ParameterSpecs(settings)) {
-    double numel = 1;
-    for (const int64_t size : spec.shape) numel *= static_cast<double>(size);
-    weights += numel;
-    if (spec.shape.size() != 2) continue;
-    const double square = static_cast<double>(spec.shape[1]) * static_cast<double>(spec.shape[1]);
+  const Plan plan(settings);
+  double moments = 0, widest = 0;
+  for (const Weight& weight : plan.weights) {
+    if (weight.shape.size() != 2) continue;
+    const double square = static_cast<double>(weight.shape[1]) * static_cast<double>(weight.shape[1]);
     moments += square;
     widest = std::max(widest, square);
   }
@@ -348,7 +346,7 @@ double EstimateCalibration(const Settings& settings) {
   // Parameters and gradients, and memory for intermediate values; for gptq the plain model's activations are fewer than the engine's, and there are a
   // window's products in float32 beside their sums in float64, and what inverts one of these: up to five matrices of its size. Several
   // ranks have products of others instead of sums.
-  const double costs = 12 * weights + EngineBytes(window, 1, /*training=*/true);
+  const double costs = 12 * static_cast<double>(plan.parameters()) + EngineBytes(window, 1, /*training=*/true);
   return kLibTorchBytes + costs + (settings.quantiser == "gptq" ? 12 * moments + 40 * widest + 64e6 : 0);
 }
 

@@ -63,7 +63,7 @@ CodedMatrices CodeCheckpoint(const CheckpointReader& weights, const Settings& se
 
 double EstimateCheckpointCalibration(const Settings& settings) {
   if (settings.quantiser == "gptq_sdclip") return kLoadedLibTorchBytes + EstimateSdClip(settings);
-  const bool calibrates = settings.quantiser != "published" && settings.calibration_windows > 0 && settings.calibration != "train";
+  const bool calibrates = HasSize(settings) && settings.calibration_windows > 0 && settings.calibration != "train";
   return kLoadedLibTorchBytes + (calibrates ? EstimateCalibration(settings) : 0);
 }
 

@@ -151,19 +151,17 @@ Hessians MeasureHessians(const NamedTensors& weights, const Settings& settings, 
 }
 
 double EstimateSdClip(const Settings& settings) {
-  double weights = 0, moments = 0, largest = 0;
-  for (const ParameterSpec& spec : ParameterSpecs(settings)) {
-    double numel = 1;
-    for (const int64_t size : spec.shape) numel *= static_cast<double>(size);
-    weights += numel;
-    largest = std::max(largest, numel);
-    if (spec.shape.size() == 2) moments += static_cast<double>(spec.shape[1]) * static_cast<double>(spec.shape[1]);
+  const Plan plan(settings);
+  double moments = 0, largest = 0;
+  for (const Weight& weight : plan.weights) {
+    largest = std::max(largest, static_cast<double>(weight.numel()));
+    if (weight.shape.size() == 2) moments += static_cast<double>(weight.shape[1]) * static_cast<double>(weight.shape[1]);
   }
   // float32 weights and their codes, errors of all matrices, Hessians; logits and what is made of them; the singular value
   // decomposition of the largest.
   const double tokens = static_cast<double>(std::max(kTokens, settings.train_seq_len));
   const double activations = tokens * (16.0 * static_cast<double>(settings.vocab_size) + 4 * 40.0 * static_cast<double>(settings.model_dim));
-  return 9 * weights + 4 * moments + activations + 16 * largest + 64e6;
+  return 9 * static_cast<double>(plan.parameters()) + 4 * moments + activations + 16 * largest + 64e6;
 }
 
 CodedMatrices QuantiseSdClip(const NamedTensors& weights, const Hessians& hessians, const Settings& settings) {

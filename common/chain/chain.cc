@@ -18,6 +18,7 @@
 #include "common/checkpoint/checkpoint.h"
 #include "common/checkpoint/counter_names.h"
 #include "common/quantise/budget.h"
+#include "common/quantise/grid.h"
 #include "common/quantise/calibration.h"
 #include "common/tokens/shards.h"
 

@@ -6,11 +6,12 @@
 #include "common/base/error.h"
 #include "common/base/hardware.h"
 #include "common/base/text.h"
-#include "common/optim/schedule.h"
 #include "common/plan/plan.h"
 #include "common/quantise/budget.h"
 #include "common/quantise/calibration.h"
+#include "common/quantise/grid.h"
 #include "common/settings/method.h"
+#include "common/settings/schedule.h"
 
 namespace fairway {
 namespace {
@@ -24,12 +25,6 @@ void CheckValidationBatch(const Settings& eval) {
   if (eval.val_batch_size / 8 < eval.train_seq_len)
     throw UsageError(StringPrintf("VAL_BATCH_SIZE = %jd is less than 8 sequences of %s = %jd", eval.val_batch_size,
                                   eval.eval_seq_len > 0 ? "EVAL_SEQ_LEN" : "TRAIN_SEQ_LEN", eval.train_seq_len));
-}
-
-int64_t WeightsOf(const Settings& settings) {
-  int64_t count = 0;
-  for (const Weight& weight : Plan(settings).weights) count += weight.numel();
-  return count;
 }
 
 // The size that is asked for must be one that a record may have.
@@ -53,8 +48,7 @@ void CheckTrainingCalibrated(const Settings& train, const Settings& quantise) {
   };
   if (!HasSize(train) || (quantise.quantiser == "gptq" && train.quantiser == "rtn")) refuse("quantiser");
   if (!TrainingCalibrates(train)) refuse(train.calibration != "train" ? "calibration" : "calibration_windows");
-  for (const char* name : {"calibration_windows", "calibration_tokens", "calibration_seed", "gptq_damping", "gptq_order", "keep_max_numel",
-                           "control_tensor_name_patterns", "fp16_keep_name_patterns"})
+  for (const char* name : kCalibrationSettings)
     if (train.Get(name) != quantise.Get(name)) refuse(name);
 }
 
@@ -64,7 +58,7 @@ void CheckCombinations(const ChainSettings& chain, LastStage last, int64_t budge
   if (chain.train.iterations == 0) throw UsageError("ITERATIONS = 0 trains nothing");
   chain.train.CheckTraining(/*world_size=*/1);
   CheckQuantiser(chain.train);
-  const int64_t weights = WeightsOf(chain.train);
+  const int64_t weights = Plan(chain.train).parameters();
   if (chain.train.late_qat_threshold > 0) CheckBudget(chain.train, weights, budget);
   CheckSize(chain.train);
   CheckValidationBatch(chain.train.ForEvaluation());

@@ -7,16 +7,6 @@
 #include "common/settings/method.h"
 
 namespace fairway {
-namespace {
-
-double Parameters(const Settings& settings) {
-  double parameters = 0;
-  for (const Weight& weight : Plan(settings).weights) parameters += static_cast<double>(weight.numel());
-  return parameters;
-}
-
-}  // namespace
-
 double ScoringBytes(const Settings& s, at::Device device) {
   const auto passes = [&](int64_t sequences, bool training) {
     return device.is_cpu() ? EngineBytes(s, sequences, training) : DeviceEngineBytes(s, sequences, s.train_seq_len, training, device);
@@ -30,7 +20,7 @@ double ScoringBytes(const Settings& s, at::Device device) {
     bytes += 4 * T * (2 * s.num_layers * row + 10.0 * s.ThreadCount() * (s.model_dim / s.num_heads) + s.model_dim);
   } else if (s.method == "ttt" && !LearnsByDocument(s)) {
     const int64_t sequences = s.ttt_chunk_tokens / s.train_seq_len + 1;
-    bytes += passes(sequences, /*training=*/true) + 8 * Parameters(s);  // gradients and momentum
+    bytes += passes(sequences, /*training=*/true) + 8 * static_cast<double>(Plan(s).parameters());  // gradients and momentum
   }
   return bytes;
 }
@@ -47,15 +37,15 @@ double DocumentTttBytes(const Settings& s, int64_t documents, int64_t targets) {
   const double per_token = 4 * (8.0 * plan.V + visits * (20 * D + 3.0 * plan.F));
   const double group = static_cast<double>(documents < 0 ? s.ttt_batch_size : std::min(s.ttt_batch_size, documents)) * s.ttt_eval_seq_len;
   const double phase = s.phased_ttt_prefix_docs > 0 ? static_cast<double>(s.global_ttt_batch_seqs) * s.train_seq_len : 0;
-  return 4.0 * targets + adapters + per_token * std::max(group, phase) + (phase > 0 ? 8 * Parameters(s) : 0);
+  return 4.0 * targets + adapters + per_token * std::max(group, phase) + (phase > 0 ? 8 * static_cast<double>(Plan(s).parameters()) : 0);
 }
 
 double EstimateScoring(const Settings& s, double file_bytes, double content_bytes, at::Device device) {
   // A file is unpacked by the host, tensor by tensor.
-  if (!device.is_cpu()) return kDeviceLibraryBytes + 4 * Parameters(s) + ScoringBytes(s, device);
+  if (!device.is_cpu()) return kDeviceLibraryBytes + 4 * static_cast<double>(Plan(s).parameters()) + ScoringBytes(s, device);
   double largest = 0;  // of the tensors on their way from codes
   for (const Weight& weight : Plan(s).weights) largest = std::max(largest, 8 * static_cast<double>(weight.numel()));
-  return kLibTorchBytes + file_bytes + content_bytes + 4 * Parameters(s) + largest + ScoringBytes(s);
+  return kLibTorchBytes + file_bytes + content_bytes + 4 * static_cast<double>(Plan(s).parameters()) + largest + ScoringBytes(s);
 }
 
 }  // namespace fairway

@@ -155,9 +155,7 @@ double EngineBytes(const Settings& s, int64_t sequences, bool training) {
                    .training = training,
                    .threads = threads},
                   count);
-  double parameters = 0;
-  for (const Weight& weight : plan.weights) parameters += static_cast<double>(weight.numel());
-  return static_cast<double>(count.used()) + 8 * parameters;
+  return static_cast<double>(count.used()) + 8 * static_cast<double>(plan.parameters());
 }
 
 CpuEngine::CpuEngine(const Settings& settings, NamedTensors parameters, NamedTensors gradients)

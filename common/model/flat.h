@@ -22,7 +22,6 @@ class FlatLayout {
  public:
   struct Entry {
     ParameterSpec spec;
-    Group group;  // spec.group
     FlatRange range;
   };
 

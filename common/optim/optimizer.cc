@@ -12,7 +12,7 @@ Optimizer::Optimizer(const Settings& settings, const FlatLayout& layout, FlatTen
     : settings_(settings),
       parameters_(std::move(parameters)),
       gradients_(std::move(gradients)),
-      // Compat keeps the moments in the parameter's dtype, as the framework's optimiser does.
+      // published_quirks keeps the moments in the parameter's dtype, as the framework's optimiser does.
       m_(layout, settings.published_quirks ? layout.embeddings_dtype() : at::kFloat, Group::kEmbeddings, Group::kVectors,
          parameters_.device()),
       v_(layout, settings.published_quirks ? layout.embeddings_dtype() : at::kFloat, Group::kEmbeddings, Group::kVectors,

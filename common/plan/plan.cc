@@ -89,6 +89,10 @@ std::string_view GroupName(Group group) {
   return kNames[static_cast<size_t>(group)];
 }
 
+int64_t Plan::parameters() const {
+  return std::accumulate(weights.begin(), weights.end(), int64_t{0}, [](int64_t sum, const Weight& weight) { return sum + weight.numel(); });
+}
+
 int64_t Weight::numel() const { return std::accumulate(shape.begin(), shape.end(), int64_t{1}, std::multiplies<>()); }
 
 Plan::Plan(const Settings& s)
@@ -285,14 +289,12 @@ std::string Plan::ToJson() const {
   };
   Json json{{"vocab_size", V}, {"num_layers", L}, {"model_dim", D}, {"num_heads", H}, {"num_kv_heads", Hkv}, {"head_dim", d}, {"mlp_dim", F},
             {"bigram_vocab_size", bigram_rows}, {"bigram_dim", bigram_dim}, {"rotated_dims", rotated}};
-  int64_t parameters = 0;
   Json all = Json::array();
   for (const Weight& weight : weights) {
-    parameters += weight.numel();
     all.push_back({{"name", weight.name}, {"shape", weight.shape}, {"role", RoleName(weight.role)}, {"group", GroupName(weight.group)},
                    {"layer", weight.layer < 0 ? Json() : Json(weight.layer)}});
   }
-  json["parameters"] = parameters;
+  json["parameters"] = parameters();
   json["weights"] = all;
   constexpr std::array<std::string_view, 3> kKinds{"normal", "kaiming_uniform", "orthogonal"};
   for (const InitialDraw& draw : draws)

@@ -123,6 +123,7 @@ class Plan {
   bool loops() const { return loops_; }
 
   int Find(std::string_view name) const;  // kNone where there is none
+  int64_t parameters() const;             // elements of all weights
   // Multiply-adds per token in linear layers, over all visits; and per token and position of its context in attention.
   double ProductsPerToken(bool looped) const;
   double AttentionPerTokenAndPosition(bool looped) const;

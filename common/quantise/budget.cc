@@ -106,8 +106,6 @@ int64_t TargetBytes(const Settings& settings, int64_t parameters) {
   return static_cast<int64_t>(given[0].bytes);
 }
 
-bool HasSize(const Settings& settings) { return settings.quantiser == "rtn" || settings.quantiser == "gptq"; }
-
 void CheckQuantiser(const Settings& settings) {
   for (const char* name : {"target_bytes", "target_ratio", "bits_per_weight"})
     if (!HasSize(settings) && settings.origin(name) >= Origin::kEnvironment && settings.Get(name) != "0")
@@ -157,9 +155,7 @@ std::string CrowdedBudget(const KeptTensors& kept, int64_t budget) {
 
 void CheckSize(const Settings& settings) {
   if (!HasSize(settings) || (settings.target_bytes <= 0 && settings.target_ratio <= 0 && settings.bits_per_weight <= 0)) return;
-  int64_t parameters = 0;
-  for (const Weight& weight : Plan(settings).weights) parameters += weight.numel();
-  const int64_t budget = TargetBytes(settings, parameters);
+  const int64_t budget = TargetBytes(settings, Plan(settings).parameters());
   const KeptTensors kept = KeptOf(settings);
   if (static_cast<uint64_t>(budget) >= kept.bytes) return;
   throw UsageError(StringPrintf("the size that is asked for leaves the artifact %s bytes, but %s: ask for more, or keep fewer of them "

@@ -17,8 +17,6 @@ namespace fairway {
 // Throws UsageError where none is given, two are in one place, or the code leaves no byte.
 int64_t TargetBytes(const Settings& settings, int64_t parameters);
 
-// Whether the quantiser fills a number of bytes (rtn, gptq).
-bool HasSize(const Settings& settings);
 
 // Throws UsageError for settings that no export can have together: a size given by hand for a quantiser that has none to
 // choose (a profile may name one for the other quantisers), QUANTISER=gptq without calibration windows, and gptq_sdclip with

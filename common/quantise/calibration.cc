@@ -7,6 +7,7 @@
 #include "common/base/error.h"
 #include "common/base/text.h"
 #include "common/checkpoint/counter_names.h"
+#include "common/quantise/grid.h"
 
 namespace fairway {
 namespace {
@@ -35,7 +36,7 @@ std::vector<std::pair<std::string, double>> Shares(const Counters& counters) {
 }  // namespace
 
 bool TrainingCalibrates(const Settings& settings) {
-  return (settings.quantiser == "rtn" || settings.quantiser == "gptq") && settings.calibration == "train" && settings.calibration_windows > 0;
+  return HasSize(settings) && settings.calibration == "train" && settings.calibration_windows > 0;
 }
 
 void AddCalibration(const Calibration& calibration, CheckpointWriter& writer) {
@@ -62,8 +63,7 @@ Calibration ReadCalibration(const CheckpointReader& training, const CheckpointRe
   if (!training.Has(kMean))
     refuse("holds no calibration: it was trained with CALIBRATION other than train, or with QUANTISER=published. Train again, or take "
            "CALIBRATION=self");
-  for (const char* name : {"calibration_windows", "calibration_tokens", "calibration_seed", "gptq_damping", "gptq_order", "keep_max_numel",
-                           "control_tensor_name_patterns", "fp16_keep_name_patterns"}) {
+  for (const char* name : kCalibrationSettings) {
     const auto found = std::ranges::find(training.settings(), name, &SettingValues::value_type::first);
     if (found != training.settings().end() && found->second != settings.Get(name))
       refuse(StringPrintf("was calibrated with %s = %s, not %s. Train again, or take CALIBRATION=self", name, found->second.c_str(), settings.Get(name).c_str()));

@@ -13,6 +13,10 @@
 
 namespace fairway {
 
+// The settings that a calibration depends on, besides the weights and the text.
+inline constexpr const char* kCalibrationSettings[] = {"calibration_windows", "calibration_tokens",           "calibration_seed",       "gptq_damping",
+                                                       "gptq_order",          "keep_max_numel", "control_tensor_name_patterns", "fp16_keep_name_patterns"};
+
 // Whether training calibrates for gptq-lite.
 bool TrainingCalibrates(const Settings& settings);
 

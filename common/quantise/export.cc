@@ -252,7 +252,7 @@ double EstimateExport(const TensorSource& weights, const Settings& settings) {
     largest = std::max(largest, 6 * numel + 160 * rows + (rows > 0 ? 4 * numel / rows : 0) * settings.ThreadCount());
   }
   // The search holds an artifact's content, its compressed form, what zstd takes at each level, and the content unpacked.
-  if (settings.quantiser != "published" && settings.quantiser != "gptq_sdclip") all += SearchBytes(weights);
+  if (HasSize(settings)) all += SearchBytes(weights);
   return all + largest + 48e6;
 }
 

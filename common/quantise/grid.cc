@@ -20,7 +20,9 @@ std::string_view KeptPatterns(const Settings& settings) {
 
 }  // namespace
 
-bool TrainsOnBudgetSteps(const Settings& settings) { return !settings.published_quirks && settings.quantiser != "published" && settings.quantiser != "gptq_sdclip"; }
+bool HasSize(const Settings& settings) { return settings.quantiser == "rtn" || settings.quantiser == "gptq"; }
+
+bool TrainsOnBudgetSteps(const Settings& settings) { return !settings.published_quirks && HasSize(settings); }
 
 bool IsControlTensor(std::string_view name, const Settings& settings) {
   return MatchesAny(name, settings.control_tensor_name_patterns);

@@ -30,6 +30,8 @@ inline float RoundHalfEven(float x) {
   return (x + kShift) - kShift;
 }
 
+// Whether the quantiser fills a number of bytes (rtn, gptq).
+bool HasSize(const Settings& settings);
 // Whether late QAT trains on uniform steps that follow from the budget (steps.h, budget.h): where the export of QUANTISER rtn or
 // gptq has them. The published quantiser has ExportGrid's; published_quirks trains on the published grid whatever the export's.
 bool TrainsOnBudgetSteps(const Settings& settings);

@@ -166,10 +166,7 @@ class Reader {
 
   PublicLog Read() {
     SkipSource();
-    for (std::string_view line; Next(&line);) {
-      ReadLine(line);
-      previous_ = line;
-    }
+    for (std::string_view line; Next(&line);) ReadLine(line);
     PublicLog& log = log_;
     log.curve = std::move(curve_.log);
     std::ranges::stable_sort(log.notes, {}, &LoggedLine::line);
@@ -365,7 +362,7 @@ class Reader {
     if (seconds) log_.calibration_seconds = {*seconds, number_};
   }
 
-  std::string_view text_, previous_;
+  std::string_view text_;
   int64_t number_ = 0;
   bool block_ = false, training_ = false, packed_ = false;
   TrainLogReader curve_{"", false};

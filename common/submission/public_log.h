@@ -69,7 +69,7 @@ struct PublicLog {
   // Whether training left a line at all, and whether the log reaches a score of what was trained.
   bool HasSteps() const { return !curve.train.empty() || !curve.validation.empty(); }
   bool HasFinalScore() const;
-  // The last setting of these names that is there, or null.
+  // The setting of the first of these names that is there, or null.
   const LoggedLine* Setting(std::initializer_list<const char*> names) const;
   // The first note that has one of these, case aside, or null. REQUIRES: lower case.
   const LoggedLine* Note(std::initializer_list<std::string_view> signs) const;

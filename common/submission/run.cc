@@ -15,6 +15,7 @@
 #include "common/base/text.h"
 #include "common/checkpoint/counter_names.h"
 #include "common/quantise/artifact.h"
+#include "common/settings/schedule.h"
 
 namespace fairway {
 namespace {
@@ -285,13 +286,6 @@ FinishedRun Read(const std::string& directory, const std::string& source_path, c
   run.source_digest = Sha256Hex(source.bytes());
   run.source_bytes = source.bytes().size();
   return run;
-}
-
-// Of `steps`, those that the settings mean to have a learning rate scale below `threshold` (common/optim/schedule.h).
-double LateSteps(const Settings& settings, double threshold, int64_t steps) {
-  const auto all = static_cast<double>(steps);
-  if (settings.warmdown_frac > 0) return settings.min_lr < threshold ? std::min(threshold * settings.warmdown_frac, 1.0) * all : 0;
-  return std::min(threshold * static_cast<double>(settings.warmdown_iters), all);
 }
 
 }  // namespace

@@ -19,12 +19,11 @@
 namespace fairway {
 
 Estimate EstimateTraining(const Settings& s, int64_t world_size, at::Device device) {
-  Estimate estimate{};
   const Plan plan(s);
+  Estimate estimate{.parameters = plan.parameters()};
   double state = 0;
   for (const ParameterSpec& spec : ParameterSpecs(s)) {
     const double numel = static_cast<double>(spec.numel());
-    estimate.parameters += spec.numel();
     const bool by_muon = spec.group == Group::kMatrices;
     // Weight, gradient, one or two moments, EMA, SWA sum; float32 but for bfloat16 weights and gradients.
     state += numel * (2 * (spec.dtype == at::kBFloat16 ? 2 : 4) + 4 * (by_muon ? 1 : 2) + 4 * (s.ema_enabled + s.swa_enabled));

@@ -4,7 +4,7 @@
 
 #include "common/base/live_line.h"
 #include "common/base/text.h"
-#include "common/optim/schedule.h"
+#include "common/settings/schedule.h"
 
 namespace fairway {
 namespace {

@@ -8,6 +8,7 @@
 #include "common/base/log.h"
 #include "common/base/text.h"
 #include "common/quantise/budget.h"
+#include "common/quantise/grid.h"
 
 namespace fairway {
 namespace {

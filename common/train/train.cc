@@ -21,10 +21,11 @@
 #include "common/calibrate/calibrate.h"
 #include "common/checkpoint/counter_names.h"
 #include "common/evaluate/evaluate.h"
-#include "common/optim/schedule.h"
 #include "common/quantise/budget.h"
 #include "common/quantise/calibration.h"
+#include "common/quantise/grid.h"
 #include "common/runtime/runtime.h"
+#include "common/settings/schedule.h"
 #include "common/tokens/byte_table.h"
 #include "common/tokens/split_text.h"
 #include "common/train/clock_budget.h"
@@ -233,7 +234,7 @@ class Run {
     Agree();
     step_seconds_ = elapsed_ - begun;
     const double cap = TrainingSeconds(budget_.scheduled());
-    // Compat stops after the cap; we stop where the next step, if it is as long as this one, would end behind it
+    // published_quirks stops after the cap; we stop where the next step, if it is as long as this one, would end behind it
     // (a quirk of pull request 531).
     stopped_by_clock_ = cap > 0 && (settings_.published_quirks ? SecondsOfSteps() >= cap : SecondsOfSteps() + step_seconds_ > cap);
     const int64_t every = settings_.train_log_every;

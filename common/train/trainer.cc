@@ -13,7 +13,7 @@
 #include "common/checkpoint/counter_names.h"
 #include "common/model/initialise.h"
 #include "common/model/tensors.h"
-#include "common/optim/schedule.h"
+#include "common/settings/schedule.h"
 #include "common/train/late_qat.h"
 
 namespace fairway {

@@ -1,6 +1,6 @@
 // Late quantisation-aware training's rounding of a weight to its export grid, a row at a time (pull request 531):
 //
-//   s = max(max|row| / q_max, least);  out = scale_row * clamp(round(w / s), q_min, q_max) * s
+//   s = max(max|row| / q_max, least);  out = clamp(round(w / s), q_min, q_max) * s
 //
 // The step is rounded to float16, as the export stores it, where `stored` says so; codes come from the step before that where
 // `exact_codes` does. Where there are steps that were fixed before (common/quantise/steps.h), they take their place: that of an

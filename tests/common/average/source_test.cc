@@ -151,14 +151,14 @@ TEST_F(FinalizeTest, BlendsInProportion) {
   EXPECT_EQ(log_, "ema:applying moving average from 60 steps (decay=0.997)\nswa:applying averaged 4 checkpoints\n");
 }
 
-TEST_F(FinalizeTest, CompatCastsToTheStorageType) {
+TEST_F(FinalizeTest, PublishedQuirkCastsToTheStorageType) {
   const CheckpointReader weights = Finalize(Training(60, 0, true), "ema", true);
   EXPECT_EQ(weights.Find("e").dtype, DType::kBFloat16);
   EXPECT_THAT(weights.Floats("a"), ElementsAre(1.1f, 2.1f));
   EXPECT_THAT(weights.Floats("e"), ElementsAre(Rounded(1.1f), Rounded(-2.1f)));
 }
 
-TEST_F(FinalizeTest, CompatLetsSwaReplaceEma) {
+TEST_F(FinalizeTest, PublishedQuirkLetsSwaReplaceEma) {
   const CheckpointReader weights = Finalize(Training(60, 3, true), "swa", true);
   EXPECT_THAT(weights.Floats("a"), ElementsAre(1.0f / 3, 2.0f / 3));
   EXPECT_THAT(weights.Floats("e"), ElementsAre(Rounded(1.0f / 3), Rounded(-2.0f / 3)));
@@ -167,7 +167,7 @@ TEST_F(FinalizeTest, CompatLetsSwaReplaceEma) {
       "ema:applying moving average from 60 steps (decay=0.997)\nswa:applying averaged 3 checkpoints (post-ema)\n");
 }
 
-TEST_F(FinalizeTest, CompatStaysOnEmaWithOneSnapshot) {
+TEST_F(FinalizeTest, PublishedQuirkStaysOnEmaWithOneSnapshot) {
   EXPECT_THAT(Finalize(Training(60, 1, true), "swa", true).Floats("a"), ElementsAre(1.1f, 2.1f));
   EXPECT_EQ(log_, "ema:applying moving average from 60 steps (decay=0.997)\n");
   EXPECT_THAT(Finalize(Training(0, 1, true), "swa", true).Floats("a"), ElementsAre(1, 2));

@@ -251,7 +251,7 @@ TEST_F(AdaptTest, BatchSizeChangesRoundingOnly) {
 }
 
 // The published loop, window by window: the tail counts as often as windows reach past the end.
-TEST_F(EvaluateTest, CompatIsThePublishedSum) {
+TEST_F(EvaluateTest, WithPublishedQuirksIsThePublishedSum) {
   const int64_t seq_len = settings.train_seq_len;
   settings.published_quirks = true;
   for (const auto& [size, stride] : {std::pair(62, 5), {65, 5}, {49, 4}, {17, 15}}) {

@@ -180,7 +180,7 @@ TEST_F(FakeQuantisationTest, OnlyMatricesThatAreExportedOnAGrid) {
 }
 
 // Published: q_max = 31 for every matrix, steps of at least 1/31 in float32 (a quirk of pull request 531).
-TEST_F(FakeQuantisationTest, CompatIsThePublishedGrid) {
+TEST_F(FakeQuantisationTest, WithPublishedQuirksIsThePublishedGrid) {
   const Settings settings = AllGrids({{"published_quirks", "1"}});
   NamedTensors parameters = RandomParameters(settings);
   for (auto& [name, tensor] : parameters)

@@ -207,7 +207,7 @@ TEST(InitialParametersTest, NarrowMatricesKeepTheDefault) {
   EXPECT_GE(largest, 0.23);  // of 256 draws
 }
 
-TEST(InitialParametersTest, CompatRoundsThemToBFloat16) {
+TEST(InitialParametersTest, PublishedQuirkRoundsThemToBFloat16) {
   for (const auto& [published_quirks, precision] :
        {std::pair("0", "float32"), {"0", "bfloat16"}, {"1", "float32"}, {"1", "bfloat16"}}) {
     const bool rounded = published_quirks == std::string("1") && precision == std::string("bfloat16");

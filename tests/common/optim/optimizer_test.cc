@@ -302,7 +302,7 @@ TEST_F(OptimizerTest, ThreeStepsAreTheirFormulas) {
   }
 }
 
-// Weights of bfloat16 are rounded once per step, by up to 2^-9; their moments are float32 and err as float32 does. Compat
+// Weights of bfloat16 are rounded once per step, by up to 2^-9; their moments are float32 and err as float32 does. published_quirks
 // keeps the moments in bfloat16 too.
 TEST_F(OptimizerTest, EmbeddingsInBFloat16) {
   for (const char* published_quirks : {"0", "1"}) {

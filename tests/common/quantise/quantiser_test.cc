@@ -207,7 +207,7 @@ TEST(QuantiseMatrix, PerRowNeverErrsMoreThanPerMatrix) {
   }
 }
 
-TEST(QuantiseMatrix, CompatTakesOnePercentileForAllRows) {
+TEST(QuantiseMatrix, PublishedQuirkTakesOnePercentileForAllRows) {
   const int64_t rows = 25;
   std::vector<float> weights = RandomMatrix(rows, 600, 7);
   for (float& weight : weights) weight *= 300;  // above the floor
@@ -246,7 +246,7 @@ TEST(QuantiseMatrix, Int8DividesByTheScaleBeforeItIsStored) {
   EXPECT_EQ(matrix.codes, (std::vector<int8_t>{127, 127, 127, 100, 0}));
 }
 
-TEST(QuantiseMatrix, CompatFloorsTheScaleOfInt8) {
+TEST(QuantiseMatrix, PublishedQuirkFloorsTheScaleOfInt8) {
   const QuantisedMatrix matrix = QuantiseMatrix(std::vector<float>{0.5f, -0.25f}, 1, kInt8, true, 1);
   EXPECT_EQ(matrix.scales[0], FloatToHalf(1.0f / 127));
   EXPECT_EQ(matrix.codes, (std::vector<int8_t>{63, -32}));  // 63.5, clipped by a trace, and 31.75
@@ -275,7 +275,7 @@ TEST(QuantiseMatrix, ZeroRowsComeBackAsZeros) {
 }
 
 // Published: int5 stores 1e-12 as float16, which is 0; zeros are coded 0 and all else the end of its side.
-TEST(QuantiseMatrix, CompatSaturatesWhereTheStoredScaleIsZero) {
+TEST(QuantiseMatrix, PublishedQuirkSaturatesWhereTheStoredScaleIsZero) {
   const QuantisedMatrix matrix = QuantiseMatrix(std::vector<float>{1e-10f, 0, -1e-10f, 1e-20f}, 1, kInt5, true, 1);
   EXPECT_EQ(HalfToFloat(matrix.scales[0]), 0);
   EXPECT_EQ(matrix.codes, (std::vector<int8_t>{15, 0, -16, 15}));

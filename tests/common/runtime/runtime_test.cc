@@ -6,6 +6,7 @@
 
 #include "common/base/error.h"
 #include "common/base/hardware.h"
+#include "tests/common/cuda/host_device.h"
 
 namespace fairway {
 namespace {
@@ -46,6 +47,30 @@ TEST(ChooseDevice, RefusesCudaWhereThereIsNone) {
     EXPECT_EQ(line, "DEVICE=cuda: this build is for CPUs only; it was made without nvcc");
   }
   EXPECT_FALSE(HasLoadedCuda());
+}
+
+// A GPU of which a gigabyte is free.
+TEST(Runtime, RefusesWhatNeitherTheLimitNorTheGpuHasRoomFor) {
+  struct : cuda::HostDevice {
+    std::string name() const override { return "Little GPU"; }
+    double free_bytes() const override { return 1e9; }
+  } little;
+  Settings settings = On("cpu");
+  Runtime runtime(settings);
+  const auto refusal = [&](double bytes) -> std::string {
+    try {
+      runtime.CheckMemory(settings, bytes);
+    } catch (const UsageError& error) {
+      return error.what();
+    }
+    return "";
+  };
+  EXPECT_EQ(refusal(2e9), "");
+  runtime.device = &little;
+  EXPECT_EQ(refusal(0.9e9), "");
+  EXPECT_EQ(refusal(2e9), "Little GPU has 1.00 GB free, and about 2.00 GB would be taken: MICRO_BATCH_SEQS=N computes N sequences at a time");
+  settings.memory_limit = "800M";
+  EXPECT_EQ(refusal(0.9e9), "memory_limit = 800M: about 0.90 GB would be taken");
 }
 
 // Run with a driver that does not start (CMakeLists.txt): the CPU is taken where that is allowed, and the reason is said.

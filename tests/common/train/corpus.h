@@ -8,7 +8,7 @@
 
 #include "common/checkpoint/checkpoint.h"
 #include "common/checkpoint/counter_names.h"
-#include "common/optim/schedule.h"
+#include "common/settings/schedule.h"
 #include "common/train/trainer.h"
 #include "tests/common/evaluate/tiny_model.h"
 #include "tests/common/model/shapes.h"

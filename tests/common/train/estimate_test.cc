@@ -2,6 +2,8 @@
 
 #include <gtest/gtest.h>
 
+#include "common/cuda/memory.h"
+
 namespace fairway {
 namespace {
 
@@ -32,6 +34,18 @@ TEST(EstimateTraining, HoldsTheLongestWindows) {
             memory({{"train_seq_len", "64"}, {"train_batch_tokens", "64"}, {"grad_micro_steps", "1"}, {"val_batch_size", "131072"}}) + 1e6);
   EXPECT_EQ(memory({{"packed_documents", "1"}, {"train_seq_len", "2048"}, {"train_batch_tokens", "1000"}, {"grad_micro_steps", "1"}, {"val_batch_size", "8"}}),
             memory({{"packed_documents", "1"}, {"train_seq_len", "2048"}, {"train_batch_tokens", "2048"}, {"grad_micro_steps", "1"}, {"val_batch_size", "8"}}));
+}
+
+// On a GPU it is the GPU's memory: the passes' of its engine, both ways, beside parameters, moments and what CUDA takes.
+TEST(EstimateTraining, IsOfTheGpuWhereOneComputes) {
+  Settings settings;
+  settings.LoadProfile("published-531");
+  const auto of = [](const Settings& s) { return EstimateTraining(s, 8, at::kCUDA).memory_bytes; };
+  const double whole = of(settings), passes = DeviceEngineBytes(settings, 48, 2048, /*training=*/true, at::kCUDA);
+  EXPECT_GT(whole, passes + DeviceEngineBytes(settings, 32, 2048, /*training=*/false, at::kCUDA) + kDeviceLibraryBytes);
+  EXPECT_LT(whole, 80e9);  // it was published from GPUs of 80 GB
+  settings.micro_batch_seqs = 12;
+  EXPECT_LT(of(settings), whole - passes / 2);
 }
 
 }  // namespace

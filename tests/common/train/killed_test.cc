@@ -8,7 +8,7 @@
 #include <filesystem>
 
 #include "common/base/text.h"
-#include "common/optim/schedule.h"
+#include "common/settings/schedule.h"
 #include "tests/common/train/corpus.h"
 
 namespace fairway {

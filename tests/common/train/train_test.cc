@@ -11,7 +11,7 @@
 #include "common/base/error.h"
 #include "common/evaluate/evaluate.h"
 #include "common/model/cpu_engine.h"
-#include "common/optim/schedule.h"
+#include "common/settings/schedule.h"
 #include "tests/common/train/corpus.h"
 
 namespace fairway {

@@ -8,7 +8,7 @@
 #include <gtest/gtest.h>
 
 #include "common/base/error.h"
-#include "common/optim/schedule.h"
+#include "common/settings/schedule.h"
 #include "common/tokens/segments.h"
 #include "tests/common/cuda/host_device.h"
 #include "tests/common/train/corpus.h"

@@ -1,7 +1,7 @@
 // Rows, segments, schedule and calibration windows of the published script, exactly.
 #include <gtest/gtest.h>
 
-#include "common/optim/schedule.h"
+#include "common/settings/schedule.h"
 #include "common/tokens/segments.h"
 #include "common/tokens/shuffled_windows.h"
 #include "tests/golden/field_1855/golden_1855.h"

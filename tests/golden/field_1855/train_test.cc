@@ -6,7 +6,7 @@
 #include <gtest/gtest.h>
 
 #include "common/model/initialise.h"
-#include "common/optim/schedule.h"
+#include "common/settings/schedule.h"
 #include "common/train/trainer.h"
 #include "tests/common/checkpoint/temporary_folder.h"
 #include "tests/golden/field_1855/golden_1855.h"

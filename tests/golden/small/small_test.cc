@@ -13,7 +13,7 @@
 #include "common/checkpoint/safetensors.h"
 #include "common/evaluate/evaluate.h"
 #include "common/model/initialise.h"
-#include "common/optim/schedule.h"
+#include "common/settings/schedule.h"
 #include "common/quantise/export.h"
 #include "common/train/trainer.h"
 

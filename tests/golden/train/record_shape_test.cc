@@ -3,7 +3,7 @@
 
 #include "common/base/digest.h"
 #include "common/model/initialise.h"
-#include "common/optim/schedule.h"
+#include "common/settings/schedule.h"
 #include "common/train/trainer.h"
 #include "tests/golden/golden.h"
 #include "tests/golden/train/noise.h"

@@ -7,7 +7,7 @@
 #include <ATen/ops/from_blob.h>
 
 #include "common/model/initialise.h"
-#include "common/optim/schedule.h"
+#include "common/settings/schedule.h"
 #include "common/train/trainer.h"
 #include "tests/common/checkpoint/temporary_folder.h"
 #include "tests/golden/golden.h"

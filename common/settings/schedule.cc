@@ -1,4 +1,4 @@
-#include "common/optim/schedule.h"
+#include "common/settings/schedule.h"
 
 #include <algorithm>
 
@@ -35,6 +35,12 @@ double MuonMomentum(const Settings& s, int64_t step) {
   const double f =
       s.muon_momentum_warmup_steps > 0 ? std::min(static_cast<double>(step) / s.muon_momentum_warmup_steps, 1.0) : 1.0;
   return (1 - f) * s.muon_momentum_warmup_start + f * s.muon_momentum;
+}
+
+double LateSteps(const Settings& s, double threshold, int64_t steps) {
+  const auto all = static_cast<double>(steps);
+  if (s.warmdown_frac > 0) return s.min_lr < threshold ? std::min(threshold * s.warmdown_frac, 1.0) * all : 0;
+  return std::min(threshold * static_cast<double>(s.warmdown_iters), all);
 }
 
 std::string WhyNeverBelow(const Settings& s, double threshold, const char* name, int64_t last) {

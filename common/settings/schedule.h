@@ -1,4 +1,4 @@
-// The schedule of pull request 531: learning rate scale and Muon's momentum. No LibTorch needed.
+// The schedule of pull request 531: learning rate scale and Muon's momentum.
 #pragma once
 
 #include <cstdint>
@@ -21,6 +21,9 @@ double LearningRateScale(const Settings& settings, int64_t step, double elapsed_
 
 // Muon's momentum in step number `step` (from 0).
 double MuonMomentum(const Settings& settings, int64_t step);
+
+// Of `steps` steps that a run has taken, those that the settings mean to have a learning rate scale below `threshold`.
+double LateSteps(const Settings& settings, double threshold, int64_t steps);
 
 // Why the learning rate scale never comes below `threshold`, the value of setting `name`; empty where it does, or where a clock decides as
 // it goes. `last`: the last step (from 0) that counts.

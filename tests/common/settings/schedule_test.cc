@@ -1,5 +1,5 @@
 // The learning rate scale and Muon's momentum at their edges (pull request 531).
-#include "common/optim/schedule.h"
+#include "common/settings/schedule.h"
 
 #include <gtest/gtest.h>
 
