@@ -134,8 +134,8 @@ uint64_t StateOf(const NamedTensors& parameters, const NgramMixture* mixture) {
   return digest.Digest();
 }
 
-// The libraries that the scores were computed with: what decoding needs besides the artifact and what the code builds, whose files differ from one
-// place to another.
+// The libraries that the scores were computed with: what decoding needs besides the artifact and what the code builds, whose files
+// differ from one place to another.
 Json Programs() {
   Json programs = Json::array();
   for (const LoadedFile& file : LoadedFiles())

@@ -14,10 +14,6 @@ namespace fairway {
 namespace audit {
 namespace {
 
-bool Has(const std::string& text, std::initializer_list<const char*> parts) {
-  return std::ranges::any_of(parts, [&](const char* part) { return text.find(part) != std::string::npos; });
-}
-
 // What is left of a log's name without its seed and numbers: "train.log" of "train_seed42.log".
 std::string KindOfName(const std::string& name) {
   std::string kind = Lower(name);
@@ -27,11 +23,6 @@ std::string KindOfName(const std::string& name) {
 }
 
 }  // namespace
-
-std::string Lower(std::string text) {
-  for (char& c : text) c = static_cast<char>(std::tolower(static_cast<unsigned char>(c)));
-  return text;
-}
 
 std::string Decimal(const Figure& figure) {
   return StringPrintf("%.*f", figure.decimals, figure.value);
@@ -56,7 +47,7 @@ bool Agrees(const Figure& claim, const Figure& found) {
 
 bool IsAside(const Statement& statement) {
   const std::string name = Lower(statement.section);
-  return Has(name, {"errata", "reference", "rerun", "baseline", "lineage", "credit", "attribution", "previous",
+  return Contains(name, {"errata", "reference", "rerun", "baseline", "lineage", "credit", "attribution", "previous",
                     "history", "ablation", "original", "included", "comparison", "prior", "parent"});
 }
 
@@ -120,8 +111,8 @@ std::vector<const Statement*> Context::Texts() const {
   for (const Statement& statement : folder.statements) {
     if (statement.kind != Statement::Kind::kText || IsAside(statement)) continue;
     const std::string key = Lower(statement.key);
-    if (Has(key, {"name", "blurb", "technique", "architecture", "description", "summary"}) &&
-        !Has(key, {"baseline", "base_", "author"}))
+    if (Contains(key, {"name", "blurb", "technique", "architecture", "description", "summary"}) &&
+        !Contains(key, {"baseline", "base_", "author"}))
       texts.push_back(&statement);
   }
   return texts;
@@ -139,7 +130,7 @@ Context::Context(const RecordFolder& folder_in, const AuditOptions& options_in)
     track_text = Shorten(Printable(stated->text), 60);
     track_at = folder.At(*stated);
     const std::string lower = Lower(stated->text);
-    track = Has(lower, {"10min", "10_min", "10-min"}) && !Has(lower, {"non"}) ? Track::kTenMinutes : Track::kOther;
+    track = Contains(lower, {"10min", "10_min", "10-min"}) && !Contains(lower, {"non"}) ? Track::kTenMinutes : Track::kOther;
   } else if (folder.path.find("track_10min_16mb") != std::string::npos) {
     track_text = track_at = "track_10min_16mb";
     track = Track::kTenMinutes;
@@ -155,7 +146,7 @@ Context::Context(const RecordFolder& folder_in, const AuditOptions& options_in)
     if (statement.kind == Statement::Kind::kNumber && (statement.group == "seeds" || statement.name == "seed") &&
         !statement.seed && statement.key != "val_bpb")
       seed = WholeNumber(statement.number.value);
-    if (!seed || Has(Lower(statement.section), {"extended"})) continue;
+    if (!seed || Contains(Lower(statement.section), {"extended"})) continue;
     if (named.insert(*seed).second) seeds.push_back(*seed);
     if (seeds_at.empty()) seeds_at = folder.At(statement);
   }

@@ -33,36 +33,32 @@ enum class Quantity {
 
 constexpr char kSeedsScores[] = "the seeds' scores";
 
-bool Has(const std::string& text, std::initializer_list<const char*> parts) {
-  return std::ranges::any_of(parts, [&](const char* part) { return text.find(part) != std::string::npos; });
-}
-
 bool Is(const std::string& text, std::initializer_list<const char*> names) {
   return std::ranges::any_of(names, [&](const char* name) { return text == name; });
 }
 
 Quantity QuantityOf(const std::string& key) {
   const std::string name = Lower(key);
-  if (Has(name, {"delta",    "baseline", "gap",      "improvement", "limit",     "_cap",    "budget",
+  if (Contains(name, {"delta",    "baseline", "gap",      "improvement", "limit",     "_cap",    "budget",
                  "required", "p_value",  "welch",    "t_stat",      "original",  "prev",    "beats",
                  "ratio",    "margin",   "headroom", "_mb",         "threshold", "reserve", "max_wallclock"}))
     return Quantity::kNone;
-  const bool deviation = Has(name + "_", {"_std_", "_stdev_", "_deviation_", "_sd_"});
-  if (Has(name, {"bpb"}) || name == "seed_scores") return deviation ? Quantity::kBpbDeviation : Quantity::kBpb;
-  if (Has(name, {"loss"})) return deviation ? Quantity::kLossDeviation : Quantity::kLoss;
-  if (Has(name, {"byte_count"})) return Quantity::kNone;
-  if (Has(name, {"bytes"}) || (Has(name, {"size"}) && Has(name, {"artifact", "submission", "total"}))) {
-    return Has(name, {"code"}) ? Quantity::kCodeBytes : Has(name, {"model"}) ? Quantity::kModelBytes : Quantity::kBytes;
+  const bool deviation = Contains(name + "_", {"_std_", "_stdev_", "_deviation_", "_sd_"});
+  if (Contains(name, {"bpb"}) || name == "seed_scores") return deviation ? Quantity::kBpbDeviation : Quantity::kBpb;
+  if (Contains(name, {"loss"})) return deviation ? Quantity::kLossDeviation : Quantity::kLoss;
+  if (Contains(name, {"byte_count"})) return Quantity::kNone;
+  if (Contains(name, {"bytes"}) || (Contains(name, {"size"}) && Contains(name, {"artifact", "submission", "total"}))) {
+    return Contains(name, {"code"}) ? Quantity::kCodeBytes : Contains(name, {"model"}) ? Quantity::kModelBytes : Quantity::kBytes;
   }
   if (Is(name, {"steps", "train_steps", "step_stop", "num_steps", "training_steps", "steps_mean", "train_steps_mean",
                 "total_steps", "final_step"}))
     return Quantity::kSteps;
   if (Is(name, {"step_avg_ms", "ms_per_step", "step_avg_ms_mean", "avg_step_ms", "step_ms"})) return Quantity::kStepMs;
-  if (Has(name, {"eval", "ttt"}) && Has(name, {"time", "seconds"}) && !Has(name, {"_min"}))
+  if (Contains(name, {"eval", "ttt"}) && Contains(name, {"time", "seconds"}) && !Contains(name, {"_min"}))
     return Quantity::kEvalSeconds;
-  if (Has(name, {"train", "wallclock"}) && Has(name, {"time", "wallclock", "seconds"}) && !Has(name, {"_min", "plus"}))
+  if (Contains(name, {"train", "wallclock"}) && Contains(name, {"time", "wallclock", "seconds"}) && !Contains(name, {"_min", "plus"}))
     return Quantity::kTrainSeconds;
-  if (Has(name, {"val_tokens", "target_tokens", "eval_token"})) return Quantity::kTokens;
+  if (Contains(name, {"val_tokens", "target_tokens", "eval_token"})) return Quantity::kTokens;
   if (Is(name, {"model_params", "num_params", "n_params", "params", "parameters", "total_params", "param_count"}))
     return Quantity::kParameters;
   return Quantity::kNone;
@@ -70,7 +66,7 @@ Quantity QuantityOf(const std::string& key) {
 
 // In seconds, whatever the key's unit is.
 Figure InSeconds(const std::string& key, Figure figure) {
-  if (Has(Lower(key), {"_ms"})) figure = {figure.value / 1000, figure.decimals + 3};
+  if (Contains(Lower(key), {"_ms"})) figure = {figure.value / 1000, figure.decimals + 3};
   return figure;
 }
 
@@ -241,10 +237,10 @@ class Statements {
 
   void CheckGroup(const std::vector<const Statement*>& group, std::vector<std::string>& unchecked) {
     const Quantity quantity = QuantityOf(group[0]->key);
-    if (quantity == Quantity::kNone || IsAside(*group[0]) || Has(Lower(group[0]->section), {"extended"})) {
+    if (quantity == Quantity::kNone || IsAside(*group[0]) || Contains(Lower(group[0]->section), {"extended"})) {
       if (CheckSetting(group)) return;
-      if (group[0]->group != "seeds" && !Has(Lower(group[0]->name), {"p_value", "delta_vs", "baseline"}) &&
-          group[0]->key != "seed" && !Has(Lower(group[0]->key), {"_pr", "pr_"}))
+      if (group[0]->group != "seeds" && !Contains(Lower(group[0]->name), {"p_value", "delta_vs", "baseline"}) &&
+          group[0]->key != "seed" && !Contains(Lower(group[0]->key), {"_pr", "pr_"}))
         unchecked.push_back(group[0]->group);
       return;
     }
@@ -415,7 +411,7 @@ class Statements {
     bool strict = headline || (IsExact(quantity) && quantity != Quantity::kTokens) || other_step ||
                   (time && claim.decimals > 0 && statement.seed);
     if (quantity == Quantity::kCodeBytes && !context_.folder.script &&
-        Has(Lower(statement.key), {"wrapped", "compressed", "minified", "packed"}))
+        Contains(Lower(statement.key), {"wrapped", "compressed", "minified", "packed"}))
       strict = false;
     std::string files = IsExact(quantity) ? Count(nearest->figure.value) : Decimal(nearest->figure);
     if (quantity == Quantity::kTrainSeconds && std::fabs(nearest->figure.value - claim.value) <= StepSeconds(logs))
@@ -469,7 +465,7 @@ class Statements {
   static LoggedScore::Stage Stage(const Source& source) {
     if (source.what.starts_with("validation in training")) return LoggedScore::Stage::kTraining;
     const std::string lower = Lower(source.what);
-    return Has(lower, {"pre-quant", "prequant", "pre_quant", "post_ema", "post-ema", "post_swa", "post-swa"})
+    return Contains(lower, {"pre-quant", "prequant", "pre_quant", "post_ema", "post-ema", "post_swa", "post-swa"})
                ? LoggedScore::Stage::kBefore
                : LoggedScore::Stage::kFinal;
   }
@@ -613,7 +609,7 @@ class Statements {
   bool CheckSetting(const std::vector<const Statement*>& group) {
     if (IsAside(*group[0])) return false;
     const std::string section = Lower(group[0]->section), name = Lower(group[0]->key);
-    if (!Has(section, {"setting", "hyperparam", "config", "env"}) && name != "gptq_reserve_seconds") return false;
+    if (!Contains(section, {"setting", "hyperparam", "config", "env"}) && name != "gptq_reserve_seconds") return false;
     std::string held, held_at;
     bool any = false;
     for (const Statement* statement : group) {
@@ -658,11 +654,11 @@ class Statements {
       }
       return false;
     };
-    if (Has(name, {"artifact_under", "under_16mb", "size_under"})) {
+    if (Contains(name, {"artifact_under", "under_16mb", "size_under"})) {
       if (by_finding("size", {""})) return;
-    } else if (Has(name, {"train"}) && Has(name, {"under_600", "under_10"})) {
+    } else if (Contains(name, {"train"}) && Contains(name, {"under_600", "under_10"})) {
       if (by_finding("clock", {"training"})) return;
-    } else if (Has(name, {"eval"}) && Has(name, {"under_600", "under_10"})) {
+    } else if (Contains(name, {"eval"}) && Contains(name, {"under_600", "under_10"})) {
       if (by_finding("clock", {"evaluation"})) return;
     } else if (name == "three_seeds") {
       size_t scored = 0;
@@ -671,11 +667,11 @@ class Statements {
                    StringPrintf("%zu logs with a score", scored), "",
                    scored >= 3 ? Verdict::kHolds : Verdict::kUnknown);
       return;
-    } else if (Has(name, {"no_slot", "no_ngram", "no_n_gram", "no_ttt", "no_prequant", "no_pre_quant"})) {
+    } else if (Contains(name, {"no_slot", "no_ngram", "no_n_gram", "no_ttt", "no_prequant", "no_pre_quant"})) {
       std::vector<std::string> signs;
-      if (Has(name, {"slot"})) signs = {"slot"};
-      if (Has(name, {"gram"})) signs = {"ngram", "n-gram"};
-      if (Has(name, {"quant"})) signs = {"prequant_ttt", "pre-quant ttt", "ttt_adamw"};
+      if (Contains(name, {"slot"})) signs = {"slot"};
+      if (Contains(name, {"gram"})) signs = {"ngram", "n-gram"};
+      if (Contains(name, {"quant"})) signs = {"prequant_ttt", "pre-quant ttt", "ttt_adamw"};
       if (name == "no_ttt") signs = {"ttt"};
       for (const FolderLog* log : context_.counted) {
         for (const std::string& sign : signs) {
@@ -741,7 +737,7 @@ class Statements {
     static const std::regex score(R"((?:bpb[ =:]*([0-9]\.[0-9]{3,}))|(?:(?:^|[^0-9.])([0-9]\.[0-9]{6,})))",
                                   std::regex::icase);
     const std::string text = name->text.substr(0, 300);
-    if (Has(Lower(text), {"baseline", " vs", "from ", "->", "\xe2\x86\x92"})) return;
+    if (Contains(Lower(text), {"baseline", " vs", "from ", "->", "\xe2\x86\x92"})) return;
     std::smatch match;
     Figure figure;
     if (!std::regex_search(text, match, score) || !ReadFigure(match.str(1) + match.str(2), &figure)) return;
@@ -806,7 +802,7 @@ class Statements {
       if (statement.kind != Statement::Kind::kNumber || !name.starts_with("delta_vs") || asked) continue;
       const Statement* own = context_.folder.Top(name.ends_with("_nats") ? "val_loss" : "val_bpb");
       const std::optional<double>& base = name.ends_with("_nats") ? loss : bpb;
-      if (!own || !base || Has(name, {"quant"})) {
+      if (!own || !base || Contains(name, {"quant"})) {
         context_.Add("baseline", ClaimOf(statement), context_.folder.At(statement),
                      "what it is a difference to is not stated in that unit", "", Verdict::kUnknown);
         continue;

@@ -63,7 +63,6 @@ bool IsAside(const Statement& statement);
 bool Agrees(const Figure& claim, const Figure& found);
 // Whether `key` states the record's score in this unit ("bpb", "loss").
 bool IsHeadline(const std::string& key, const std::string& unit);
-std::string Lower(std::string text);
 std::string Decimal(const Figure& figure);                   // with the decimals that it was given with
 std::string Count(double value);                             // 17,498,720
 std::string Locations(const std::vector<std::string>& places);  // at most three

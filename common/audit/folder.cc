@@ -22,11 +22,6 @@ constexpr uint64_t kMaxJson = 1 << 20, kMaxText = 4 << 20, kMaxLog = 64 << 20, k
 constexpr size_t kMaxFiles = 2000, kMaxLogFiles = 200, kMaxStatements = 20000;
 constexpr int kMaxDepth = 3;
 
-std::string Lower(std::string text) {
-  for (char& c : text) c = static_cast<char>(std::tolower(static_cast<unsigned char>(c)));
-  return text;
-}
-
 // The number behind "seed" in a name: "seed_42", "val_bpb_seed42".
 std::optional<int64_t> SeedOfKey(const std::string& key) {
   const std::string name = Lower(key);

@@ -13,8 +13,8 @@ namespace fairway {
 // The findings of one folder, contradictions first: two lines each, the claim above what the files say. Printable.
 std::vector<std::string> AuditLines(const Audit& audit);
 nlohmann::ordered_json AuditJson(const Audit& audit);
-// One row per folder: how many claims hold, are contradicted, cannot be told, and what is contradicted: all of it, or the first of each
-// sort.
+// One row per folder: how many claims hold, are contradicted, cannot be told, and what is contradicted: all of it, or the first of
+// each sort.
 Table AuditTable(const std::vector<Audit>& audits, bool whole);
 
 }  // namespace fairway

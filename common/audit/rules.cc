@@ -16,10 +16,6 @@ namespace {
 constexpr double kSeconds = 600;
 constexpr int64_t kValidationDocuments = 50'000;  // of the published split
 
-bool Has(const std::string& text, std::initializer_list<const char*> parts) {
-  return std::ranges::any_of(parts, [&](const char* part) { return text.find(part) != std::string::npos; });
-}
-
 // Of the counted logs, or of all where none is counted.
 std::vector<const FolderLog*> Logs(const Context& context) {
   if (!context.counted.empty()) return context.counted;
@@ -57,9 +53,9 @@ void CheckSize(Context& context) {
   for (const Statement& statement : context.folder.statements) {
     if (statement.kind != Statement::Kind::kNumber || IsAside(statement)) continue;
     const std::string name = Lower(statement.key);
-    if (Has(name, {"code"}) && Has(name, {"bytes"})) claimed_code = &statement;
-    if (!Has(name, {"code", "model", "mean", "cap", "limit", "byte_count", "budget", "best_"}) &&
-        Has(name, {"bytes_total", "artifact_bytes", "submission_bytes", "artifact_size", "submission_size"}) &&
+    if (Contains(name, {"code"}) && Contains(name, {"bytes"})) claimed_code = &statement;
+    if (!Contains(name, {"code", "model", "mean", "cap", "limit", "byte_count", "budget", "best_"}) &&
+        Contains(name, {"bytes_total", "artifact_bytes", "submission_bytes", "artifact_size", "submission_size"}) &&
         (!stated || statement.number.value > stated->number.value))
       stated = &statement;
   }
@@ -345,7 +341,7 @@ void CheckScoredText(Context& context) {
       // The note nearest above it that says that a part was scored.
       const LoggedLine* limited = nullptr;
       for (const LoggedLine& note : of.notes)
-        if (note.line < score.line && Has(Lower(note.text), {"(limited)", "subset", "max_docs"})) limited = &note;
+        if (note.line < score.line && Contains(Lower(note.text), {"(limited)", "subset", "max_docs"})) limited = &note;
       const std::string files =
           Shorten(score.label, 40) +
           StringPrintf(": %.4f tokens per byte where the split has %.4f", own, set->tokens_per_byte) +
@@ -395,7 +391,7 @@ void CheckScoredText(Context& context) {
         std::string folded;
         for (const Statement* text : context.Texts())
           for (const char* word : {"casefold", "lowercase", "nfkc"})
-            if (folded.empty() && Has(Lower(text->text), {word}))
+            if (folded.empty() && Contains(Lower(text->text), {word}))
               folded = "; " + text->key + " (line " + std::to_string(text->line) + ") says \"" + word +
                        "\": text normalised in that way is not the published one";
         context.Add(

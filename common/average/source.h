@@ -30,8 +30,8 @@ std::vector<std::string> SelectableSources(bool ema, bool swa);
 
 // What settings.source means for this checkpoint, which must hold the sets asked for: InputError names the counter that says it
 // does not. "select" is the source with the least loss of those that train scored on tokens that it never trained on
-// (select_tokens); where it scored none, InputError. With published_quirks, "swa" is the published order: the EMA where there is one, replaced by SWA if that has
-// more than one snapshot. Logs each set as it applies, in the published lines.
+// (select_tokens); where it scored none, InputError. With published_quirks, "swa" is the published order: the EMA where there is
+// one, replaced by SWA if that has more than one snapshot. Logs each set as it applies, in the published lines.
 Source ChooseSource(const CheckpointReader& training, const Settings& settings);
 
 // Writes the weights of `source`. The last weights keep their dtype; averages are float32 so that the quantiser sees

@@ -26,7 +26,8 @@ int64_t Number(const char* name, int64_t otherwise) {
   return value;
 }
 
-// Slurm says how many tasks of a step each of its nodes has, "2(x3),1" for 2, 2, 2 and 1, and which of them this one is. 0: it does not.
+// Slurm says how many tasks of a step each of its nodes has, "2(x3),1" for 2, 2, 2 and 1, and which of them this one is. 0: it does
+// not.
 int64_t TasksOfThisNode() {
   const char* nodes = std::getenv("SLURM_STEP_TASKS_PER_NODE");
   if (nodes == nullptr || std::getenv("SLURM_NODEID") == nullptr) return 0;

@@ -19,7 +19,8 @@ struct LoadedFile {
 // The program first, then its libraries in the order in which they were loaded.
 std::vector<LoadedFile> LoadedFiles();
 
-// Where a library at `path` is from, for a program in PREFIX/bin. `libtorch` is the path of libtorch_cpu.so, or empty. Paths are real ones.
+// Where a library at `path` is from, for a program in PREFIX/bin. `libtorch` is the path of libtorch_cpu.so, or empty. Paths are
+// real ones.
 LoadedFile::From FromWhere(const std::string& path, const std::string& prefix, const std::string& libtorch);
 
 // "code", "libtorch", "system", "elsewhere".

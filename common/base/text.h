@@ -3,6 +3,7 @@
 #pragma once
 
 #include <cstdint>
+#include <initializer_list>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -15,6 +16,13 @@ std::string StringPrintf(const char* format, ...) __attribute__((format(printf, 
 std::vector<std::string> Split(std::string_view text, char separator);
 std::string Trim(std::string_view text);
 std::string Join(const std::vector<std::string>& parts, std::string_view separator);
+
+// "Int6" -> "int6": of ASCII alone.
+std::string Lower(std::string_view text);
+// Whether one of `parts` occurs in the text.
+bool Contains(std::string_view text, std::initializer_list<std::string_view> parts);
+// The text before the first line break: LibTorch appends a stack trace to its messages, and a user is told the cause.
+std::string FirstLine(std::string_view text);
 
 // The whole text as a number, or false: no blanks, no trailing characters, no overflow, no inf or nan.
 bool ParseInt(std::string_view text, int64_t* value);

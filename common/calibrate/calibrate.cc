@@ -288,7 +288,6 @@ CalibrationWindows DrawWindows(const Settings& settings, const ShardSet& train) 
 
 CalibrationWindows GenerateWindows(const NamedTensors& weights, const Settings& settings, Communicator& communicator,
                                    const std::function<void(int64_t, int64_t)>& progress) {
-  constexpr int64_t kBos = 1;
   const Transformer model(settings, weights);
   CalibrationWindows windows;
   while (static_cast<int64_t>(windows.size()) < settings.calibration_windows) {
@@ -343,9 +342,9 @@ double EstimateCalibration(const Settings& settings) {
   }
   Settings window = settings;
   window.train_seq_len = settings.calibration_tokens;
-  // Parameters and gradients, and memory for intermediate values; for gptq the plain model's activations are fewer than the engine's, and there are a
-  // window's products in float32 beside their sums in float64, and what inverts one of these: up to five matrices of its size. Several
-  // ranks have products of others instead of sums.
+  // Parameters and gradients, and memory for intermediate values; for gptq the plain model's activations are fewer than the
+  // engine's, and there are a window's products in float32 beside their sums in float64, and what inverts one of these: up to five
+  // matrices of its size. Several ranks have products of others instead of sums.
   const double costs = 12 * static_cast<double>(plan.parameters()) + EngineBytes(window, 1, /*training=*/true);
   return kLibTorchBytes + costs + (settings.quantiser == "gptq" ? 12 * moments + 40 * widest + 64e6 : 0);
 }

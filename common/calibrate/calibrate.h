@@ -1,8 +1,8 @@
 // What an error in each weight costs, from windows of text.
 //
-// Cost: the diagonal of the empirical Fisher matrix, the mean over tokens of squared gradients; near a minimum it approximates
-// the loss's second derivative. Feedback: a linear layer's inputs x, of which H = mean x x^T (GPTQ, arXiv 2210.17323, section 3), over tokens, summed over
-// the visits of a looped layer.
+// Cost: the diagonal of the empirical Fisher matrix, the mean over tokens of squared gradients; near a minimum it approximates the
+// loss's second derivative. Feedback: a linear layer's inputs x, of which H = mean x x^T (GPTQ, arXiv 2210.17323, section 3), over
+// tokens, summed over the visits of a looped layer.
 #pragma once
 
 #include <functional>
@@ -24,8 +24,8 @@ CalibrationWindows DrawWindows(const Settings& settings, const ShardSet& train);
 // Throws what DrawWindows would throw.
 void CheckWindows(const Settings& settings, const ShardSet& train);
 
-// As many that the weights generate at temperature 1, each from BOS (id 1) on, by calibration_seed and the window's number. Ranks share
-// the work; the result does not depend on their number.
+// As many that the weights generate at temperature 1, each from BOS (id 1) on, by calibration_seed and the window's number. Ranks
+// share the work; the result does not depend on their number.
 CalibrationWindows GenerateWindows(const NamedTensors& weights, const Settings& settings, Communicator& communicator,
                                    const std::function<void(int64_t, int64_t)>& progress);
 

@@ -12,13 +12,12 @@
 
 namespace fairway {
 
-// The calibration that settings.quantiser, calibration and calibration_windows ask for: what `training` measured of these weights, or
-// measured here, on text that the weights generate or on the training split in settings.data_path; nothing of it where calibration_windows
-// is 0. Names what was read in `lineage`. Throws UsageError for `gptq` without windows, for calibration `train` without `training`, and in a
-// build without LibTorch where anything is to be measured; InputError where the weights are not those of the model that the
-// settings describe, or the split is too short, and as ReadCalibration does.
-// As one of several ranks it computes with the others: all get the same result, and disconnect afterwards. Throws as MakeCommunicator and
-// RequireAgreement do.
+// The calibration that settings.quantiser, calibration and calibration_windows ask for: what `training` measured of these weights,
+// or measured here, on text that the weights generate or on the training split in settings.data_path; nothing of it where
+// calibration_windows is 0. Names what was read in `lineage`. Throws UsageError for `gptq` without windows, for calibration `train`
+// without `training`, and in a build without LibTorch where anything is to be measured; InputError where the weights are not those
+// of the model that the settings describe, or the split is too short, and as ReadCalibration does. As one of several ranks it
+// computes with the others: all get the same result, and disconnect afterwards. Throws as MakeCommunicator and RequireAgreement do.
 Calibration CalibrateCheckpoint(const CheckpointReader& weights, const std::string& training, const Settings& settings, Lineage& lineage,
                                 const std::function<void(int64_t done, int64_t of)>& progress);
 

@@ -25,10 +25,10 @@ ScaledCodes QuantiseSdClip(const at::Tensor& weight, const at::Tensor& hessian, 
 LowRankCorrection CorrectLowRank(const at::Tensor& error, const Settings& settings);
 
 // H = sum of x x^T over the inputs x of each matrix with an export grid, at all positions and visits of its layer, over
-// gptq_calibration_batches micro-batches of plain windows of train_seq_len tokens of `train`, divided by the number of batches; windows
-// as pull request 1855 draws them (tokens/shuffled_windows.h), by calibration_seed, under published_quirks by its seed 0. On the CPU.
-// `weights` are as LoadParameters gives them; tables that are only looked up have the identity. progress(done, of) is called after each
-// window. Throws InputError where no shard holds a window. REQUIRES: CheckQuantiser(settings) passed.
+// gptq_calibration_batches micro-batches of plain windows of train_seq_len tokens of `train`, divided by the number of batches;
+// windows as pull request 1855 draws them (tokens/shuffled_windows.h), by calibration_seed, under published_quirks by its seed 0.
+// On the CPU. `weights` are as LoadParameters gives them; tables that are only looked up have the identity. progress(done, of) is
+// called after each window. Throws InputError where no shard holds a window. REQUIRES: CheckQuantiser(settings) passed.
 Hessians MeasureHessians(const NamedTensors& weights, const Settings& settings, const ShardSet& train,
                          const std::function<void(int64_t, int64_t)>& progress);
 

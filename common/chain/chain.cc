@@ -274,8 +274,8 @@ struct Chain::State {
     if (name == "bits_per_weight") s.bits_per_weight = 0;
   }
 
-  // The bytes of the code matter where a size in bytes is asked for. Training under way keeps the number that it began with; an artifact
-  // keeps its own as long as the code has not grown.
+  // The bytes of the code matter where a size in bytes is asked for. Training under way keeps the number that it began with; an
+  // artifact keeps its own as long as the code has not grown.
   void CountCode(int stage, Settings& s) const {
     if (s.origin(kCodeBytes) >= Origin::kEnvironment) return;
     s.code_bytes = s.target_bytes > 0 && HasSize(s) ? options.source_bytes : 0;

@@ -38,11 +38,11 @@ class Chain {
   explicit Chain(ChainOptions options);
   ~Chain();
 
-  // To be called before anything is made. Throws UsageError where a finished stage would be replaced without --again, naming what differs,
-  // and where the settings of what has to be made cannot end in a record (combinations.h). The stage that is the goal itself is
-  // replaced where its settings differ, all others, and training always, only with `again`. Of settings that the goal and a stage
-  // before it share, what is given by hand applies to the goal alone. Returns lines for the user: what is kept though it differs, and what
-  // will have no effect.
+  // To be called before anything is made. Throws UsageError where a finished stage would be replaced without --again, naming what
+  // differs, and where the settings of what has to be made cannot end in a record (combinations.h). The stage that is the goal
+  // itself is replaced where its settings differ, all others, and training always, only with `again`. Of settings that the goal and
+  // a stage before it share, what is given by hand applies to the goal alone. Returns lines for the user: what is kept though it
+  // differs, and what will have no effect.
   std::vector<std::string> Check() const;
 
   // The stages that have to be made, in order: the first as things are now, those after it unless they come out the same; ask again

@@ -17,9 +17,9 @@ struct ChainSettings {
 // Stages that a command ends with, in the order of the chain.
 enum class LastStage { kTrain, kFinalize, kQuantise, kEval, kSubmission };
 
-// Throws UsageError naming both settings where a stage up to `last` would refuse what the stages before it leave: a source of weights
-// that training does not keep, a size for a quantiser that has none, an evaluation method that cannot act. `budget`: bytes that artifact
-// and code may have together; 0: no limit.
+// Throws UsageError naming both settings where a stage up to `last` would refuse what the stages before it leave: a source of
+// weights that training does not keep, a size for a quantiser that has none, an evaluation method that cannot act. `budget`: bytes
+// that artifact and code may have together; 0: no limit.
 void CheckCombinations(const ChainSettings& settings, LastStage last, int64_t budget = 0);
 
 // Tokens of the data that a chain reads.

@@ -171,7 +171,8 @@ class CheckpointReader : public TensorSource {
   // The bytes of a tensor, after checking its hash. Aligned to 64 bytes in a file, to 16 in memory or from a pipe.
   std::span<const std::byte> Data(std::string_view name) const override;
 
-  // Of a packed file (packed.h): its bytes, and how many of these are streams of the arithmetic coder, with the codes that came out of them.
+  // Of a packed file (packed.h): its bytes, and how many of these are streams of the arithmetic coder, with the codes that came out
+  // of them.
   struct Packing {
     uint64_t bytes = 0, stream_bytes = 0, stream_codes = 0;
   };

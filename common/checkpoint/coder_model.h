@@ -77,8 +77,8 @@ struct Between {
   }
 };
 
-// A code is coded as: is it 0; of its magnitude less 1, with a shift by the expected magnitude, the high part in unary and then the low
-// bits; its sign. `Coder` takes each decision and the probability of a 1, in units of 2^-16, and returns the decision.
+// A code is coded as: is it 0; of its magnitude less 1, with a shift by the expected magnitude, the high part in unary and then the
+// low bits; its sign. `Coder` takes each decision and the probability of a 1, in units of 2^-16, and returns the decision.
 template <typename Coder>
 class Model {
  public:

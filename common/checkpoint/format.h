@@ -16,9 +16,9 @@
 
 namespace fairway::format {
 
-// Version 2 brought scales of columns, version 4 scales of groups and corrections of low rank; files of earlier versions have none and
-// are read as they are. Versions 3 and 5 are versions 2 and 4 packed (packed.h), and version 6 is version 4 packed with codes in streams of
-// the arithmetic coder (coder.h).
+// Version 2 brought scales of columns, version 4 scales of groups and corrections of low rank; files of earlier versions have none
+// and are read as they are. Versions 3 and 5 are versions 2 and 4 packed (packed.h), and version 6 is version 4 packed with codes
+// in streams of the arithmetic coder (coder.h).
 inline constexpr uint32_t kVersion = 4, kOldestVersion = 1, kPackedVersion = 5, kCodedVersion = 6;
 constexpr bool IsPacked(uint32_t version) { return version == 3 || version >= kPackedVersion; }
 inline constexpr uint64_t kAlignment = 64;
@@ -69,9 +69,10 @@ std::string ShapeText(const std::vector<int64_t>& shape);  // "[2, 512]"; of mor
 std::string ShapeError(const TensorInfo& info, uint64_t payload_bytes);
 
 // The SHA-256 of what a checkpoint says, whatever the order and the bytes it is laid out in. Numbers go in as 8 bytes,
-// little-endian; texts and data as their length and their bytes. A tensor has a digest of its own, over name, dtype,
-// number of dimensions and each of them, 0, (1, grid, code_min, code_max, scale), (2, the same,
-// column_scale) or (3, the same, group, low_rank_left, low_rank_right), and data. The identity is over kind, number of settings, name and value of each by name, number of tensors, and their digests by name.
+// little-endian; texts and data as their length and their bytes. A tensor has a digest of its own, over name, dtype, number of
+// dimensions and each of them, 0, (1, grid, code_min, code_max, scale), (2, the same, column_scale) or (3, the same, group,
+// low_rank_left, low_rank_right), and data. The identity is over kind, number of settings, name and value of each by name, number
+// of tensors, and their digests by name.
 class Identity {
  public:
   Identity(Kind kind, const SettingValues& settings) : kind_(kind), settings_(settings) {}

@@ -31,9 +31,9 @@ struct PackedTensor {
 // A file has at most so many streams: each costs its reader a model.
 inline constexpr int kMostStreams = 64;
 
-// What a file of `bytes` may unpack to. zstd's literals take at least a bit each, an eightfold gain; only repeats and codes that are
-// all alike gain more, and trained weights hold few. Eight times that, and a megabyte for tiny files, suffices for a model half of whose
-// weights are zero, while memory stays in proportion to the size of the file.
+// What a file of `bytes` may unpack to. zstd's literals take at least a bit each, an eightfold gain; only repeats and codes that
+// are all alike gain more, and trained weights hold few. Eight times that, and a megabyte for tiny files, suffices for a model half
+// of whose weights are zero, while memory stays in proportion to the size of the file.
 constexpr uint64_t MaxContentBytes(uint64_t bytes) {
   return 64 * bytes + (1 << 20);
 }
@@ -45,9 +45,10 @@ bool CanBeCoded(const TensorSource& checkpoint, const TensorInfo& codes);
 // no float16 of its size.
 std::optional<std::string> OrderedCodes(const TensorSource& checkpoint, const TensorInfo& codes, CodeOrder order);
 
-// The whole of `checkpoint`, counters and lineage left out, its tensors in the order given; the streams of coded ones come last.
-// Of version 6 where there are any, else 5. REQUIRES: each is named once, codes can lie in their order, and there are at most kMostStreams.
-// The bytes do not depend on `threads`. `data_end` receives where the data of the other tensors end, and the streams begin.
+// The whole of `checkpoint`, counters and lineage left out, its tensors in the order given; the streams of coded ones come last. Of
+// version 6 where there are any, else 5. REQUIRES: each is named once, codes can lie in their order, and there are at most
+// kMostStreams. The bytes do not depend on `threads`. `data_end` receives where the data of the other tensors end, and the streams
+// begin.
 std::string PackCheckpoint(const TensorSource& checkpoint, std::span<const PackedTensor> tensors, int threads = 1,
                            size_t* data_end = nullptr);
 

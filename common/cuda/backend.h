@@ -1,7 +1,7 @@
 // The transformer's forward and backward pass on a device, as common/model/cpu_engine.h has it on CPUs: fused operations
-// (operations.h), the library's matrix products and attention, gradients written by hand. What is folded into the matrices is
-// the same; more is kept, so that the backward pass computes no norm and no activation again; and all rows of a micro-batch go through an
-// operation at once.
+// (operations.h), the library's matrix products and attention, gradients written by hand. What is folded into the matrices is the
+// same; more is kept, so that the backward pass computes no norm and no activation again; and all rows of a micro-batch go through
+// an operation at once.
 //
 // Everything is put on one stream and nothing waits for it, so that a captured graph can replay it. On a device that is the CPU
 // the same code computes the same: this is how tests prove it without a GPU.

@@ -23,7 +23,8 @@ struct TableInputs {
   int64_t partials() const { return 2 * joints; }
 };
 
-// The shape of a micro-batch: B sequences of T positions, from position 0 on; or one row of T positions (B = 1) in segments of several lengths.
+// The shape of a micro-batch: B sequences of T positions, from position 0 on; or one row of T positions (B = 1) in segments of
+// several lengths.
 struct BatchShape {
   int64_t B = 0, T = 0;
   int64_t segments = 0;   // of a row, at most; 0: sequences

@@ -78,8 +78,9 @@ double DeviceEngineBytes(const Settings& s, int64_t B, int64_t T, bool training,
     if (lanes) take(N * 2 * D, stream);
   }
   if (training && device.is_cuda() && bfloat16) {
-    // Flash attention's deterministic backward pass: sums of the queries' gradients in float32, as many times as keep all multiprocessors
-    // (132 on an H100) busy, of sequences and heads rounded up; the softmax's sums again; keys' and values' gradients of each query's head.
+    // Flash attention's deterministic backward pass: sums of the queries' gradients in float32, as many times as keep all
+    // multiprocessors (132 on an H100) busy, of sequences and heads rounded up; the softmax's sums again; keys' and values'
+    // gradients of each query's head.
     constexpr int64_t kMultiprocessors = 160, kPositions = 128, kWidth = 32;
     const bool packed = s.packed_documents;
     const int64_t sequences = packed ? up(N, T) / T : B, splits = (kMultiprocessors + sequences * H - 1) / (sequences * H);

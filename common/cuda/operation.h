@@ -1,9 +1,9 @@
-// What a device operation is: a struct of sizes and pointers whose body computes one unit (a row, a head of a row, a slab of
-// rows, a column), several lanes working on it together. nvcc makes a kernel of the body, a block or a part of a warp a unit; a CPU test
+// What a device operation is: a struct of sizes and pointers whose body computes one unit (a row, a head of a row, a slab of rows,
+// a column), several lanes working on it together. nvcc makes a kernel of the body, a block or a part of a warp a unit; a CPU test
 // runs the very same body with one lane and with several.
 //
-// A lane has the columns first(), first() + count(), …, or the pieces of columns of these numbers; Sum and Max combine the lanes' values, give every lane the result, and
-// are barriers: what any lane wrote before one, all lanes may read after it.
+// A lane has the columns first(), first() + count(), …, or the pieces of columns of these numbers; Sum and Max combine the lanes'
+// values, give every lane the result, and are barriers: what any lane wrote before one, all lanes may read after it.
 #pragma once
 
 #include <cmath>
@@ -113,8 +113,8 @@ struct Width {
   static constexpr int value = n;
 };
 
-// Calls work(column, width) for this lane's columns of `columns`: width.value neighbours at a time, kPiece of them where `whole` says that
-// every piece lies at a multiple of 16 bytes and they divide `columns`, else one.
+// Calls work(column, width) for this lane's columns of `columns`: width.value neighbours at a time, kPiece of them where `whole`
+// says that every piece lies at a multiple of 16 bytes and they divide `columns`, else one.
 template <class Lanes, class Work>
 FAIRWAY_BODY void ForSomeColumns(const Lanes& lanes, bool whole, int64_t columns, const Work& work) {
   if (whole && columns % kPiece == 0)

@@ -5,8 +5,8 @@
 // gradients are held in: float or BFloat16 each, and S is BFloat16 only where T is. Logits, losses, statistics, sums and gradients of
 // parameters are float32, and so is all arithmetic: what becomes a T or an S is rounded once, as it is written.
 //
-// bytes(): what a unit's operands are in memory, each read or written once per launch, but for what is one row long (weights of columns,
-// numbers of rows): what the paper model of a step counts (docs/scaling.md).
+// bytes(): what a unit's operands are in memory, each read or written once per launch, but for what is one row long (weights of
+// columns, numbers of rows): what the paper model of a step counts (docs/scaling.md).
 //
 // Everything is deterministic, without atomic additions: gradients of vectors are summed over slabs of rows (Slabs) into
 // `partials`, and over these by AddColumns; gradients of tables by position lists that the host has sorted (ScatterPieces).
@@ -17,8 +17,8 @@
 
 namespace fairway::cuda {
 
-// Lanes of a unit: a row's of one piece or number each; a row's of several pieces; those that hold a column's sums (kPiece columns each,
-// so that they hold a width of 512); a head's.
+// Lanes of a unit: a row's of one piece or number each; a row's of several pieces; those that hold a column's sums (kPiece columns
+// each, so that they hold a width of 512); a head's.
 constexpr int kRowLanes = 256, kPieceLanes = 32, kSumLanes = 64, kHeadLanes = 8;
 
 // N rows divided among `slabs` units.
@@ -885,7 +885,8 @@ struct QkBackward {
 
 // --- ops/xsa.h and ops/attention_gate.h: from attention's output to what the output projection takes
 
-// Exclusive self attention, attention gates, or both: what they do to the heads of a row that share a key/value head, which are a unit.
+// Exclusive self attention, attention gates, or both: what they do to the heads of a row that share a key/value head, which are a
+// unit.
 template <class T>
 struct HeadGates {
   int64_t N;
@@ -963,8 +964,8 @@ struct HeadGatesForward {
   }
 };
 
-// With n the unit vector, c = y . n, g the gate and d = g dout: dgate = dout . (y - c n); with e = d . n: dy = d - e n and
-// dn = -sum over heads of (c d + e y), so dn . n = -2 sum of c e; dv = (dn - (dn . n) n) / |v|, without the second term below the least
+// With n the unit vector, c = y . n, g the gate and d = g dout: dgate = dout . (y - c n); with e = d . n: dy = d - e n and dn =
+// -sum over heads of (c d + e y), so dn . n = -2 sum of c e; dv = (dn - (dn . n) n) / |v|, without the second term below the least
 // norm, where n is linear in v.
 template <class T>
 struct HeadGatesBackward {
@@ -1272,7 +1273,8 @@ struct FinishRows {
   }
 };
 
-// sums[j] += rows' values in column j; the rows are `stride` apart. A unit is kPiece columns, so that what memory gives at a time is used.
+// sums[j] += rows' values in column j; the rows are `stride` apart. A unit is kPiece columns, so that what memory gives at a time
+// is used.
 struct AddColumns {
   static constexpr int kLanes = kRowLanes;
   int64_t rows, stride, columns;

@@ -16,8 +16,8 @@ namespace {
 class CudaGraph : public Graph {
  public:
   explicit CudaGraph(const std::function<void()>& work) {
-    // A graph has a pool of memory of its own, which serves nobody else after it, and inside a capture no memory can be given back: what
-    // the graph before it had, and the pass that ran as it is, goes back to the driver now.
+    // A graph has a pool of memory of its own, which serves nobody else after it, and inside a capture no memory can be given back:
+    // what the graph before it had, and the pass that ran as it is, goes back to the driver now.
     c10::cuda::CUDACachingAllocator::emptyCache();
     graph_.capture_begin();
     try {

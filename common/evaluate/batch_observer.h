@@ -44,11 +44,11 @@ class BatchObserver {
   virtual void OnLearnt(std::span<const TargetRange> targets) = 0;
   // The tables of n-grams took these targets in.
   virtual void OnTables(std::span<const TargetRange> targets) = 0;
-  // The adapters that score these targets, and no others, were given their first values. `digest` is one of their values, as long as no
-  // others are set.
+  // The adapters that score these targets, and no others, were given their first values. `digest` is one of their values, as long
+  // as no others are set.
   virtual void OnReset(TargetRange targets, std::function<uint64_t()> digest) = 0;
-  // Documents side by side, one per window, were scored chunk by chunk by adapters that learnt in between. `again` repeats all of that,
-  // learning included, from the adapters' first values.
+  // Documents side by side, one per window, were scored chunk by chunk by adapters that learnt in between. `again` repeats all of
+  // that, learning included, from the adapters' first values.
   virtual void OnDocuments(const Batch& documents, const Compute& again) = 0;
   // All is scored. `afresh` computes a batch from its first window's first token on.
   virtual void OnEnd(const Compute& afresh) = 0;

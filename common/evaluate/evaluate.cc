@@ -108,8 +108,9 @@ Batches BatchesOf(const Settings& settings, int64_t chunk_windows) {
 }
 
 // Evaluates the windows of `plan`. compute(batch) fills in a batch's losses, add(batch) is what it adds to the score; after a chunk
-// learn(windows done) may change the model. In each round every rank has one batch. With a mixture a batch is one window, and there is one rank.
-// `observer` sees every batch; `of_model_afresh` is what it is given at the end where computing a batch cannot be repeated in its place.
+// learn(windows done) may change the model. In each round every rank has one batch. With a mixture a batch is one window, and there
+// is one rank. `observer` sees every batch; `of_model_afresh` is what it is given at the end where computing a batch cannot be
+// repeated in its place.
 template <typename Compute, typename Add, typename Learn>
 Score ScoreWindows(const ShardSet& val, const WindowPlan& plan, Batches by, const OnBatch& on_batch, Communicator& communicator,
                    Compute of_model, Add add, Learn learn, BatchObserver* observer, NgramMixture* mixture = nullptr,

@@ -3,9 +3,9 @@
 // Tokens are read from the shards a batch at a time and checked on the way. The model must not be under fake quantisation: a
 // score is of the weights as they are.
 //
-// Several ranks share the batches. All get the score of a single process, bit for bit: the same losses are summed in the same order.
-// An observer sees every batch; with several ranks, those of this rank. With a mixture the windows are scored one at a time, each by the model
-// mixed with n-grams over the windows before it. REQUIRES: then one rank, and not published_quirks.
+// Several ranks share the batches. All get the score of a single process, bit for bit: the same losses are summed in the same
+// order. An observer sees every batch; with several ranks, those of this rank. With a mixture the windows are scored one at a time,
+// each by the model mixed with n-grams over the windows before it. REQUIRES: then one rank, and not published_quirks.
 #pragma once
 
 #include <cstdint>
@@ -30,11 +30,11 @@ struct BatchDone {
 };
 using OnBatch = std::function<void(const BatchDone&)>;
 
-// Whole sequences of train_seq_len side by side, (val_batch_size / 8) / train_seq_len of them at a time, as published:
-// the float32 mean of a batch times its count is summed in float64, and targets beyond the last whole sequence are
-// dropped. With packed_documents such a batch is one row of documents, of which attention sees one, and train_seq_len positions, at a
-// time; under published_quirks the batches that are not full are dropped too (openai/parameter-golf pull request 1855). Throws InputError for a split shorter than one sequence or an id out of range, UsageError where
-// val_batch_size holds no sequence.
+// Whole sequences of train_seq_len side by side, (val_batch_size / 8) / train_seq_len of them at a time, as published: the float32
+// mean of a batch times its count is summed in float64, and targets beyond the last whole sequence are dropped. With
+// packed_documents such a batch is one row of documents, of which attention sees one, and train_seq_len positions, at a time; under
+// published_quirks the batches that are not full are dropped too (openai/parameter-golf pull request 1855). Throws InputError for a
+// split shorter than one sequence or an id out of range, UsageError where val_batch_size holds no sequence.
 Score EvaluatePlain(Engine& model, const ShardSet& val, const ByteTable& table, const Settings& settings,
                     const OnBatch& on_batch = {}, Communicator& communicator = Communicator::Single(), BatchObserver* observer = nullptr);
 

@@ -31,9 +31,9 @@ double DocumentTttBytes(const Settings& s, int64_t documents, int64_t targets) {
   const double outputs = visits * (3 * D + 2.0 * plan.Hkv * plan.d) + plan.V;
   // First values, values, gradients and both moments; and a copy for --prove.
   const double adapters = 4.0 * 7 * s.ttt_batch_size * rank * ((5 * visits + 1) * D + outputs);
-  // Floats per token that the reference composition holds when its gradients begin, measured (EvalSlidingTest.KeepsToTheMemoryThatItSaid):
-  // the logits before and after the softcap, their log-softmax, the gradients of these and what is free between them, and what each
-  // visit's operations keep.
+  // Floats per token that the reference composition holds when its gradients begin, measured
+  // (EvalSlidingTest.KeepsToTheMemoryThatItSaid): the logits before and after the softcap, their log-softmax, the gradients of
+  // these and what is free between them, and what each visit's operations keep.
   const double per_token = 4 * (8.0 * plan.V + visits * (20 * D + 3.0 * plan.F));
   const double group = static_cast<double>(documents < 0 ? s.ttt_batch_size : std::min(s.ttt_batch_size, documents)) * s.ttt_eval_seq_len;
   const double phase = s.phased_ttt_prefix_docs > 0 ? static_cast<double>(s.global_ttt_batch_seqs) * s.train_seq_len : 0;

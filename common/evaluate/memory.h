@@ -10,7 +10,8 @@
 
 namespace fairway {
 
-// Bytes that EvaluatePlain and EvaluateSliding take at most of the engine (EngineBytes, DeviceEngineBytes), and what they keep of a batch.
+// Bytes that EvaluatePlain and EvaluateSliding take at most of the engine (EngineBytes, DeviceEngineBytes), and what they keep of a
+// batch.
 double ScoringBytes(const Settings& settings, at::Device device = at::kCPU);
 
 // Bytes that EvaluateDocuments takes at most besides the weights, of a split of so many targets and documents (below 0: not known):

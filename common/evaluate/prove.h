@@ -19,8 +19,9 @@
 namespace fairway {
 
 inline constexpr double kSumTolerance = 1e-4;  // of a distribution's sum from 1
-// Of a byte sidecar's sum from what the pieces spell, where nothing else says how long the text is. The tokenizer folds some text, as
-// runs of blanks, which the sidecar counts in full. Scores that were withdrawn had blanks counted twice (17%) or marks of CaseOps (9%).
+// Of a byte sidecar's sum from what the pieces spell, where nothing else says how long the text is. The tokenizer folds some text,
+// as runs of blanks, which the sidecar counts in full. Scores that were withdrawn had blanks counted twice (17%) or marks of
+// CaseOps (9%).
 inline constexpr double kSidecarTolerance = 0.02;
 inline constexpr int64_t kProofGroups = 2;     // groups of documents that are scored again, learning included, at most
 inline constexpr int64_t kProofContext = 64;  // tokens before a target whose whole distribution is computed, at most
@@ -40,8 +41,8 @@ struct ProofReport {
 
 class Proof : public BatchObserver {
  public:
-  // `state` gives a digest of all that scores depend on besides the text: weights, and tables of n-grams. `samples` targets are looked into, spread over the
-  // split; fewer where computing cannot be repeated in its place, one of a batch.
+  // `state` gives a digest of all that scores depend on besides the text: weights, and tables of n-grams. `samples` targets are
+  // looked into, spread over the split; fewer where computing cannot be repeated in its place, one of a batch.
   Proof(const ShardSet& val, const ByteTable& table, std::function<uint64_t()> state, int64_t samples, uint64_t seed);
 
   void OnBatch(const Batch& batch, const Compute& again) override;
@@ -52,9 +53,9 @@ class Proof : public BatchObserver {
   void OnDocuments(const Batch& documents, const Compute& again) override;
   void OnEnd(const Compute& afresh) override;
 
-  // What was proved about an evaluation whose result is `score`. One that drops targets or scores some again is not proved, whether or not
-  // it says so: plain evaluation of a split that is no multiple of its sequences, and the published sum.
-  // `text_proved`: the split's number of bytes was counted against its text when the shards were made.
+  // What was proved about an evaluation whose result is `score`. One that drops targets or scores some again is not proved, whether
+  // or not it says so: plain evaluation of a split that is no multiple of its sequences, and the published sum. `text_proved`: the
+  // split's number of bytes was counted against its text when the shards were made.
   ProofReport Finish(const Score& score, bool text_proved = false);
   // Every event in its order, a line each.
   std::string Events() const { return ledger_.Text(); }

@@ -78,7 +78,8 @@ struct Activations {
     Panels dlogits, u;
   };
   int64_t N;
-  // [visits + 1] of [N, D]: the stream before each visit and behind the last; with lanes lane 0, and lane 1 beside it where there is one.
+  // [visits + 1] of [N, D]: the stream before each visit and behind the last; with lanes lane 0, and lane 1 beside it where there
+  // is one.
   std::vector<float*> x, lane1;
   float* final;              // [N, D]: what the output is computed from
   std::vector<Saved> saved;  // [visits]; all the same where no backward pass follows

@@ -1,5 +1,5 @@
-// The CPU's engine: the schedule's operations (schedule.h) fused for caches and registers (ops/), with a backward pass written by hand;
-// the hot path of training and scoring, in float32 and in bfloat16. transformer.h is what it is tested against.
+// The CPU's engine: the schedule's operations (schedule.h) fused for caches and registers (ops/), with a backward pass written by
+// hand; the hot path of training and scoring, in float32 and in bfloat16. transformer.h is what it is tested against.
 //
 // How it is organised:
 //   - Threads run the schedule together, each on its own rows (team.h), and within an operation on blocks of rows that stay in a

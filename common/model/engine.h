@@ -64,8 +64,8 @@ class Engine {
   // REQUIRES: past is at most the number of positions of the text so far, and of those that the last call saw or computed.
   virtual void ContinueLosses(const uint16_t* tokens, int64_t count, int64_t past, float* losses) = 0;
 
-  // Called from now on, where the engine can, before each chunk that AccumulateGradients and TokenLosses compute at a time. It may throw:
-  // what is accumulated so far is then worth nothing, and Prepare begins anew.
+  // Called from now on, where the engine can, before each chunk that AccumulateGradients and TokenLosses compute at a time. It may
+  // throw: what is accumulated so far is then worth nothing, and Prepare begins anew.
   virtual void SetBetweenChunks(std::function<void()>) {}
 
   // Times operations from now on, where the engine can separate them: on a CPU. Null stops it. `profile` must outlive this or

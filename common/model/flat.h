@@ -2,7 +2,8 @@
 // exchanged between processes is a range.
 //
 // One order for all: the groups of plan.h in their order, and within a group the plan's order: AdamW trains the embeddings, Adam an
-// untied output layer, AdamW vectors, scalars and control matrices, Muon all other matrices. So a block's c_q, c_k and c_v, where all are Muon's, are one matrix [D + 2 Hkv d, D].
+// untied output layer, AdamW vectors, scalars and control matrices, Muon all other matrices. So a block's c_q, c_k and c_v, where
+// all are Muon's, are one matrix [D + 2 Hkv d, D].
 #pragma once
 
 #include <vector>

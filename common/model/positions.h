@@ -27,8 +27,8 @@ inline std::vector<Segment> SegmentsOf(std::span<const uint16_t* const> sequence
   return segments;
 }
 
-// A row of packed documents: `count` inputs and a target more, in segments that begin at each BOS and are at most `longest` long; rotary
-// positions and the smear run through the row.
+// A row of packed documents: `count` inputs and a target more, in segments that begin at each BOS and are at most `longest` long;
+// rotary positions and the smear run through the row.
 inline std::vector<Segment> PackedSegments(const uint16_t* tokens, int64_t count, int64_t longest) {
   const std::vector<int32_t> starts = SegmentStarts({tokens, static_cast<size_t>(count)}, longest);
   std::vector<Segment> segments;

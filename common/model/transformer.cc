@@ -46,9 +46,9 @@ at::ScalarType ComputeDType(const Settings& settings) {
   return settings.precision == "bfloat16" ? at::kBFloat16 : at::kFloat;
 }
 
-// w on its grid, computed in float32, w's shape (pull request 531: late QAT). The export stores float16 scales, so
-// training rounds to the same ones (its int8 codes alone come from the scale before that); published_quirks keeps the published float32
-// scale with its floor of 1/31.
+// w on its grid, computed in float32, w's shape (pull request 531: late QAT). The export stores float16 scales, so training rounds
+// to the same ones (its int8 codes alone come from the scale before that); published_quirks keeps the published float32 scale with
+// its floor of 1/31.
 at::Tensor FakeQuantise(const at::Tensor& w, const Grid& grid, bool published_quirks) {
   const at::Tensor w32 = w.to(at::kFloat);
   const double floor = published_quirks ? 1.0 / grid.q_max : 0x1p-24;  // the least float16

@@ -33,16 +33,17 @@ struct ParameterSpec : Weight {
 // Every parameter of the model that `settings` describe, in the plan's order.
 std::vector<ParameterSpec> ParameterSpecs(const Settings& settings);
 
-// cos and sin of the rotary embedding, float32 [positions, plan.rotated / 2], for the positions first … first + positions - 1; far from
-// 0 angles are float64, or they would be rounded to nothing. Dimension pair i of the `rotated` leading ones turns by position *
-// rope_base^(-2i / rotated). Under bfloat16 and published_quirks they are rounded as the published entry does.
+// cos and sin of the rotary embedding, float32 [positions, plan.rotated / 2], for the positions first … first + positions - 1; far
+// from 0 angles are float64, or they would be rounded to nothing. Dimension pair i of the `rotated` leading ones turns by position
+// * rope_base^(-2i / rotated). Under bfloat16 and published_quirks they are rounded as the published entry does.
 struct Rotary {
   at::Tensor cos, sin;
 };
 Rotary RotaryTables(const Settings& settings, int64_t positions, int64_t first = 0);
 
-// The grid that late quantisation-aware training rounds the linear weight `name` to, if any: its export's; under published_quirks the
-// published int6 for every matrix (a quirk of pull request 531). Where a budget chooses the export's steps: none, until FixSteps gives it.
+// The grid that late quantisation-aware training rounds the linear weight `name` to, if any: its export's; under published_quirks
+// the published int6 for every matrix (a quirk of pull request 531). Where a budget chooses the export's steps: none, until
+// FixSteps gives it.
 std::optional<Grid> TrainingGrid(const std::string& name, int64_t rows, int64_t columns, const Settings& settings);
 
 // The steps of linear weights, by name (common/quantise/steps.h): an element's is rows[r] * columns[c]; codes go to +-kLargestCode.
@@ -71,8 +72,9 @@ class Transformer {
   const NamedTensors& parameters() const { return parameters_; }
   at::Tensor parameter(const std::string& name) const;
 
-  // What is added to a linear layer's output, by its input: of a visit's queries, keys, values, attention output (whose adapter reads the
-  // block's normed input) and MLP (likewise), and of the logits before their softcap (visit 0, the final normed stream). Undefined: nothing.
+  // What is added to a linear layer's output, by its input: of a visit's queries, keys, values, attention output (whose adapter
+  // reads the block's normed input) and MLP (likewise), and of the logits before their softcap (visit 0, the final normed stream).
+  // Undefined: nothing.
   enum class AdapterTarget { kQuery, kKey, kValue, kAttentionOutput, kMlp, kHead };
   using Adapter = std::function<at::Tensor(AdapterTarget target, size_t visit, const at::Tensor& input)>;
   void Adapt(Adapter adapter) { adapter_ = std::move(adapter); }

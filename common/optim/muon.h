@@ -3,8 +3,9 @@
 //   buf = m buf + f g;  g' = f g + m buf;  X = bf16(g') / (|g'| + 1e-7), transposed where rows > columns;  each iteration
 //   A = X X^T;  X = a X + (b A + c A A) X;  then p = p (1 - lr decay) - lr sqrt(max(1, rows / columns)) X;  g = 0
 //
-// Newton-Schulz has the same coefficients in every iteration; Polar Express (arXiv 2505.16932) has others in each, and at most five. With normalize_rows each row of g' is first divided by its norm (at least 1e-7):
-// openai/parameter-golf pull requests 1344 and 1855.
+// Newton-Schulz has the same coefficients in every iteration; Polar Express (arXiv 2505.16932) has others in each, and at most
+// five. With normalize_rows each row of g' is first divided by its norm (at least 1e-7): openai/parameter-golf pull requests 1344
+// and 1855.
 //
 // Momentum and weights are float32. From g' on every result is rounded to bfloat16, at the places where the published scripts'
 // tensors are; products sum in float32. A is symmetric: one triangle is computed and mirrored.
@@ -30,8 +31,8 @@ struct MuonStep {
   int64_t rows, columns;
   float momentum, gradient_factor, learning_rate, weight_decay;
   int64_t iterations;
-  // Newton-Schulz computes the square as (2.0315 A) A, by its triangle too. Its first factor's rounding makes it not quite symmetric, so
-  // the published script's results, to the rounding, come from the whole square only.
+  // Newton-Schulz computes the square as (2.0315 A) A, by its triangle too. Its first factor's rounding makes it not quite
+  // symmetric, so the published script's results, to the rounding, come from the whole square only.
   bool square_by_triangle = true;
   bool polar_express = false, normalize_rows = false;
   // Gradient and momentum are rounded to bfloat16 wherever pull request 1855's are; m in g' is nesterov_momentum then.
@@ -44,7 +45,8 @@ struct MuonStep {
 // Bytes of scratch memory that a call needs.
 int64_t MuonScratchBytes(int64_t rows, int64_t columns);
 
-// gradient, momentum: float32 [rows, columns]; update: bfloat16 of that shape, for Newton-Schulz sqrt(max(1, rows / columns)) X, else X.
+// gradient, momentum: float32 [rows, columns]; update: bfloat16 of that shape, for Newton-Schulz sqrt(max(1, rows / columns)) X,
+// else X.
 FAIRWAY_KERNEL(MuonUpdate, const MuonStep& step, float* gradient, float* momentum, BFloat16* update, void* scratch);
 // Elements `range` of a matrix: p as above.
 FAIRWAY_KERNEL(MuonApply, const MuonStep& step, const BFloat16* update, float* parameter, Rows range);

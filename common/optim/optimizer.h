@@ -38,10 +38,11 @@ class Optimizer {
   void set_adam_steps(int64_t steps) { adam_steps_ = steps; }
 
  protected:
-  // Works on the memory of both, its moments beside them. REQUIRES: they are of `layout`, the parameters with the model's dtypes, the gradients float32.
+  // Works on the memory of both, its moments beside them. REQUIRES: they are of `layout`, the parameters with the model's dtypes,
+  // the gradients float32.
   //
-  // Of several ranks each steps the matrices that the partition assigns to it, and all take the update; gradients are as GradientExchange
-  // leaves them. GradientNorm, Step and ShareMomentum are called by all ranks together.
+  // Of several ranks each steps the matrices that the partition assigns to it, and all take the update; gradients are as
+  // GradientExchange leaves them. GradientNorm, Step and ShareMomentum are called by all ranks together.
   Optimizer(const Settings& settings, const FlatLayout& layout, FlatTensors parameters, FlatTensors gradients, Communicator& communicator);
 
   struct Adam {

@@ -106,8 +106,8 @@ class C10d : public Communicator {
     watch_ = std::make_unique<Watch>(options_, setup_);
   }
 
-  // What is on its way to a rank that has gone never arrives: an error gives the backend up. Otherwise rank 0, which may hold the store,
-  // stays until the others have left it.
+  // What is on its way to a rank that has gone never arrives: an error gives the backend up. Otherwise rank 0, which may hold the
+  // store, stays until the others have left it.
   ~C10d() override {
     if (backend_ == nullptr) return;
     const bool failed = std::uncaught_exceptions() > 0;

@@ -1,5 +1,5 @@
-// A communicator on LibTorch's process groups (c10d). A backend moves the bulk, in its device's memory, beside what the device computes.
-// What ranks decide goes over the host through a store, so that a decision waits for no device.
+// A communicator on LibTorch's process groups (c10d). A backend moves the bulk, in its device's memory, beside what the device
+// computes. What ranks decide goes over the host through a store, so that a decision waits for no device.
 //
 // Time limits: a thread watches every transfer that has begun. Where one has not ended within the limit, or has failed, it ends the
 // process with the cause: the host may be blocked in a read of the device, which a transfer that never ends would block forever.

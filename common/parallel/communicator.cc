@@ -61,8 +61,7 @@ std::unique_ptr<Communicator> Load(const char* library, const char* symbol, cons
     communicator->set_sign_of_life_seconds(std::min(1.0, options.timeout_seconds / 4));
     return communicator;
   } catch (const std::exception& error) {
-    const std::string cause = error.what();  // LibTorch appends a stack trace
-    throw IoError(backend, "does not start: " + cause.substr(0, cause.find('\n')));
+    throw IoError(backend, "does not start: " + FirstLine(error.what()));
   }
 }
 

@@ -97,8 +97,8 @@ std::unique_ptr<Communicator> MakeCommunicator(const Settings& settings, bool on
 struct RankInvariant {
   std::string name, value;
 };
-// What every program's ranks have in common: version, sources, and the settings of `stages` but for where things are on a host, how many
-// threads it has, and what rank 0 alone uses.
+// What every program's ranks have in common: version, sources, and the settings of `stages` but for where things are on a host, how
+// many threads it has, and what rank 0 alone uses.
 std::vector<RankInvariant> ProgramInvariants(const std::string& version, const std::string& source_digest, const Settings& settings, unsigned stages);
 // Throws InputError on every rank where one of them differs from rank 0, and says which, and in what.
 void RequireAgreement(Communicator& communicator, const std::vector<RankInvariant>& invariants);

@@ -64,8 +64,8 @@ bool OnGpu(const void* memory) {
   return attributes.type == cudaMemoryTypeDevice || attributes.type == cudaMemoryTypeManaged;
 }
 
-// The watching thread asks for events of this rank's GPU, also while another thread captures a graph. A new thread's GPU is the first one,
-// where it would open a context of its own.
+// The watching thread asks for events of this rank's GPU, also while another thread captures a graph. A new thread's GPU is the
+// first one, where it would open a context of its own.
 void MayAskDuringCapture(c10::DeviceIndex gpu) {
   c10::cuda::set_device(gpu);
   cudaStreamCaptureMode mode = cudaStreamCaptureModeRelaxed;

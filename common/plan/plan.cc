@@ -235,8 +235,8 @@ void Plan::AddDraws(const Settings& s) {
 
   // The model's own.
   if (tied) draw(tok_emb, Kind::kNormal, true, s.tied_embed_init_std);
-  // As published, what is smaller keeps what it has, which of this one is 0: the table is 0 too, each is a factor of the other's gradient, and
-  // both stay 0.
+  // As published, what is smaller keeps what it has, which of this one is 0: the table is 0 too, each is a factor of the other's
+  // gradient, and both stay 0.
   if (projected && s.published_quirks) orthogonal(bigram_proj.weights[0], projection_scale);
   else if (projected) draw(bigram_proj.weights[0], Kind::kOrthogonal, true, projection_scale);
   for (const LayerPlan& layer : layers) {

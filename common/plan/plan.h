@@ -1,6 +1,6 @@
-// The model's description, derived from the settings once: its sizes, weights and layers, the order in which layers are visited, and what
-// a token costs. Engines, optimisers, quantisers, estimates, records and benchmarks all read it.
-// `train --print-plan` prints it as JSON.
+// The model's description, derived from the settings once: its sizes, weights and layers, the order in which layers are visited,
+// and what a token costs. Engines, optimisers, quantisers, estimates, records and benchmarks all read it. `train --print-plan`
+// prints it as JSON.
 //
 // Notation: D model_dim, V vocab_size, H query heads, Hkv key/value heads, d = D / H, F hidden units of the MLP, L layers.
 #pragma once

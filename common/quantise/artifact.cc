@@ -147,7 +147,7 @@ CodeOrder BestOrder(const TensorSource& quantised, const TensorInfo& info) {
 }
 
 // Which matrices share a stream: those whose names differ in numbers only.
-std::string RoleOf(std::string name) {
+std::string StreamKey(std::string name) {
   std::erase_if(name, [](unsigned char c) { return std::isdigit(c) != 0; });
   return name;
 }
@@ -170,7 +170,7 @@ Content MakeContent(const TensorSource& quantised, Coder coder, int threads) {
     double entropy;  // of codes
   };
   std::vector<Placed> all(quantised.tensors().size());
-  std::vector<std::string> roles;
+  std::vector<std::string> keys;
   constexpr double kInStream = 100;
   const auto place = [&](const TensorInfo& info) -> Placed {
     if (coder == Coder::kArithmetic && CanBeCoded(quantised, info)) return {kInStream, {info.name, CodeOrder::kCoded}, 0, 0};
@@ -186,9 +186,9 @@ Content MakeContent(const TensorSource& quantised, Coder coder, int threads) {
   ParallelFor(static_cast<int64_t>(all.size()), 1, threads, [&](int64_t tensor, int64_t) { all[tensor] = place(quantised.tensors()[tensor]); });
   for (Placed& placed : all) {
     if (placed.place != kInStream) continue;
-    const std::string role = RoleOf(placed.tensor.name);
-    if (std::ranges::find(roles, role) == roles.end() && roles.size() < kMostStreams) roles.push_back(role);
-    placed.tensor.stream = std::min<int>(std::ranges::find(roles, role) - roles.begin(), kMostStreams - 1);
+    const std::string key = StreamKey(placed.tensor.name);
+    if (std::ranges::find(keys, key) == keys.end() && keys.size() < kMostStreams) keys.push_back(key);
+    placed.tensor.stream = std::min<int>(std::ranges::find(keys, key) - keys.begin(), kMostStreams - 1);
     placed.place += placed.tensor.stream;
   }
   uint64_t data_bytes = 0;

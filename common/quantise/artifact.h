@@ -1,8 +1,8 @@
 // The artifact: the one file of weights that counts (docs/formats.md).
 //
-// A QUANTISED checkpoint without counters and lineage, packed (common/checkpoint/packed.h), in one or two zstd frames that declare their
-// content sizes, then one zstd skippable frame with the SHA-256 of the frames before. `zstd -d` reads it; so does OpenWeights, which
-// checks everything before it uses it.
+// A QUANTISED checkpoint without counters and lineage, packed (common/checkpoint/packed.h), in one or two zstd frames that declare
+// their content sizes, then one zstd skippable frame with the SHA-256 of the frames before. `zstd -d` reads it; so does
+// OpenWeights, which checks everything before it uses it.
 #pragma once
 
 #include <array>
@@ -35,9 +35,10 @@ struct Artifact {
   uint64_t content_bytes = 0;  // packed, before compression
 };
 
-// Packs a QUANTISED checkpoint at each of zstd's `levels`, as many of them side by side as there are threads, and keeps the smallest
-// result, the first one on ties. Equal settings and tensors give equal bytes, whatever the counters, lineage and threads. The result has
-// been unpacked again and compared. REQUIRES: `levels` is not empty. Throws InputError where the content is beyond what OpenWeights takes.
+// Packs a QUANTISED checkpoint at each of zstd's `levels`, as many of them side by side as there are threads, and keeps the
+// smallest result, the first one on ties. Equal settings and tensors give equal bytes, whatever the counters, lineage and threads.
+// The result has been unpacked again and compared. REQUIRES: `levels` is not empty. Throws InputError where the content is beyond
+// what OpenWeights takes.
 Artifact PackArtifact(const CheckpointReader& quantised, std::span<const int> levels, int threads = 1, Coder coder = Coder::kArithmetic);
 
 // An artifact is checked and unpacked, a plain checkpoint is opened as it is. Throws InputError for anything that is

@@ -1,8 +1,9 @@
 // What training measured for the quantiser (CALIBRATION=train), in its checkpoint.
 //
 // Tensors calibration/rows/MATRIX and calibration/columns/MATRIX (float32) are the costs of a matrix by row and by column,
-// calibration/mean (float32, one for each matrix in the order of names) their means; with feedback calibration/order/MATRIX (int32) and
-// calibration/upper/MATRIX (float32) are a Feedback. The counter calibration.of.SOURCE says of which weights, by settings.source.
+// calibration/mean (float32, one for each matrix in the order of names) their means; with feedback calibration/order/MATRIX (int32)
+// and calibration/upper/MATRIX (float32) are a Feedback. The counter calibration.of.SOURCE says of which weights, by
+// settings.source.
 #pragma once
 
 #include <string>

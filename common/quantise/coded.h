@@ -11,8 +11,8 @@
 
 namespace fairway {
 
-// Codes of a matrix, row-major. Scales are float16; each serves an equal run of consecutive codes: one per row, one for all, or one for
-// a group of neighbours.
+// Codes of a matrix, row-major. Scales are float16; each serves an equal run of consecutive codes: one per row, one for all, or one
+// for a group of neighbours.
 struct ScaledCodes {
   Grid grid;
   std::vector<int8_t> codes;

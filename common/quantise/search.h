@@ -29,13 +29,13 @@ struct TriedSize {
 // or an estimate of it to within a few percent.
 enum class Sizes { kShipped, kRough };
 
-// Bytes of the artifact that an export of `weights` on this step makes, packed at each of zstd's `levels`; `packing` receives the seconds that
-// packing took.
+// Bytes of the artifact that an export of `weights` on this step makes, packed at each of zstd's `levels`; `packing` receives the
+// seconds that packing took.
 uint64_t SizeAt(double step, const TensorSource& weights, const Settings& settings, const Calibration& calibration, std::span<const int> levels,
                 double* packing = nullptr);
 
-// The step at which an export of `weights` fills `budget` bytes, beginning at `first_guess`. `on_size` is called with each size. Throws
-// as ExportWeights and FindStep do; a GateError also names what fills the smallest artifact.
+// The step at which an export of `weights` fills `budget` bytes, beginning at `first_guess`. `on_size` is called with each size.
+// Throws as ExportWeights and FindStep do; a GateError also names what fills the smallest artifact.
 FoundStep SearchStep(const TensorSource& weights, const Settings& settings, const Calibration& calibration, uint64_t budget,
                      double first_guess, Sizes sizes, const std::function<void(const TriedSize&)>& on_size);
 

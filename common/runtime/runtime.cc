@@ -38,8 +38,7 @@ cuda::Device* ChooseDevice(const Settings& settings) {
   try {
     return make(static_cast<int>(gpu));
   } catch (const std::exception& error) {
-    const std::string cause = error.what();  // LibTorch appends a stack trace
-    throw IoError("DEVICE=" + settings.device, "CUDA does not start: " + cause.substr(0, cause.find('\n')));
+    throw IoError("DEVICE=" + settings.device, "CUDA does not start: " + FirstLine(error.what()));
   }
 }
 

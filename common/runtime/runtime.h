@@ -14,24 +14,25 @@
 namespace fairway {
 
 // The GPU to compute on, or null for the CPU, by settings.device: cpu; cuda; or auto, which is cuda where this build has it and a
-// GPU is there; where a driver is there that does not start, it logs why it is the CPU. Loads libfairway_cuda.so, and LibTorch's CUDA libraries with it, for a GPU alone. Throws UsageError for cuda in a
-// build without it, IoError where there is no GPU, where the library cannot be loaded, or where CUDA does not start.
+// GPU is there; where a driver is there that does not start, it logs why it is the CPU. Loads libfairway_cuda.so, and LibTorch's
+// CUDA libraries with it, for a GPU alone. Throws UsageError for cuda in a build without it, IoError where there is no GPU, where
+// the library cannot be loaded, or where CUDA does not start.
 //
 // REQUIRES: no operation on tensors before it has asked LibTorch about CUDA; LibTorch would remember that there is none.
 cuda::Device* ChooseDevice(const Settings& settings);
 
-// Sets the number of threads of LibTorch and of all teams (ops/team.h) to settings.ThreadCount(): as set, or the processors that this process
-// may use, shared with the ranks of its host where none is bound to some. Logs where OMP_THREAD_LIMIT allows fewer than settings.threads. Throws as
-// CheckThreadStacks does.
+// Sets the number of threads of LibTorch and of all teams (ops/team.h) to settings.ThreadCount(): as set, or the processors that
+// this process may use, shared with the ranks of its host where none is bound to some. Logs where OMP_THREAD_LIMIT allows fewer
+// than settings.threads. Throws as CheckThreadStacks does.
 void UseThreads(const Settings& settings);
 
-// Chooses all of it by the settings `device`, `backend` and `threads` and by the launcher. Throws as ChooseDevice, MakeCommunicator and
-// UseThreads do.
+// Chooses all of it by the settings `device`, `backend` and `threads` and by the launcher. Throws as ChooseDevice, MakeCommunicator
+// and UseThreads do.
 struct Runtime {
   explicit Runtime(const Settings& settings);
 
-  // Throws UsageError where `bytes` of the memory that computing takes, the GPU's or else the host's, are more than settings.memory_limit, or
-  // than the GPU has free.
+  // Throws UsageError where `bytes` of the memory that computing takes, the GPU's or else the host's, are more than
+  // settings.memory_limit, or than the GPU has free.
   void CheckMemory(const Settings& settings, double bytes) const;
 
   int threads() const;

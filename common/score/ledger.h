@@ -20,8 +20,8 @@ class EventLedger {
 
   // Targets [begin, end) were scored in `state`.
   void Scored(int64_t begin, int64_t end, uint64_t state);
-  // The state `before` became `after` by targets [begin, end): weights learnt from them, tables of n-grams took them in, or (kReset) what
-  // scores them begins anew, by nothing that a target says.
+  // The state `before` became `after` by targets [begin, end): weights learnt from them, tables of n-grams took them in, or
+  // (kReset) what scores them begins anew, by nothing that a target says.
   void Changed(Event::Kind kind, int64_t begin, int64_t end, uint64_t before, uint64_t after);
 
   struct Result {
@@ -31,9 +31,9 @@ class EventLedger {
     int64_t dropped = 0;  // never scored
     int64_t learnt = 0;   // learnt from at least once
     int64_t events = 0;
-    // What a decoder could not have done, in words: learnt from or taken into tables before scored, a state that changed without an event, a target out of range or
-    // out of the order of the text (documents whose adapters were reset together may be scored in any order),
-    // what scores a target begun anew after that target was scored.
+    // What a decoder could not have done, in words: learnt from or taken into tables before scored, a state that changed without an
+    // event, a target out of range or out of the order of the text (documents whose adapters were reset together may be scored in
+    // any order), what scores a target begun anew after that target was scored.
     std::vector<std::string> violations;
   };
   Result Check() const;

@@ -29,8 +29,8 @@ class WindowPlan {
   // (a quirk of pull request 531). May have no windows.
   static WindowPlan Published(int64_t targets, int64_t seq_len, int64_t stride);
 
-  // Plain evaluation: whole sequences side by side, a multiple of `group` of them, the rest is dropped (a quirk of pull request 531). May have
-  // no windows.
+  // Plain evaluation: whole sequences side by side, a multiple of `group` of them, the rest is dropped (a quirk of pull request
+  // 531). May have no windows.
   static WindowPlan Plain(int64_t targets, int64_t seq_len, int64_t group = 1);
 
   int64_t size() const { return size_; }

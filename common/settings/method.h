@@ -11,8 +11,8 @@ bool IsSliding(const Settings& eval);
 // Whether low-rank adapters learn document by document: method = ttt with ttt_lora_rank above 0.
 bool LearnsByDocument(const Settings& eval);
 
-// Throws UsageError naming the settings where `eval` (as Settings::ForEvaluation gives them) cannot score: windows that must overlap do
-// not, a published sum that the method or a mixture does not have, what a GPU does not do, Adam's betas of 1.
+// Throws UsageError naming the settings where `eval` (as Settings::ForEvaluation gives them) cannot score: windows that must
+// overlap do not, a published sum that the method or a mixture does not have, what a GPU does not do, Adam's betas of 1.
 void CheckMethod(const Settings& eval, bool on_gpu);
 
 }  // namespace fairway

@@ -25,8 +25,8 @@ double MuonMomentum(const Settings& settings, int64_t step);
 // Of `steps` steps that a run has taken, those that the settings mean to have a learning rate scale below `threshold`.
 double LateSteps(const Settings& settings, double threshold, int64_t steps);
 
-// Why the learning rate scale never comes below `threshold`, the value of setting `name`; empty where it does, or where a clock decides as
-// it goes. `last`: the last step (from 0) that counts.
+// Why the learning rate scale never comes below `threshold`, the value of setting `name`; empty where it does, or where a clock
+// decides as it goes. `last`: the last step (from 0) that counts.
 std::string WhyNeverBelow(const Settings& settings, double threshold, const char* name, int64_t last);
 
 // Why the SWA will have no snapshot; empty where it may have one. A clock may end a run before the first one.

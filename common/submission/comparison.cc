@@ -41,8 +41,8 @@ double BitsPerByte(const FinishedRun& run) { return run.eval["val_bpb"].get<doub
 
 double TrainingSeconds(const FinishedRun& run) { return run.counters.Get(counter::kTrainSeconds); }
 
-// The training time, in seconds, after which a validation in training scored `bpb` or better: the median of the runs, of which those that
-// never did count as infinitely long.
+// The training time, in seconds, after which a validation in training scored `bpb` or better: the median of the runs, of which
+// those that never did count as infinitely long.
 std::string TimeToScore(const std::vector<FinishedRun>& runs, double bpb) {
   std::vector<double> seconds;
   for (const FinishedRun& run : runs) {

@@ -28,8 +28,8 @@ struct Experiment {
   std::vector<PublicRun> logs;
 };
 
-// FindRuns, or else the log that `name` is, or those that lie in the folder `name` (the same bytes once). Throws IoError where there is
-// neither, and InputError where a file is no training log.
+// FindRuns, or else the log that `name` is, or those that lie in the folder `name` (the same bytes once). Throws IoError where
+// there is neither, and InputError where a file is no training log.
 Experiment FindExperiment(const std::string& name);
 
 struct Difference {
@@ -48,8 +48,8 @@ struct RunComparison {
 // Throws GateError where their scores are not of the same text: digests of split and byte table. REQUIRES: a run in each.
 RunComparison CompareRuns(const std::vector<FinishedRun>& a, const std::vector<FinishedRun>& b);
 
-// The same where a side is of public logs: their last scores, and settings that both sides print under one name. Whether a log's scores
-// are of the same text as another's cannot be seen in it; the numbers of validation tokens are shown.
+// The same where a side is of public logs: their last scores, and settings that both sides print under one name. Whether a log's
+// scores are of the same text as another's cannot be seen in it; the numbers of validation tokens are shown.
 RunComparison CompareExperiments(const Experiment& a, const Experiment& b);
 
 void DrawExperiments(const std::string& directory, const Experiment& a, const Experiment& b);

@@ -18,12 +18,6 @@ bool IsWord(char c) {
   return std::isalnum(static_cast<unsigned char>(c)) || c == '_';
 }
 
-std::string Lower(std::string_view text) {
-  std::string lower(text);
-  for (char& c : lower) c = static_cast<char>(std::tolower(static_cast<unsigned char>(c)));
-  return lower;
-}
-
 // Where the value of `key` begins: after `key:`, `key=` or `"key":` and blanks; npos where there is none. What stands
 // before the key must not be part of a word.
 size_t ValueOf(std::string_view line, std::string_view key) {
@@ -97,10 +91,6 @@ std::string Shape(std::string_view line) {
     if (shape.size() >= 40) break;
   }
   return shape;
-}
-
-bool Contains(std::string_view text, std::initializer_list<std::string_view> parts) {
-  return std::ranges::any_of(parts, [&](std::string_view part) { return text.find(part) != std::string_view::npos; });
 }
 
 LoggedScore::Stage StageOf(const std::string& label) {
@@ -343,7 +333,8 @@ class Reader {
     log_.notes[seen.last] = {Shorten(Printable(line), kMaxLoggedText), number_};
   }
 
-  // `GPTQ:collected 66 Hessians in 8.2s`, `gptq:done layers=68 time=6504ms`; of ours `calibration: 32 windows of 256 tokens, … in 1.2 s`.
+  // `GPTQ:collected 66 Hessians in 8.2s`, `gptq:done layers=68 time=6504ms`; of ours `calibration: 32 windows of 256 tokens, … in
+  // 1.2 s`.
   void ReadCalibration(std::string_view line) {
     const std::string lower = Lower(line.substr(0, 200));
     const bool ours = lower.starts_with("calibration: ") && !Contains(lower, {"read from"});

@@ -68,7 +68,8 @@ std::vector<std::string> Warnings(const Record& record);
 // Steps, scores and sizes, one column a seed.
 Table SummaryTable(const Record& record);
 
-// Texts sampled from the first run's artifact: a line that says how, then the texts, wrapped and indented. Nothing where there is none.
+// Texts sampled from the first run's artifact: a line that says how, then the texts, wrapped and indented. Nothing where there is
+// none.
 std::vector<std::string> SampleLines(const Record& record);
 
 // README.md: all of it is generated, except name and blurb.

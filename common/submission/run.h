@@ -82,8 +82,8 @@ struct FinishedRun {
   Action ema() const;
   Action swa() const;
   Action late_qat() const;
-  // Of training, as the log's last line of a step states it: the clock has calibration and the writing of files too. A log without such a
-  // line: the clock over the steps.
+  // Of training, as the log's last line of a step states it: the clock has calibration and the writing of files too. A log without
+  // such a line: the clock over the steps.
   double step_ms() const;
 };
 

@@ -38,8 +38,8 @@ struct TrainLog {
 // continues where it was interrupted, and one that starts again replaces the run before. Other lines are skipped.
 class TrainLogReader {
  public:
-  // `path` is what errors name. A strict reader throws InputError, with the line's number, for a line `step:…` or `seed:…` that misses a field or
-  // holds something else than numbers; the other one passes it over: logs of other programs.
+  // `path` is what errors name. A strict reader throws InputError, with the line's number, for a line `step:…` or `seed:…` that
+  // misses a field or holds something else than numbers; the other one passes it over: logs of other programs.
   TrainLogReader(std::string path, bool strict) : path_(std::move(path)), strict_(strict) {}
 
   enum class Line { kOther, kTrain, kValidation };

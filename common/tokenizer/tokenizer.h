@@ -46,10 +46,10 @@ struct TokenizerOptions {
   bool normalise = false;
 };
 
-// Trains a tokenizer by byte-pair encoding on the documents that the source's format takes, and writes it to `path`, and which documents
-// these were beside it (training_text.h): pad, BOS, EOS and
-// unknown first; byte fallback for the rarest thousandth of characters; digits split. The same documents give the same bytes.
-// Throws InputError for documents that are not text or too few to train on, and where they give fewer pieces than asked for.
+// Trains a tokenizer by byte-pair encoding on the documents that the source's format takes, and writes it to `path`, and which
+// documents these were beside it (training_text.h): pad, BOS, EOS and unknown first; byte fallback for the rarest thousandth of
+// characters; digits split. The same documents give the same bytes. Throws InputError for documents that are not text or too few to
+// train on, and where they give fewer pieces than asked for.
 void TrainTokenizer(DocumentSource& documents, const TokenizerOptions& options, const std::string& path);
 
 }  // namespace fairway

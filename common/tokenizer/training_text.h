@@ -23,8 +23,8 @@ class TrainingText {
   // Whether a document of this hash is among them. REQUIRES: Read returned it.
   bool Has(uint64_t hash) const;
 
-  // Of the model at that path, whose SHA-256 (hexadecimal) is `digest`. Nothing where the file is absent. InputError where it is damaged or
-  // of another model.
+  // Of the model at that path, whose SHA-256 (hexadecimal) is `digest`. Nothing where the file is absent. InputError where it is
+  // damaged or of another model.
   static std::optional<TrainingText> Read(const std::string& model, const std::string& digest);
   void Write(const std::string& model, const std::string& digest) const;
 

@@ -16,8 +16,8 @@ struct Overlap {
   std::string first;        // where the first shared one is; empty without
 };
 
-// Compares every document (from one BOS to the next) of at least kMinDocument tokens, by a 64-bit hash of the text that its tokens spell:
-// the same text is found however it was cut into tokens. Reads all tokens of both; what it keeps is of validation's size.
+// Compares every document (from one BOS to the next) of at least kMinDocument tokens, by a 64-bit hash of the text that its tokens
+// spell: the same text is found however it was cut into tokens. Reads all tokens of both; what it keeps is of validation's size.
 // REQUIRES: `table` is of their tokenizer.
 inline constexpr int64_t kMinDocument = 16;
 Overlap CompareDocuments(const ShardSet& train, const ShardSet& val, const ByteTable& table);

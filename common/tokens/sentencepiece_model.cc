@@ -16,8 +16,8 @@ namespace {
 constexpr size_t kMapMatches = 32, kPieceMatches = 64;
 
 // A character map: the length of a trie in bytes (uint32), the trie, and texts that end with a zero byte. A trie is Darts-clone's
-// double array: units of 32 bits, the first of which is the root. The children of unit i are the units Below(i) ^ c for each byte c that
-// can follow; they carry c as their label. Where a rule ends at i, the unit Below(i) says where its text begins.
+// double array: units of 32 bits, the first of which is the root. The children of unit i are the units Below(i) ^ c for each byte c
+// that can follow; they carry c as their label. Where a rule ends at i, the unit Below(i) says where its text begins.
 class CharacterMap {
  public:
   explicit CharacterMap(std::string_view map) {

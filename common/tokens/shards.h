@@ -67,10 +67,9 @@ class ShardSet {
   int64_t begin_ = 0, tokens_ = 0;
 };
 
-// The training stream: takes spans one after another and starts again at the first token after the last.
-// A background thread reads ahead, so that Take finds its tokens in memory. What it has read and what Take, Skip or Seek has left behind goes out of
-// this process again: it holds 65 MB of shards at most, beside the span that Take is reading.
-// For one caller at a time.
+// The training stream: takes spans one after another and starts again at the first token after the last. A background thread reads
+// ahead, so that Take finds its tokens in memory. What it has read and what Take, Skip or Seek has left behind goes out of this
+// process again: it holds 65 MB of shards at most, beside the span that Take is reading. For one caller at a time.
 class TokenStream {
  public:
   explicit TokenStream(ShardSet shards);

@@ -10,9 +10,9 @@
 namespace fairway {
 namespace {
 
-// The largest number of bytes that a sidecar may give a token of an exact tokenizer whose piece has `piece` bytes of the transformed
-// text. Upper case has at most 1.5 times the bytes of lower case, markers count nothing, a character in byte pieces may be counted with
-// any one of them, and the character U+2581, of three bytes, is spelt as a blank is.
+// The largest number of bytes that a sidecar may give a token of an exact tokenizer whose piece has `piece` bytes of the
+// transformed text. Upper case has at most 1.5 times the bytes of lower case, markers count nothing, a character in byte pieces may
+// be counted with any one of them, and the character U+2581, of three bytes, is spelt as a blank is.
 int64_t MostBytes(int64_t piece) {
   return 3 * piece + 4;
 }

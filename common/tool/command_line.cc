@@ -23,8 +23,8 @@ constexpr char kSettings[] = "settings (also as NAME in the environment, name = 
 constexpr char kInheritedSettings[] =
     "settings (also as NAME in the environment, name = value in a profile; what is given nowhere is as the input file states it, else [the default])";
 
-// What CLI11 would not see. A switch may stand alone: `--published-quirks IN` is `--published-quirks=1 IN`, `--published-quirks 0 IN` is `--published-quirks=0 IN`.
-// A value may be empty: `--byte-table=` is `--byte-table ''`.
+// What CLI11 would not see. A switch may stand alone: `--published-quirks IN` is `--published-quirks=1 IN`, `--published-quirks 0
+// IN` is `--published-quirks=0 IN`. A value may be empty: `--byte-table=` is `--byte-table ''`.
 std::vector<std::string> WithPlainValues(int argc, char** argv) {
   std::vector<std::string> words;
   for (int i = 1; i < argc; ++i) {

@@ -34,9 +34,6 @@ void PrintResult(const Json& result, bool to_standard_error) {
   if (std::fflush(stream) != 0 || std::ferror(stream)) throw IoError("standard output", "cannot write");
 }
 
-// LibTorch appends a stack trace to its messages; a user sees the cause.
-std::string FirstLine(const char* what) { return std::string(std::string_view(what).substr(0, std::string_view(what).find('\n'))); }
-
 }  // namespace
 
 int RunTool(CommandLine& line, int argc, char** argv, const std::function<Json()>& body) {

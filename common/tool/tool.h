@@ -46,12 +46,13 @@ class CommandLine {
   // environment serves the whole chain.
   void Use(Settings& settings, unsigned stages);
 
-  // What is given nowhere is taken from the settings that the input at `path` states (Settings::Adopt, which the body calls): --help says so,
-  // and --print-settings shows them where `path` is given. `read` returns them.
+  // What is given nowhere is taken from the settings that the input at `path` states (Settings::Adopt, which the body calls):
+  // --help says so, and --print-settings shows them where `path` is given. `read` returns them.
   void Inherit(const std::string& path, std::function<SettingValues(const std::string&)> read);
 
-  // The program may be one of several ranks (common/parallel). Only rank 0 writes output: the others write no log, print no result where the
-  // body returns none, and say what ended them as "NAME: rank 1: cause". Other programs refuse to be started as one of several.
+  // The program may be one of several ranks (common/parallel). Only rank 0 writes output: the others write no log, print no result
+  // where the body returns none, and say what ended them as "NAME: rank 1: cause". Other programs refuse to be started as one of
+  // several.
   void Ranks();
 
  private:
@@ -71,8 +72,8 @@ std::string Version();
 // The command line as it was given, quoted for a shell; for logs.
 const std::string& QuotedCommand();
 
-// How far a piece of work has come, on the live line (common/base/live_line.h): "calibration  40%  0:12, 0:18 left". Appears once the work
-// has taken a second, or FAIRWAY_PROGRESS_AFTER seconds, and is redrawn by a thread until this object ends.
+// How far a piece of work has come, on the live line (common/base/live_line.h): "calibration  40%  0:12, 0:18 left". Appears once
+// the work has taken a second, or FAIRWAY_PROGRESS_AFTER seconds, and is redrawn by a thread until this object ends.
 class Progress {
  public:
   // `total` is in the unit of Update; 0: not known, and only the time that has passed is shown.

@@ -68,7 +68,6 @@ MicroBatch Batches::TakeShuffled() {
     const int64_t begin = shuffled_->Begin(first + i);
     uint16_t* tokens = batch.tokens.data() + i * (T_ + 1);
     shards_.Read(begin, T_ + 1, tokens);
-    shards_.Drop(begin, T_ + 1);
     batch.segments.push_back({.tokens = tokens, .length = T_});
   }
   position_ += world_size_ * inputs_;

@@ -14,9 +14,9 @@ class ClockBudget {
  public:
   explicit ClockBudget(const Settings& settings) : settings_(settings), scheduled_(settings) {}
 
-  // Leaves room for calibration for the quantiser and, unless weights are fake-quantised already, for late QAT's search of the steps to train
-  // on. Both are measured here, on the weights as they are, and get a fifth more. `weights` gives them on the CPU; `between` is called
-  // between windows. Throws UsageError where nothing is left for steps. Collective.
+  // Leaves room for calibration for the quantiser and, unless weights are fake-quantised already, for late QAT's search of the
+  // steps to train on. Both are measured here, on the weights as they are, and get a fifth more. `weights` gives them on the CPU;
+  // `between` is called between windows. Throws UsageError where nothing is left for steps. Collective.
   void Reserve(const std::function<NamedTensors()>& weights, bool fake_quantises, const ShardSet& train, Communicator& communicator,
                const std::function<void()>& between);
   // The search took so long; what it did not need goes to steps.

@@ -53,7 +53,8 @@ Estimate EstimateTraining(const Settings& s, int64_t world_size, at::Device devi
     const double m = static_cast<double>(std::min(weight.shape[0], weight.shape[1])), n = static_cast<double>(std::max(weight.shape[0], weight.shape[1]));
     estimate.flops_per_step += static_cast<double>(s.muon_backend_steps) * 2 * (2 * m * m * n + m * m * m);
   }
-  // Of a calibration: gradients of its windows, and for gptq the inputs' products and what inverts them (n^3 multiply-adds for each layer).
+  // Of a calibration: gradients of its windows, and for gptq the inputs' products and what inverts them (n^3 multiply-adds for each
+  // layer).
   const double windows = s.calibration_windows, calibrated = windows * static_cast<double>(s.calibration_tokens);
   double calibration = calibrated * 6 * (plan.ProductsPerToken(false) + plan.AttentionPerTokenAndPosition(false) * static_cast<double>(s.calibration_tokens) / 2);
   if (s.quantiser == "gptq") {

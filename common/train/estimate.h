@@ -19,7 +19,8 @@ struct Estimate {
 // Memory is of one of `world_size` ranks, the rest of all together. Throws as TargetBytes does where late QAT goes by a budget.
 Estimate EstimateTraining(const Settings& settings, int64_t world_size = 1, at::Device device = at::kCPU);
 
-// Floating-point operations per second that a product of matrices 1024 wide, 8192 on a GPU, reaches, in the run's precision (about 0.2 s).
+// Floating-point operations per second that a product of matrices 1024 wide, 8192 on a GPU, reaches, in the run's precision (about
+// 0.2 s).
 double MeasureProducts(const Settings& settings, at::Device device);
 
 }  // namespace fairway

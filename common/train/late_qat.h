@@ -1,6 +1,6 @@
 // The grid of late quantisation-aware training where the export's steps follow from a budget (QUANTISER rtn, gptq): the steps that
-// an export would take of the weights as they are when it begins. They stay; the export starts its search there and says how far its own
-// steps are from them.
+// an export would take of the weights as they are when it begins. They stay; the export starts its search there and says how far
+// its own steps are from them.
 #pragma once
 
 #include <functional>

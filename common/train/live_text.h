@@ -20,7 +20,8 @@ struct TrainingState {
 };
 
 // "step 85/140  60%  loss 2.4123  val_bpb 2.3120  16,977 tokens/s  0:35 left  next: late QAT at 119". The percentage is of the
-// steps or of the clock, whichever ends the run; the time left counts steps and validations. `settings`: with the clock that steps have.
+// steps or of the clock, whichever ends the run; the time left counts steps and validations. `settings`: with the clock that steps
+// have.
 std::string LiveText(const Settings& settings, const TrainingState& state);
 
 }  // namespace fairway

@@ -260,9 +260,9 @@ class Run {
                                      .fake_quantises = trainer_.fake_quantises()}));
   }
 
-  // What all ranks go by until they do so again: the time of the one that has taken the longest, a signal that one of them has
-  // had, and whether one was asked for a checkpoint since the last one. Once per step, and where one of them has done something that the others
-  // have not.
+  // What all ranks go by until they do so again: the time of the one that has taken the longest, a signal that one of them has had,
+  // and whether one was asked for a checkpoint since the last one. Once per step, and where one of them has done something that the
+  // others have not.
   void Agree() {
     const double mine[] = {clock_.seconds(), static_cast<double>(InterruptSignal()),
                            static_cast<double>(CheckpointRequests() - requests_answered_)};

@@ -56,8 +56,9 @@ class Trainer {
   // To be called before each step, with the share of the training that is over: from the first on with at least enable_looping_at, and
   // for good, passes visit the looped segment num_loops + 1 times. Returns whether that begins now.
   bool LoopFrom(double fraction);
-  // warmup_steps steps, and where the model has loops as many looped ones, or those before one that is given up, that leave no trace: everything is put back to where it was, but with
-  // `keeps_momentum` Muon's momentum, which pull request 1855 forgets to put back where ranks train together. `on_step` is called with 1, 2, …
+  // warmup_steps steps, and where the model has loops as many looped ones, or those before one that is given up, that leave no
+  // trace: everything is put back to where it was, but with `keeps_momentum` Muon's momentum, which pull request 1855 forgets to
+  // put back where ranks train together. `on_step` is called with 1, 2, …
   void WarmUp(const std::function<void(int64_t)>& on_step) { WarmUp(on_step, optimizer_->ClipsPerRank()); }
   void WarmUp(const std::function<void(int64_t)>& on_step, bool keeps_momentum);
   int64_t WarmUpSteps() const { return settings_.warmup_steps * (settings_.num_loops > 0 ? 2 : 1); }

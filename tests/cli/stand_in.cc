@@ -1,6 +1,6 @@
-// stand-in: takes the place of any of the programs where only make is tested. It computes nothing, but reads its settings as that program
-// does, and writes products that say what they were made from. It notes in $RAN that it ran. FAIL=PROGRAM makes that one fail;
-// HOLD=PROGRAM makes it stay, its process in $RAN.pid.
+// stand-in: takes the place of any of the programs where only make is tested. It computes nothing, but reads its settings as that
+// program does, and writes products that say what they were made from. It notes in $RAN that it ran. FAIL=PROGRAM makes that one
+// fail; HOLD=PROGRAM makes it stay, its process in $RAN.pid.
 #include <unistd.h>
 
 #include <cstdlib>

@@ -1,5 +1,5 @@
-// rendezvous [SECONDS]: joins NCCL's ranks as a rank that computes on a GPU would, also where there is none: as far as CUDA then lets it.
-// Status 3 with the cause, which is printed before the launcher ends this rank because another one ended.
+// rendezvous [SECONDS]: joins NCCL's ranks as a rank that computes on a GPU would, also where there is none: as far as CUDA then
+// lets it. Status 3 with the cause, which is printed before the launcher ends this rank because another one ended.
 #include <csignal>
 #include <cstdio>
 

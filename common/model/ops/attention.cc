@@ -8,8 +8,9 @@ namespace {
 
 constexpr int64_t kQueries = kAttentionQueries, kKeys = kAttentionKeys, kStrip = kAttentionStrip, kPairs = kAttentionPairs;
 constexpr float kLog2E = 1.44269504088896341f;
-// A row's sums are made smaller only where scores are that many powers of two above the largest before: any maximum serves that keeps them
-// finite, and the processor foresees a branch that is rarely taken. float32 keeps the running maximum itself, whose sums are published figures.
+// A row's sums are made smaller only where scores are that many powers of two above the largest before: any maximum serves that
+// keeps them finite, and the processor foresees a branch that is rarely taken. float32 keeps the running maximum itself, whose sums
+// are published figures.
 template <class E>
 constexpr float kGrowth = kGroup<E> == 1 ? 0 : 8;
 

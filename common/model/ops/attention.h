@@ -1,6 +1,6 @@
-// Causal grouped-query attention in blocks, the scores of a block of queries and keys at a time (pull request 531;
-// the running maximum is Dao et al., FlashAttention, arXiv 2205.14135, and so is the backward pass; in bfloat16 it is an earlier one until that is
-// exceeded by 2^8).
+// Causal grouped-query attention in blocks, the scores of a block of queries and keys at a time (pull request 531; the running
+// maximum is Dao et al., FlashAttention, arXiv 2205.14135, and so is the backward pass; in bfloat16 it is an earlier one until that
+// is exceeded by 2^8).
 //
 //   S_ij = gain_h / sqrt(d) q^_i . k^_j for j <= i;  P = softmax(S);  y_i = sum_j P_ij v_j;  lse_i = log(sum_j e^S_ij)
 //   dP_ij = dy_i . v_j;  dS_ij = P_ij (dP_ij - dy_i . y_i);  dv_j = sum_i P_ij dy_i

@@ -20,7 +20,8 @@ struct AttentionGate {
 FAIRWAY_KERNEL(AttentionGates, const AttentionGate& gate, Elements u, float* gates, Rows rows);
 // `out` may be `y`.
 FAIRWAY_KERNEL(GateHeads, const AttentionGate& gate, const float* gates, Elements y, Elements out, Rows rows);
-// From dout, the gradient of the gated output, to that of y, in place; y becomes the gated output. dlogits: of w_h . u, `scale` included.
+// From dout, the gradient of the gated output, to that of y, in place; y becomes the gated output. dlogits: of w_h . u, `scale`
+// included.
 FAIRWAY_KERNEL(GateHeadsBackward, const AttentionGate& gate, const float* gates, Elements y, Elements dout, float* dlogits, Rows rows);
 // Adds the gates' part to du, elements [N, D], and to dw [H, window].
 FAIRWAY_KERNEL(AttentionGatesBackward, const AttentionGate& gate, const float* dlogits, Elements u, Elements du, float* dw, Rows rows);

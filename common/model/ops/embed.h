@@ -30,7 +30,8 @@ FAIRWAY_KERNEL(EmbedForward, int64_t D, Elements tok_emb, const int32_t* ids, El
 // joined: uint8 [N]. Reads the row before rows.first.
 FAIRWAY_KERNEL(SmearForward, int64_t D, const float* g, const uint8_t* joined, const float* x1, float* x0, Rows rows);
 
-// From dx0 to ds, and to ds as elements besides where that is asked for; adds to dgate [D] (of smear.gate, before the sigmoid; null: there is none). Reads dx0 and joined one row beyond rows.last, up to N.
+// From dx0 to ds, and to ds as elements besides where that is asked for; adds to dgate [D] (of smear.gate, before the sigmoid;
+// null: there is none). Reads dx0 and joined one row beyond rows.last, up to N.
 FAIRWAY_KERNEL(EmbedBackward, int64_t D, const float* g, const uint8_t* joined, const float* x1, const float* inverse_norms,
                const float* dx0, float* ds, Elements ds_elements, float* dgate, int64_t N, Rows rows);
 

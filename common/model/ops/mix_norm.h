@@ -30,9 +30,9 @@ enum class Residual { kMixed, kInput };
 FAIRWAY_KERNEL(MixNormForward, const MixNorm& in, float* residual, Elements u, Rows rows, Residual carries);
 
 // The backward pass. `du` is the gradient of u and, on entry, `dresidual` that of what the residual path carries; afterwards it is
-// dx plus `extra` and `extra_lane`, in place, and once more as elements in dx where that is asked for. Adds to dx0 [N, D], dmix [2, D],
-// dskip_weight [D] and dskip_gate [D] (of skip_gates, before the sigmoid), and overwrites dskip [N, D]; those that the forward pass did
-// not have are null. xm is computed again.
+// dx plus `extra` and `extra_lane`, in place, and once more as elements in dx where that is asked for. Adds to dx0 [N, D], dmix [2,
+// D], dskip_weight [D] and dskip_gate [D] (of skip_gates, before the sigmoid), and overwrites dskip [N, D]; those that the forward
+// pass did not have are null. xm is computed again.
 struct MixNormGradients {
   Elements du;
   float* dresidual;

@@ -33,7 +33,8 @@ void RunTeam(int threads, const std::function<void(const Team&)>& work) {
   std::vector<std::jthread> missing;
 #pragma omp parallel num_threads(threads)
   {
-    // OMP_THREAD_LIMIT, or a parallel region around this one, may still have kept members away: they wait for each other, and must all be there.
+    // OMP_THREAD_LIMIT, or a parallel region around this one, may still have kept members away: they wait for each other, and must
+    // all be there.
     const int rank = omp_get_thread_num(), given = omp_get_num_threads();
     if (rank == 0)
       for (int other = given; other < threads; ++other)

@@ -37,7 +37,8 @@ struct Team {
   Rows Share(int64_t n, int64_t unit = 1) const { return ShareOf(rank, n, unit); }
 };
 
-// Runs work(team) on `threads` threads of the pool that LibTorch uses too (OpenMP's), or on threads of its own where OpenMP gives fewer.
+// Runs work(team) on `threads` threads of the pool that LibTorch uses too (OpenMP's), or on threads of its own where OpenMP gives
+// fewer.
 // REQUIRES: `work` does not throw.
 void RunTeam(int threads, const std::function<void(const Team&)>& work);
 

@@ -1,6 +1,6 @@
-// For kernel files alone: vector registers of the instruction set that a file is being compiled for, elements to and from
-// float32, and the inner loop that every product is made of. A panel of C of up to 6 rows and 4 registers stays in registers while A and
-// B stream by; A gives one word a row and step, B a row of words.
+// For kernel files alone: vector registers of the instruction set that a file is being compiled for, elements to and from float32,
+// and the inner loop that every product is made of. A panel of C of up to 6 rows and 4 registers stays in registers while A and B
+// stream by; A gives one word a row and step, B a row of words.
 #pragma once
 
 #include "common/model/ops/element.h"
@@ -146,8 +146,8 @@ FAIRWAY_INLINE Vector GetLanes(const BFloat16* from, int64_t lanes) {
   const WordVector words = __builtin_convertvector(halves, WordVector) << 16;
   return reinterpret_cast<const Vector&>(words);
 }
-// The elements of a row as float32: the row itself, or a copy in `copy`, and what was made of them back into the row. Loops over a head of 16 to 32
-// bfloat16 are too short for the registers that they would fill.
+// The elements of a row as float32: the row itself, or a copy in `copy`, and what was made of them back into the row. Loops over a
+// head of 16 to 32 bfloat16 are too short for the registers that they would fill.
 FAIRWAY_INLINE const float* AsFloats(const float* row, int64_t, float*) { return row; }
 FAIRWAY_INLINE float* AsFloats(float* row, int64_t, float*) { return row; }
 FAIRWAY_INLINE float* AsFloats(const BFloat16* __restrict row, int64_t count, float* __restrict copy) {
@@ -191,8 +191,8 @@ FAIRWAY_INLINE float JoinLanes(Vector x, Join join) {
   for (uint32_t apart = kLanes / 2; apart > 0; apart /= 2) x = join(x, __builtin_shuffle(x, LaneNumbers() ^ apart));
   return x[0];
 }
-// 2^x for -126 <= x <= 127, and 2^-126 below. Of their degree, the polynomials have the least largest relative error on [-1/2, 1/2]: 2^-29, and
-// 2^-23.4 where results become bfloat16.
+// 2^x for -126 <= x <= 127, and 2^-126 below. Of their degree, the polynomials have the least largest relative error on [-1/2,
+// 1/2]: 2^-29, and 2^-23.4 where results become bfloat16.
 template <class E>
 FAIRWAY_INLINE Vector Exp2(Vector x) {
   x = Larger(Vector{} - 126.0f, x);

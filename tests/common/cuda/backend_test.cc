@@ -19,7 +19,8 @@ constexpr double kValue = 5e-5, kGradient = 2e-4, kNothing = 1e-6;
 // bfloat16 products round their operands by up to 2^-9 of them, on the way through some twenty of them: of a gradient's norm,
 // where it has so many elements that they do not all cancel; and of a loss. A forgotten term is of the order of 1.
 constexpr double kBFloat16 = 0.08;
-// A residual stream in bfloat16 rounds some five times more per layer; in a model that is looped, the smallest gradients are up to 0.17 apart.
+// A residual stream in bfloat16 rounds some five times more per layer; in a model that is looped, the smallest gradients are up to
+// 0.17 apart.
 constexpr double kBFloat16Stream = 0.25;
 constexpr int64_t kManyElements = 16;
 
@@ -136,7 +137,8 @@ TEST(DeviceBackend, ResidualStreamInBFloat16) {
   }
 }
 
-// More rows than slabs and than a chunk of logits, and table rows of several pieces: of bigrams behind a projection, and with their scale.
+// More rows than slabs and than a chunk of logits, and table rows of several pieces: of bigrams behind a projection, and with their
+// scale.
 TEST(DeviceBackend, AgreesWithThePlainCompositionAtLargerShapes) {
   for (const char* bigram_dim : {"6", "32"}) {
     const Settings settings =

@@ -121,14 +121,16 @@ void Expect(bool holds, const std::string& what) {
 
 double Norm(const at::Tensor& x) { return x.to(at::kDouble).norm().item<double>(); }
 
-// ‖a - b‖ as a share of ‖b‖: of an update, how far it is from another one of its length, so that none at all is 1 and one the other way 2.
+// ‖a - b‖ as a share of ‖b‖: of an update, how far it is from another one of its length, so that none at all is 1 and one the other
+// way 2.
 double Apart(const at::Tensor& a, const at::Tensor& b) {
   const at::Tensor expected = b.cpu().to(at::kDouble).flatten();
   return Norm(a.cpu().to(at::kDouble).flatten() - expected) / std::max(Norm(expected), 1e-12);
 }
 
-// What a machine has computed, against the CPU. In bfloat16 two right computations differ by what roundings do to this model, which is as
-// much as the CPU's own figures differ from its figures in float32, the worst of them: that is measured, and three times as much allowed.
+// What a machine has computed, against the CPU. In bfloat16 two right computations differ by what roundings do to this model, which
+// is as much as the CPU's own figures differ from its figures in float32, the worst of them: that is measured, and three times as
+// much allowed.
 class Comparison {
  public:
   // least, most: the tolerance whatever the CPU's own figures say.
@@ -259,8 +261,8 @@ void CheckModel(Device& gpu, const Options& options, bool small) {
   if (rounds) exact.emplace(in_float32, host);
   std::vector<Training*> trainings{&ours, &theirs, &again};
   if (exact) trainings.push_back(&*exact);
-  // In float32, several lanes' sums differ from one's in their last bits; but Newton-Schulz is bfloat16 in any case, and AdamW's first steps are
-  // little but the signs of gradients: where these are all but 0, a rounding turns them.
+  // In float32, several lanes' sums differ from one's in their last bits; but Newton-Schulz is bfloat16 in any case, and AdamW's
+  // first steps are little but the signs of gradients: where these are all but 0, a rounding turns them.
   Comparison scores(rounds ? 2e-3 : 1e-4, rounds ? 0.05 : 1e-4), values(rounds ? 0.02 : 1e-4, rounds ? 0.3 : 1e-4), state(rounds ? 0.05 : 4e-4, rounds ? 0.4 : 4e-4),
       updates(0.1, rounds ? 0.45 : 0.1);
 
@@ -396,7 +398,8 @@ struct Ran {
   int status;
   std::string output;  // of both streams
 };
-// shown: its standard output is ours, and the output that is returned that of standard error alone. After `limit` seconds it is killed.
+// shown: its standard output is ours, and the output that is returned that of standard error alone. After `limit` seconds it is
+// killed.
 Ran Run(const std::string& folder, const std::vector<std::string>& command, const std::map<std::string, std::string>& more = {},
         const std::string& kill_at = "", double limit = 300, bool shown = false) {
   const std::string log = folder + "/output";

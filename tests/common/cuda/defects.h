@@ -77,7 +77,8 @@ class DefectiveDevice : public Device {
       if (Is("sum-missing")) return;
     }
     if constexpr (kIsA<Operation, QkForward>) {
-      // The sine's argument reversed is its neighbour on the other side of 0; cos and sin change places instead, which needs no memory.
+      // The sine's argument reversed is its neighbour on the other side of 0; cos and sin change places instead, which needs no
+      // memory.
       if (Is("rotation-reversed")) std::swap(operation.heads.cos, operation.heads.sin);
     }
     if constexpr (kIsA<Operation, NormBackward>) {

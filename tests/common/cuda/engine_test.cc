@@ -1,5 +1,5 @@
-// The device's engine with the CPU as its device (host_device.h): what is captured and replayed, when; losses and gradients as CpuEngine
-// has them, chunks, changes of shape between training and scoring.
+// The device's engine with the CPU as its device (host_device.h): what is captured and replayed, when; losses and gradients as
+// CpuEngine has them, chunks, changes of shape between training and scoring.
 #include "common/cuda/engine.h"
 
 #include <ATen/Parallel.h>
@@ -111,8 +111,8 @@ TEST(DeviceEngine, ComputesPackedDocumentsAsTheCpuDoes) {
   }
 }
 
-// Far apart only where a term is missing: bfloat16 rounds products, and the residual stream where it is held so, on the way through some
-// twenty operations.
+// Far apart only where a term is missing: bfloat16 rounds products, and the residual stream where it is held so, on the way through
+// some twenty operations.
 void ExpectNearInNorm(const NamedTensors& ours, const NamedTensors& theirs) {
   constexpr double kBFloat16 = 0.15;
   for (size_t i = 0; i < ours.size(); ++i) {
@@ -122,8 +122,8 @@ void ExpectNearInNorm(const NamedTensors& ours, const NamedTensors& theirs) {
   }
 }
 
-// The same with the residual stream in bfloat16, which no CPU's engine has: near the one in float32, and the same bits from engine to engine,
-// replayed or not, and with other documents before.
+// The same with the residual stream in bfloat16, which no CPU's engine has: near the one in float32, and the same bits from engine
+// to engine, replayed or not, and with other documents before.
 TEST(DeviceEngine, KeepsAResidualStreamInBFloat16) {
   at::set_num_threads(1);
   for (Options options : PackedOptions()) {

@@ -21,8 +21,8 @@ FlatTensors Random(const FlatLayout& layout, uint64_t seed, double scale, at::Sc
   return flat;
 }
 
-// How far two tensors may be apart, as a share of the way that the steps have moved them. Newton-Schulz rounds to bfloat16 elsewhere here than
-// there, about 5% of an update for each (optim/optimizer_test.cc); all else is float32.
+// How far two tensors may be apart, as a share of the way that the steps have moved them. Newton-Schulz rounds to bfloat16
+// elsewhere here than there, about 5% of an update for each (optim/optimizer_test.cc); all else is float32.
 double Tolerance(const FlatLayout& layout, size_t tensor) {
   const bool muons = tensor < layout.entries().size() && layout.entries()[tensor].spec.group == Group::kMatrices;
   return muons ? 0.1 : 1e-4;

@@ -87,8 +87,8 @@ TEST(NgramMixture, DiscountsAndInterpolates) {
   EXPECT_NEAR(losses[0], mixed(0.1), 1e-6);  // nothing seen: uniform
   // Context a is new; of order 0 there is a, once.
   EXPECT_NEAR(losses[1], mixed(D * 1 * 0.1 / 1), 1e-6);
-  // Context b is new; a is one of two tokens, of two kinds. As after the target before, which n-grams had thought less likely than the model:
-  // AdaGrad's first step.
+  // Context b is new; a is one of two tokens, of two kinds. As after the target before, which n-grams had thought less likely than
+  // the model: AdaGrad's first step.
   EXPECT_NEAR(losses[2], mixed((1 - D + D * 2 * 0.1) / 2, -3.5), 1e-6);
   // After a there was b, once; b is one of three tokens (a, b, a), of two kinds.
   const double unigram = (1 - D + D * 2 * 0.1) / 3;

@@ -217,9 +217,9 @@ TEST_P(CpuEngineTest, FakeQuantisesAsThePlainCompositionDoes) {
   }
 }
 
-// The last call of a step reports each block, from the last to the first, when nothing is added to its matrices' gradients any more;
-// in the end all are, bit for bit, what FinishGradients makes of them.
-// A step whose last micro-batch reports layers as they are done, beside one that is finished in the end: every option, in chunks and not.
+// The last call of a step reports each block, from the last to the first, when nothing is added to its matrices' gradients any
+// more; in the end all are, bit for bit, what FinishGradients makes of them. A step whose last micro-batch reports layers as they
+// are done, beside one that is finished in the end: every option, in chunks and not.
 TEST_P(CpuEngineTest, StreamedGradientsAreThoseOfTheWholeStep) {
   // On several threads what differs is who finishes which rows: of scaled matrices and of others.
   const bool all = GetParam() == 1;

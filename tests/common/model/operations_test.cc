@@ -4,8 +4,8 @@
 //
 // A result is a sum of terms, and its *magnitude* the sum of their absolute values: the same formula with every subtraction an
 // addition and every factor's magnitude in the factor's place. Each test says which terms those are. A result that was rounded to
-// bfloat16, or made from others that were, is within 2 units in the last place that bfloat16 has at the magnitude; where all is float32
-// (in either precision), within the stated number of those that float32 has there. Where no term is, the result is 0.
+// bfloat16, or made from others that were, is within 2 units in the last place that bfloat16 has at the magnitude; where all is
+// float32 (in either precision), within the stated number of those that float32 has there. Where no term is, the result is 0.
 //
 // Rows come in pieces, some of which begin in the middle; what a kernel is to fill is NaN before.
 #include <ATen/CPUGeneratorImpl.h>
@@ -256,8 +256,9 @@ TEST_P(OperationsTest, RowsOfATable) {
   }
 }
 
-// Terms: of the smeared row, the embedding and the gated one before; of gradients, those of the norm, this row's and the next one's, and what
-// the gate's logit passes on; of the gate's, all rows'. An exponential turns units of its argument, the logit's, into its own. Everything is float32.
+// Terms: of the smeared row, the embedding and the gated one before; of gradients, those of the norm, this row's and the next
+// one's, and what the gate's logit passes on; of the gate's, all rows'. An exponential turns units of its argument, the logit's,
+// into its own. Everything is float32.
 TEST_P(OperationsTest, EmbedAndSmearGate) {
   const int64_t N = 23, V = 11;
   for (const auto& [D, window] : std::vector<std::array<int64_t, 2>>{{33, 5}, {128, 12}}) {
@@ -429,8 +430,8 @@ TEST_P(OperationsTest, TwoLanes) {
   }
 }
 
-// Terms: of a gated output, one; of a logit's gradient, the head's products; of the weights', all rows'; of du, what was there and every
-// head's. Gates and logits are float32, with an exponential's units as above.
+// Terms: of a gated output, one; of a logit's gradient, the head's products; of the weights', all rows'; of du, what was there and
+// every head's. Gates and logits are float32, with an exponential's units as above.
 TEST_P(OperationsTest, AttentionGates) {
   const int64_t N = 19;
   for (const auto& [H, d, window] : std::vector<std::array<int64_t, 3>>{{4, 6, 5}, {3, 11, 12}, {2, 64, 12}}) {
@@ -469,8 +470,8 @@ TEST_P(OperationsTest, AttentionGates) {
   }
 }
 
-// Terms: both halves' share in a rotated element, the element itself behind those; of gradients, dq^ and its projection, each from both halves; of the gain's, those
-// of all rows. Values and everything made from the rounded q^ and k^ are bfloat16's.
+// Terms: both halves' share in a rotated element, the element itself behind those; of gradients, dq^ and its projection, each from
+// both halves; of the gain's, those of all rows. Values and everything made from the rounded q^ and k^ are bfloat16's.
 TEST_P(OperationsTest, QueriesAndKeys) {
   const int64_t B = 3;
   for (const auto& [T, H, Hkv, d, turns] :
@@ -508,9 +509,10 @@ TEST_P(OperationsTest, QueriesAndKeys) {
   }
 }
 
-// Terms: of y, P_ij v_j; of dS_ij, P_ij times those of dy_i . v_j and of dy_i . y_i; of dq^, dk^ and dv, those times k^, q^ and P_ij dy_i,
-// over all heads of the group, and the dv that was there. The log-sum-exp is float32: its scores' products, the largest score and the
-// sum's logarithm. An exponential turns units of its argument, the scores', into its own: float32's bounds are wider by that.
+// Terms: of y, P_ij v_j; of dS_ij, P_ij times those of dy_i . v_j and of dy_i . y_i; of dq^, dk^ and dv, those times k^, q^ and
+// P_ij dy_i, over all heads of the group, and the dv that was there. The log-sum-exp is float32: its scores' products, the largest
+// score and the sum's logarithm. An exponential turns units of its argument, the scores', into its own: float32's bounds are wider
+// by that.
 TEST_P(OperationsTest, Attention) {
   struct Case {
     int64_t B, T, H, Hkv, d;
@@ -578,8 +580,8 @@ TEST_P(OperationsTest, Attention) {
   }
 }
 
-// Terms: y and what is taken off it, (y . n) n product by product; of dn, over the heads of the group, c g and (g . n) y; of dv, dn and
-// its own projection. Values of next to no length, and of none, are among them.
+// Terms: y and what is taken off it, (y . n) n product by product; of dn, over the heads of the group, c g and (g . n) y; of dv, dn
+// and its own projection. Values of next to no length, and of none, are among them.
 TEST_P(OperationsTest, ExclusiveSelfAttention) {
   const int64_t N = 11;
   for (const auto& [H, Hkv, d] : std::vector<std::array<int64_t, 3>>{{4, 2, 6}, {3, 1, 10}, {2, 2, 33}, {4, 1, 64}}) {

@@ -143,8 +143,8 @@ TEST(InitialParametersTest, AreThoseOfTheTable) {
   }
 }
 
-// Table and projection of the bigram part are factors of each other's gradients: where both begin as 0, nothing is ever learnt. As published,
-// a projection that is narrower than 64 does.
+// Table and projection of the bigram part are factors of each other's gradients: where both begin as 0, nothing is ever learnt. As
+// published, a projection that is narrower than 64 does.
 TEST(InitialParametersTest, TheBigramPartCanLearnAtAnyWidth) {
   for (const char* width : {"8", "63", "64"}) {
     for (const char* quirks : {"0", "1"}) {
@@ -160,8 +160,8 @@ TEST(InitialParametersTest, TheBigramPartCanLearnAtAnyWidth) {
   }
 }
 
-// Of all orthogonal factors of the normals that were drawn, those whose triangular factor has a positive diagonal, as torch.nn.init.orthogonal_
-// takes them.
+// Of all orthogonal factors of the normals that were drawn, those whose triangular factor has a positive diagonal, as
+// torch.nn.init.orthogonal_ takes them.
 TEST(InitialParametersTest, OrthogonalMatricesHaveTheSignOfTheirNormals) {
   const Settings settings = Wide();
   const Plan plan(settings);

@@ -1,5 +1,5 @@
-// oneDNN's kernels under the product kernels (ops/library_product.h) against ours, and how PRODUCTS chooses. Where LibTorch has no kernel
-// for this processor, the refusal.
+// oneDNN's kernels under the product kernels (ops/library_product.h) against ours, and how PRODUCTS chooses. Where LibTorch has no
+// kernel for this processor, the refusal.
 #include "common/model/products.h"
 
 #include <gmock/gmock.h>

@@ -54,7 +54,8 @@ class SparseShards : public testing::Test {
   ScratchFolder folder_;
 };
 
-// What is read ahead, and not long gone: 67 MB, a megabyte of the next chunk, and what the allocator and the system's fault-around add.
+// What is read ahead, and not long gone: 67 MB, a megabyte of the next chunk, and what the allocator and the system's fault-around
+// add.
 constexpr int64_t kMostHeld = 100 << 20;
 
 // Returns when the stream has read ahead as far as it does.

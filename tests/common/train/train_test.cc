@@ -212,7 +212,8 @@ TEST_F(TrainTest, TheClockEndsIt) {
     while (result.steps < 3) result = Run(settings);
     EXPECT_TRUE(result.finished);
     EXPECT_LT(result.steps, 1000000);
-    // Ours ends where the next step would end past the cap if it took as long as this one; as published, with the first step past the cap.
+    // Ours ends where the next step would end past the cap if it took as long as this one; as published, with the first step past
+    // the cap.
     const std::vector<double> times = StepTimes();
     ASSERT_EQ(static_cast<int64_t>(times.size()), result.steps);
     constexpr double kLogged = 0.0005;  // times are logged as whole milliseconds
