@@ -1,6 +1,7 @@
-// bench-coder: the arithmetic coder on the codes of a quantised checkpoint, or on 36 million made-up ones: what they take, what they
-// would at least take by the probabilities that the coder gave them, and what packing and unpacking the whole artifact takes on all
-// processors: seconds, and seconds of processor time, which a busy machine changes little. Prints one line of JSON; bench/coders.py sets the other coders beside it.
+// bench-coder: the arithmetic coder on the codes of a quantised checkpoint, or on 36 million made-up ones: what they take, what
+// they would at least take by the probabilities that the coder gave them, and what packing and unpacking the whole artifact takes
+// on all processors: seconds, and seconds of processor time, which a busy machine changes little. Prints one line of JSON;
+// bench/coders.py sets the other coders beside it.
 //
 // bench-coder [quantised.ckpt]
 #include <cmath>
@@ -39,8 +40,8 @@ double NormalBits(double deviation) {
 }
 
 // The published matrices at width 512, 11 layers, a hidden width of 2,048 and 8,192 pieces. Codes of normal weights of one step per
-// matrix; deviations of rows differ by a factor of about 1.5 and are 2.4 steps in the middle, which gives 3.3 bits per code. `entropy` receives the
-// bytes that they take for who knows the deviations.
+// matrix; deviations of rows differ by a factor of about 1.5 and are 2.4 steps in the middle, which gives 3.3 bits per code.
+// `entropy` receives the bytes that they take for who knows the deviations.
 std::string MadeUp(double* entropy) {
   std::mt19937_64 random(1);
   std::normal_distribution<float> normal;

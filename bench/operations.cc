@@ -2,8 +2,8 @@
 // forward and backward, at the shapes that bench/race.py races whole steps at. Names are OPERATION/WAY/SHAPE/PRECISION/WHO.
 //
 // A rate counts the same work on both sides: the multiplications and additions of the products, or the bytes of what our operation
-// reads and writes once. Weights are packed beforehand, as they are once per step. The output layer computes losses and gradients in one
-// walk: its second way is both passes, on both sides.
+// reads and writes once. Weights are packed beforehand, as they are once per step. The output layer computes losses and gradients
+// in one walk: its second way is both passes, on both sides.
 #include <ATen/Parallel.h>
 #include <ATen/ops/arange.h>
 #include <ATen/ops/ones.h>

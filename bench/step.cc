@@ -9,9 +9,11 @@
 #include <chrono>
 #include <ctime>
 #include <functional>
+#include <limits>
 #include <nlohmann/json.hpp>
 
 #include "common/base/error.h"
+#include "common/model/ops/attention.h"
 #include "common/model/ops/product.h"
 #include "common/model/ops/team.h"
 #include "common/plan/plan.h"
@@ -32,7 +34,8 @@ double Median(std::vector<double> values) {
   return values[values.size() / 2];
 }
 
-// Operations a second in a product [M, K] x [K, N]: by the library's or by ours, whichever is faster.
+// Operations a second in a product [M, K] x [K, N], at most: by the library's or by ours, whichever is faster, again and again on operands that
+// are packed, so that starting threads counts for nothing, and the best of five times.
 double BestRate(const Settings& settings, int64_t M, int64_t N, int64_t K) {
   const Precision precision = settings.precision == "bfloat16" ? Precision::kBFloat16 : Precision::kFloat32;
   const at::ScalarType dtype = precision == Precision::kBFloat16 ? at::kBFloat16 : at::kFloat;
@@ -40,18 +43,20 @@ double BestRate(const Settings& settings, int64_t M, int64_t N, int64_t K) {
   std::vector<Word> words(Panels::Words(precision, K, N) + 16);
   const Panels packed{.words = words.data(), .K = K, .N = N, .precision = precision};
   PackRows(ElementsOf(b), N, packed, {0, K});
+  const double operations = 2.0 * static_cast<double>(M * N * K);
+  const int64_t times = 1 + static_cast<int64_t>(2e9 / operations);
   const auto ours = [&] {
     RunTeam(at::get_num_threads(), [&](const Team& team) {
-      MultiplyTo({.a = ElementsOf(a), .a_stride = K, .b = packed}, ElementsOf(out), N, team.Share(M, 6), {0, N});
+      for (int64_t i = 0; i < times; ++i) MultiplyTo({.a = ElementsOf(a), .a_stride = K, .b = packed}, ElementsOf(out), N, team.Share(M, 6), {0, N});
     });
   };
-  const auto library = [&] { at::matmul(a, b); };
-  std::vector<double> seconds[2];
-  for (int i = 0; i < 5; ++i) {
-    seconds[0].push_back(SecondsOf(ours));
-    seconds[1].push_back(SecondsOf(library));
-  }
-  return 2.0 * static_cast<double>(M * N * K) / std::min(Median(seconds[0]), Median(seconds[1]));
+  at::Tensor product = at::matmul(a, b);
+  const auto library = [&] {
+    for (int64_t i = 0; i < times; ++i) at::matmul_out(product, a, b);
+  };
+  double seconds = std::numeric_limits<double>::infinity();
+  for (int i = 0; i < 5; ++i) seconds = std::min({seconds, SecondsOf(ours), SecondsOf(library)});
+  return operations * static_cast<double>(times) / seconds;
 }
 
 // Seconds that the products of a step take at those rates: forward, towards the input and towards the weight for every linear
@@ -77,7 +82,7 @@ double ProductSeconds(const Settings& s) {
   }
   // Of q k^T and of P v each, over all visits and heads: half of attention's multiply-adds, at half of the positions.
   const double attention = 2 * tokens * plan.AttentionPerTokenAndPosition(plan.loops()) / 2 * static_cast<double>(T) / 2;
-  seconds += 3 * (attention / BestRate(s, T, T, d) + attention / BestRate(s, T, d, T));
+  seconds += 3 * (attention / BestRate(s, T, kAttentionKeys, d) + attention / BestRate(s, T, d, T));
   const auto newton_schulz = [&](int64_t rows_of, int64_t columns) {
     const int64_t m = std::min(rows_of, columns), n = std::max(rows_of, columns);
     const double gram = static_cast<double>(m * m * n), square = static_cast<double>(m * m * m);
@@ -90,6 +95,32 @@ double ProductSeconds(const Settings& s) {
     const auto [known, fresh] = of_shape.try_emplace({weight.shape[0], weight.shape[1]}, 0);
     if (fresh) known->second = newton_schulz(weight.shape[0], weight.shape[1]);
     seconds += known->second;
+  }
+  return seconds;
+}
+
+// The same for a window of sliding evaluation, of which the last `eval_stride` targets are scored: forward, and behind the last layer's keys and
+// values for these positions alone.
+double WindowProductSeconds(const Settings& s) {
+  const Plan plan(s);
+  const int64_t d = plan.d, T = s.train_seq_len, rows = std::min<int64_t>(T * s.eval_batch_seqs, 4096);
+  std::map<std::pair<int64_t, int64_t>, double> rates;
+  const auto linear = [&](int64_t out, int64_t in, int64_t tokens) {
+    const auto [rate, fresh] = rates.try_emplace({out, in}, 0);
+    if (fresh) rate->second = BestRate(s, rows, out, in);
+    return 2 * static_cast<double>(tokens * out * in) / rate->second;
+  };
+  const std::vector<Visit>& visits = plan.visits(plan.loops());
+  const double attention = 2 * plan.AttentionPerTokenAndPosition(plan.loops()) / 2 / static_cast<double>(visits.size());  // of a visit, as above
+  const double rate = 1 / (1 / BestRate(s, T, kAttentionKeys, d) + 1 / BestRate(s, T, d, T));
+  double seconds = linear(plan.head.rows, plan.head.columns, s.eval_stride);
+  for (const Visit& visit : visits) {
+    const LayerPlan& layer = plan.layers[visit.layer];
+    const bool last = &visit == &visits.back();
+    const int64_t tokens = last ? s.eval_stride : T, keys = 2 * plan.Hkv * d;
+    seconds += linear(keys, plan.D, T) + linear(layer.qkv.rows - keys, plan.D, tokens);
+    for (const Linear* one : {&layer.attn_proj, &layer.mlp_fc, &layer.mlp_proj}) seconds += linear(one->rows, one->columns, tokens);
+    seconds += attention * static_cast<double>(tokens) * static_cast<double>(last ? T : T / 2) / rate;
   }
   return seconds;
 }
@@ -136,7 +167,7 @@ Json Windows(const Settings& settings, int64_t steps) {
     const double seconds = SecondsOf([&] { model.TokenLosses(sequences, T, T - stride, losses.data()); });
     if (i > 0) times.push_back(seconds);
   }
-  return {{"window_s", Median(times) / static_cast<double>(windows)}, {"parts_s", Parts(profile, steps * windows)}};
+  return {{"window_s", Median(times) / static_cast<double>(windows)}, {"products_s", WindowProductSeconds(settings)}, {"parts_s", Parts(profile, steps * windows)}};
 }
 
 int Main(int argc, char** argv) {
