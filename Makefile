@@ -70,7 +70,7 @@ setup:
 configure: setup
 	@grep -qsxF "CMAKE_HOME_DIRECTORY:INTERNAL=$$PWD" build/CMakeCache.txt || rm -rf build/CMakeCache.txt build/CMakeFiles build/flags; \
 	flags=(-DFAIRWAY_VENV="$$VENV" $(CMAKE_FLAGS)); mkdir -p build; \
-	made="$${flags[*]} $$(PATH=$$PATH:$${CUDA_HOME:-/usr/local/cuda}/bin type -P nvcc || echo no nvcc)"; \
+	made="$${flags[*]} $$(PATH=$$PATH:$${CUDA_HOME:-/usr/local/cuda}/bin:$$(echo "$$VENV"/lib/python3*/site-packages/nvidia/cu13/bin) type -P nvcc || echo no nvcc)"; \
 	if [ ! -f build/build.ninja ] || [ "$$made" != "$$(cat build/flags 2>&1)" ]; then \
 	  cmake -G Ninja -S . -B build "$${flags[@]}"; printf '%s\n' "$$made" > build/flags; \
 	fi

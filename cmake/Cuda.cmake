@@ -2,7 +2,7 @@
 # is what the plug-in links. Elsewhere the programs are CPU-only and say so.
 #
 # CMake's own CUDA language is not used: CMake 3.25 does not know CUDA's C++20, and one kernel file needs no more than a command.
-find_program(FAIRWAY_NVCC nvcc HINTS $ENV{CUDA_HOME}/bin /usr/local/cuda/bin DOC "CUDA compiler; OFF builds for the CPU alone")
+find_program(FAIRWAY_NVCC nvcc HINTS $ENV{CUDA_HOME}/bin /usr/local/cuda/bin ${LIBTORCH_ROOT}/../nvidia/cu13/bin DOC "CUDA compiler; OFF builds for the CPU alone")
 set(FAIRWAY_CUDA_ARCHITECTURES 80 90 100 CACHE STRING "compute capabilities of the GPUs to build for, 80 for 8.0")
 set(FAIRWAY_CUDA OFF)
 if(FAIRWAY_LIBTORCH AND FAIRWAY_NVCC AND LIBTORCH_CUDA AND LIBTORCH_CUDART)
