@@ -66,6 +66,11 @@ namespace {
 namespace fs = std::filesystem;
 using Clock = std::chrono::steady_clock;
 
+// Programs and plug-ins are where this one is: in the build's folder, or in one that scripts/bundle-check-gpu has made, which has the little that
+// is read of the source besides.
+const std::string kRoot = fs::read_symlink("/proc/self/exe").parent_path().parent_path();
+const std::string kSource = fs::exists(kRoot + "/source") ? kRoot + "/source" : SOURCE_DIR;
+
 double SecondsSince(Clock::time_point begin) { return std::chrono::duration<double>(Clock::now() - begin).count(); }
 
 // What is said goes to standard output and to the report.
@@ -467,7 +472,7 @@ struct Folder {
 };
 
 std::string Identity(const std::string& folder, const std::string& checkpoint) {
-  const Ran inspected = Run(folder, {BINARY_DIR "/ckpt-inspect", "--json", folder + "/" + checkpoint});
+  const Ran inspected = Run(folder, {kRoot + "/bin/ckpt-inspect", "--json", folder + "/" + checkpoint});
   const size_t at = inspected.output.find("\"identity\"");
   return at == std::string::npos ? "none: " + LastLine(inspected.output) : inspected.output.substr(at, 80);
 }
@@ -476,11 +481,11 @@ std::string Identity(const std::string& folder, const std::string& checkpoint) {
 class Programs {
  public:
   explicit Programs(bool rehearse) : device_(rehearse ? "cpu" : "cuda"), data_(folder_.path + "/data") {
-    if (const Ran made = Run(folder_.path, {SOURCE_DIR "/tests/cli/make-shards", data_}); made.status != 0)
+    if (const Ran made = Run(folder_.path, {kSource + "/tests/cli/make-shards", data_}); made.status != 0)
       throw std::runtime_error("make-shards: " + LastLine(made.output));
   }
   std::vector<std::string> Train(const std::string& out) const {
-    return {BINARY_DIR "/train", "--profile", SOURCE_DIR "/tests/cli/small.profile", "--data-path", data_, "--tokenizer-path", data_ + "/tokenizer.model",
+    return {kRoot + "/bin/train", "--profile", kSource + "/tests/cli/small.profile", "--data-path", data_, "--tokenizer-path", data_ + "/tokenizer.model",
             "--device", device_, "--threads", "1", "--iterations", "60", "--checkpoint-every", "5", "--train-batch-tokens", "256", "--grad-micro-steps", "8",
             "--out", folder_.path + "/" + out, "--resume", "newest"};
   }
@@ -537,7 +542,7 @@ void CheckProgram(bool rehearse) {
 
 // The ranks' test.
 void CheckRanks(bool rehearse, int64_t count) {
-  const std::string test = BINARY_DIR "/../tests/ranks_test";
+  const std::string test = kRoot + "/tests/ranks_test";
   if (!fs::exists(test)) throw LeftOut{"no ranks_test in this build (MPI)"};
   std::vector<std::string> command{test};
   if (!rehearse) command.insert(command.end(), {"--device", "cuda"});
@@ -628,7 +633,7 @@ Settings OfProfile(const std::string& profile) {
 
 // A micro-step of a record's shape: whole, and by operation.
 void TimeSteps(Device& gpu, const std::string& profile, const std::string& residual_precision, bool rehearse) {
-  Settings settings = OfProfile(SOURCE_DIR "/pipelines/" + profile + ".profile");
+  Settings settings = OfProfile(kSource + "/pipelines/" + profile + ".profile");
   settings.residual_precision = residual_precision;
   if (rehearse) {  // all layers, for loops and lanes have their places among them
     settings.model_dim = 128, settings.train_seq_len = 64;
