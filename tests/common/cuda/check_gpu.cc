@@ -255,7 +255,7 @@ void CheckModel(Device& gpu, const Options& options, bool small) {
   for (const auto& [name, value] : options) all[name] = value;
   const Settings settings = Shape(all);
   const bool rounds = settings.precision != "float32";
-  const int64_t B = small ? 2 : 6, T = small ? 60 : 150, first = settings.packed_documents ? 0 : T - T / 2;
+  const int64_t B = small ? 2 : 4, T = small ? 60 : 100, first = settings.packed_documents ? 0 : T - T / 2;
   const std::vector<uint16_t> tokens = RandomTokens(settings, B * T + 1);
   const std::vector<Segment> segments = SegmentsIn(settings, tokens, B, T);
   HostDevice host;
@@ -829,7 +829,7 @@ std::vector<Task> Tasks(const Arguments& arguments) {
   const bool rehearse = arguments.rehearse;
   std::vector<Task> tasks{{"versions", 60, Versions}};
   for (const Precision& precision : kPrecisions)
-    tasks.push_back({precision.name, 90, [&precision, rehearse](Device& gpu) {
+    tasks.push_back({precision.name, 120, [&precision, rehearse](Device& gpu) {
       // Lanes that are threads are slow; cuda_test has all options in every precision.
       CheckModels(gpu, precision, /*small=*/rehearse, /*few=*/rehearse && &precision != &kPrecisions.front());
     }});
