@@ -10,6 +10,7 @@
 #include <chrono>
 #include <cstdlib>
 #include <cstring>
+#include <memory>
 #include <stdexcept>
 #include <string>
 
@@ -79,11 +80,16 @@ extern "C" __attribute__((visibility("default"))) fairway::Communicator* Fairway
     const fairway::PluginOptions& options) {
   using namespace fairway;
   const c10::intrusive_ptr<c10d::Store> store = MeetingPlace(options);
+  const auto gpu = std::make_shared<c10::DeviceIndex>();  // asked for where the backend starts: without a GPU that says so
   return MakeC10dCommunicator(options, {.name = "nccl",
                                         .store = store,
-                                        .make_backend = [&] { return MakeNccl(options, store); },
+                                        .make_backend =
+                                            [&, gpu] {
+                                              *gpu = c10::cuda::current_device();
+                                              return MakeNccl(options, store);
+                                            },
                                         .device = at::kCUDA,
                                         .on_device = OnGpu,
-                                        .on_watch_thread = [gpu = c10::cuda::current_device()] { MayAskDuringCapture(gpu); }})
+                                        .on_watch_thread = [gpu] { MayAskDuringCapture(*gpu); }})
       .release();
 }
