@@ -59,6 +59,9 @@ double BestRate(const Settings& settings, int64_t M, int64_t N, int64_t K) {
   return operations * static_cast<double>(times) / seconds;
 }
 
+// Seconds of as many operations in q k^T as in P v, for each of them: of sequences of T positions.
+double AttentionSeconds(const Settings& s, int64_t T, int64_t d) { return 1 / BestRate(s, T, kAttentionKeys, d) + 1 / BestRate(s, T, d, T); }
+
 // Seconds that the products of a step take at those rates: forward, towards the input and towards the weight for every linear
 // layer, six for causal attention, and Newton-Schulz with the symmetry of two of its three.
 double ProductSeconds(const Settings& s) {
@@ -82,7 +85,7 @@ double ProductSeconds(const Settings& s) {
   }
   // Of q k^T and of P v each, over all visits and heads: half of attention's multiply-adds, at half of the positions.
   const double attention = 2 * tokens * plan.AttentionPerTokenAndPosition(plan.loops()) / 2 * static_cast<double>(T) / 2;
-  seconds += 3 * (attention / BestRate(s, T, kAttentionKeys, d) + attention / BestRate(s, T, d, T));
+  seconds += 3 * attention * AttentionSeconds(s, T, d);
   const auto newton_schulz = [&](int64_t rows_of, int64_t columns) {
     const int64_t m = std::min(rows_of, columns), n = std::max(rows_of, columns);
     const double gram = static_cast<double>(m * m * n), square = static_cast<double>(m * m * m);
@@ -112,7 +115,7 @@ double WindowProductSeconds(const Settings& s) {
   };
   const std::vector<Visit>& visits = plan.visits(plan.loops());
   const double attention = 2 * plan.AttentionPerTokenAndPosition(plan.loops()) / 2 / static_cast<double>(visits.size());  // of a visit, as above
-  const double rate = 1 / (1 / BestRate(s, T, kAttentionKeys, d) + 1 / BestRate(s, T, d, T));
+  const double per_operation = AttentionSeconds(s, T, d);
   double seconds = linear(plan.head.rows, plan.head.columns, s.eval_stride);
   for (const Visit& visit : visits) {
     const LayerPlan& layer = plan.layers[visit.layer];
@@ -120,7 +123,7 @@ double WindowProductSeconds(const Settings& s) {
     const int64_t tokens = last ? s.eval_stride : T, keys = 2 * plan.Hkv * d;
     seconds += linear(keys, plan.D, T) + linear(layer.qkv.rows - keys, plan.D, tokens);
     for (const Linear* one : {&layer.attn_proj, &layer.mlp_fc, &layer.mlp_proj}) seconds += linear(one->rows, one->columns, tokens);
-    seconds += attention * static_cast<double>(tokens) * static_cast<double>(last ? T : T / 2) / rate;
+    seconds += attention * static_cast<double>(tokens) * static_cast<double>(last ? T : T / 2) * per_operation;
   }
   return seconds;
 }

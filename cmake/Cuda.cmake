@@ -2,7 +2,8 @@
 # is what the plug-in links. Elsewhere the programs are CPU-only and say so.
 #
 # CMake's own CUDA language is not used: CMake 3.25 does not know CUDA's C++20, and one kernel file needs no more than a command.
-find_program(FAIRWAY_NVCC nvcc HINTS $ENV{CUDA_HOME}/bin /usr/local/cuda/bin ${LIBTORCH_ROOT}/../nvidia/cu13/bin DOC "CUDA compiler; OFF builds for the CPU alone")
+get_filename_component(wheels_cuda "${LIBTORCH_CUDART}" DIRECTORY)  # nvidia/cu13/lib
+find_program(FAIRWAY_NVCC nvcc HINTS $ENV{CUDA_HOME}/bin /usr/local/cuda/bin ${wheels_cuda}/../bin DOC "CUDA compiler; OFF builds for the CPU alone")
 set(FAIRWAY_CUDA_ARCHITECTURES 80 90 100 CACHE STRING "compute capabilities of the GPUs to build for, 80 for 8.0")
 set(FAIRWAY_CUDA OFF)
 if(FAIRWAY_LIBTORCH AND FAIRWAY_NVCC AND LIBTORCH_CUDA AND LIBTORCH_CUDART)
@@ -30,7 +31,7 @@ if(FAIRWAY_CUDA)
   set_target_properties(torch::cuda PROPERTIES
     IMPORTED_LOCATION ${LIBTORCH_CUDA}
     # The compiler's own headers; those of cuBLAS and its like, which may have been left out beside it, are the wheel's.
-    INTERFACE_INCLUDE_DIRECTORIES "${cuda_root}/../include;${LIBTORCH_ROOT}/../nvidia/cu${torch_release}/include"
+    INTERFACE_INCLUDE_DIRECTORIES "${cuda_root}/../include;${wheels_cuda}/../include"
     INTERFACE_LINK_LIBRARIES "torch::cpu;${LIBTORCH_C10_CUDA};${LIBTORCH_CUDART}")
 endif()
 

@@ -48,7 +48,7 @@ bool Agrees(const Figure& claim, const Figure& found) {
 bool IsAside(const Statement& statement) {
   const std::string name = Lower(statement.section);
   return Contains(name, {"errata", "reference", "rerun", "baseline", "lineage", "credit", "attribution", "previous",
-                    "history", "ablation", "original", "included", "comparison", "prior", "parent"});
+                         "history", "ablation", "original", "included", "comparison", "prior", "parent"});
 }
 
 bool IsHeadline(const std::string& key, const std::string& unit) {

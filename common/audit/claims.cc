@@ -40,8 +40,8 @@ bool Is(const std::string& text, std::initializer_list<const char*> names) {
 Quantity QuantityOf(const std::string& key) {
   const std::string name = Lower(key);
   if (Contains(name, {"delta",    "baseline", "gap",      "improvement", "limit",     "_cap",    "budget",
-                 "required", "p_value",  "welch",    "t_stat",      "original",  "prev",    "beats",
-                 "ratio",    "margin",   "headroom", "_mb",         "threshold", "reserve", "max_wallclock"}))
+                      "required", "p_value",  "welch",    "t_stat",      "original",  "prev",    "beats",
+                      "ratio",    "margin",   "headroom", "_mb",         "threshold", "reserve", "max_wallclock"}))
     return Quantity::kNone;
   const bool deviation = Contains(name + "_", {"_std_", "_stdev_", "_deviation_", "_sd_"});
   if (Contains(name, {"bpb"}) || name == "seed_scores") return deviation ? Quantity::kBpbDeviation : Quantity::kBpb;

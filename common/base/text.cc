@@ -71,6 +71,12 @@ bool ParseWhole(std::string_view text, T* value) {
 bool ParseInt(std::string_view text, int64_t* value) { return ParseWhole(text, value); }
 bool ParseDouble(std::string_view text, double* value) { return ParseWhole(text, value) && std::isfinite(*value); }
 
+std::optional<int64_t> WholeNumber(double value) {
+  constexpr double kExact = 0x1p53;
+  if (!(std::fabs(value) <= kExact) || value != std::trunc(value)) return std::nullopt;
+  return static_cast<int64_t>(value);
+}
+
 bool ParseBytes(std::string_view text, int64_t* value) {
   int64_t unit = 1;
   constexpr std::string_view kUnits = "KMG";

@@ -4,6 +4,7 @@
 
 #include <cstdint>
 #include <initializer_list>
+#include <optional>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -27,6 +28,8 @@ std::string FirstLine(std::string_view text);
 // The whole text as a number, or false: no blanks, no trailing characters, no overflow, no inf or nan.
 bool ParseInt(std::string_view text, int64_t* value);
 bool ParseDouble(std::string_view text, double* value);
+// `value` as a whole number, a seed or a count for example; nothing where it is none, or beyond what a double holds exactly.
+std::optional<int64_t> WholeNumber(double value);
 // A number of bytes: digits, and K, M or G for thousands, millions or billions of them.
 bool ParseBytes(std::string_view text, int64_t* value);
 

@@ -389,9 +389,9 @@ const Counters& CheckpointReader::counters() const {
 }
 int64_t CheckpointReader::Count(const std::string& counter) const {
   const double value = counters().Get(counter);
-  if (!(value >= 0 && value <= 0x1p53) || value != std::floor(value))
-    state_->Fail("its counter " + counter + " is " + ShortestDouble(value) + ", which counts nothing");
-  return static_cast<int64_t>(value);
+  const std::optional<int64_t> count = WholeNumber(value);
+  if (!count || *count < 0) state_->Fail("its counter " + counter + " is " + ShortestDouble(value) + ", which counts nothing");
+  return *count;
 }
 const Lineage& CheckpointReader::lineage() const {
   return state_->lineage;

@@ -20,13 +20,9 @@ namespace {
 
 // Whether memory of the shape `reserved` serves rows of the shape `asked`: of packed documents, where there are no more.
 bool Serves(const BatchShape& reserved, const BatchShape& asked) {
-  BatchShape least = asked;
-  if (asked.segments > 0 && reserved.segments >= asked.segments && reserved.longest >= asked.longest && reserved.positions >= asked.positions) {
-    least.segments = reserved.segments;
-    least.longest = reserved.longest;
-    least.positions = reserved.positions;
-  }
-  return least == reserved;
+  if (asked.segments == 0) return reserved == asked;
+  return reserved.B == asked.B && reserved.T == asked.T && reserved.segments >= asked.segments && reserved.longest >= asked.longest &&
+         reserved.positions >= asked.positions;
 }
 
 class DeviceEngine : public Engine {

@@ -3,7 +3,6 @@
 #include <algorithm>
 #include <cctype>
 #include <charconv>
-#include <cmath>
 
 #include "common/base/text.h"
 
@@ -397,12 +396,6 @@ bool ReadFigure(std::string_view text, Figure* figure, size_t* length) {
   *figure = {value, std::min(decimals, 30)};
   if (length) *length = end;
   return true;
-}
-
-std::optional<int64_t> WholeNumber(double value) {
-  constexpr double kExact = 0x1p53;
-  if (!(std::fabs(value) <= kExact) || value != std::trunc(value)) return std::nullopt;
-  return static_cast<int64_t>(value);
 }
 
 bool PublicLog::HasFinalScore() const {

@@ -20,8 +20,6 @@ struct Figure {
 
 // Reads the number at the beginning of `text`, and how long it is; false where there is none.
 bool ReadFigure(std::string_view text, Figure* figure, size_t* length = nullptr);
-// `value` as a whole number, a seed for example; nothing where it is none, or beyond what a double holds exactly.
-std::optional<int64_t> WholeNumber(double value);
 
 struct LoggedNumber {
   double value;

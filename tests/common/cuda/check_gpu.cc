@@ -48,6 +48,7 @@
 #include <thread>
 
 #include "common/base/error.h"
+#include "common/base/file.h"
 #include "common/base/hardware.h"
 #include "common/base/text.h"
 #include "common/cuda/engine.h"
@@ -112,8 +113,7 @@ void Try(const std::string& name, Work work) {
   } catch (const LeftOut& left_out) {
     outcome = "left out: " + left_out.why;
   } catch (const std::exception& error) {
-    const std::string cause = error.what();
-    outcome = "FAILED: " + cause.substr(0, cause.find('\n'));
+    outcome = "FAILED: " + FirstLine(error.what());
   }
   Say("%s: %s\n", name.c_str(), outcome.c_str());
   items.push_back({name, outcome, SecondsSince(begin)});
@@ -434,13 +434,7 @@ Ran Run(const std::string& folder, const std::vector<std::string>& command, cons
     if (due) kill(child, SIGKILL);
     std::this_thread::sleep_for(std::chrono::milliseconds(2));
   }
-  std::string output;
-  if (std::FILE* file = std::fopen(log.c_str(), "r"); file != nullptr) {
-    char text[4096];
-    for (size_t count; (count = std::fread(text, 1, sizeof text, file)) > 0;) output.append(text, count);
-    std::fclose(file);
-  }
-  return {WIFEXITED(status) ? WEXITSTATUS(status) : 128 + WTERMSIG(status), output};
+  return {WIFEXITED(status) ? WEXITSTATUS(status) : 128 + WTERMSIG(status), std::string(InputFile(log).text())};
 }
 
 std::string LastLine(const std::string& text) {
@@ -525,6 +519,12 @@ void ExpectAll(const std::vector<Ran>& ran, const std::string& what) {
   }
 }
 
+// Two checkpoints of a folder.
+void ExpectSame(const std::string& folder, const std::string& one, const std::string& other, const std::string& what) {
+  const std::string expected = Identity(folder, one), found = Identity(folder, other);
+  Expect(expected == found && !expected.starts_with("none"), what + ": " + expected + " " + found);
+}
+
 // A run, and the same killed at its first checkpoint and resumed.
 void CheckProgram(bool rehearse) {
   const Programs programs(rehearse);
@@ -536,8 +536,7 @@ void CheckProgram(bool rehearse) {
   const Ran resumed = Run(programs.folder(), programs.Train("killed.ckpt"));
   ExpectAll({resumed}, "train --resume");
   Expect(resumed.output.find("resume: from step") != std::string::npos, "it went on from a checkpoint");
-  const std::string expected = Identity(programs.folder(), "straight.ckpt"), found = Identity(programs.folder(), "killed.ckpt");
-  Expect(expected == found && !expected.starts_with("none"), "killed and resumed, the same checkpoint: " + expected + " " + found);
+  ExpectSame(programs.folder(), "straight.ckpt", "killed.ckpt", "killed and resumed, the same checkpoint");
 }
 
 // The ranks' test.
@@ -557,8 +556,7 @@ void CheckTrainingRanks(bool rehearse, int64_t count) {
   if (count == 1) throw LeftOut{"one rank moves nothing; RANKS=2 or more"};
   const Programs programs(rehearse);
   for (const char* out : {"one.ckpt", "again.ckpt"}) ExpectAll(RunRanks(rehearse, count, programs.Train(out)), StringPrintf("train, a rank of %d", static_cast<int>(count)));
-  const std::string expected = Identity(programs.folder(), "one.ckpt"), found = Identity(programs.folder(), "again.ckpt");
-  Expect(expected == found && !expected.starts_with("none"), "the same checkpoint twice: " + expected + " " + found);
+  ExpectSame(programs.folder(), "one.ckpt", "again.ckpt", "the same checkpoint twice");
 }
 
 // --- times
@@ -765,8 +763,7 @@ void TimeAttention(const Device& gpu) {
       const double seconds = SecondsSince(begin) / 10;
       Say("  %s: %.3f ms, %.0f TFLOP/s\n", name, 1e3 * seconds, 2e-12 * static_cast<double>(B * H * T * T * d) / seconds);
     } catch (const std::exception& error) {
-      const std::string cause = error.what();
-      Say("  %s: not to be had: %s\n", name, cause.substr(0, cause.find('\n')).c_str());
+      Say("  %s: not to be had: %s\n", name, FirstLine(error.what()).c_str());
     }
   };
   time("flash, forward", [&] { flash = std::get<0>(at::_scaled_dot_product_flash_attention(q, k, v, 0.0, /*is_causal=*/true)); });
@@ -860,13 +857,7 @@ Item InProcess(const Task& task, const Arguments& arguments, const std::map<std:
   const Ran ran = Run(folder.path, command, more, "", limit, /*shown=*/true);
   Item item{task.name, "", SecondsSince(begin)};
   const bool ended = ran.status == static_cast<int>(ExitStatus::kDone) || ran.status == static_cast<int>(ExitStatus::kGate);
-  std::string text;
-  if (std::FILE* file = std::fopen(arguments.report.c_str(), "r"); file != nullptr) {
-    char block[4096];
-    for (size_t count; (count = std::fread(block, 1, sizeof block, file)) > 0;) text.append(block, count);
-    std::fclose(file);
-  }
-  if (const std::string last = LastLine(text), mark = task.name + ": "; ended && last.starts_with(mark)) item.outcome = last.substr(mark.size());
+  if (const std::string last = LastLine(std::string(InputFile(arguments.report).text())), mark = task.name + ": "; ended && last.starts_with(mark)) item.outcome = last.substr(mark.size());
   if (!item.outcome.empty()) return item;
   item.outcome = "FAILED: " + (item.seconds > limit ? StringPrintf("did not end in %.0f s", limit) : StringPrintf("its process ended with status %d", ran.status));
   SayTail(ran.output);
